@@ -1,0 +1,1 @@
+"""Query Lens on sparse features: the method, usable from a notebook."""

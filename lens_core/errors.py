@@ -1,0 +1,46 @@
+"""What can go wrong, said in one line that names the thing and the mend.
+
+The core raises only `LensError`s for what a user, a file or a machine can
+cause; a front end turns one into a line on standard error and `exit_code`.
+Anything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LensError(Exception):
+    """A failure that its message explains; `exit_code` is the process's status (1: failed)."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(LensError):
+    """A wrong argument or configuration (status 2): layer out of range, unknown key, bad token."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(UsageError):
+    """The configuration file cannot be read or does not say what it must."""
+
+
+class ModelError(LensError):
+    """The model cannot be loaded, or does not decompose into residual blocks."""
+
+
+class DictionaryError(LensError):
+    """A dictionary cannot be loaded, or does not belong to the model."""
+
+
+class SampleError(LensError):
+    """The reference sample cannot be read or is too short."""
+
+
+class StoreError(LensError):
+    """The cache directory is missing, full, damaged, or not writable."""
+
+
+class OperatorError(LensError):
+    """Operators are missing or do not fit what is asked of them."""

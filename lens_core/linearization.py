@@ -1,0 +1,118 @@
+"""Residual blocks as linear maps at one micro-batch of the reference.
+
+    vjp: c -> J^T c      one walk through the recorded backward graph
+    jvp: t -> J t        one walk through the graph of that walk
+
+`J^T u` is linear in the dummy cotangent `u`, so its derivative with respect to
+`u` along `t` is `J t`: forward mode costs one backward walk as well, with no
+tracing and no re-evaluation of the block (measured on SmolLM2-135M: 0.97 to 1.03
+of a plain forward pass, against 4.7 for `torch.func.jvp`, which repeats the
+forward pass each time). The price is memory: both graphs are kept, about twice
+what a training step keeps.
+
+Each block is recorded on a detached input. Chaining the maps gives the full
+transition, applying each to the same vector gives first order, and leaving one
+out gives a mask, all from one recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_core.model import ResidualStream
+
+Tangent = Float[Tensor, "*many batch pos d_model"]
+"""A tangent or cotangent of the stream; `many` of them at once are walked under `vmap`."""
+
+
+class LinearMap:
+    """The derivative of `function` at `x`, recorded once and applied many times."""
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Float[Tensor, "batch pos d_model"],
+        *,
+        forward_mode: bool,
+    ) -> None:
+        """Record `function` at `x`; `forward_mode` also records what `jvp` needs."""
+        with torch.enable_grad():
+            self._x = x.detach().requires_grad_()
+            self._y = function(self._x)
+            self._dummy: Tensor | None = None
+            if forward_mode:
+                self._dummy = torch.zeros_like(self._y, requires_grad=True)
+                (self._pulled,) = torch.autograd.grad(
+                    self._y, self._x, self._dummy, create_graph=True
+                )
+        self.output = self._y.detach()
+
+    def vjp(self, cotangent: Tangent) -> Tangent:
+        """`J^T cotangent`."""
+        (pulled,) = torch.autograd.grad(
+            self._y, self._x, cotangent, retain_graph=True, is_grads_batched=cotangent.ndim == 4
+        )
+        return pulled
+
+    def jvp(self, tangent: Tangent) -> Tangent:
+        """`J tangent`."""
+        assert self._dummy is not None, "recorded without forward_mode"
+        (pushed,) = torch.autograd.grad(
+            self._pulled, self._dummy, tangent, retain_graph=True,
+            is_grads_batched=tangent.ndim == 4,
+        )  # fmt: skip
+        return pushed
+
+
+class Linearization:
+    """Every residual block of `model` linearised at `tokens`."""
+
+    def __init__(
+        self,
+        model: ResidualStream,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        forward_mode: bool,
+    ) -> None:
+        with torch.no_grad():
+            h = model.embed(tokens)
+        self.shape = h.shape
+        self.blocks: list[LinearMap] = []
+        for k in range(model.n_blocks):
+            block = LinearMap(lambda x, k=k: model.block(k, x), h, forward_mode=forward_mode)  # type: ignore[misc]
+            self.blocks.append(block)
+            h = h + block.output
+
+
+def recorded_bytes(
+    model: ResidualStream, tokens: Int[Tensor, "batch pos"], *, forward_mode: bool
+) -> int:
+    """Memory that `Linearization(model, tokens)` keeps, measured by making one.
+
+    Weights that the graph refers to are the model's own and are not counted.
+    """
+    storages: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter) and tensor.numel():
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {
+        parameter.untyped_storage().data_ptr()
+        for module in (getattr(model, "bridge", None),)
+        if module is not None
+        for parameter in module.parameters()
+    }
+    # The recording stays alive until the count is read: a freed storage's address is reused.
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        recording = Linearization(model, tokens, forward_mode=forward_mode)
+    total = sum(size for address, size in storages.items() if address not in weights)
+    # Block inputs, outputs and dummies are held besides what the graph saves.
+    held = (4 if forward_mode else 2) * len(recording.blocks) * recording.blocks[0].output.nbytes
+    return total + held

@@ -1,0 +1,408 @@
+"""One boundary to the model: a decoder seen as embed, residual blocks, final norm, unembed.
+
+    h_0 = embed(tokens);   h_{k+1} = h_k + block_k(h_k);   logits = unembed(final_norm(h_2L))
+
+A residual block (paper, section 3.1; `A^l` and `M^l`) is everything between
+reading the stream and adding back to it: the block's own norm is inside, and so
+is a post-norm where the architecture has one (Gemma 2 and 3). Block `2l` is
+`attn.l`, block `2l+1` is `mlp.l`; site `k` of the stream is what block `k`
+reads, site `2L` is what the final norm reads.
+
+The weights are the checkpoint's own: `TransformerBridge` without any folding or
+centring, because dictionaries are trained in that basis. Attention runs eagerly
+(forward-mode differentiation does not go through fused kernels). The masks and
+rotary tables that a layer's attention receives are recorded once per sequence
+length from the model's own forward pass, so that sliding windows and
+per-layer rotary bases are the model's and not a re-implementation. On first use
+of a length the blocks are added up and compared with that forward pass; a model
+for which they do not match (parallel residuals, recurrences) is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_core.errors import ModelError, UsageError
+from lens_core.memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Stream = Float[Tensor, "batch pos d_model"]
+"""The residual stream, or a tangent or cotangent of it."""
+
+# Recomputing the same graph in another order of operations costs a few ulps per
+# block; a missing term (a parallel residual, a scale) costs at least a percent.
+_SELF_CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+@runtime_checkable
+class ResidualStream(Protocol):
+    """What transitions and operators need of a model; the toy models of the tests implement it."""
+
+    @property
+    def n_blocks(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Stream: ...
+    def block(self, k: int, h: Stream) -> Stream: ...
+    def mlp_output(self, layer: int, h: Stream) -> Stream: ...
+    def final_norm(self, h: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class MLPWeights:
+    """The weights of one MLP, `x @ W_in` orientation whatever the checkpoint's own.
+
+    `W_gate` and `b_gate` are `None` for an MLP without a gate. The hidden layer
+    is `activation(x W_gate + b_gate) * (x W_in + b_in)` with a gate and
+    `activation(x W_in + b_in)` without.
+    """
+
+    W_in: Float[Tensor, "d_model d_mlp"]
+    b_in: Float[Tensor, " d_mlp"] | None
+    W_gate: Float[Tensor, "d_model d_mlp"] | None
+    b_gate: Float[Tensor, " d_mlp"] | None
+    W_out: Float[Tensor, "d_mlp d_model"]
+    b_out: Float[Tensor, " d_model"] | None
+    activation: Callable[[Tensor], Tensor]
+
+
+def block_name(k: int) -> str:
+    """`attn.3` for block 6, `mlp.3` for block 7."""
+    return f"{'mlp' if k % 2 else 'attn'}.{k // 2}"
+
+
+def block_index(name: str, n_layers: int) -> int:
+    """The block that `name` (`attn.L` or `mlp.L`) stands for.
+
+    Raises:
+        UsageError: `name` is no block of a model with `n_layers` layers.
+    """
+    kind, _, layer = name.strip().partition(".")
+    if kind not in ("attn", "mlp") or not layer.isascii() or not layer.isdigit():
+        raise UsageError(f"{name!r} is not a block: write attn.LAYER or mlp.LAYER, such as attn.9")
+    if int(layer) >= n_layers:
+        raise UsageError(f"block {name} is out of range: the model has layers 0 to {n_layers - 1}")
+    return 2 * int(layer) + (kind == "mlp")
+
+
+class ResidualModel:
+    """A Hugging Face causal language model as residual blocks; see the module's docstring."""
+
+    def __init__(
+        self,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        name: str,
+        fingerprint: str | None = None,
+    ) -> None:
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        hf_model.eval().requires_grad_(False)
+        hf_model.set_attn_implementation("eager")
+        self.name = name
+        self.tokenizer = tokenizer
+        # Before the bridge, which adds a zero unembedding bias to models that have none.
+        self.fingerprint = fingerprint or weights_fingerprint(hf_model)
+        architecture = type(hf_model).__name__
+        try:
+            self.bridge = build_bridge_from_module(
+                hf_model, architecture, hf_config=hf_model.config, model_name=name
+            )
+            self._blocks = list(self.bridge.blocks)
+            parts = [(block.ln1, block.attn, block.ln2, block.mlp) for block in self._blocks]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"model {name} ({architecture}) is not a decoder of attention and MLP blocks "
+                f"that TransformerLens can open: {_first_line(error)}"
+            ) from error
+        # The bridge stamps its wrappers into the module tree; none of them may train.
+        self.bridge.eval()
+        for parameter in self.bridge.parameters():
+            parameter.requires_grad_(False)
+        self._parts = parts
+        self.n_layers = len(self._blocks)
+        embedding = hf_model.get_input_embeddings().weight
+        self.d_vocab, self.d_model = embedding.shape
+        self._contexts: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+
+    @classmethod
+    def from_hf(
+        cls,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str = "model",
+    ) -> ResidualModel:
+        """Wrap a model that is already in memory (its attention is switched to eager)."""
+        return cls(hf_model, tokenizer, name)
+
+    @property
+    def n_blocks(self) -> int:
+        return 2 * self.n_layers
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_E.dtype
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The token embedding as the checkpoint stores it."""
+        weight = self.bridge.embed.original_component.weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding, without folding or centring."""
+        weight = self.bridge.unembed.original_component.weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().T
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"] | None:
+        """The unembedding's bias; `None` where the model has none."""
+        bias = self.bridge.unembed.original_component.bias
+        return bias.detach() if isinstance(bias, Tensor) and bool(bias.any()) else None
+
+    @cached_property
+    def embedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Every token's row as it enters the stream, scaled where the model scales (Gemma)."""
+        with torch.no_grad():
+            probe = torch.arange(min(self.d_vocab, 64), device=self.device)
+            entered = self._token_rows(probe)
+            if torch.equal(entered, self.W_E[probe]):
+                return self.W_E
+            return torch.cat([self._token_rows(ids) for ids in _id_chunks(self)])
+
+    def _token_rows(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
+        rows = self.bridge.embed(ids[None])
+        assert isinstance(rows, Tensor)
+        return rows[0]
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Stream:
+        """`h_0`: token embeddings (and learned positions) of `tokens`.
+
+        Raises:
+            ModelError: a sample is longer than the model's context.
+        """
+        length = tokens.shape[1]
+        limit = getattr(self.bridge.cfg, "n_ctx", None)
+        if limit and length > limit:
+            raise ModelError(
+                f"sequences of {length} tokens are longer than the context of {self.name} "
+                f"({limit}): lower reference.length"
+            )
+        tokens = tokens.to(self.device)
+        h: Tensor = self.bridge.embed(tokens)
+        if hasattr(self.bridge, "pos_embed"):
+            positions = torch.arange(length, device=self.device)[None]
+            h = h + self.bridge.pos_embed(positions)
+        return h
+
+    def block(self, k: int, h: Stream) -> Stream:
+        """What block `k` adds to the stream when it reads `h`."""
+        if k % 2:
+            return self._post_norm(k, self.mlp_output(k // 2, h))
+        norm, attention = self._parts[k // 2][:2]
+        args, kwargs = self._attention_context(h.shape[1])[k // 2]
+        if args:
+            added = attention(norm(h), *args[1:], **kwargs)
+        else:
+            added = attention(hidden_states=norm(h), **kwargs)
+        return self._post_norm(k, _tensor(added))
+
+    def mlp_output(self, layer: int, h: Stream) -> Stream:
+        """The MLP of `layer` reading `h`, in front of a post-norm where there is one."""
+        _, _, norm, mlp = self._parts[layer]
+        return _tensor(mlp(norm(h)))
+
+    def _post_norm(self, k: int, added: Stream) -> Stream:
+        post = getattr(self._blocks[k // 2], "ln2_post" if k % 2 else "ln1_post", None)
+        return added if post is None else _tensor(post(added))
+
+    def sites(self, tokens: Int[Tensor, "batch pos"]) -> list[Stream]:
+        """The stream at all `2L + 1` sites, without gradients."""
+        with torch.no_grad():
+            stream = [self.embed(tokens)]
+            for k in range(self.n_blocks):
+                stream.append(stream[-1] + self.block(k, stream[-1]))
+        return stream
+
+    def final_norm(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The model's own norm in front of the unembedding."""
+        return _tensor(self.bridge.ln_final(h))
+
+    def unembed(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits of a normalised stream; a soft cap, being monotone, is left out."""
+        logits = h @ self.W_U
+        bias = self.b_U
+        return logits if bias is None else logits + bias
+
+    def mlp_norm(self, layer: int) -> Callable[[Tensor], Tensor]:
+        """The norm between `h_mid` of `layer` and its MLP (`ln2`)."""
+        norm = self._parts[layer][2]
+        return lambda h: _tensor(norm(h))
+
+    def mlp_post_norm(self, layer: int) -> Callable[[Tensor], Tensor] | None:
+        """The norm between the MLP of `layer` and the stream; `None` if there is none."""
+        norm = getattr(self._blocks[layer], "ln2_post", None)
+        return None if norm is None else lambda h: _tensor(norm(h))
+
+    def mlp_weights(self, layer: int) -> MLPWeights:
+        """The MLP of `layer`.
+
+        Raises:
+            ModelError: the layer's MLP is not one hidden layer (a mixture of experts, say).
+        """
+        mlp = self._parts[layer][3].original_component
+        inner = {"c_fc": "W_in", "up_proj": "W_in", "gate_proj": "W_gate", "c_proj": "W_out",
+                 "down_proj": "W_out"}  # fmt: skip
+        weights: dict[str, Tensor | None] = {"W_gate": None}
+        biases: dict[str, Tensor | None] = {"W_gate": None}
+        for attribute, role in inner.items():
+            module = getattr(mlp, attribute, None)
+            if module is None:
+                continue
+            linear = getattr(module, "original_component", module)
+            # nn.Linear stores [out, in]; GPT-2's Conv1D stores [in, out].
+            weight = linear.weight.detach()
+            weights[role] = weight.T if isinstance(linear, torch.nn.Linear) else weight
+            bias = getattr(linear, "bias", None)
+            biases[role] = None if bias is None else bias.detach()
+        activation = getattr(mlp, "act_fn", getattr(mlp, "act", None))
+        w_in, w_out = weights.get("W_in"), weights.get("W_out")
+        if w_in is None or w_out is None or activation is None:
+            raise ModelError(
+                f"the MLP of layer {layer} of {self.name} ({type(mlp).__name__}) has no single "
+                "hidden layer of neurons: use a dictionary of kind sae or transcoder"
+            )
+        return MLPWeights(
+            w_in, biases["W_in"], weights["W_gate"], biases["W_gate"], w_out, biases["W_out"],
+            getattr(activation, "original_component", activation),
+        )  # fmt: skip
+
+    def _attention_context(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        if length not in self._contexts:
+            self._contexts[length] = self._record_attention(length)
+        return self._contexts[length]
+
+    def _record_attention(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Run the model's own forward once; keep what each attention was given, check the sum."""
+        given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        seen: dict[str, Tensor] = {}
+
+        def record(layer: int) -> Callable[..., None]:
+            def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                kept = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+                given[layer] = args, kept
+
+            return hook
+
+        def see(_module: Any, args: tuple[Any, ...]) -> None:
+            seen["normed"] = args[0]
+
+        handles = [
+            attention.register_forward_pre_hook(record(layer), with_kwargs=True)
+            for layer, (_, attention, _, _) in enumerate(self._parts)
+        ]
+        handles.append(self.bridge.unembed.register_forward_pre_hook(see))
+        tokens = torch.arange(length, device=self.device)[None] * 7 % self.d_vocab
+        try:
+            with torch.no_grad():
+                self.bridge.original_model(input_ids=tokens, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if sorted(given) != list(range(self.n_layers)) or "normed" not in seen:
+            raise ModelError(f"model {self.name} does not run its blocks one after another")
+        contexts = [given[layer] for layer in range(self.n_layers)]
+        self._contexts[length] = contexts
+        try:
+            added_up = self.final_norm(self.sites(tokens)[-1])
+        except (RuntimeError, TypeError, ValueError) as error:
+            del self._contexts[length]
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the blocks of {self.name} cannot be run one by one: {_first_line(error)}"
+            ) from error
+        expected = seen["normed"]
+        difference = float((added_up - expected).norm() / expected.norm())
+        if not difference <= _SELF_CHECK_TOLERANCE.get(self.dtype, 1e-3):
+            del self._contexts[length]
+            raise ModelError(
+                f"the attention and MLP blocks of {self.name} do not add up to its own forward "
+                f"pass (relative difference {difference:.1e}): this architecture is not supported"
+            )
+        return contexts
+
+    def check(self, length: int = 8) -> None:
+        """Compare the sum of the blocks with the model's own forward pass.
+
+        Raises:
+            ModelError: they differ, so that no lens on these blocks would be true.
+        """
+        self._attention_context(length)
+
+
+def weights_fingerprint(hf_model: PreTrainedModel) -> str:
+    """Sha256 over the configuration and every weight's name, type, shape and bytes (hex)."""
+    incidental = {"_name_or_path", "_attn_implementation_internal", "transformers_version",
+                  "_commit_hash", "torch_dtype", "dtype", "use_cache", "output_attentions",
+                  "output_hidden_states", "_model_name_or_path"}  # fmt: skip
+    config = {k: v for k, v in hf_model.config.to_dict().items() if k not in incidental}
+    state: Mapping[str, Tensor] = hf_model.state_dict()
+    tied: dict[tuple[int, tuple[int, ...]], str] = {}
+    unique = [
+        (name, tensor)
+        for name, tensor in sorted(state.items())
+        if tied.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) == name
+    ]
+
+    def digest(item: tuple[str, Tensor]) -> bytes:
+        name, tensor = item
+        flat = tensor.detach().contiguous().cpu().reshape(-1)
+        head = f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode()
+        raw = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+        return hashlib.sha256(head + hashlib.sha256(raw).digest()).digest()
+
+    # hashlib releases the GIL, so threads hash tensors side by side.
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(digest, unique))
+    whole = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for part in digests:
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def _id_chunks(model: ResidualModel) -> list[Tensor]:
+    return list(torch.split(torch.arange(model.d_vocab, device=model.device), 16384))
+
+
+def _tensor(output: Any) -> Tensor:
+    first = output[0] if isinstance(output, tuple) else output
+    assert isinstance(first, Tensor)
+    return first
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

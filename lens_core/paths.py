@@ -1,0 +1,173 @@
+"""Which blocks carry a signature: exact splits of a transition.
+
+    first-reader   C_k = (T_value[in_k] - T_value[out_k]) v     all that starts with block k
+                   C_k = k^T (T_key[out_k] - T_key[in_k])       all whose last step is block k
+    last-writer    C_k = m_k J_k t_k                            what the walk added at block k
+    first-order    C_k = m_k J_k v                              the block's own response
+
+(method.md, section 3.) Each adds up, with the feature's own vector (`direct`), to the
+transported vector, so that shares of the score of the signature's tokens add up to one;
+the final norm is held at its value for the total. The first-reader split comes from
+operators alone, or without them from one pass for its shares; the last-writer split is the
+one that stays exact under a mask, and needs one direct pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_core.dictionary import FeatureDictionary
+from lens_core.errors import ModelError, UsageError
+from lens_core.model import block_name
+from lens_core.readout import embed_centered_cosine, top_k
+from lens_core.transition import Transported
+from lens_core.transport import Settings, Side
+
+if TYPE_CHECKING:
+    from lens_core.lens import QueryLens
+
+Split = Literal["first-reader", "last-writer", "first-order"]
+
+_TOKENS_PER_BLOCK = 5
+
+
+@dataclass(frozen=True)
+class PathShare:
+    """A block's part in the score of the signature's tokens.
+
+    `block` is a block's name, `direct` for the feature's own vector, or `bias` for what
+    belongs to no path. The shares of all but `bias` sum to one and may be negative.
+    `tokens` are what the block's own contribution favours, empty where only the share is
+    known.
+    """
+
+    block: str
+    share: float
+    on: bool
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+
+
+def paths(
+    lens: QueryLens,
+    side: Side,
+    dictionary: FeatureDictionary,
+    feature: int,
+    settings: Settings,
+    split: Split | None,
+) -> tuple[Split, list[PathShare]]:
+    """The split that was used, and a row for `direct`, each block on the way, and `bias`.
+
+    `split` is `None` for the default: first-reader where it is exact, else last-writer;
+    a transition that is not full has only its own first-order split.
+
+    Raises:
+        UsageError: `first-reader` where blocks are off or a norm stands in front.
+    """
+    transport = lens.transport
+    carried = transport.carry(side, dictionary, feature, settings)
+    ids, _ = top_k(lens.scores(side, carried.vector, normed=carried.normed), lens.k)
+    direction = _direction(lens, side, ids, normed=carried.normed)
+    chosen = _choose(lens, side, dictionary, settings, split)
+    path, off = transport.path(side, dictionary), transport.off(side, dictionary, settings)
+    total = direction @ carried.vector
+    contributions: Tensor | None
+    if chosen == "first-reader" and transport.method(dictionary, settings) == "direct":
+        contributions = None
+        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        read = transport.read_back(side, direction) @ start
+        parts = read[:-1] - read[1:] if side == "value" else read[1:] - read[:-1]
+    else:
+        if chosen == "first-reader":
+            contributions = transport.first_readers(side, dictionary, feature)
+        else:
+            if chosen == "last-writer":
+                carried = transport.carry(
+                    side, dictionary, feature, replace(settings, method="direct")
+                )
+            assert carried.steps is not None
+            contributions = carried.steps
+        parts = contributions @ direction
+    rows = [
+        PathShare(
+            "direct",
+            _ratio(direction @ carried.direct, total),
+            True,
+            *_favoured(lens, side, carried.direct, normed=carried.normed),
+        )
+    ]
+    for k in path:
+        tokens: tuple[tuple[int, ...], tuple[str, ...]] = ((), ())
+        if contributions is not None and bool(contributions[k].any()):
+            tokens = _favoured(lens, side, contributions[k], normed=carried.normed)
+        rows.append(PathShare(block_name(k), _ratio(parts[k], total), k not in off, *tokens))
+    bias = _bias(lens, side, ids, carried)
+    if bias is not None:
+        rows.append(PathShare("bias", _ratio(bias, total), True, (), ()))
+    return chosen, rows
+
+
+def _choose(
+    lens: QueryLens,
+    side: Side,
+    dictionary: FeatureDictionary,
+    settings: Settings,
+    split: Split | None,
+) -> Split:
+    off = lens.transport.off(side, dictionary, settings)
+    if settings.transition != "full" or len(off) == len(lens.transport.path(side, dictionary)):
+        return "first-order"
+    obstacle = lens.transport.obstacle(side, dictionary, settings)
+    if split == "first-reader" and obstacle is not None:
+        raise UsageError(f"no first-reader split where {obstacle}: use --split last-writer")
+    return split or ("first-reader" if obstacle is None else "last-writer")
+
+
+def _direction(
+    lens: QueryLens, side: Side, ids: Int[Tensor, " k"], *, normed: bool
+) -> Float[Tensor, " d_model"]:
+    """`w` such that `w . x` is the summed score of `ids`, up to the readout's scale and bias."""
+    if side == "key":
+        return lens.rows[ids].sum(0)
+    summed = lens.model.W_U[:, ids].sum(1)
+    return summed if normed else lens.final_norm.pulled(summed)
+
+
+def _bias(
+    lens: QueryLens, side: Side, ids: Int[Tensor, " k"], carried: Transported
+) -> Float[Tensor, ""] | None:
+    """The score of `ids` that belongs to no path, on the scale of `_direction`'s products."""
+    if side == "key" or carried.normed:
+        return None
+    b_norm, b_unembed = lens.final_norm.bias, lens.model.b_U
+    if b_norm is None and b_unembed is None:
+        return None
+    bias = carried.vector.new_zeros(())
+    if b_norm is not None:
+        bias = bias + b_norm @ lens.model.W_U[:, ids].sum(1)
+    if b_unembed is not None:
+        bias = bias + b_unembed[ids].sum()
+    return bias * lens.final_norm.scale(carried.vector)
+
+
+def _favoured(
+    lens: QueryLens, side: Side, vector: Float[Tensor, " d_model"], *, normed: bool
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The tokens that a contribution raises most, the final norm held at the total's scale."""
+    if side == "key":
+        scores = embed_centered_cosine(vector, lens.rows)
+    else:
+        scores = (vector if normed else lens.final_norm.linear(vector)) @ lens.model.W_U
+    ids = top_k(scores, min(lens.k, _TOKENS_PER_BLOCK))[0].tolist()
+    return tuple(ids), tuple(lens.vocabulary.texts(ids))
+
+
+def _ratio(part: Float[Tensor, ""], total: Float[Tensor, ""]) -> float:
+    if not bool(torch.isfinite(total)) or float(total) == 0.0:
+        raise ModelError("the signature's total score is zero: it has no shares")
+    return float(part / total)

@@ -1,0 +1,124 @@
+"""Search backwards: the features that promote a token, or fire on it, indirect effects included.
+
+    value   score_i(t) = v_i . T_value^T (gain * u_t, centred for a LayerNorm) / scale_i + bias_t
+    key     score_i(t) = k_i . T_key c_t / |k_i^T T_key|
+
+with `scale_i` the final norm's scale for the transported `v_i`, so that the score is the one
+that the feature's own signature gives the token: its `scores` on the value side, its
+`unit_scores` on the key side. Without the scale other features would come first. One
+matrix-vector product per layer once the scales are known; those are one matrix product per
+layer, lens and side, and are cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_core.dictionary import FeatureDictionary
+from lens_core.errors import OperatorError
+from lens_core.readout import top_k
+from lens_core.transport import Side
+
+if TYPE_CHECKING:
+    from lens_core.lens import QueryLens
+
+Lens = Literal["query", "logit", "first-order"]
+
+_ROWS_AT_ONCE = 8192
+
+
+def search(
+    lens: QueryLens,
+    token_id: int,
+    *,
+    side: Side,
+    kind: Lens,
+    layers: Sequence[int] | None,
+    n: int,
+) -> pl.DataFrame:
+    """The `n` best features over `layers` (`None`: all): layer, feature, score, logit_score.
+
+    Equal scores are in the order of layer and feature. `logit_score` is Logit Lens's.
+    """
+    if kind != "logit" and lens.transport.operators is None:
+        raise OperatorError(
+            f"search with the {kind} lens needs operators: run `qlens build` first, "
+            "or use --lens logit"
+        )
+    frames = []
+    for layer in lens.dictionaries.layers if layers is None else layers:
+        dictionary = lens.dictionaries[layer]
+        scores = token_scores(lens, dictionary, token_id, side, kind)
+        plain = token_scores(lens, dictionary, token_id, side, "logit")
+        best, _ = top_k(scores, n)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "layer": pl.repeat(layer, len(best), dtype=pl.Int32, eager=True),
+                    "feature": best.cpu().numpy(),
+                    "score": scores[best].cpu().numpy(),
+                    "logit_score": plain[best].cpu().numpy(),
+                }
+            )
+        )
+    hits = pl.concat(frames).sort("score", "layer", "feature", descending=[True, False, False])
+    return hits.head(n)
+
+
+def token_scores(
+    lens: QueryLens, dictionary: FeatureDictionary, token_id: int, side: Side, kind: Lens
+) -> Float[Tensor, " n_features"]:
+    """The score of one token for every feature of a dictionary."""
+    matrix = _matrix(lens, dictionary, side, kind)
+    scale = _scales(lens, dictionary, side, kind)
+    if side == "value":
+        unembedding = lens.model.W_U[:, token_id]
+        direction = lens.final_norm.pulled(unembedding)
+        direction = direction if matrix is None else direction @ matrix
+        scores = dictionary.values @ direction / scale
+        if lens.final_norm.bias is not None:
+            scores = scores + lens.final_norm.bias @ unembedding
+        return scores if lens.model.b_U is None else scores + lens.model.b_U[token_id]
+    direction = (lens.model.embedding if kind == "logit" else lens.rows)[token_id]
+    scores = dictionary.keys @ (direction if matrix is None else matrix @ direction)
+    return torch.where(scale > 0, scores / torch.where(scale > 0, scale, 1), 0)
+
+
+def _matrix(
+    lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
+) -> Float[Tensor, "d_model d_model"] | None:
+    operators = lens.transport.operators
+    if kind == "logit" or operators is None:
+        return None
+    site = dictionary.write_site if side == "value" else dictionary.read_site
+    if kind == "first-order":
+        return operators.first_order(side, site)
+    return operators.value(site) if side == "value" else operators.key(site)
+
+
+def _scales(
+    lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
+) -> Float[Tensor, " n_features"]:
+    """What each feature's score is divided by: the final norm's scale, or a key's length."""
+
+    def compute() -> dict[str, Tensor]:
+        matrix = _matrix(lens, dictionary, side, kind)
+        parts = []
+        vectors = dictionary.values if side == "value" else dictionary.keys
+        for chunk in torch.split(vectors, _ROWS_AT_ONCE):
+            carried = chunk
+            if matrix is not None:
+                carried = chunk @ (matrix.T if side == "value" else matrix)
+            scale = lens.final_norm.scale(carried) if side == "value" else carried.norm(dim=-1)
+            parts.append(scale)
+        return {"scales": torch.cat(parts)}
+
+    asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
+    scales: Tensor = lens.transport.cached(asked, compute)["scales"]
+    return scales

@@ -1,0 +1,111 @@
+"""From a configuration to a lens that answers: model, reference, dictionaries, operators, cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lens_core.config import Config
+from lens_core.dictionary import available_layers, load_dictionary
+from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.loading import choose_device, load_model
+from lens_core.model import ResidualModel
+from lens_core.operators import Operators, is_complete, operator_inputs
+from lens_core.reference import ReferenceSample, load_reference
+from lens_core.store import ResultCache, cache_dir, fingerprint, results_dir
+from lens_core.transport import Progress, Settings, Transport
+from lens_core.vocabulary import Vocabulary
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a configuration opens; `lens` answers, the rest says on what."""
+
+    config: Config
+    cache: Path
+    model: ResidualModel
+    reference: ReferenceSample
+    lens: QueryLens
+    settings: Settings
+
+    @property
+    def operators_directory(self) -> Path:
+        """Where this model's operators on this reference are built."""
+        return operators_directory(self.cache, self.model, self.reference)
+
+
+def operators_directory(cache: Path, model: ResidualModel, reference: ReferenceSample) -> Path:
+    """The directory of these operators in a cache, by content."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return cache / "operators" / fingerprint(operator_inputs(model.fingerprint, reference, dtype))
+
+
+def open_session(
+    config: Config,
+    *,
+    offline: bool = False,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> Session:
+    """Load everything that `config` names; dictionaries load when first asked for.
+
+    Finished operators are taken from the cache, or read-only from the directory in
+    `QLENS_SHARED_CACHE`.
+    """
+    say = say or (lambda _text: None)
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    cache = cache_dir()
+    device = choose_device(config.compute.device)
+    model = load_model(
+        config.model,
+        device=device,
+        dtype=config.compute.dtype,
+        cache_dir=cache,
+        offline=offline,
+        say=say,
+    )
+    say("reading the reference")
+    assert model.tokenizer is not None
+    reference = load_reference(
+        config.reference, model.tokenizer, d_vocab=model.d_vocab, offline=offline
+    )
+    layers = available_layers(config.dictionary, model.n_layers)
+    shelf = DictionaryShelf(
+        layers,
+        lambda layer: load_dictionary(
+            config.dictionary, layer, model, dtype=model.dtype, device=model.device, offline=offline
+        ),
+    )
+    batch = config.compute.batch
+    transport = Transport(
+        model,
+        reference,
+        _finished_operators(cache, model, reference, model.device),
+        ResultCache(results_dir(cache)),
+        batch=None if batch == "auto" else batch,
+        progress=progress,
+    )
+    lens = QueryLens(transport, shelf, Vocabulary(model.tokenizer, model.d_vocab), k=config.lens.k)
+    settings = Settings(
+        transition=config.lens.transition,
+        convention=config.lens.convention,
+        final_norm=config.lens.final_norm,
+    )
+    return Session(config, cache, model, reference, lens, settings)
+
+
+def _finished_operators(
+    cache: Path, model: ResidualModel, reference: ReferenceSample, device: torch.device
+) -> Operators | None:
+    shared = os.environ.get("QLENS_SHARED_CACHE")
+    for root in (cache, Path(shared).expanduser()) if shared else (cache,):
+        directory = operators_directory(root, model, reference)
+        if is_complete(directory):
+            return Operators(directory, device)
+    return None

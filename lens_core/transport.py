@@ -1,0 +1,289 @@
+"""One feature's vector at the end where it is read: by operators, or directly and cached.
+
+Operators answer in two matrix-vector products, for any feature. They do not answer a
+full transition with blocks off (a mean of products is not a product of means), nor a
+norm's own Jacobian in front of the dictionary, nor a linearised final norm: those are
+direct passes over the reference, whose results are kept in the result cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_core.dictionary import FeatureDictionary, read_function, write_function
+from lens_core.errors import OperatorError, UsageError
+from lens_core.model import ResidualModel, block_name
+from lens_core.operators import Operators
+from lens_core.reference import ReferenceSample
+from lens_core.store import ResultCache, fingerprint, versions
+from lens_core.transition import (
+    Transition,
+    Transported,
+    key_transition,
+    pull_back,
+    push_forward,
+    value_transition,
+)
+
+Side = Literal["value", "key"]
+Method = Literal["operator", "direct"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a feature is carried: the transition, the conventions, the blocks that are off."""
+
+    transition: Transition = "full"
+    convention: Literal["paper", "exact"] = "paper"
+    final_norm: Literal["apply", "linearize"] = "apply"
+    off: frozenset[int] = frozenset()
+    method: Method | None = None
+    """`None`: operators where they are there and answer, else directly."""
+
+    def with_transition(self, transition: Transition) -> Settings:
+        return replace(self, transition=transition)
+
+
+class Transport:
+    """Carries features of `model`'s dictionaries over `reference`."""
+
+    def __init__(
+        self,
+        model: ResidualModel,
+        reference: ReferenceSample,
+        operators: Operators | None,
+        results: ResultCache | None,
+        *,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.reference = reference
+        self.operators = operators
+        self._results = results
+        self._batch = batch
+        self._progress = progress
+
+    def path(self, side: Side, dictionary: FeatureDictionary) -> range:
+        """The blocks between the dictionary and the end that `side` is read at."""
+        if side == "value":
+            return range(dictionary.write_site, self.model.n_blocks)
+        return range(dictionary.read_site)
+
+    def off(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> frozenset[int]:
+        """The blocks that are off among those on the way."""
+        return settings.off & frozenset(self.path(side, dictionary))
+
+    def norm(
+        self, side: Side, dictionary: FeatureDictionary, settings: Settings
+    ) -> Callable[[Tensor], Tensor] | None:
+        """The norm at the dictionary whose Jacobian `settings.convention` puts in front."""
+        if settings.convention == "paper":
+            return None
+        if side == "value":
+            return write_function(dictionary, self.model)
+        return None if dictionary.read_norm == "none" else read_function(dictionary, self.model)
+
+    def obstacle(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> str | None:
+        """Why operators cannot answer; `None` if they can (once they are built)."""
+        if side == "value" and settings.final_norm == "linearize":
+            return "the final norm is linearised"
+        if self.norm(side, dictionary, settings) is not None:
+            return "the exact convention puts a norm's Jacobian in front of this dictionary"
+        off = self.off(side, dictionary, settings)
+        if settings.transition == "full" and off and len(off) < len(self.path(side, dictionary)):
+            return "blocks are off in a full transition"
+        return None
+
+    def method(self, dictionary: FeatureDictionary, settings: Settings) -> Method:
+        """Which method answers for both sides of a feature.
+
+        Raises:
+            UsageError: `settings` ask for operators where they give no exact answer.
+            OperatorError: they ask for operators that are not built.
+        """
+        obstacles = [
+            why for side in SIDES if (why := self.obstacle(side, dictionary, settings)) is not None
+        ]
+        if settings.method == "operator":
+            if obstacles:
+                raise UsageError(f"operators cannot answer, {obstacles[0]}: use --method direct")
+            if self.operators is None:
+                raise OperatorError(
+                    "no operators for this model and reference: run `qlens build`, "
+                    "or use --method direct"
+                )
+        if settings.method is not None:
+            return settings.method
+        return "direct" if obstacles or self.operators is None else "operator"
+
+    def carry(
+        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
+    ) -> Transported:
+        """The feature's vector, transported and averaged."""
+        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        off = self.off(side, dictionary, settings)
+        norm = self.norm(side, dictionary, settings)
+        linearize = side == "value" and settings.final_norm == "linearize"
+        identity = settings.transition == "identity" or len(off) == len(self.path(side, dictionary))
+        if identity and norm is None and not linearize:
+            steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
+            return Transported(start, start, steps, 0.0)
+        if self.method(dictionary, settings) == "direct":
+            return self._direct(side, dictionary, feature, settings)
+        assert self.operators is not None
+        site = dictionary.write_site if side == "value" else dictionary.read_site
+        if settings.transition == "first-order":
+            steps = self._responses(side, dictionary, start, off)
+            return Transported(start + steps.sum(0), start, steps, None)
+        if side == "value":
+            vector = self.operators.value(site) @ start
+        else:
+            vector = start @ self.operators.key(site)
+        return Transported(vector, start, None, None)
+
+    def _responses(
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        start: Float[Tensor, " d_model"],
+        off: frozenset[int],
+    ) -> Float[Tensor, "blocks d_model"]:
+        assert self.operators is not None
+        steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
+        for k in self.path(side, dictionary):
+            if k not in off:
+                matrix = self.operators.response(k)
+                steps[k] = matrix @ start if side == "value" else start @ matrix
+        return steps
+
+    def first_readers(
+        self, side: Side, dictionary: FeatureDictionary, feature: int
+    ) -> Float[Tensor, "blocks d_model"]:
+        """`(T[in_k] - T[out_k]) v`: all that starts with block `k` reading the feature."""
+        assert self.operators is not None
+        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        path = self.path(side, dictionary)
+        steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
+        carried = [
+            self.operators.value(site) @ start
+            if side == "value"
+            else start @ self.operators.key(site)
+            for site in range(path.start, path.stop + 1)
+        ]
+        for at, k in enumerate(path):
+            before, after = carried[at], carried[at + 1]
+            steps[k] = before - after if side == "value" else after - before
+        return steps
+
+    def _direct(
+        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
+    ) -> Transported:
+        off = self.off(side, dictionary, settings)
+        norm = self.norm(side, dictionary, settings)
+        linearize = side == "value" and settings.final_norm == "linearize"
+        site = dictionary.write_site if side == "value" else dictionary.read_site
+
+        def compute() -> dict[str, Any]:
+            common: dict[str, Any] = {
+                "transition": settings.transition,
+                "off": off,
+                "batch": self._batch,
+                "progress": self._progress,
+            }
+            if side == "value":
+                found = value_transition(
+                    self.model, self.reference, dictionary.values[feature], site,
+                    write_norm=norm, linearize_final_norm=linearize, **common,
+                )  # fmt: skip
+            else:
+                found = key_transition(
+                    self.model, self.reference, dictionary.keys[feature], site,
+                    read_norm=norm, **common,
+                )  # fmt: skip
+            return {
+                "direct": found.direct,
+                "steps": found.steps,
+                "vector": found.vector,
+                "relative_variance": found.relative_variance,
+            }
+
+        asked = {
+            "kind": "transported",
+            "side": side,
+            "dictionary": dictionary.sha256,
+            "feature": feature,
+            "transition": settings.transition,
+            "off": sorted(off),
+            "norm": norm is not None,
+            "linearize": linearize,
+        }
+        kept = self.cached(asked, compute)
+        return Transported(
+            kept["vector"],
+            kept["direct"],
+            kept["steps"],
+            float(kept["relative_variance"]),
+            linearize,
+        )
+
+    def read_back(
+        self, side: Side, direction: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, "sites d_model"]:
+        """`T_value[site]^T w` or `T_key[site] w` at every site, without operators, by one pass."""
+        walk = pull_back if side == "value" else push_forward
+
+        def compute() -> dict[str, Any]:
+            sites = walk(
+                self.model, self.reference, direction, batch=self._batch, progress=self._progress
+            )
+            return {"sites": sites}
+
+        content = hashlib.sha256(direction.cpu().contiguous().numpy().tobytes()).hexdigest()
+        sites = self.cached({"kind": "read_back", "side": side, "direction": content}, compute)
+        found: Tensor = sites["sites"]
+        return found
+
+    def cached(
+        self, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """`compute()`, or what it gave before for the same model, reference and question."""
+        if self._results is None:
+            return compute()
+        key = fingerprint(
+            asked
+            | {
+                "model": self.model.fingerprint,
+                "reference": self.reference.sha256,
+                "dtype": str(self.model.dtype),
+                "versions": versions(),
+            }
+        )
+        kept = self._results.get(key)
+        if kept is None:
+            kept = {
+                name: value.cpu().numpy() if isinstance(value, Tensor) else value
+                for name, value in compute().items()
+            }
+            self._results.put(key, kept)
+        return {
+            name: torch.from_numpy(value.copy()).to(self.model.device)
+            if hasattr(value, "__array__")
+            else value
+            for name, value in kept.items()
+        }
+
+    def names(self, blocks: frozenset[int]) -> list[str]:
+        """The blocks' names in the order of the stream."""
+        return [block_name(k) for k in sorted(blocks)]
+
+
+SIDES: tuple[Side, Side] = ("value", "key")

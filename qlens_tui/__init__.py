@@ -1,0 +1,1 @@
+"""The front ends over `lens_core`: the `qlens` command and the terminal app."""

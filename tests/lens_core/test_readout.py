@@ -1,0 +1,90 @@
+"""Readouts against the definitions, and ties against their rule."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
+
+from lens_core.model import ResidualModel
+from lens_core.readout import (
+    centered_cosine_rows,
+    embed_centered_cosine,
+    final_norm_of,
+    ranks_of,
+    top_k,
+    unembed,
+)
+from tests.models import tiny_hf
+
+few_values = numpy_strategies.arrays(
+    "float32", st.integers(1, 30), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0])
+)
+
+
+@given(scores=few_values, k=st.integers(1, 40), largest=st.booleans())
+def test_top_k_is_a_sort_by_score_and_then_by_id(scores, k, largest):
+    sign = -1 if largest else 1
+    expected = sorted(range(len(scores)), key=lambda i: (sign * scores[i], i))[:k]
+    ids, best = top_k(torch.from_numpy(scores), k, largest=largest)
+    assert ids.tolist() == expected
+    assert best.tolist() == [scores[i] for i in expected]
+
+
+@given(scores=few_values)
+def test_ranks_count_along_the_same_order(scores):
+    order, _ = top_k(torch.from_numpy(scores), len(scores))
+    assert ranks_of(torch.from_numpy(scores), order).tolist() == list(range(len(scores)))
+
+
+def test_the_closed_form_of_the_final_norm_is_the_module(architecture, tiny):
+    norm = final_norm_of(tiny)
+    x = torch.randn(7, 24, generator=torch.Generator().manual_seed(0)).double() * 3
+    got = norm.linear(x) / norm.scale(x)[:, None] + (0 if norm.bias is None else norm.bias)
+    assert torch.allclose(got, tiny.final_norm(x), rtol=1e-5, atol=1e-6)
+    assert norm.centred == (architecture == "gpt2")
+    w = torch.randn(24, generator=torch.Generator().manual_seed(1)).double()
+    assert torch.allclose(x @ norm.pulled(w), norm.linear(x) @ w)
+
+
+def test_unembed_is_the_models_own_logits_of_that_stream(tiny, reference):
+    last = tiny.sites(reference.tokens)[-1]
+    with torch.no_grad():
+        expected = tiny.bridge.original_model(reference.tokens).logits
+    got = unembed(last[0], tiny)
+    assert torch.allclose(got, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_with_an_unembedding_bias_adds_it():
+    hf_model = tiny_hf("llama")
+    hf_model.lm_head.bias = torch.nn.Parameter(torch.arange(101.0).double())
+    biased = ResidualModel.from_hf(hf_model, None, "biased")
+    x = torch.randn(24).double()
+    plain = ResidualModel.from_hf(tiny_hf("llama"), None, "plain")
+    assert torch.allclose(unembed(x, biased) - unembed(x, plain), torch.arange(101.0).double())
+
+
+def test_centred_cosine_is_the_cosine_up_to_the_length_of_the_key():
+    generator = torch.Generator().manual_seed(2)
+    embedding, center, key = (
+        torch.randn(*shape, generator=generator).double() for shape in ((9, 4), (4,), (4,))
+    )
+    scores = embed_centered_cosine(key, centered_cosine_rows(embedding, center))
+    for token in range(9):
+        cosine = torch.nn.functional.cosine_similarity(embedding[token] - center, key, dim=0)
+        assert float(scores[token]) == pytest.approx(float(cosine * key.norm()), rel=1e-12)
+
+
+def test_a_row_at_the_centre_scores_zero_not_nan():
+    embedding = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    rows = centered_cosine_rows(embedding, embedding[0])
+    assert rows[0].tolist() == [0.0, 0.0]
+    assert float(rows[1].norm()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scale", [0.25, 40.0])
+def test_scaling_embeddings_and_centre_alike_changes_no_score(scale):
+    generator = torch.Generator().manual_seed(3)
+    embedding, center = torch.randn(9, 4, generator=generator), torch.randn(4, generator=generator)
+    one = centered_cosine_rows(embedding, center)
+    assert torch.allclose(one, centered_cosine_rows(scale * embedding, scale * center), atol=1e-6)
