@@ -1,1 +1,60 @@
-"""Query Lens on sparse features: the method, usable from a notebook."""
+"""Query Lens on sparse features: the method, usable from a notebook.
+
+    session = open_session(load_config("smollm2-neurons"))
+    session.lens.signature(6, 1157)
+
+Names are imported on first use, so that `import lens_core` stays instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_core.config import load_config
+    from lens_core.dictionary import FeatureDictionary, load_dictionary
+    from lens_core.errors import LensError
+    from lens_core.lens import QueryLens
+    from lens_core.model import ResidualModel
+    from lens_core.operators import Operators
+    from lens_core.reference import ReferenceSample
+    from lens_core.session import open_session
+    from lens_core.transition import key_transition, value_transition
+    from lens_core.transport import Settings
+
+_HOME = {
+    "FeatureDictionary": "dictionary",
+    "LensError": "errors",
+    "Operators": "operators",
+    "QueryLens": "lens",
+    "ReferenceSample": "reference",
+    "ResidualModel": "model",
+    "Settings": "transport",
+    "key_transition": "transition",
+    "load_config": "config",
+    "load_dictionary": "dictionary",
+    "open_session": "session",
+    "value_transition": "transition",
+}
+
+__all__ = [
+    "FeatureDictionary",
+    "LensError",
+    "Operators",
+    "QueryLens",
+    "ReferenceSample",
+    "ResidualModel",
+    "Settings",
+    "key_transition",
+    "load_config",
+    "load_dictionary",
+    "open_session",
+    "value_transition",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lens_core' has no attribute {name!r}")
+    return getattr(import_module(f"lens_core.{_HOME[name]}"), name)

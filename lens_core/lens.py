@@ -35,7 +35,7 @@ from lens_core.readout import (
     unembed,
 )
 from lens_core.reference import reference_center
-from lens_core.search import Lens, search
+from lens_core.search import TRANSITION_OF, Lens, search
 from lens_core.transport import SIDES, Method, Settings, Side, Transport
 from lens_core.vocabulary import Vocabulary
 
@@ -270,15 +270,18 @@ class QueryLens:
         lens: Lens = "query",
         layers: Sequence[int] | None = None,
         n: int = 25,
+        settings: Settings | None = None,
     ) -> pl.DataFrame:
         """The features that promote (`value`) or fire on (`key`) a token; see `lens_core.search`.
 
         Raises:
-            UsageError: the token id is out of range, or a layer has no dictionary.
+            UsageError: the token id is out of range, a layer has no dictionary, or `settings`
+                ask for what operators do not answer (masks, the exact convention).
             OperatorError: `lens` needs operators that are not built.
         """
         self.vocabulary.check(token_id)
-        return search(self, token_id, side=side, kind=lens, layers=layers, n=n)
+        settings = (settings or Settings()).with_transition(TRANSITION_OF[lens])
+        return search(self, token_id, settings, side=side, kind=lens, layers=layers, n=n)
 
     def activity(self, layer: int, top: int = 20) -> FeatureActivity:
         """Firing rate and strongest tokens of every feature of `layer` in the reference."""

@@ -17,12 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_core.dictionary import FeatureDictionary
-from lens_core.errors import ModelError, UsageError
+from lens_core.errors import UsageError
 from lens_core.model import block_name
 from lens_core.readout import embed_centered_cosine, top_k
 from lens_core.transition import Transported
@@ -168,6 +167,5 @@ def _favoured(
 
 
 def _ratio(part: Float[Tensor, ""], total: Float[Tensor, ""]) -> float:
-    if not bool(torch.isfinite(total)) or float(total) == 0.0:
-        raise ModelError("the signature's total score is zero: it has no shares")
+    """`part / total`; NaN where the total is zero (a feature of length zero), as 0 / 0 is."""
     return float(part / total)

@@ -21,14 +21,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.dictionary import FeatureDictionary
-from lens_core.errors import OperatorError
+from lens_core.errors import OperatorError, UsageError
 from lens_core.readout import top_k
-from lens_core.transport import Side
+from lens_core.transition import Transition
+from lens_core.transport import Settings, Side
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens
 
 Lens = Literal["query", "logit", "first-order"]
+
+TRANSITION_OF: dict[Lens, Transition] = {
+    "query": "full",
+    "first-order": "first-order",
+    "logit": "identity",
+}
 
 _ROWS_AT_ONCE = 8192
 
@@ -36,6 +43,7 @@ _ROWS_AT_ONCE = 8192
 def search(
     lens: QueryLens,
     token_id: int,
+    settings: Settings,
     *,
     side: Side,
     kind: Lens,
@@ -54,6 +62,14 @@ def search(
     frames = []
     for layer in lens.dictionaries.layers if layers is None else layers:
         dictionary = lens.dictionaries[layer]
+        obstacle = lens.transport.obstacle(side, dictionary, settings)
+        if settings.off:
+            obstacle = "blocks are off"
+        if kind != "logit" and obstacle is not None:
+            raise UsageError(
+                f"search ranks by operators and cannot where {obstacle}: search with the paper's "
+                "conventions, then look at features with `qlens show`"
+            )
         scores = token_scores(lens, dictionary, token_id, side, kind)
         plain = token_scores(lens, dictionary, token_id, side, "logit")
         best, _ = top_k(scores, n)

@@ -14,9 +14,11 @@ from lens_core.dictionary import available_layers, load_dictionary
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
-from lens_core.operators import Operators, is_complete, operator_inputs
+from lens_core.operators import Operators
+from lens_core.plan import is_complete, operator_inputs
 from lens_core.reference import ReferenceSample, load_reference
-from lens_core.store import ResultCache, cache_dir, fingerprint, results_dir
+from lens_core.results import ResultCache
+from lens_core.store import cache_dir, fingerprint, results_dir
 from lens_core.transport import Progress, Settings, Transport
 from lens_core.vocabulary import Vocabulary
 

@@ -22,7 +22,8 @@ from lens_core.errors import OperatorError, UsageError
 from lens_core.model import ResidualModel, block_name
 from lens_core.operators import Operators
 from lens_core.reference import ReferenceSample
-from lens_core.store import ResultCache, fingerprint, versions
+from lens_core.results import ResultCache
+from lens_core.store import fingerprint, versions
 from lens_core.transition import (
     Transition,
     Transported,

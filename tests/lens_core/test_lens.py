@@ -1,17 +1,19 @@
 """What a user asks the lens, answered twice: by the lens and from the definitions."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
+from lens_core.building import assemble, build_operators
 from lens_core.config import DictionaryConfig
 from lens_core.dictionary import load_dictionary, read_function
 from lens_core.errors import OperatorError, UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
-from lens_core.operators import assemble, build_operators, plan_build
+from lens_core.plan import plan_build
 from lens_core.reference import ReferenceSample
-from lens_core.store import ResultCache
+from lens_core.results import ResultCache
 from lens_core.transport import Settings, Transport
 from lens_core.vocabulary import Vocabulary
 from tests.conftest import tolerance
@@ -149,6 +151,20 @@ def test_search_ranks_over_layers_and_shows_logit_lens_beside(lens):
     assert both["logit_score"].to_list() == pytest.approx(both["score_plain"].to_list())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(convention="exact"),
+        Settings(final_norm="linearize"),
+        Settings(off=frozenset({5})),
+    ],
+)
+def test_search_refuses_what_operators_do_not_answer(lens, settings):
+    side = "key" if settings.convention == "exact" else "value"
+    with pytest.raises(UsageError, match="search ranks by operators"):
+        lens.search(5, side=side, settings=settings)
+
+
 def test_plain_search_needs_no_operators(bare_lens):
     assert len(bare_lens.search(5, lens="logit", n=3)) == 3
 
@@ -204,6 +220,25 @@ def test_shares_and_bias_rebuild_the_signatures_score(architecture, lens):
     ids = torch.tensor(shown.ids)
     linear = norm.linear(carried.vector) @ lens.model.W_U[:, ids] / norm.scale(carried.vector)
     assert sum(shown.scores) == pytest.approx(float(linear.sum()) * (1 + sum(bias)), rel=1e-5)
+
+
+def test_a_feature_of_length_zero_has_scores_and_no_shares(tiny, lens):
+    dictionary = lens.dictionary(0)
+    hollow = dataclasses.replace(
+        dictionary,
+        keys=torch.zeros_like(dictionary.keys),
+        values=torch.zeros_like(dictionary.values),
+        sha256="hollow",
+    )
+    shelf = DictionaryShelf([0], lambda _layer: hollow)
+    empty = QueryLens(lens.transport, shelf, lens.vocabulary, k=5)
+    signature = empty.signature(0, 0)
+    assert set(signature.key.query_lens.scores) == {0.0}
+    assert set(signature.key.query_lens.unit_scores) == {0.0}
+    for side in ("value", "key"):
+        _, rows = empty.paths(side, 0, 0)
+        assert all(math.isnan(row.share) for row in rows if row.block != "bias")
+        assert empty.search(5, side=side, layers=[0], n=3)["score"].is_finite().all()
 
 
 def test_the_first_reader_split_is_refused_under_a_mask(lens):

@@ -6,19 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lens_core.building import assemble, build_operators, import_units
 from lens_core.errors import ModelError, OperatorError
-from lens_core.operators import (
-    Operators,
-    assemble,
-    build_operators,
-    import_units,
-    is_complete,
-    missing_units,
-    plan_build,
-)
+from lens_core.families import FAMILIES, Positions
+from lens_core.linearization import Linearization
+from lens_core.model import ResidualModel
+from lens_core.operators import Operators
+from lens_core.plan import is_complete, missing_units, plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.transition import key_transition, value_transition
 from tests.conftest import tolerance
+from tests.models import tiny_hf
 from tests.toys import MixingToy
 
 
@@ -128,6 +126,18 @@ def test_buckets_are_the_gradient_at_the_features_own_positions(toy, toy_referen
         assert relative(v @ got, gradient.sum((0, 1)) / n) < 1e-10
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_many_rows_in_one_pass_are_those_rows_one_by_one(tiny, reference, family):
+    """How a GPU is filled when the micro-batch alone does not fill it."""
+    recording = Linearization(tiny, reference.tokens, forward_mode=family.forward_mode)
+    positions = Positions(reference.included.start, reference.included.stop)
+    rows = torch.eye(24, dtype=torch.float64)[3:7]
+    together = family.run(recording, rows, positions)
+    for at in range(4):
+        alone = family.run(recording, rows[at : at + 1], positions)
+        assert relative(together[at], alone[0]) < 1e-6
+
+
 def test_each_buckets_identity_has_coefficient_one(toy, toy_reference, tmp_path):
     build(toy, toy_reference, tmp_path)
     operators = assemble(tmp_path)
@@ -203,6 +213,14 @@ def test_a_build_that_is_cut_resumes_to_the_same_bits(toy, toy_reference, tmp_pa
     assert done[-1][0] == done[-1][1]
     assemble(cut)
     assert_same_bits(whole, cut)
+
+
+def test_units_cut_otherwise_are_not_joined(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path / "one", shard=(1, 2))
+    plan = dataclasses.replace(plan_build(toy, "weights", toy_reference), rows_per_unit=1)
+    build_operators(toy, toy_reference, plan, tmp_path / "other", shard=(2, 2))
+    with pytest.raises(OperatorError, match="another model, reference or version"):
+        import_units(tmp_path / "other", tmp_path / "one")
 
 
 def test_a_resumed_build_keeps_the_micro_batch_it_began_with(toy, toy_reference, tmp_path):
@@ -281,3 +299,39 @@ def test_the_announced_size_is_the_size_on_disk(toy, toy_reference, tmp_path):
     assemble(tmp_path)
     stored = sum(tensor.nbytes for tensor in everything(tmp_path).values())
     assert stored == plan.bytes_on_disk
+
+
+def test_a_damaged_mean_is_made_again_from_the_sums(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path)
+    expected = assemble(tmp_path).value(1).clone()  # the tensor is the mapped file
+    mean = tmp_path / "mean-001.safetensors"
+    whole = mean.read_bytes()
+    mean.write_bytes(whole[:-8] + bytes(8))
+    assert torch.equal(Operators(tmp_path).value(1), expected)
+    assert mean.read_bytes() == whole
+
+
+def test_damaged_sums_are_never_shown_and_the_build_counts_as_lost(toy, toy_reference, tmp_path):
+    build(toy, toy_reference, tmp_path)
+    operators = assemble(tmp_path)
+    sums = tmp_path / "sums-001.safetensors"
+    sums.write_bytes(sums.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(OperatorError, match=r"damaged .* run `qlens build` again"):
+        operators.halves("value", 1)
+    assert not is_complete(tmp_path)
+    build(toy, toy_reference, tmp_path)
+    assert relative(assemble(tmp_path).value(1), operators.value(1)) < 1e-12
+
+
+@pytest.mark.gpu
+def test_a_gpu_builds_the_same_operators(reference, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    on_gpu = ResidualModel.from_hf(tiny_hf("gpt2").cuda(), None, "gpt2")
+    on_cpu = ResidualModel.from_hf(tiny_hf("gpt2"), None, "gpt2")
+    build(on_gpu, reference, tmp_path / "gpu")
+    build(on_cpu, reference, tmp_path / "cpu")
+    one, other = assemble(tmp_path / "gpu"), assemble(tmp_path / "cpu")
+    for site in range(on_cpu.n_blocks + 1):
+        assert relative(one.value(site), other.value(site)) < 1e-10
+        assert relative(one.key(site), other.key(site)) < 1e-10

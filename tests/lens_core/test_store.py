@@ -30,16 +30,11 @@ from hypothesis.extra import numpy as hnp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lens_core import store
 from lens_core.errors import StoreError, UsageError
+from lens_core.results import BytesDisk, ResultCache
 from lens_core.store import (
-    BytesDisk,
-    ResultCache,
     build_lock,
-    cache_clear,
     cache_dir,
-    cache_info,
-    cache_verify,
     fingerprint,
     is_network_filesystem,
     open_tensors,
@@ -52,6 +47,7 @@ from lens_core.store import (
     write_tensors,
     write_text_atomically,
 )
+from lens_core.upkeep import Usage, cache_clear, cache_info, cache_verify
 
 JSON = st.recursive(
     st.none()
@@ -340,7 +336,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_a_leftover(tmp_pa
     assert _run(code, path).wait() == -signal.SIGKILL
 
     assert path.read_text() == "old"
-    assert cache_info(tmp_path)["leftovers"] == store.Usage(entries=1, bytes=3)
+    assert cache_info(tmp_path)["leftovers"] == Usage(entries=1, bytes=3)
     (damage,) = cache_verify(tmp_path, repair=True)
     assert damage.removed
     assert damage.reason == "left by a killed writer"
@@ -657,7 +653,7 @@ def test_the_oldest_results_go_when_the_cache_is_full(tmp_path: Path) -> None:
 
 def test_processes_share_results(tmp_path: Path) -> None:
     code = """if True:
-        import sys; from pathlib import Path; from lens_core.store import ResultCache
+        import sys; from pathlib import Path; from lens_core.results import ResultCache
         me = sys.argv[2]
         with ResultCache(Path(sys.argv[1])) as cache:
             for i in range(40):
@@ -702,8 +698,8 @@ def test_info_counts_entries_and_bytes_by_kind(tmp_path: Path) -> None:
     usage = cache_info(_filled(tmp_path))
 
     file = (tmp_path / "models" / "m" / "model.safetensors").stat().st_size
-    assert usage["models"] == store.Usage(1, file)
-    assert usage["operators"] == store.Usage(2, 4 * file + 4)
+    assert usage["models"] == Usage(1, file)
+    assert usage["operators"] == Usage(2, 4 * file + 4)
     assert usage["results"].entries == 3
     assert usage["results"].bytes >= 4096
 
@@ -743,7 +739,7 @@ def test_clear_removes_the_kinds_it_is_told_and_says_how_much(tmp_path: Path) ->
 
     after = cache_info(tmp_path)
     assert freed == before["operators"].bytes + 5
-    assert after["operators"] == store.Usage(0, 0)
+    assert after["operators"] == Usage(0, 0)
     assert after["leftovers"].entries == 0
     assert (after["models"], after["results"].entries) == (before["models"], 3)
 

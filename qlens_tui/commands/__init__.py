@@ -1,0 +1,1 @@
+"""The subcommands of `qlens`, one file each; heavy imports happen inside them."""

@@ -1,0 +1,276 @@
+"""`qlens build` and `qlens merge`: the operators of a configuration, made here or brought together.
+
+A build is a list of units, each written whole, so it may be stopped at any time and
+run again; `--shard I/N` computes every N-th unit. Whoever finds all units present
+puts them together.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lens_core.errors import OperatorError, StoreError
+from qlens_tui.failures import InterruptionError
+from qlens_tui.options import Command, Shard, open_lens, pass_output, with_common
+from qlens_tui.printing import Output, counted, in_bytes
+from qlens_tui.progress import build_progress
+
+if TYPE_CHECKING:
+    from lens_core.plan import BuildPlan, Unit
+    from lens_core.session import Session
+
+
+@click.command(cls=Command, short_help="Compute the operators of a model, once, resumable.")
+@click.argument("config")
+@click.option(
+    "--shard",
+    type=Shard(),
+    default="1/1",
+    metavar="I/N",
+    help="Compute the I-th of N parts only, for several GPUs or machines.",
+)
+@with_common
+@pass_output
+def build(
+    output: Output,
+    config: str,
+    shard: tuple[int, int],
+    reference_tokens: Path | None,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Compute the operators of CONFIG's model, once, for every feature of every dictionary.
+
+    Stop it at any time; run again, it goes on where it was. Several processes may each
+    take a shard: with one cache directory the last one finishes the job, with several
+    `qlens merge` does.
+
+    \b
+    Examples:
+      qlens build smollm2-neurons
+      CUDA_VISIBLE_DEVICES=1 qlens build gpt2-small-32k --shard 2/4
+    """
+    start = time.monotonic()
+    session = open_lens(
+        output, config, offline=offline, device=device, dtype=dtype,
+        reference_tokens=reference_tokens,
+    )  # fmt: skip
+    finished = session.lens.transport.operators
+    if finished is not None:
+        output.note("the operators are complete: nothing to build")
+        _result(output, as_json, finished.directory, 0, start)
+        return
+    passes = _build(output, session, shard)
+    done = _finish(output, session, shard[1])
+    if not done:
+        _name_missing(output, session.operators_directory, shard[1])
+    _result(output, as_json, session.operators_directory, passes, start)
+
+
+@click.command(cls=Command, short_help="Finish operators from shards of other machines.")
+@click.argument("config")
+@click.argument("directories", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
+@with_common
+@pass_output
+def merge(
+    output: Output,
+    config: str,
+    directories: tuple[Path, ...],
+    reference_tokens: Path | None,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Bring shards that other machines built into this cache, and finish the operators.
+
+    DIR is another machine's cache directory, or its directory of these operators.
+
+    \b
+    Examples:
+      qlens merge gpt2-small-32k /mnt/a/qlens-cache /mnt/b/qlens-cache
+      qlens merge gpt2-small-32k
+    """
+    start = time.monotonic()
+    session = open_lens(
+        output, config, offline=offline, device=device, dtype=dtype,
+        reference_tokens=reference_tokens,
+    )  # fmt: skip
+    finished = session.lens.transport.operators
+    if finished is not None:
+        output.note("the operators are complete: nothing to merge")
+        _result(output, as_json, finished.directory, 0, start)
+        return
+    from lens_core.building import assemble, import_units
+
+    directory = session.operators_directory
+    for place in directories:
+        brought = import_units(_source(place, directory), directory)
+        output.note(f"{counted(brought, 'unit')} from {place}")
+    if not _finish(output, session, 1):
+        assemble(directory)  # says what is missing
+    _result(output, as_json, directory, 0, start)
+
+
+def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
+    """Compute the shard's missing units; the number of passes that took."""
+    from lens_core.building import build_operators
+    from lens_core.plan import plan_build
+
+    model, reference = session.model, session.reference
+    directory, batch = session.operators_directory, session.config.compute.batch
+    plan = _begun(directory) or plan_build(
+        model, model.fingerprint, reference, batch=None if batch == "auto" else batch
+    )
+    number, of = shard
+    units = plan.units()[number - 1 :: of]
+    there = sum(plan.passes(unit) for unit in units if _path(directory, unit).is_file())
+    total = sum(plan.passes(unit) for unit in units)
+    output.note(
+        f"{counted(total, 'pass', 'passes')} over batches of "
+        f"{plan.micro_batch} x {reference.length} tokens on {model.device}"
+        f"{f', {there:,} of them done before' if there else ''}"
+    )
+    output.note(
+        f"{in_bytes(plan.bytes_on_disk)} when finished, "
+        f"{in_bytes(plan.bytes_while_building)} while building, in {directory}"
+    )
+    # A shard writes its units; only the last one also writes what is made of them.
+    needed = plan.bytes_while_building if of == 1 else plan.bytes_on_disk // of
+    _demand_space(directory, needed)
+    try:
+        with build_progress(output, there, total) as report:
+            build_operators(model, reference, plan, directory, shard=shard, progress=report)
+    except KeyboardInterrupt as error:
+        raise _interrupted(directory) from error
+    return total - there
+
+
+def _finish(output: Output, session: Session, of: int) -> bool:
+    """Put the units together if all are there; False where units are missing."""
+    from lens_core.building import assemble
+    from lens_core.plan import is_complete, missing_units
+    from lens_core.store import build_lock
+
+    directory = session.operators_directory
+    with ExitStack() as held:
+        try:
+            held.enter_context(build_lock(directory / "locks" / "assemble"))
+        except StoreError as error:
+            # Shards that end at the same moment: one of them assembles for all.
+            output.note(str(error))
+            return True
+        if is_complete(directory):
+            return True
+        plan = _begun(directory)
+        if plan is None or missing_units(directory):
+            return False
+        if of > 1:
+            _demand_space(directory, plan.bytes_while_building)
+        output.step("putting the units together")
+        try:
+            assemble(directory)
+        except KeyboardInterrupt as error:
+            raise _interrupted(directory) from error
+        return True
+
+
+def _interrupted(directory: Path) -> InterruptionError:
+    plan = _begun(directory)
+    units = plan.units() if plan is not None else []
+    kept = sum(_path(directory, unit).is_file() for unit in units)
+    return InterruptionError(
+        f"interrupted: {kept} of {counted(len(units), 'unit')} are kept in {directory}; "
+        "run the same command again to go on"
+    )
+
+
+def _name_missing(output: Output, directory: Path, of: int) -> None:
+    from lens_core.plan import missing_units
+
+    plan = _begun(directory)
+    assert plan is not None
+    missing = set(missing_units(directory))
+    shards = sorted({at % of + 1 for at, unit in enumerate(plan.units()) if unit in missing})
+    shown = ", ".join(f"--shard {number}/{of}" for number in shards[:8])
+    output.note(
+        f"this shard is done; {counted(len(missing), 'unit')} of {shown}"
+        f"{', ...' if len(shards) > 8 else ''} are missing"
+    )
+
+
+def _begun(directory: Path) -> BuildPlan | None:
+    """The plan of the build that `directory` holds; `None` where there is none to read."""
+    from lens_core.plan import read_manifest
+
+    try:
+        return read_manifest(directory)
+    except OperatorError:
+        return None
+
+
+def _path(directory: Path, unit: Unit) -> Path:
+    return directory / "units" / unit.filename
+
+
+def _demand_space(directory: Path, needed: int) -> None:
+    place = directory
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    missing = needed - size_of(directory) - free
+    if missing > 0:
+        raise StoreError(
+            f"the build needs {in_bytes(needed)} and {place} has {in_bytes(free)} free: "
+            f"free {in_bytes(missing)}, or set QLENS_CACHE_DIR to a larger disk"
+        )
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of the files in a directory, 0 if there is none."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _source(place: Path, directory: Path) -> Path:
+    from lens_core.plan import is_complete
+
+    for candidate in (place, place / "operators" / directory.name, place / directory.name):
+        if _begun(candidate) is not None:
+            if is_complete(candidate):
+                raise OperatorError(
+                    f"{candidate} holds finished operators, not shards: copy it to {directory}, "
+                    "or set QLENS_SHARED_CACHE to its cache directory"
+                )
+            return candidate
+    raise OperatorError(
+        f"{place} holds no shard of these operators ({directory.name[:12]}...): give another "
+        "machine's cache directory, built from the same configuration and versions"
+    )
+
+
+def _result(output: Output, as_json: bool, directory: Path, passes: int, start: float) -> None:
+    from lens_core.plan import is_complete
+
+    complete, size = is_complete(directory), size_of(directory)
+    if as_json:
+        document: dict[str, Any] = {
+            "directory": str(directory),
+            "bytes": size,
+            "passes": passes,
+            "seconds": round(time.monotonic() - start, 3),
+            "complete": complete,
+        }
+        output.document(document)
+        return
+    from rich.text import Text
+
+    state = "complete" if complete else "not complete"
+    output.show(Text(f"operators {state}, {in_bytes(size)}"), Text(output.shown(str(directory))))

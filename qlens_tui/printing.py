@@ -1,0 +1,146 @@
+"""Standard output for results, standard error for everything else.
+
+A result is either one JSON document or text for people, never a mixture, and a
+script that reads it must not meet a library's chatter: while a command works,
+`sys.stdout` *is* standard error. JSON is ASCII with every control character
+escaped, and has `null` where a number is not finite. Whatever comes from outside
+goes through `qlens_tui.text` before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from functools import cached_property
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Output:
+    """The two streams of one command."""
+
+    def __init__(self) -> None:
+        self._out, self._err = sys.stdout, sys.stderr
+        for stream in (self._out, self._err):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+
+    @cached_property
+    def console(self) -> Console:
+        """Where results for people go."""
+        return _console(self._out)
+
+    @cached_property
+    def errors(self) -> Console:
+        """Where progress is drawn."""
+        return _console(self._err)
+
+    @property
+    def ascii_only(self) -> bool:
+        """Whether standard output can show ASCII only."""
+        return _is_ascii(self._out)
+
+    def shown(self, text: str) -> str:
+        """Text from outside, as standard output may show it."""
+        from qlens_tui.text import visible
+
+        return visible(text, ascii_only=self.ascii_only)
+
+    def show(self, *parts: RenderableType) -> None:
+        """Print a result for people, without the spaces that fill a table's last column."""
+        with self.console.capture() as drawn:
+            for part in parts:
+                self.console.print(part)
+        self._out.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+        self._out.flush()
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """Print a result for scripts."""
+        self._out.write(as_json(content) + "\n")
+        self._out.flush()
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        from qlens_tui.text import visible
+
+        print(
+            f"qlens: {visible(text, ascii_only=_is_ascii(self._err))}", file=self._err, flush=True
+        )
+
+    def step(self, text: str) -> None:
+        """Say what is being done to somebody who watches; a log is spared it."""
+        if self._err.isatty():
+            self.note(text)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep what libraries print and warn off the result."""
+
+        def warn(message: Warning | str, category: type[Warning], *_where: object) -> None:
+            # By name: the class lives beside torch, and other libraries' warnings are
+            # about their own use, of which a user knows nothing.
+            if category.__name__ == "QlensWarning":
+                self.note(f"warning: {message}")
+
+        with redirect_stdout(self._err), warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("default")
+                warnings.showwarning = warn  # type: ignore[assignment]
+            yield
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """One line of JSON in printable ASCII."""
+    text = json.dumps(_finite(content), allow_nan=False)
+    return text.replace("\x7f", "\\u007f")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def in_bytes(number: float) -> str:
+    """`1.7 GiB`."""
+    unit = 0
+    while number >= 1023.95 and unit < len(_UNITS) - 1:
+        number /= 1024
+        unit += 1
+    return f"{number:.1f} {_UNITS[unit]}" if unit else f"{int(number)} B"
+
+
+def in_time(seconds: float) -> str:
+    """`40 s`, `3 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 unit`, `2,304 units`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _is_ascii(stream: TextIO) -> bool:
+    return not (getattr(stream, "encoding", None) or "ascii").lower().startswith("utf")
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, markup=False, highlight=False, emoji=False)

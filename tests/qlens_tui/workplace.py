@@ -1,0 +1,153 @@
+"""A folder that `qlens` can be run in: a real tiny model, a reference text, a config, a cache.
+
+The model is a random Llama that transformers saves and loads like any other. Its
+tokenizer knows single bytes and the worst tokens that a vocabulary may hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from click.testing import CliRunner, Result
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from qlens_tui.cli import cli
+
+N_LAYERS, D_MLP, D_VOCAB = 3, 24, 300
+HOSTILE = (
+    "\x1b[31mred",
+    "\x1b]52;c;cHduZWQ=\x07",
+    "\x9b2J",
+    "\u202elive",
+    "\u2066x",
+    "zero\u200bwidth",
+    "[bold]x[/bold]",
+    "[link=http://x]y",
+    ":skull:",
+    "a\nb",
+    "\r",
+    "\x7f",
+)
+FORBIDDEN = ("\x1b", "\x9b", "\x07", "\x7f", "\r", "\u202e", "\u2066", "\u200b")
+
+CONFIG = """
+[model]
+name = "./model"
+[dictionary]
+kind = "neurons"
+[reference]
+source = "text:reference.txt"
+samples = 4
+length = 20
+[lens]
+k = 5
+[compute]
+device = "cpu"
+"""
+TEXT = "The rest is noise, said the river to the stone; and the stone said nothing. " * 8
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Runs `qlens` on the configuration in `folder`, with a cache of its own."""
+
+    folder: Path
+
+    @property
+    def config(self) -> str:
+        return str(self.folder / "tiny.toml")
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def run(self, *args: str, **environment: str) -> Result:
+        """In this process, under the shape checks."""
+        env = {"QLENS_CACHE_DIR": str(self.cache), "COLUMNS": "80", **environment}
+        return CliRunner().invoke(cli, args, prog_name="qlens", env=env)
+
+    def document(self, *args: str, **environment: str) -> dict[str, Any]:
+        """What a successful command with --json prints."""
+        result = self.run(*args, "--json", **environment)
+        assert result.exit_code == 0, result.stderr
+        document: dict[str, Any] = json.loads(result.stdout, parse_constant=_refuse)
+        return document
+
+    def refusal(self, status: int, *args: str, **environment: str) -> str:
+        """The one line on which a command with exit status `status` ends."""
+        result = self.run(*args, **environment)
+        assert result.exit_code == status, (result.exit_code, result.stderr, result.exception)
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("qlens: ")
+        return str(line)
+
+    def start(self, *args: str, stdout: int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
+        """A process of its own, as a shell starts it."""
+        program = "from qlens_tui.cli import main; main()"
+        ours = {"QLENS_CACHE_DIR": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *args],
+            env=os.environ | ours | env, stdout=stdout, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def write(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text, "utf-8")
+        return str(path)
+
+    def with_cache(self, name: str) -> Workplace:
+        """The same model and reference, and nothing cached."""
+        other = self.folder / name
+        other.mkdir()
+        for shared in ("model", "reference.txt", "tiny.toml"):
+            (other / shared).symlink_to(self.folder / shared)
+        return Workplace(other)
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def make_workplace(folder: Path) -> Workplace:
+    # The command's own switch (an environment variable) comes too late: tqdm is imported.
+    transformers.utils.logging.disable_progress_bar()
+    save_tiny_model(folder / "model")
+    workplace = Workplace(folder)
+    workplace.write("reference.txt", TEXT)
+    workplace.write("tiny.toml", CONFIG)
+    return workplace
+
+
+def save_tiny_model(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=D_VOCAB, hidden_size=16, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64,
+        bos_token_id=256, eos_token_id=256, pad_token_id=None,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: at for at, piece in enumerate([*alphabet, "<|end|>"])}
+    bytewise = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bytewise.decoder = decoders.ByteLevel()
+    bytewise.add_tokens([AddedToken(token, normalized=False) for token in HOSTILE])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bytewise, bos_token="<|end|>", eos_token="<|end|>"
+    )
