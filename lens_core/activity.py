@@ -165,7 +165,7 @@ def _streams(
     while done < reference.samples:
         tokens = reference.tokens[done : done + batch].to(model.device)
         try:
-            stream = model.sites(tokens)[site]
+            stream = model.sites(tokens, last=site)[site]
         except Exception as error:
             if batch == 1 or not is_out_of_memory(error):
                 raise

@@ -7,6 +7,7 @@ goes on. Once every unit is there, `assemble` turns them into one file per site.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from lens_core.plan import (
     BuildPlan,
     Unit,
     agree,
+    is_complete,
     is_whole,
     mean_file,
     missing_units,
@@ -41,12 +43,10 @@ from lens_core.store import (
     write_tensors,
     write_text_atomically,
 )
+from lens_core.transition import Progress
 
 # Cotangents to walk at once on a GPU, at most: the memory of a pass grows with them.
 _ROWS_AT_ONCE = 32
-
-Progress = Callable[[int, int], None]
-"""Called with the passes done and their number; may raise to cancel, nothing is lost."""
 
 
 def build_operators(
@@ -66,12 +66,11 @@ def build_operators(
     """
     number, of = shard
     units_dir = directory / "units"
-    try:
-        units_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write to {directory}: {error.strerror}") from error
+    _make(units_dir)
     with build_lock(directory / "locks" / f"shard-{number}-of-{of}"):
         plan = agree(plan, directory)
+        if is_complete(directory):
+            return  # another process finished it since this one looked
         units = plan.units()[number - 1 :: of]
         total = sum(plan.passes(unit) for unit in units)
         done = 0
@@ -107,6 +106,15 @@ def build_operators(
                 progress(done, total)
 
 
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make {directory} ({error.strerror}): set QLENS_CACHE_DIR to another directory"
+        ) from error
+
+
 class _Recorder:
     """Keeps the last recording, so that units over one micro-batch share it."""
 
@@ -116,6 +124,7 @@ class _Recorder:
         self._key: tuple[range, bool] | None = None
         self._kept: Linearization | None = None
         self._rows_at_once = _ROWS_AT_ONCE if model.device.type == "cuda" else 1
+        self._rows_tried = 1
 
     def at(self, samples: range, *, forward_mode: bool) -> Linearization:
         key = samples, forward_mode
@@ -133,13 +142,14 @@ class _Recorder:
     def rows(self, samples: range) -> int:
         """Cotangents to walk at once: enough to fill a GPU when the micro-batch does not."""
         tokens = len(samples) * self._reference.length
-        return max(1, min(self._rows_at_once, FULL_TOKENS["cuda"] // tokens))
+        self._rows_tried = max(1, min(self._rows_at_once, FULL_TOKENS["cuda"] // tokens))
+        return self._rows_tried
 
     def shrink(self, plan: BuildPlan) -> BuildPlan | None:
         """A plan that takes less at once; `None` when nothing is left to give up."""
         self.drop()
-        if self._rows_at_once > 1:
-            self._rows_at_once //= 2
+        if self._rows_tried > 1:
+            self._rows_at_once = self._rows_tried // 2
             return plan
         if plan.micro_batch > 1:
             return replace(plan, micro_batch=plan.micro_batch // 2)
@@ -166,7 +176,7 @@ def _sum_unit(
             for at, row in enumerate(rows):
                 vectors[at, unit.start + row] = 1
             part = unit.family.run(recording, vectors, plan.positions)
-            sums[first : first + len(rows)] += part.double().cpu()
+            sums[first : first + len(rows)] += part.cpu().double()
             passes += len(rows)
             tick(passes)
     return sums.to(DTYPES[plan.dtype])
@@ -179,8 +189,7 @@ def import_units(source: Path, directory: Path) -> int:
         OperatorError: `source` holds another build (other weights, reference or settings).
     """
     plan = read_manifest(source)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "units").mkdir(exist_ok=True)
+    _make(directory / "units")
     agree(plan, directory)
     brought = 0
     for unit in plan.units():
@@ -208,10 +217,13 @@ def assemble(directory: Path, progress: Progress | None = None) -> Operators:
         )
     units = [(unit, directory / "units" / unit.filename) for unit in plan.units()]
     files = [(unit, open_tensors(path)) for unit, path in units]
+    # More than one where memory ran out on the way, or where shards chose differently.
+    batches = sorted({int(file.metadata["micro_batch"]) for _, file in files})
+    about = plan.provenance | {"micro_batches": json.dumps(batches)}
     for site in range(plan.n_blocks + 1):
         sums = _gather(plan, site, files)
-        write_tensors(directory / sums_file(site), sums, {})
-        write_tensors(directory / mean_file(site), means_of(plan, sums), {})
+        write_tensors(directory / sums_file(site), sums, about)
+        write_tensors(directory / mean_file(site), means_of(plan, sums), about)
         if progress is not None:
             progress(site + 1, plan.n_blocks + 1)
     write_text_atomically(directory / COMPLETE, "")

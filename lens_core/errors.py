@@ -42,5 +42,9 @@ class StoreError(LensError):
     """The cache directory is missing, full, damaged, or not writable."""
 
 
+class DamagedError(StoreError):
+    """A file of the cache is missing, cut short, or not what was written."""
+
+
 class OperatorError(LensError):
     """Operators are missing or do not fit what is asked of them."""

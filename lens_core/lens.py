@@ -16,12 +16,13 @@ from functools import cached_property
 
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_core.activity import FeatureActivity, feature_activity
 from lens_core.dictionary import FeatureDictionary
 from lens_core.errors import UsageError
+from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.paths import PathShare, Split, paths
 from lens_core.readout import (
@@ -30,7 +31,7 @@ from lens_core.readout import (
     embed,
     embed_centered_cosine,
     final_norm_of,
-    ranks_of,
+    ranks,
     top_k,
     unembed,
 )
@@ -118,6 +119,8 @@ class QueryLens:
         self.dictionaries = dictionaries
         self.vocabulary = vocabulary
         self.k = min(k, self.model.d_vocab)
+        # The last layer looked at: its features are walked one after another.
+        self._activity: tuple[str, int, FeatureActivity] | None = None
 
     @cached_property
     def final_norm(self) -> FinalNorm:
@@ -166,21 +169,21 @@ class QueryLens:
         else:
             asked = settings.with_transition("first-order")
             first_order = self.transport.carry(side, dictionary, feature, asked)
+        halves = self._halves(side, dictionary, start, settings)
+        # One product with the vocabulary for all of them.
+        vectors = torch.stack([carried.vector, first_order.vector, *halves])
+        query, first, *half_scores = self.scores(side, vectors, normed=carried.normed)
         plain = self.plain_scores(side, start)
-        query = self.scores(side, carried.vector, normed=carried.normed)
-        first = self.scores(side, first_order.vector, normed=first_order.normed)
+        plain_ranks = ranks(plain)
         return SideSignature(
-            logit_lens=self._token_list(side, plain, start, plain, plain=True),
-            query_lens=self._token_list(side, query, carried.vector, plain),
-            first_order=self._token_list(side, first, first_order.vector, plain),
+            logit_lens=self._token_list(side, plain, start, plain_ranks, plain=True),
+            query_lens=self._token_list(side, query, carried.vector, plain_ranks),
+            first_order=self._token_list(side, first, first_order.vector, plain_ranks),
             norm=float(start.norm()),
             transported_norm=float(carried.vector.norm()),
-            stability=self._stability(side, dictionary, start, settings),
-            relative_variance=(
-                None if carried.relative_variance != carried.relative_variance
-                else carried.relative_variance
-            ),
-        )  # fmt: skip
+            stability=self._jaccard(half_scores),
+            relative_variance=carried.relative_variance,
+        )
 
     def plain_scores(
         self, side: Side, start: Float[Tensor, " d_model"]
@@ -189,9 +192,9 @@ class QueryLens:
         return unembed(start, self.model) if side == "value" else embed(start, self.model.embedding)
 
     def scores(
-        self, side: Side, vector: Float[Tensor, " d_model"], *, normed: bool = False
-    ) -> Float[Tensor, " d_vocab"]:
-        """Query Lens's readout of a transported vector."""
+        self, side: Side, vector: Float[Tensor, "*many d_model"], *, normed: bool = False
+    ) -> Float[Tensor, "*many d_vocab"]:
+        """Query Lens's readout of transported vectors."""
         if side == "value":
             return unembed(vector, self.model, normed=normed)
         return embed_centered_cosine(vector, self.rows)
@@ -201,7 +204,7 @@ class QueryLens:
         side: Side,
         scores: Float[Tensor, " d_vocab"],
         vector: Float[Tensor, " d_model"],
-        plain_scores: Float[Tensor, " d_vocab"],
+        plain_ranks: Int[Tensor, " d_vocab"],
         *,
         plain: bool = False,
     ) -> TokenList:
@@ -210,7 +213,7 @@ class QueryLens:
         if side == "key":
             length = float(vector.norm())
             unit = tuple((best / length if length else best * 0).tolist())
-        moved = ranks_of(plain_scores, ids) - torch.arange(len(ids), device=ids.device)
+        moved = plain_ranks[ids] - torch.arange(len(ids), device=ids.device)
         readout = "unembed" if side == "value" else "embed" if plain else "embed_centered_cosine"
         return TokenList(
             readout,
@@ -221,13 +224,14 @@ class QueryLens:
             tuple(moved.tolist()),
         )
 
-    def _stability(
+    def _halves(
         self,
         side: Side,
         dictionary: FeatureDictionary,
         start: Float[Tensor, " d_model"],
         settings: Settings,
-    ) -> float | None:
+    ) -> list[Float[Tensor, " d_model"]]:
+        """The feature carried by each half of the reference; none where operators do not say."""
         operators = self.transport.operators
         if (
             operators is None
@@ -235,16 +239,16 @@ class QueryLens:
             or self.transport.off(side, dictionary, settings)
             or self.transport.obstacle(side, dictionary, settings) is not None
         ):
-            return None
+            return []
         site = dictionary.write_site if side == "value" else dictionary.read_site
-        halves = operators.halves(side, site)
-        if len(halves) < 2:
+        matrices = operators.halves(side, site)
+        return [matrix @ start if side == "value" else start @ matrix for matrix in matrices]
+
+    def _jaccard(self, half_scores: list[Float[Tensor, " d_vocab"]]) -> float | None:
+        if len(half_scores) < 2:
             return None
-        tops = []
-        for matrix in halves:
-            vector = matrix @ start if side == "value" else start @ matrix
-            tops.append(set(top_k(self.scores(side, vector), self.k)[0].tolist()))
-        return len(tops[0] & tops[1]) / len(tops[0] | tops[1])
+        one, other = (set(top_k(scores, self.k)[0].tolist()) for scores in half_scores)
+        return len(one & other) / len(one | other)
 
     def paths(
         self,
@@ -286,28 +290,53 @@ class QueryLens:
     def activity(self, layer: int, top: int = 20) -> FeatureActivity:
         """Firing rate and strongest tokens of every feature of `layer` in the reference."""
         dictionary = self.dictionaries[layer]
+        if self._activity is None or self._activity[:2] != (dictionary.sha256, top):
 
-        def compute() -> dict[str, Tensor]:
-            return dict(vars(feature_activity(
-                self.model, dictionary, self.transport.reference, top=top
-            )))  # fmt: skip
+            def compute() -> dict[str, Tensor]:
+                found = feature_activity(
+                    self.model,
+                    dictionary,
+                    self.transport.reference,
+                    top=top,
+                    batch=self.transport.batch,
+                    progress=self.transport.progress,
+                )
+                return dict(vars(found))
 
-        asked = {"kind": "activity", "dictionary": dictionary.sha256, "top": top}
-        return FeatureActivity(**self.transport.cached(asked, compute))
+            asked = {"kind": "activity", "dictionary": dictionary.sha256, "top": top}
+            found = FeatureActivity(**self.transport.cached(asked, compute))
+            self._activity = dictionary.sha256, top, found
+        return self._activity[2]
 
 
 class DictionaryShelf:
-    """The dictionaries of a configuration, loaded when first asked for and then kept."""
+    """The dictionaries of a configuration, loaded when first asked for.
 
-    def __init__(self, layers: Sequence[int], load: DictionaryLoader) -> None:
+    They are kept while they fit in `budget` bytes (`None`: a quarter of the memory free on
+    the device of the first); the one used longest ago goes first.
+    """
+
+    def __init__(
+        self, layers: Sequence[int], load: DictionaryLoader, budget: int | None = None
+    ) -> None:
         self.layers = tuple(layers)
         self._load = load
+        self._budget = budget
         self._kept: dict[int, FeatureDictionary] = {}
 
     def __getitem__(self, layer: int) -> FeatureDictionary:
         if layer not in self.layers:
             has = ", ".join(map(str, self.layers))
             raise UsageError(f"there is no dictionary for layer {layer}: layers are {has}")
-        if layer not in self._kept:
-            self._kept[layer] = self._load(layer)
-        return self._kept[layer]
+        dictionary = self._kept.pop(layer, None) or self._load(layer)
+        if self._budget is None:
+            self._budget = free_bytes(dictionary.keys.device) // 4
+        self._kept[layer] = dictionary
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._budget:
+            del self._kept[next(iter(self._kept))]
+        return dictionary
+
+
+def _bytes(dictionary: FeatureDictionary) -> int:
+    # Twice: what `encode` computes with lies beside the keys and values.
+    return 2 * (dictionary.keys.nbytes + dictionary.values.nbytes)

@@ -22,7 +22,7 @@ import torch
 from lens_core.config import ModelConfig
 from lens_core.errors import ModelError, StoreError, UsageError
 from lens_core.model import ResidualModel, weights_fingerprint
-from lens_core.store import temporary_beside, write_checksums, write_text_atomically
+from lens_core.store import build_lock, temporary_beside, write_checksums, write_text_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,6 +76,8 @@ def load_model(
     """
     import transformers
 
+    if torch.device(device).type == "mps" and dtype == "float64":
+        raise UsageError('Apple GPUs have no float64: set compute.dtype to "float32"')
     transformers.logging.set_verbosity_error()
     say = say or (lambda _text: None)
     fingerprint = None
@@ -91,6 +93,8 @@ def load_model(
         hf_model, tokenizer = _from_pretrained(
             source, None if local else config.revision, offline=offline or local, name=config.name
         )
+    # Before the move: a GPU's weights need not come back, and no rounding is in it.
+    fingerprint = fingerprint or weights_fingerprint(hf_model)
     hf_model = hf_model.to(device=device, dtype=_DTYPES[dtype])
     say("checking the blocks against the model's own forward pass")
     model = ResidualModel(hf_model, tokenizer, config.name, fingerprint)
@@ -182,10 +186,14 @@ def _from_package(
     directory = cache_dir / "models" / f"gguf-{content[:32]}"
     kept = _load_copy(directory, name)
     if kept is None:
-        say(f"dequantising {file}, once")
-        _dequantise(gguf, directory)
-        say("loading the dequantised weights")
-        kept = _load_copy(directory, name)
+        # A second first start waits for this one's copy instead of writing over it.
+        with build_lock(cache_dir / "locks" / directory.name, wait=True):
+            kept = _load_copy(directory, name)
+            if kept is None:
+                say(f"dequantising {file}, once")
+                _dequantise(gguf, directory)
+                say("loading the dequantised weights")
+                kept = _load_copy(directory, name)
     if kept is None:
         raise StoreError(f"{directory} does not hold what was just written: check the disk")
     return kept
@@ -237,8 +245,6 @@ def _dequantise(gguf: Path, directory: Path) -> None:
             shutil.rmtree(directory)
         os.replace(temporary, directory)
     except OSError as error:
-        if (directory / _RECORD).is_file():
-            return  # another process was faster
         raise StoreError(
             f"cannot keep the dequantised weights in {directory.parent}: "
             f"{error.strerror or _line(error)}; free some space or set QLENS_CACHE_DIR"

@@ -177,7 +177,7 @@ class ResidualModel:
         assert isinstance(weight, Tensor)
         return weight.detach().T
 
-    @property
+    @cached_property
     def b_U(self) -> Float[Tensor, " d_vocab"] | None:
         """The unembedding's bias; `None` where the model has none."""
         bias = self.bridge.unembed.original_component.bias
@@ -239,11 +239,11 @@ class ResidualModel:
         post = getattr(self._blocks[k // 2], "ln2_post" if k % 2 else "ln1_post", None)
         return added if post is None else _tensor(post(added))
 
-    def sites(self, tokens: Int[Tensor, "batch pos"]) -> list[Stream]:
-        """The stream at all `2L + 1` sites, without gradients."""
+    def sites(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[Stream]:
+        """The stream at sites 0 to `last` (`None`: all `2L + 1`), without gradients."""
         with torch.no_grad():
             stream = [self.embed(tokens)]
-            for k in range(self.n_blocks):
+            for k in range(self.n_blocks if last is None else last):
                 stream.append(stream[-1] + self.block(k, stream[-1]))
         return stream
 
@@ -386,7 +386,7 @@ def weights_fingerprint(hf_model: PreTrainedModel) -> str:
         return hashlib.sha256(head + hashlib.sha256(raw).digest()).digest()
 
     # hashlib releases the GIL, so threads hash tensors side by side.
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=8) as pool:
         digests = list(pool.map(digest, unique))
     whole = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for part in digests:

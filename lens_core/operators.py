@@ -14,14 +14,13 @@ lens reads. Reading a site costs its size and a checksum, once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.errors import OperatorError, StoreError
+from lens_core.errors import DamagedError, OperatorError
 from lens_core.families import N_BUCKETS
 from lens_core.plan import (
     COMPLETE,
@@ -34,6 +33,9 @@ from lens_core.plan import (
 )
 from lens_core.store import open_tensors, write_tensors
 
+# Half operators are two matrices a side; a cursor stays on one site for a while.
+_HALVES_KEPT = 8
+
 
 class Operators:
     """Finished operators, read from disk tensor by tensor and kept once read.
@@ -42,61 +44,92 @@ class Operators:
     `k @ T_key[site]`.
     """
 
-    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        device: torch.device | str = "cpu",
+        *,
+        expected: str | None = None,
+        writable: bool = True,
+    ) -> None:
+        """Open the operators in `directory`.
+
+        `expected` is the fingerprint that they must have (`None`: whatever is there);
+        `writable` is false for a cache that is not one's own, where nothing is mended.
+        """
         self.directory = directory
         self.plan = read_manifest(directory)
-        self.device = torch.device(device)
+        if expected is not None and self.plan.fingerprint != expected:
+            raise OperatorError(
+                f"{directory} holds operators of another model, reference or version: remove it"
+            )
         if not is_complete(directory):
             raise OperatorError(f"the operators in {directory} are not finished: run `qlens build`")
+        self.device = torch.device(device)
         self.n_blocks = self.plan.n_blocks
         self.d_model = self.plan.d_model
-        self._kept: dict[int, dict[str, Tensor]] = {}
+        self._writable = writable
+        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._verified: dict[int, dict[str, Tensor]] = {}
+        self._first_order: dict[tuple[str, int], Tensor] = {}
+        self._halves: dict[tuple[str, int], list[Tensor]] = {}
 
     def value(self, site: int) -> Float[Tensor, "d_model d_model"]:
         """`T_value[site]`."""
-        return self._mean(site)["value"]
+        return self._mean("value", site)
 
     def key(self, site: int) -> Float[Tensor, "d_model d_model"]:
         """`T_key[site]`."""
-        return self._mean(site)["key"]
+        return self._mean("key", site)
 
     def response(self, block: int) -> Float[Tensor, "d_model d_model"]:
         """`R[block]`."""
-        return self._mean(block)["response"]
+        return self._mean("response", block)
 
-    def _mean(self, site: int) -> dict[str, Tensor]:
-        if site not in self._kept:
+    def _mean(self, name: str, site: int) -> Tensor:
+        if (name, site) not in self._kept:
+            # The file's own tensors are pages of the file; only a GPU gets copies.
+            self._kept[name, site] = self._means(site)[name].to(self.device)
+        return self._kept[name, site]
+
+    def _means(self, site: int) -> dict[str, Tensor]:
+        if site not in self._verified:
             path = self.directory / mean_file(site)
             try:
-                found = _verified(path)
-            except StoreError:
+                found = self._read(path)
+            except DamagedError:
                 # The sums say the same: only where they too are damaged is a build lost.
                 found = means_of(self.plan, self._sums(site))
-                with suppress(StoreError):  # a colleague's cache, read-only
-                    write_tensors(path, found, {})
-            self._kept[site] = {name: matrix.to(self.device) for name, matrix in found.items()}
-        return self._kept[site]
+                if self._writable:
+                    write_tensors(path, found, self.plan.provenance)
+            self._verified[site] = found
+        return self._verified[site]
 
     def first_order(
         self, side: str, site: int, off: frozenset[int] = frozenset()
     ) -> Float[Tensor, "d_model d_model"]:
-        """`I + sum R[k]` over the blocks after (`value`) or before (`key`) `site` that are on."""
+        """`I + sum R[k]` over the blocks after (`value`) or before (`key`) `site`, less `off`."""
         blocks = range(site, self.n_blocks) if side == "value" else range(site)
-        total = torch.eye(self.d_model, dtype=DTYPES[self.plan.dtype], device=self.device)
-        for k in blocks:
-            if k not in off:
-                total += self.response(k)
-        return total
+        if (side, site) not in self._first_order:
+            eye = torch.eye(self.d_model, dtype=DTYPES[self.plan.dtype], device=self.device)
+            self._first_order[side, site] = eye + sum(self.response(k) for k in blocks)
+        total = self._first_order[side, site]
+        silenced = off & set(blocks)
+        return total - sum(self.response(k) for k in silenced) if silenced else total
 
     def halves(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"]]:
         """The transition of each half of the reference (a single one for a single sample)."""
-        tokens = self.plan.tokens.sum(1)
-        sums = self._sums(site)[side].double().sum(1)
-        return [
-            (sums[half] / tokens[half]).to(DTYPES[self.plan.dtype]).to(self.device)
-            for half in range(2)
-            if tokens[half] > 0
-        ]
+        if (side, site) not in self._halves:
+            tokens = self.plan.tokens.sum(1)
+            sums = self._sums(site)[side].double().sum(1)
+            self._halves[side, site] = [
+                (sums[half] / tokens[half]).to(DTYPES[self.plan.dtype]).to(self.device)
+                for half in range(2)
+                if tokens[half] > 0
+            ]
+            while len(self._halves) > _HALVES_KEPT:
+                del self._halves[next(iter(self._halves))]
+        return self._halves[side, site]
 
     def buckets(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"] | None]:
         """The transition for features before and from position 16, each over its own tokens.
@@ -113,19 +146,20 @@ class Operators:
 
     def _sums(self, site: int) -> dict[str, Tensor]:
         try:
-            return _verified(self.directory / sums_file(site))
-        except StoreError as error:
-            with suppress(OSError):
+            return self._read(self.directory / sums_file(site))
+        except DamagedError as error:
+            if self._writable:
                 (self.directory / COMPLETE).unlink(missing_ok=True)
             raise OperatorError(
                 f"the operators in {self.directory} are damaged ({error}): run `qlens build` again"
             ) from error
 
-
-def _verified(path: Path) -> dict[str, Tensor]:
-    with open_tensors(path) as file:
-        file.verify()
-        return {name: file.get(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        with open_tensors(path) as file:
+            file.verify()
+            if file.metadata.get("operators") != self.plan.fingerprint:
+                raise DamagedError(f"{path} belongs to other operators")
+            return {name: file.get(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def means_of(

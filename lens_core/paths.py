@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -92,19 +93,11 @@ def paths(
             assert carried.steps is not None
             contributions = carried.steps
         parts = contributions @ direction
-    rows = [
-        PathShare(
-            "direct",
-            _ratio(direction @ carried.direct, total),
-            True,
-            *_favoured(lens, side, carried.direct, normed=carried.normed),
-        )
-    ]
+    tokens = _favoured(lens, side, carried.direct, contributions, normed=carried.normed)
+    rows = [PathShare("direct", _ratio(direction @ carried.direct, total), True, *tokens[-1])]
     for k in path:
-        tokens: tuple[tuple[int, ...], tuple[str, ...]] = ((), ())
-        if contributions is not None and bool(contributions[k].any()):
-            tokens = _favoured(lens, side, contributions[k], normed=carried.normed)
-        rows.append(PathShare(block_name(k), _ratio(parts[k], total), k not in off, *tokens))
+        share = _ratio(parts[k], total)
+        rows.append(PathShare(block_name(k), share, k not in off, *tokens.get(k, ((), ()))))
     bias = _bias(lens, side, ids, carried)
     if bias is not None:
         rows.append(PathShare("bias", _ratio(bias, total), True, (), ()))
@@ -119,7 +112,13 @@ def _choose(
     split: Split | None,
 ) -> Split:
     off = lens.transport.off(side, dictionary, settings)
-    if settings.transition != "full" or len(off) == len(lens.transport.path(side, dictionary)):
+    if settings.transition != "full":
+        if split is not None:
+            raise UsageError(
+                f"a {settings.transition} transition has one split only: leave --split out"
+            )
+        return "first-order"
+    if len(off) == len(lens.transport.path(side, dictionary)):
         return "first-order"
     obstacle = lens.transport.obstacle(side, dictionary, settings)
     if split == "first-reader" and obstacle is not None:
@@ -155,15 +154,28 @@ def _bias(
 
 
 def _favoured(
-    lens: QueryLens, side: Side, vector: Float[Tensor, " d_model"], *, normed: bool
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The tokens that a contribution raises most, the final norm held at the total's scale."""
+    lens: QueryLens,
+    side: Side,
+    direct: Float[Tensor, " d_model"],
+    contributions: Float[Tensor, "blocks d_model"] | None,
+    *,
+    normed: bool,
+) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
+    """The tokens that each block (-1: the feature itself) raises most, the norm's scale held."""
+    vectors = {-1: direct}
+    if contributions is not None:
+        active = contributions.any(1).nonzero().squeeze(1)
+        vectors |= {int(k): contributions[k] for k in active}
+    stacked = torch.stack(list(vectors.values()))
     if side == "key":
-        scores = embed_centered_cosine(vector, lens.rows)
+        scores = embed_centered_cosine(stacked, lens.rows)
     else:
-        scores = (vector if normed else lens.final_norm.linear(vector)) @ lens.model.W_U
-    ids = top_k(scores, min(lens.k, _TOKENS_PER_BLOCK))[0].tolist()
-    return tuple(ids), tuple(lens.vocabulary.texts(ids))
+        scores = (stacked if normed else lens.final_norm.linear(stacked)) @ lens.model.W_U
+    best = {}
+    for k, row in zip(vectors, scores, strict=True):
+        ids = top_k(row, min(lens.k, _TOKENS_PER_BLOCK))[0].tolist()
+        best[k] = tuple(ids), tuple(lens.vocabulary.texts(ids))
+    return best
 
 
 def _ratio(part: Float[Tensor, ""], total: Float[Tensor, ""]) -> float:

@@ -15,7 +15,6 @@ the result is the same to the last bit however it was made, as long as the micro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.errors import OperatorError, StoreError
+from lens_core.errors import DamagedError, OperatorError
 from lens_core.families import FAMILIES, N_BUCKETS, Family, Positions
 from lens_core.linearization import recorded_bytes
 from lens_core.memory import samples_at_once
 from lens_core.model import ResidualStream
 from lens_core.reference import ReferenceSample
-from lens_core.store import fingerprint, open_tensors, versions, write_text_atomically
+from lens_core.store import (
+    build_lock,
+    fingerprint,
+    open_tensors,
+    versions,
+    write_text_atomically,
+)
 
-FORMAT = 1
+FORMAT = 2
 # Written last: every file before it is whole.
 COMPLETE = "complete"
 _MANIFEST = "manifest.json"
@@ -110,6 +115,18 @@ class BuildPlan:
         return (unit.stop - unit.start) * len(self.micro_batches(unit.half))
 
     @property
+    def provenance(self) -> dict[str, str]:
+        """What every file of the finished operators says about itself."""
+        return {
+            "operators": self.fingerprint,
+            "model": str(self.inputs["model"]),
+            "reference": str(self.inputs["reference"]),
+            "versions": json.dumps(self.inputs["versions"]),
+            "convention": "paper",
+            "dictionary": "any",
+        }
+
+    @property
     def bytes_on_disk(self) -> int:
         """Size of the finished operators: sums by half and bucket, and means, for each site."""
         matrices = (self.n_blocks + 1) * (2 * 2 * N_BUCKETS + 2) + self.n_blocks * 3
@@ -171,8 +188,11 @@ def plan_build(
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether `directory` holds finished operators."""
-    return (directory / COMPLETE).is_file()
+    """Whether `directory` holds finished operators, every file of them."""
+    if not (directory / COMPLETE).is_file():
+        return False
+    sites = range(read_manifest(directory).n_blocks + 1)
+    return all((directory / name(k)).is_file() for k in sites for name in (sums_file, mean_file))
 
 
 def missing_units(directory: Path) -> list[Unit]:
@@ -185,34 +205,40 @@ def read_manifest(directory: Path) -> BuildPlan:
     """The plan of the build in `directory`.
 
     Raises:
-        OperatorError: there is none, or another version of qlens wrote it.
+        OperatorError: there is none, it is damaged, or another version of qlens wrote it.
     """
     path = directory / _MANIFEST
     try:
-        fields: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-        if fields.get("format") != FORMAT:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if manifest.get("format") != FORMAT:
             raise OperatorError(
                 f"{path} was written by another version of qlens: run `qlens build` again"
             )
-        return BuildPlan(**fields)
+        seal = manifest.pop("sha256")
+        plan = BuildPlan(**manifest)
+        if seal != fingerprint(manifest) or plan.fingerprint != fingerprint(plan.inputs):
+            raise ValueError("its checksum does not match")
     except FileNotFoundError as error:
         raise OperatorError(f"no operators in {directory}: run `qlens build` first") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise OperatorError(
-            f"{path} is damaged ({type(error).__name__}): remove {directory} and build again"
-        ) from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OperatorError(f"{path} is damaged: remove {directory} and build again") from error
+    return plan
 
 
 def write_manifest(plan: BuildPlan, directory: Path) -> None:
-    write_text_atomically(directory / _MANIFEST, json.dumps(asdict(plan), indent=1) + "\n")
+    """Write the plan, sealed, so that a changed number in it is found."""
+    manifest = asdict(plan)
+    sealed = manifest | {"sha256": fingerprint(manifest)}
+    write_text_atomically(directory / _MANIFEST, json.dumps(sealed, indent=1) + "\n")
 
 
 def agree(plan: BuildPlan, directory: Path) -> BuildPlan:
     """The plan already begun in `directory`, which a resumed build or another shard keeps."""
-    if not (directory / _MANIFEST).is_file():
-        write_manifest(plan, directory)
-        return plan
-    begun = read_manifest(directory)
+    with build_lock(directory / "locks" / "manifest", wait=True):
+        if not (directory / _MANIFEST).is_file():
+            write_manifest(plan, directory)
+            return plan
+        begun = read_manifest(directory)
     if (begun.fingerprint, begun.rows_per_unit) != (plan.fingerprint, plan.rows_per_unit):
         raise OperatorError(
             f"{directory} holds operators of another model, reference or version: use another "
@@ -228,7 +254,7 @@ def is_whole(path: Path) -> bool:
     try:
         with open_tensors(path) as file:
             file.verify()
-    except StoreError:
+    except DamagedError:
         path.unlink(missing_ok=True)
         return False
     return True

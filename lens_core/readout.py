@@ -129,7 +129,13 @@ def unembed(
 def top_k(
     scores: Float[Tensor, " d_vocab"], k: int, *, largest: bool = True
 ) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """The `k` best tokens, best first; equal scores in the order of their ids."""
+    """The `k` best tokens, best first; equal scores in the order of their ids.
+
+    Raises:
+        ModelError: a score is NaN, so that there is no order.
+    """
+    if bool(scores.isnan().any()):
+        raise ModelError("the scores are not numbers: the feature or the model overflows")
     signed = scores if largest else -scores
     k = min(k, len(scores))
     # topk leaves ties in any order: take everything down to the k-th score, then order it.
@@ -140,10 +146,7 @@ def top_k(
     return ids, scores[ids]
 
 
-def ranks_of(scores: Float[Tensor, " d_vocab"], ids: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
-    """The rank (0 is best) of each of `ids`; equal scores in the order of their ids."""
-    of = scores[ids]
-    better = (scores[None, :] > of[:, None]).sum(-1)
-    position = torch.arange(len(scores), device=scores.device)
-    ties = ((scores[None, :] == of[:, None]) & (position[None, :] < ids[:, None])).sum(-1)
-    return better + ties
+def ranks(scores: Float[Tensor, " d_vocab"]) -> Int[Tensor, " d_vocab"]:
+    """The rank (0 is best) of every token; equal scores in the order of their ids."""
+    order = scores.sort(descending=True, stable=True).indices
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -54,11 +54,6 @@ def search(
 
     Equal scores are in the order of layer and feature. `logit_score` is Logit Lens's.
     """
-    if kind != "logit" and lens.transport.operators is None:
-        raise OperatorError(
-            f"search with the {kind} lens needs operators: run `qlens build` first, "
-            "or use --lens logit"
-        )
     frames = []
     for layer in lens.dictionaries.layers if layers is None else layers:
         dictionary = lens.dictionaries[layer]
@@ -109,9 +104,14 @@ def token_scores(
 def _matrix(
     lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
 ) -> Float[Tensor, "d_model d_model"] | None:
-    operators = lens.transport.operators
-    if kind == "logit" or operators is None:
+    if kind == "logit":
         return None
+    operators = lens.transport.operators
+    if operators is None:
+        raise OperatorError(
+            f"search with the {kind} lens needs operators: run `qlens build` first, "
+            "or use --lens logit"
+        )
     site = dictionary.write_site if side == "value" else dictionary.read_site
     if kind == "first-order":
         return operators.first_order(side, site)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lens_core._hub import is_offline
 from lens_core.config import Config
 from lens_core.dictionary import available_layers, load_dictionary
 from lens_core.lens import DictionaryShelf, QueryLens
@@ -19,7 +20,8 @@ from lens_core.plan import is_complete, operator_inputs
 from lens_core.reference import ReferenceSample, load_reference
 from lens_core.results import ResultCache
 from lens_core.store import cache_dir, fingerprint, results_dir
-from lens_core.transport import Progress, Settings, Transport
+from lens_core.transition import Progress
+from lens_core.transport import Settings, Transport
 from lens_core.vocabulary import Vocabulary
 
 Say = Callable[[str], None]
@@ -61,7 +63,7 @@ def open_session(
     `QLENS_SHARED_CACHE`.
     """
     say = say or (lambda _text: None)
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    offline = offline or is_offline()
     cache = cache_dir()
     device = choose_device(config.compute.device)
     model = load_model(
@@ -109,5 +111,6 @@ def _finished_operators(
     for root in (cache, Path(shared).expanduser()) if shared else (cache,):
         directory = operators_directory(root, model, reference)
         if is_complete(directory):
-            return Operators(directory, device)
+            # The directory's name is the fingerprint that its content must have.
+            return Operators(directory, device, expected=directory.name, writable=root == cache)
     return None

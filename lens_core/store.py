@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import psutil
 
-from lens_core.errors import StoreError
+from lens_core.errors import DamagedError, StoreError
 
 if TYPE_CHECKING:
     import torch
@@ -201,11 +201,11 @@ class TensorFile:
         try:
             self._file: Any = safe_open(path, framework="pt", device=device)
         except FileNotFoundError:
-            raise StoreError(f"no such file: {path}") from None
+            raise DamagedError(f"no such file: {path}") from None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
         except SafetensorError as error:
-            raise StoreError(f"{path} is damaged or not finished: {one_line(error)}") from None
+            raise DamagedError(f"{path} is damaged or not finished: {one_line(error)}") from None
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -226,7 +226,7 @@ class TensorFile:
         try:
             tensor: torch.Tensor = self._file.get_tensor(name)
         except SafetensorError as error:
-            raise StoreError(f"{self.path} has no readable {name}: {one_line(error)}") from None
+            raise DamagedError(f"{self.path} has no readable {name}: {one_line(error)}") from None
         return tensor
 
     def verify(self) -> None:
@@ -234,9 +234,9 @@ class TensorFile:
         metadata = dict(self.metadata)
         written = metadata.pop("sha256", None)
         if written is None:
-            raise StoreError(f"{self.path} carries no checksum: it cannot be trusted")
+            raise DamagedError(f"{self.path} carries no checksum: it cannot be trusted")
         if _checksum(((name, self.get(name)) for name in self.keys()), metadata) != written:
-            raise StoreError(f"{self.path} is damaged: its checksum does not match")
+            raise DamagedError(f"{self.path} is damaged: its checksum does not match")
 
 
 def open_tensors(path: Path, *, device: str = "cpu") -> TensorFile:
@@ -318,8 +318,8 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def build_lock(directory: Path) -> Iterator[None]:
-    """Hold `directory` for one builder; a second one is told who has it.
+def build_lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `directory` for one builder; a second one waits, or is told who has it.
 
     The operating system's lock, so a killed builder holds nothing.
     """
@@ -332,7 +332,7 @@ def build_lock(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise refusal_of(error, path) from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         with suppress(OSError):  # a full disk: the name is a courtesy
             os.truncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {host_name()}".encode())

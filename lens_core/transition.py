@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_core.errors import ModelError
 from lens_core.families import Positions
 from lens_core.linearization import LinearMap
 from lens_core.memory import is_out_of_memory, release, samples_at_once
@@ -32,10 +33,11 @@ from lens_core.reference import ReferenceSample
 Result = TypeVar("Result")
 Transition = Literal["identity", "first-order", "full"]
 Progress = Callable[[int, int], None]
-"""Called with the samples done and their number; may raise to cancel."""
+"""Called with what is done (samples, passes) and how much there is; may raise to cancel."""
 
 NO_BLOCKS: frozenset[int] = frozenset()
-# Norms work per token: no attention pattern, only a few copies of the stream at once.
+# What one block holds while it is differentiated, in copies of the stream: the hidden layer
+# of a gated MLP (about four widths, several times) is the most.
 _COPIES_OF_STREAM = 48
 
 
@@ -207,17 +209,23 @@ def _averaged(
         square = 0.0
         for positions, places in _micro_batches(model, reference, walk, size, progress):
             total = torch.stack([place for _, place in places]).sum(0)
-            square += float(_counted(total, positions).double().square().sum())
+            square += float(_counted(total, positions).cpu().double().square().sum())
             for k, place in places:
-                steps[k] += _counted(place, positions).sum((0, 1)).double().cpu()
+                steps[k] += _counted(place, positions).sum((0, 1)).cpu().double()
         steps /= reference.n_tokens
         vector = steps.sum(0)
         mean_square = square / reference.n_tokens
         variance = 1 - float(vector.square().sum()) / mean_square if mean_square else 0.0
-        dtype = model.dtype
-        return Transported(
-            vector.to(dtype), steps[-1].to(dtype), steps[:-1].to(dtype), max(0.0, variance), normed
+        if not bool(torch.isfinite(steps).all()):
+            raise ModelError(
+                "the transported vector is not finite: the feature, or the model's derivatives in "
+                'this dtype, overflow; try compute.dtype = "float64"'
+            )
+        vector, direct = (
+            part.to(device=model.device, dtype=model.dtype) for part in (vector, steps[-1])
         )
+        walked = steps[:-1].to(device=model.device, dtype=model.dtype)
+        return Transported(vector, direct, walked, max(0.0, variance), normed)
 
     return _shrinking(model, reference, batch, attempt)
 
@@ -233,8 +241,8 @@ def _place_means(
         means = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
         for positions, places in _micro_batches(model, reference, walk, size, progress):
             for site, place in places:
-                means[site] += _counted(place, positions).sum((0, 1)).double().cpu()
-        return (means / reference.n_tokens).to(model.dtype)
+                means[site] += _counted(place, positions).sum((0, 1)).cpu().double()
+        return (means / reference.n_tokens).to(device=model.device, dtype=model.dtype)
 
     return _shrinking(model, reference, batch, attempt)
 

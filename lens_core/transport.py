@@ -25,6 +25,7 @@ from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache
 from lens_core.store import fingerprint, versions
 from lens_core.transition import (
+    Progress,
     Transition,
     Transported,
     key_transition,
@@ -33,9 +34,10 @@ from lens_core.transition import (
     value_transition,
 )
 
+# Raise it when the same question gets another number: results of before are then not found.
+RESULTS_FORMAT = 1
 Side = Literal["value", "key"]
 Method = Literal["operator", "direct"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Transport:
         self.reference = reference
         self.operators = operators
         self._results = results
-        self._batch = batch
-        self._progress = progress
+        self.batch = batch
+        self.progress = progress
 
     def path(self, side: Side, dictionary: FeatureDictionary) -> range:
         """The blocks between the dictionary and the end that `side` is read at."""
@@ -197,8 +199,8 @@ class Transport:
             common: dict[str, Any] = {
                 "transition": settings.transition,
                 "off": off,
-                "batch": self._batch,
-                "progress": self._progress,
+                "batch": self.batch,
+                "progress": self.progress,
             }
             if side == "value":
                 found = value_transition(
@@ -244,7 +246,7 @@ class Transport:
 
         def compute() -> dict[str, Any]:
             sites = walk(
-                self.model, self.reference, direction, batch=self._batch, progress=self._progress
+                self.model, self.reference, direction, batch=self.batch, progress=self.progress
             )
             return {"sites": sites}
 
@@ -262,6 +264,7 @@ class Transport:
         key = fingerprint(
             asked
             | {
+                "format": RESULTS_FORMAT,
                 "model": self.model.fingerprint,
                 "reference": self.reference.sha256,
                 "dtype": str(self.model.dtype),

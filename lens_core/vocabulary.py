@@ -52,18 +52,20 @@ class Vocabulary:
             UsageError: `text` is no token, or several; the message shows them.
         """
         ids = self._encode(text)
-        if len(ids) == 1:
+        # An unknown word is one token too, and some tokenizers put a space in front.
+        if len(ids) == 1 and self.text(ids[0]) == text:
             return ids[0]
         if not ids:
             raise UsageError("an empty string is not a token: give one token, or --id NUMBER")
         hint = ""
         for other in (" " + text, text.strip()):
-            if other and other != text and len(self._encode(other)) == 1:
+            found = self._encode(other) if other and other != text else []
+            if len(found) == 1 and self.text(found[0]) == other:
                 hint = f"; {other!r} is one token"
                 break
         pieces = " + ".join(repr(self.text(i)) for i in ids[:6]) + (" ..." if len(ids) > 6 else "")
         raise UsageError(
-            f"{text!r} is {len(ids)} tokens ({pieces}){hint}: give one token, or --id NUMBER"
+            f"{text!r} is not one token but {pieces}{hint}: give one token, or --id NUMBER"
         )
 
     def check(self, token_id: int) -> int:

@@ -30,7 +30,7 @@ class EchoModel(ResidualModel):
     dtype = torch.float64
     bridge = None
 
-    def sites(self, tokens: Tensor) -> list[Tensor]:
+    def sites(self, tokens: Tensor, last: int | None = None) -> list[Tensor]:
         if len(tokens) > self.most:
             raise torch.OutOfMemoryError
         self.batches.append(len(tokens))

@@ -11,12 +11,26 @@ from lens_core.config import DictionaryConfig
 from lens_core.dictionary import load_dictionary, read_function
 from lens_core.errors import OperatorError, UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.model import block_name
 from lens_core.plan import plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache
+from lens_core.search import token_scores
+from lens_core.transition import key_transition, value_transition
 from lens_core.transport import Settings, Transport
 from lens_core.vocabulary import Vocabulary
 from tests.conftest import tolerance
+from tests.oracles import (
+    first_readers_of_a_key,
+    first_readers_of_a_value,
+    last_writers_of_a_key,
+    last_writers_of_a_value,
+    mean,
+    push,
+    relative,
+    run,
+    spread,
+)
 
 LAYER, FEATURE = 1, 7
 DIRECT = Settings(method="direct")
@@ -187,6 +201,41 @@ def test_shares_sum_to_one_whatever_the_split(lens, side, method, split):
     assert len(names) == len(path)
 
 
+PARTS = {
+    ("value", "first-reader"): first_readers_of_a_value,
+    ("value", "last-writer"): last_writers_of_a_value,
+    ("key", "first-reader"): first_readers_of_a_key,
+    ("key", "last-writer"): last_writers_of_a_key,
+}
+
+
+@pytest.mark.parametrize("method", ["operator", "direct"])
+@pytest.mark.parametrize(("side", "split"), PARTS)
+def test_a_blocks_share_is_its_part_of_the_streams_derivative(
+    architecture, tiny, reference, lens, side, split, method
+):
+    dictionary = lens.dictionary(LAYER)
+    if side == "value":
+        start, site = dictionary.values[FEATURE], dictionary.write_site
+    else:
+        start, site = dictionary.keys[FEATURE], dictionary.read_site
+    parts = PARTS[side, split](tiny, reference, start, site)
+    ids = list(getattr(lens.signature(LAYER, FEATURE), side).query_lens.ids)
+
+    def score(x):
+        if side == "key":
+            return float((lens.rows[ids] @ x).sum())
+        return float((lens.final_norm.linear(x) @ tiny.W_U[:, ids]).sum())
+
+    total = score(start + parts.sum(0))
+    expected = {"direct": score(start) / total}
+    for k in range(site, tiny.n_blocks) if side == "value" else range(site):
+        expected[block_name(k)] = score(parts[k]) / total
+    _, rows = lens.paths(side, LAYER, FEATURE, Settings(method=method), split)
+    got = {row.block: row.share for row in rows if row.block != "bias"}
+    assert got == pytest.approx(expected, abs=100 * tolerance(architecture))
+
+
 @pytest.mark.parametrize("side", ["value", "key"])
 def test_the_first_reader_split_is_the_same_with_and_without_operators(
     architecture, lens, bare_lens, side
@@ -273,25 +322,16 @@ def test_the_exact_value_goes_through_the_post_norm_where_there_is_one(
     paper = lens.transport.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
     same = torch.allclose(exact.vector, paper.vector, rtol=1e-3)
     assert same == (architecture != "gemma3")
-    if architecture != "gemma3":
-        return
-    # Nudge the neuron's output in front of the post-norm and watch the final stream.
-    kept, v = reference.included, lens.dictionary(LAYER).values[FEATURE]
-    sites = tiny.sites(reference.tokens)
-    raw = tiny.mlp_output(LAYER, sites[2 * LAYER + 1])
-    nudge = torch.zeros_like(raw)
-    nudge[:, kept] = v
+    # Every neuron writes into the MLP's own output, in front of a post-norm.
+    h_mid = tiny.sites(reference.tokens)[2 * LAYER + 1]
+    post = tiny.mlp_post_norm(LAYER) or (lambda x: x)
 
-    def end(amount):
-        post = tiny.mlp_post_norm(LAYER)
-        h = sites[2 * LAYER + 1] + post(raw + amount * nudge)
-        for k in range(2 * LAYER + 2, tiny.n_blocks):
-            h = h + tiny.block(k, h)
-        return h[:, kept].mean((0, 1))
+    def end(raw):
+        return run(tiny, h_mid + post(raw), 2 * LAYER + 2)[-1]
 
-    # float32 norms inside: a step of 1e-2 balances their rounding against the curvature.
-    expected = (end(1e-2) - end(-1e-2)) / 2e-2
-    assert float((exact.vector - expected).norm()) < 1e-2 * float(expected.norm())
+    written = spread(reference, lens.dictionary(LAYER).values[FEATURE])
+    expected = mean(reference, push(end, tiny.mlp_output(LAYER, h_mid), written))
+    assert relative(exact.vector, expected) < tolerance(architecture)
 
 
 def test_the_linearised_final_norm_is_the_gradient_of_the_mean_logits(
@@ -318,27 +358,136 @@ def test_the_linearised_final_norm_is_the_gradient_of_the_mean_logits(
     assert sum(row.share for row in rows) == pytest.approx(1, abs=1e-5)
 
 
-def test_stability_compares_the_two_halves(tiny, reference, word_tokenizer, lens, tmp_path):
-    assert 0 <= lens.signature(LAYER, FEATURE).value.stability <= 1
+def test_stability_is_the_overlap_of_the_lists_of_the_two_halves(tiny, reference, lens):
+    dictionary, seen = lens.dictionary(LAYER), set()
+    halves = [
+        dataclasses.replace(reference, tokens=reference.tokens[half])
+        for half in reference.split_halves()
+    ]
+    assert [half.samples for half in halves] == [2, 3]
+    for feature in (0, FEATURE, 31):
+        signature = lens.signature(LAYER, feature)
+        for side in ("value", "key"):
+            lists = []
+            for half in halves:
+                if side == "value":
+                    v, site = dictionary.values[feature], dictionary.write_site
+                    carried = value_transition(tiny, half, v, site).vector
+                    scores = tiny.unembed(tiny.final_norm(carried))
+                else:
+                    k, site = dictionary.keys[feature], dictionary.read_site
+                    scores = lens.rows @ key_transition(tiny, half, k, site).vector
+                lists.append(set(scores.topk(10).indices.tolist()))
+            expected = len(lists[0] & lists[1]) / len(lists[0] | lists[1])
+            assert getattr(signature, side).stability == pytest.approx(expected)
+            seen.add(expected)
+    assert len(seen - {1.0}) > 1
+
+
+def test_halves_that_are_alike_are_perfectly_stable(tiny, reference, word_tokenizer, tmp_path):
     twice = ReferenceSample(torch.cat([reference.tokens[:2]] * 2), origin="test")
     build_operators(tiny, twice, plan_build(tiny, "weights", twice), tmp_path)
-    same = make_lens(tiny, twice, word_tokenizer, assemble(tmp_path))
-    signature = same.signature(LAYER, FEATURE)
+    signature = make_lens(tiny, twice, word_tokenizer, assemble(tmp_path)).signature(LAYER, FEATURE)
     assert signature.value.stability == signature.key.stability == 1
-    assert same.signature(LAYER, FEATURE, DIRECT).value.relative_variance > 0
 
 
-def test_results_come_back_from_the_cache_as_they_were(tiny, reference, word_tokenizer, tmp_path):
-    def fresh():
-        return make_lens(tiny, reference, word_tokenizer, results=ResultCache(tmp_path))
+class ComputedError(Exception):
+    """What a result that is not in the cache costs in these tests."""
 
-    settings = Settings(off=frozenset({3}))
-    first = fresh().signature(LAYER, FEATURE, settings)
-    assert len(ResultCache(tmp_path)) > 0
-    assert fresh().signature(LAYER, FEATURE, settings) == first
-    assert fresh().paths("key", LAYER, FEATURE) == fresh().paths("key", LAYER, FEATURE)
-    density = fresh().activity(LAYER).density
-    assert torch.equal(fresh().activity(LAYER).density, density)
+
+@pytest.fixture
+def nothing_computes(monkeypatch):
+    """Call it, and only what is in the cache can still be answered."""
+
+    def computes(*args, **kwargs):
+        raise ComputedError
+
+    def forbid():
+        for name in ("value_transition", "key_transition", "pull_back", "push_forward"):
+            monkeypatch.setattr(f"lens_core.transport.{name}", computes)
+        monkeypatch.setattr("lens_core.lens.feature_activity", computes)
+
+    return forbid
+
+
+MASKED = Settings(off=frozenset({3}))
+
+
+@pytest.fixture
+def answered(tiny, reference, word_tokenizer, tmp_path):
+    """A lens on a cache that holds the answers of another, and those answers."""
+
+    def fresh(**changes):
+        asked = dataclasses.replace(reference, **changes)
+        return make_lens(tiny, asked, word_tokenizer, results=ResultCache(tmp_path))
+
+    before = fresh()
+    answers = (
+        before.signature(LAYER, FEATURE, MASKED),
+        before.paths("value", LAYER, FEATURE),
+        before.paths("key", LAYER, FEATURE),
+        before.paths("key", LAYER, FEATURE, split="last-writer"),
+        before.activity(LAYER),
+    )
+    return fresh, answers
+
+
+def test_results_come_back_from_the_cache_as_they_were(answered, nothing_computes):
+    fresh, (signature, value, key, last_writer, activity) = answered
+    nothing_computes()
+    assert fresh().signature(LAYER, FEATURE, MASKED) == signature
+    assert fresh().paths("value", LAYER, FEATURE) == value
+    assert fresh().paths("key", LAYER, FEATURE) == key
+    assert fresh().paths("key", LAYER, FEATURE, split="last-writer") == last_writer
+    kept = fresh().activity(LAYER)
+    for name, expected in vars(activity).items():
+        assert torch.equal(getattr(kept, name), expected), name
+
+
+def test_what_was_not_asked_before_is_not_in_the_cache(answered, nothing_computes):
+    fresh, _ = answered
+    nothing_computes()
+    for layer, feature, settings in [
+        (LAYER, FEATURE + 1, MASKED),
+        (LAYER + 1, FEATURE, MASKED),
+        (LAYER, FEATURE, Settings(off=frozenset({5}))),
+        (LAYER, FEATURE, Settings(off=frozenset({3}), convention="exact")),
+        (LAYER, FEATURE, Settings(off=frozenset({3}), final_norm="linearize")),
+    ]:
+        with pytest.raises(ComputedError):
+            fresh().signature(layer, feature, settings)
+    with pytest.raises(ComputedError):
+        fresh().activity(LAYER + 1)
+
+
+@pytest.mark.parametrize("changes", [{"skip_first": 0}, {"tokens": torch.arange(40).view(2, 20)}])
+def test_another_reference_finds_nothing_in_the_cache(answered, nothing_computes, changes):
+    fresh, _ = answered
+    nothing_computes()
+    with pytest.raises(ComputedError):
+        fresh(**changes).signature(LAYER, FEATURE, MASKED)
+    with pytest.raises(ComputedError):
+        fresh(**changes).paths("value", LAYER, FEATURE)
+    with pytest.raises(ComputedError):
+        fresh(**changes).activity(LAYER)
+
+
+@pytest.mark.parametrize(
+    ("what", "now"),
+    [
+        ("lens_core.transport.RESULTS_FORMAT", -1),
+        ("lens_core.transport.versions", lambda: {"torch": "0"}),
+    ],
+    ids=["format", "version"],
+)
+def test_another_format_or_version_finds_nothing_in_the_cache(
+    answered, nothing_computes, monkeypatch, what, now
+):
+    fresh, _ = answered
+    nothing_computes()
+    monkeypatch.setattr(what, now)
+    with pytest.raises(ComputedError):
+        fresh().signature(LAYER, FEATURE, MASKED)
 
 
 def test_another_reference_mask_or_feature_never_hits_the_cache(
@@ -373,7 +522,39 @@ def test_a_token_id_out_of_range_names_the_range(lens):
 def test_a_token_is_found_by_its_text(lens):
     assert lens.vocabulary.id_of("w17") == 17
     assert lens.vocabulary.texts([17, 18]) == ["w17", "w18"]
-    with pytest.raises(UsageError, match=r"'w17 w18' is 2 tokens"):
+    with pytest.raises(UsageError, match=r"'w17 w18' is not one token but 'w17' \+ 'w18'"):
         lens.vocabulary.id_of("w17 w18")
     with pytest.raises(UsageError, match="empty"):
         lens.vocabulary.id_of("")
+
+
+def test_an_unknown_word_is_no_token_although_it_encodes_to_one_id(lens):
+    with pytest.raises(UsageError, match="'unheard' is not one token but '<unk>'"):
+        lens.vocabulary.id_of("unheard")
+    assert lens.vocabulary.id_of("<unk>") == 2
+
+
+def test_a_split_is_refused_where_the_transition_has_only_its_own(lens):
+    with pytest.raises(UsageError, match="leave --split out"):
+        lens.paths("value", LAYER, FEATURE, Settings("first-order"), "first-reader")
+
+
+def test_token_scores_never_fall_back_to_logit_lens(bare_lens):
+    with pytest.raises(OperatorError, match="qlens build"):
+        token_scores(bare_lens, bare_lens.dictionary(LAYER), 5, "value", "query")
+
+
+def test_a_shelf_keeps_what_fits_and_drops_the_longest_unused(tiny):
+    loaded = []
+
+    def load(layer):
+        loaded.append(layer)
+        return neuron_shelf(tiny)[layer]
+
+    one = neuron_shelf(tiny)[0]
+    room_for_two = 2 * 2 * (one.keys.nbytes + one.values.nbytes)
+    shelf = DictionaryShelf(range(3), load, room_for_two)
+    for layer in (0, 1, 0, 2, 0, 1):
+        assert shelf[layer].layer == layer
+    assert loaded == [0, 1, 2, 1]
+    assert DictionaryShelf(range(3), load, 0)[2].layer == 2

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
+from lens_core.errors import ModelError
 from lens_core.model import ResidualModel
 from lens_core.readout import (
     centered_cosine_rows,
     embed_centered_cosine,
     final_norm_of,
-    ranks_of,
+    ranks,
     top_k,
     unembed,
 )
@@ -34,7 +35,12 @@ def test_top_k_is_a_sort_by_score_and_then_by_id(scores, k, largest):
 @given(scores=few_values)
 def test_ranks_count_along_the_same_order(scores):
     order, _ = top_k(torch.from_numpy(scores), len(scores))
-    assert ranks_of(torch.from_numpy(scores), order).tolist() == list(range(len(scores)))
+    assert ranks(torch.from_numpy(scores))[order].tolist() == list(range(len(scores)))
+
+
+def test_scores_that_are_not_numbers_have_no_order():
+    with pytest.raises(ModelError, match="not numbers"):
+        top_k(torch.tensor([1.0, float("nan")]), 1)
 
 
 def test_the_closed_form_of_the_final_norm_is_the_module(architecture, tiny):

@@ -5,20 +5,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_core.families import Positions
 from lens_core.linearization import Linearization, LinearMap
 from lens_core.reference import ReferenceSample
 from lens_core.transition import key_transition, pull_back, push_forward, value_transition
 from tests.conftest import tolerance
+from tests.oracles import (
+    last_writers_of_a_key,
+    last_writers_of_a_value,
+    mean,
+    push,
+    relative,
+    spread,
+    vector,
+)
 from tests.toys import LinearToy, MixingToy
 
-
-def relative(got, expected):
-    return float((got - expected).norm() / expected.norm())
-
-
-def vector(d, seed=0):
-    return torch.randn(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+WALKS = {
+    "value": (value_transition, last_writers_of_a_value),
+    "key": (key_transition, last_writers_of_a_key),
+}
 
 
 def brute_force(model, reference, from_site, to_site):
@@ -156,6 +161,25 @@ def test_any_mask_is_the_chain_with_those_blocks_left_out(off, site):
     assert relative(got.vector, running.mean((0, 1))) < 1e-10
 
 
+@settings(max_examples=15, deadline=None)
+@given(off=st.frozensets(st.integers(0, 3)), site=st.integers(0, 4))
+def test_any_masked_key_is_the_gradient_with_those_blocks_held_still(off, site):
+    toy = MixingToy()
+    tokens = torch.randint(0, 101, (2, 5), generator=torch.Generator().manual_seed(6))
+    reference = ReferenceSample(tokens=tokens, origin="test", skip_first=1)
+    k = vector(5)
+    start = toy.embed(tokens).requires_grad_()
+    h = start
+    for block in range(site):
+        added = toy.block(block, h)
+        h = h + (added.detach() if block in off else added)
+    (mean(reference, h) @ k).backward()
+    expected = start.grad[:, reference.included].sum((0, 1))
+    got = key_transition(toy, reference, k, site, off=off)
+    assert relative(got.vector, expected) < 1e-10
+    assert not bool(got.steps[sorted(off)].any())
+
+
 @pytest.mark.parametrize("transition", ["full", "first-order"])
 def test_all_blocks_off_is_the_feature_itself(tiny, reference, transition):
     v, everything = vector(24), frozenset(range(tiny.n_blocks))
@@ -172,25 +196,53 @@ def test_identity_is_the_feature_itself(tiny, reference):
     )
 
 
-@pytest.mark.parametrize("transition", ["full", "first-order"])
-def test_the_steps_and_the_direct_part_add_up(architecture, tiny, reference, transition):
-    v, off = vector(24), frozenset({2, 3})
-    for walk, site in ((value_transition, 1), (key_transition, tiny.n_blocks - 1)):
-        got = walk(tiny, reference, v, site, transition=transition, off=off)
-        assert relative(got.direct + got.steps.sum(0), got.vector) < 1e-12
-        assert not bool(got.steps[sorted(off)].any())
+def assert_steps(got, expected, bound):
+    for k, (one, other) in enumerate(zip(got, expected, strict=True)):
+        assert float((one - other).norm()) <= bound, k
 
 
-def test_first_order_is_the_feature_and_each_blocks_response_to_it(tiny, reference):
-    v, site = vector(24), 2
-    got = value_transition(tiny, reference, v, site, transition="first-order")
-    recording = Linearization(tiny, reference.tokens, forward_mode=True)
-    positions = Positions(reference.included.start, reference.included.stop)
-    spread = positions.spread(v[None], recording.shape)
-    for k in range(tiny.n_blocks):
-        response = recording.blocks[k].jvp(spread)[:, reference.included].mean((0, 1))
-        expected = response if k >= site else torch.zeros_like(response)
-        assert float((got.steps[k] - expected).norm()) < 1e-5 * float(response.norm())
+@pytest.mark.parametrize("off", [frozenset(), frozenset({2, 3})], ids=["all on", "2 and 3 off"])
+@pytest.mark.parametrize("side", WALKS)
+def test_a_step_is_what_the_stream_moves_more_behind_its_block(
+    architecture, tiny, reference, side, off
+):
+    walk, oracle = WALKS[side]
+    v = vector(24)
+    for site in (1, tiny.n_blocks - 1):
+        got = walk(tiny, reference, v, site, off=off)
+        expected = oracle(tiny, reference, v, site, off)
+        assert_steps(got.steps, expected, tolerance(architecture) * float(got.vector.norm()))
+        on = set(range(site, tiny.n_blocks) if side == "value" else range(site)) - off
+        assert {k for k, step in enumerate(got.steps) if bool(step.any())} == on
+        assert relative(got.direct, v) < 1e-12
+
+
+@pytest.mark.parametrize("side", WALKS)
+@pytest.mark.parametrize("site", range(5))
+def test_the_toys_steps_are_those_of_its_stream(toy, short, side, site):
+    walk, oracle = WALKS[side]
+    got, expected = walk(toy, short, vector(5), site), oracle(toy, short, vector(5), site)
+    assert_steps(got.steps, expected, 1e-12 * float(got.vector.norm()))
+
+
+def test_first_order_is_the_feature_and_each_blocks_response_to_it(architecture, tiny, reference):
+    v, site, off = vector(24), 2, frozenset({4})
+    value = value_transition(tiny, reference, v, site, transition="first-order", off=off)
+    key = key_transition(tiny, reference, v, 5, transition="first-order", off=off)
+    bound = tolerance(architecture) * float(value.vector.norm())
+    sites, written = tiny.sites(reference.tokens), spread(reference, v)
+    responses, answers = torch.zeros_like(value.steps), torch.zeros_like(key.steps)
+    for k in set(range(tiny.n_blocks)) - off:
+        if k >= site:
+            responses[k] = mean(reference, push(lambda x, k=k: tiny.block(k, x), sites[k], written))
+        if k < 5:
+            x = sites[k].detach().requires_grad_()
+            (mean(reference, tiny.block(k, x)) @ v).backward()
+            answers[k] = x.grad[:, reference.included].sum((0, 1))
+    assert_steps(value.steps, responses, bound)
+    assert_steps(key.steps, answers, bound)
+    assert relative(value.direct, v) < 1e-12
+    assert relative(key.direct, v) < 1e-12
 
 
 def test_a_functional_pulled_back_reads_every_site(architecture, tiny, reference):
@@ -226,15 +278,22 @@ def test_relative_variance_is_that_of_the_tokens_vectors(toy, short):
 
 
 def test_a_linearised_final_norm_is_inside_the_mean(toy, short):
-    v, kept = vector(5), short.included
-    tangent = torch.zeros(*short.tokens.shape, 5, dtype=torch.float64)
-    tangent[:, kept] = v
-    h = toy.run(toy.embed(short.tokens), 0, 1)
-    each = torch.func.jvp(lambda x: toy.final_norm(toy.run(x, 1)), (h,), (tangent,))[1]
-    got = value_transition(toy, short, v, 1, linearize_final_norm=True)
+    v, site = vector(5), 1
+    h = toy.run(toy.embed(short.tokens), 0, site)
+
+    def normed(tangent):
+        return mean(short, push(toy.final_norm, toy.run(h, site), tangent))
+
+    got = value_transition(toy, short, v, site, linearize_final_norm=True)
     assert got.normed
-    assert relative(got.vector, each[:, kept].mean((0, 1))) < 1e-10
-    assert relative(got.direct + got.steps.sum(0), got.vector) < 1e-12
+    whole = push(lambda x: toy.final_norm(toy.run(x, site)), h, spread(short, v))
+    assert relative(got.vector, mean(short, whole)) < 1e-10
+    assert relative(got.direct, normed(spread(short, v))) < 1e-10
+    moved = [
+        normed(push(lambda x, last=last: toy.run(x, site, last), h, spread(short, v)))
+        for last in range(site, toy.n_blocks + 1)
+    ]
+    assert_steps(got.steps[site:], torch.stack(moved).diff(dim=0), 1e-10)
 
 
 def test_a_norm_in_front_of_a_key_carries_its_own_jacobian(toy, short):
