@@ -37,7 +37,16 @@ from lens_core.readout import (
 )
 from lens_core.reference import reference_center
 from lens_core.search import TRANSITION_OF, Lens, search
-from lens_core.transport import SIDES, Method, Settings, Side, Transport
+from lens_core.transport import (
+    SIDES,
+    Method,
+    Settings,
+    Side,
+    Transport,
+    carried_by,
+    site_of,
+    vectors_of,
+)
 from lens_core.vocabulary import Vocabulary
 
 __all__ = [
@@ -162,7 +171,7 @@ class QueryLens:
     def _side(
         self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
     ) -> SideSignature:
-        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        start = vectors_of(side, dictionary)[feature]
         carried = self.transport.carry(side, dictionary, feature, settings)
         if settings.transition == "first-order":
             first_order = carried
@@ -240,9 +249,8 @@ class QueryLens:
             or self.transport.obstacle(side, dictionary, settings) is not None
         ):
             return []
-        site = dictionary.write_site if side == "value" else dictionary.read_site
-        matrices = operators.halves(side, site)
-        return [matrix @ start if side == "value" else start @ matrix for matrix in matrices]
+        matrices = operators.halves(side, site_of(side, dictionary))
+        return [carried_by(side, matrix, start) for matrix in matrices]
 
     def _jaccard(self, half_scores: list[Float[Tensor, " d_vocab"]]) -> float | None:
         if len(half_scores) < 2:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,6 +85,11 @@ class MLPWeights:
 def block_name(k: int) -> str:
     """`attn.3` for block 6, `mlp.3` for block 7."""
     return f"{'mlp' if k % 2 else 'attn'}.{k // 2}"
+
+
+def block_names(blocks: Iterable[int]) -> list[str]:
+    """The names of several blocks, in the order of the stream."""
+    return [block_name(k) for k in sorted(blocks)]
 
 
 def block_index(name: str, n_layers: int) -> int:

@@ -26,7 +26,7 @@ from lens_core.errors import UsageError
 from lens_core.model import block_name
 from lens_core.readout import embed_centered_cosine, top_k
 from lens_core.transition import Transported
-from lens_core.transport import Settings, Side
+from lens_core.transport import Settings, Side, vectors_of
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens
@@ -77,21 +77,23 @@ def paths(
     path, off = transport.path(side, dictionary), transport.off(side, dictionary, settings)
     total = direction @ carried.vector
     contributions: Tensor | None
-    if chosen == "first-reader" and transport.method(dictionary, settings) == "direct":
+    if len(off) == len(path):
+        contributions = carried.direct.new_zeros(lens.model.n_blocks, lens.model.d_model)
+        parts = contributions @ direction
+    elif chosen == "first-reader" and transport.method(dictionary, settings) == "direct":
         contributions = None
-        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        start = vectors_of(side, dictionary)[feature]
         read = transport.read_back(side, direction) @ start
         parts = read[:-1] - read[1:] if side == "value" else read[1:] - read[:-1]
     else:
-        if chosen == "first-reader":
-            contributions = transport.first_readers(side, dictionary, feature)
-        else:
-            if chosen == "last-writer":
-                carried = transport.carry(
-                    side, dictionary, feature, replace(settings, method="direct")
-                )
-            assert carried.steps is not None
-            contributions = carried.steps
+        if chosen == "last-writer":
+            directly = replace(settings, method="direct")
+            carried = transport.carry(side, dictionary, feature, directly)
+        contributions = carried.steps
+        if contributions is None:
+            contributions = transport.contributions(
+                side, dictionary, feature, settings.transition, off
+            )
         parts = contributions @ direction
     tokens = _favoured(lens, side, carried.direct, contributions, normed=carried.normed)
     rows = [PathShare("direct", _ratio(direction @ carried.direct, total), True, *tokens[-1])]
@@ -111,14 +113,11 @@ def _choose(
     settings: Settings,
     split: Split | None,
 ) -> Split:
-    off = lens.transport.off(side, dictionary, settings)
     if settings.transition != "full":
         if split is not None:
             raise UsageError(
-                f"a {settings.transition} transition has one split only: leave --split out"
+                f"the {settings.transition} transition has one split only: leave --split out"
             )
-        return "first-order"
-    if len(off) == len(lens.transport.path(side, dictionary)):
         return "first-order"
     obstacle = lens.transport.obstacle(side, dictionary, settings)
     if split == "first-reader" and obstacle is not None:

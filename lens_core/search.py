@@ -21,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.dictionary import FeatureDictionary
-from lens_core.errors import OperatorError, UsageError
+from lens_core.errors import UsageError
 from lens_core.readout import top_k
 from lens_core.transition import Transition
-from lens_core.transport import Settings, Side
+from lens_core.transport import Settings, Side, carried_by, vectors_of
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens
@@ -106,16 +106,7 @@ def _matrix(
 ) -> Float[Tensor, "d_model d_model"] | None:
     if kind == "logit":
         return None
-    operators = lens.transport.operators
-    if operators is None:
-        raise OperatorError(
-            f"search with the {kind} lens needs operators: run `qlens build` first, "
-            "or use --lens logit"
-        )
-    site = dictionary.write_site if side == "value" else dictionary.read_site
-    if kind == "first-order":
-        return operators.first_order(side, site)
-    return operators.value(site) if side == "value" else operators.key(site)
+    return lens.transport.matrix(side, dictionary, TRANSITION_OF[kind])
 
 
 def _scales(
@@ -126,11 +117,8 @@ def _scales(
     def compute() -> dict[str, Tensor]:
         matrix = _matrix(lens, dictionary, side, kind)
         parts = []
-        vectors = dictionary.values if side == "value" else dictionary.keys
-        for chunk in torch.split(vectors, _ROWS_AT_ONCE):
-            carried = chunk
-            if matrix is not None:
-                carried = chunk @ (matrix.T if side == "value" else matrix)
+        for chunk in torch.split(vectors_of(side, dictionary), _ROWS_AT_ONCE):
+            carried = chunk if matrix is None else carried_by(side, matrix, chunk)
             scale = lens.final_norm.scale(carried) if side == "value" else carried.norm(dim=-1)
             parts.append(scale)
         return {"scales": torch.cat(parts)}

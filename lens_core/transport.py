@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lens_core.dictionary import FeatureDictionary, read_function, write_function
 from lens_core.errors import OperatorError, UsageError
-from lens_core.model import ResidualModel, block_name
+from lens_core.model import ResidualModel
 from lens_core.operators import Operators
 from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache
@@ -53,6 +53,25 @@ class Settings:
 
     def with_transition(self, transition: Transition) -> Settings:
         return replace(self, transition=transition)
+
+
+def vectors_of(side: Side, dictionary: FeatureDictionary) -> Float[Tensor, "n_features d_model"]:
+    """What is carried: the values (decoder rows) or the keys (encoder columns)."""
+    return dictionary.values if side == "value" else dictionary.keys
+
+
+def site_of(side: Side, dictionary: FeatureDictionary) -> int:
+    """Where the walk starts: the site that the dictionary writes to, or reads."""
+    return dictionary.write_site if side == "value" else dictionary.read_site
+
+
+def carried_by(
+    side: Side,
+    matrix: Float[Tensor, "d_model d_model"],
+    vectors: Float[Tensor, "*many d_model"],
+) -> Float[Tensor, "*many d_model"]:
+    """`matrix v` for values, `k^T matrix` for keys."""
+    return vectors @ (matrix.T if side == "value" else matrix)
 
 
 class Transport:
@@ -132,7 +151,7 @@ class Transport:
         self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
     ) -> Transported:
         """The feature's vector, transported and averaged."""
-        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        start = vectors_of(side, dictionary)[feature]
         off = self.off(side, dictionary, settings)
         norm = self.norm(side, dictionary, settings)
         linearize = side == "value" and settings.final_norm == "linearize"
@@ -142,50 +161,58 @@ class Transport:
             return Transported(start, start, steps, 0.0)
         if self.method(dictionary, settings) == "direct":
             return self._direct(side, dictionary, feature, settings)
-        assert self.operators is not None
-        site = dictionary.write_site if side == "value" else dictionary.read_site
-        if settings.transition == "first-order":
-            steps = self._responses(side, dictionary, start, off)
-            return Transported(start + steps.sum(0), start, steps, None)
-        if side == "value":
-            vector = self.operators.value(site) @ start
-        else:
-            vector = start @ self.operators.key(site)
-        return Transported(vector, start, None, None)
+        matrix = self.matrix(side, dictionary, settings.transition, off)
+        return Transported(carried_by(side, matrix, start), start, None, None)
 
-    def _responses(
+    def matrix(
         self,
         side: Side,
         dictionary: FeatureDictionary,
-        start: Float[Tensor, " d_model"],
+        transition: Transition,
+        off: frozenset[int] = frozenset(),
+    ) -> Float[Tensor, "d_model d_model"]:
+        """The operator of a transition; `off` is for first order only.
+
+        Raises:
+            OperatorError: there are no operators yet.
+        """
+        if self.operators is None:
+            raise OperatorError(
+                "no operators for this model and reference: run `qlens build` first, "
+                "or search with --lens logit"
+            )
+        site = site_of(side, dictionary)
+        if transition == "first-order":
+            return self.operators.first_order(side, site, off)
+        return self.operators.value(site) if side == "value" else self.operators.key(site)
+
+    def contributions(
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        feature: int,
+        transition: Transition,
         off: frozenset[int],
     ) -> Float[Tensor, "blocks d_model"]:
+        """What each block adds, by operators: responses at first order, else first readers."""
         assert self.operators is not None
-        steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
-        for k in self.path(side, dictionary):
-            if k not in off:
-                matrix = self.operators.response(k)
-                steps[k] = matrix @ start if side == "value" else start @ matrix
-        return steps
-
-    def first_readers(
-        self, side: Side, dictionary: FeatureDictionary, feature: int
-    ) -> Float[Tensor, "blocks d_model"]:
-        """`(T[in_k] - T[out_k]) v`: all that starts with block `k` reading the feature."""
-        assert self.operators is not None
-        start = (dictionary.values if side == "value" else dictionary.keys)[feature]
+        start = vectors_of(side, dictionary)[feature]
         path = self.path(side, dictionary)
-        steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
-        carried = [
-            self.operators.value(site) @ start
-            if side == "value"
-            else start @ self.operators.key(site)
+        found = start.new_zeros(self.model.n_blocks, self.model.d_model)
+        if transition == "first-order":
+            for k in path:
+                if k not in off:
+                    found[k] = carried_by(side, self.operators.response(k), start)
+            return found
+        at_site = self.operators.value if side == "value" else self.operators.key
+        carried = {
+            site: carried_by(side, at_site(site), start)
             for site in range(path.start, path.stop + 1)
-        ]
-        for at, k in enumerate(path):
-            before, after = carried[at], carried[at + 1]
-            steps[k] = before - after if side == "value" else after - before
-        return steps
+        }
+        for k in path:
+            step = carried[k] - carried[k + 1]
+            found[k] = step if side == "value" else -step
+        return found
 
     def _direct(
         self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
@@ -193,7 +220,7 @@ class Transport:
         off = self.off(side, dictionary, settings)
         norm = self.norm(side, dictionary, settings)
         linearize = side == "value" and settings.final_norm == "linearize"
-        site = dictionary.write_site if side == "value" else dictionary.read_site
+        site, start = site_of(side, dictionary), vectors_of(side, dictionary)[feature]
 
         def compute() -> dict[str, Any]:
             common: dict[str, Any] = {
@@ -204,12 +231,12 @@ class Transport:
             }
             if side == "value":
                 found = value_transition(
-                    self.model, self.reference, dictionary.values[feature], site,
+                    self.model, self.reference, start, site,
                     write_norm=norm, linearize_final_norm=linearize, **common,
                 )  # fmt: skip
             else:
                 found = key_transition(
-                    self.model, self.reference, dictionary.keys[feature], site,
+                    self.model, self.reference, start, site,
                     read_norm=norm, **common,
                 )  # fmt: skip
             return {
@@ -284,10 +311,6 @@ class Transport:
             else value
             for name, value in kept.items()
         }
-
-    def names(self, blocks: frozenset[int]) -> list[str]:
-        """The blocks' names in the order of the stream."""
-        return [block_name(k) for k in sorted(blocks)]
 
 
 SIDES: tuple[Side, Side] = ("value", "key")

@@ -45,6 +45,8 @@ class Qlens(click.Group):
             if ending is None:
                 raise
             line, status = ending
+            if isinstance(error, click.Abort) and error.__context__ is not None:
+                click.echo(err=True)  # the prompt was left in the middle of its line
             output.note(line)
         sys.exit(status if isinstance(status, int) else 0)
 

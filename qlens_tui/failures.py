@@ -29,6 +29,9 @@ def explained(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, LensError):
         return str(error), error.exit_code
     if isinstance(error, click.Abort):
+        # click hides a Ctrl-C at a prompt behind what "no" and the end of input give too.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return "interrupted: nothing was changed", InterruptionError.exit_code
         return "nothing was changed", 1
     if isinstance(error, click.UsageError):
         where = "" if error.ctx is None else f" (see `{error.ctx.command_path} --help`)"

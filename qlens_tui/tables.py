@@ -7,6 +7,7 @@ words say already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qlens_tui.documents import FeatureReport, Paths
+from qlens_tui.documents import FeatureReport, Paths, computed_on
 from qlens_tui.printing import Output
 from qlens_tui.text import cells, fit, token_label, visible
 
@@ -47,12 +48,17 @@ def feature_tables(report: FeatureReport, output: Output) -> Iterator[Renderable
 
 def number(value: float) -> str:
     """A score in at most 8 columns; as many places as its size needs."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         return "n/a"
     size = abs(value)
     if size != 0 and not 1e-3 <= size < 1e5:
         return f"{value:.1e}"
     return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def share(value: float) -> str:
+    """A part of one in percent; of a feature of length zero there are no parts."""
+    return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
 
 
 def plain_table() -> Table:
@@ -74,19 +80,22 @@ class _Page:
         return Text(fit(shown, width, ellipsis=self._ellipsis).rstrip(" "))
 
     def header(self, report: FeatureReport) -> Iterator[Text]:
+        from lens_core.model import block_names
+
         session, signature = report.session, report.signature
         settings, reference = signature.settings, session.reference
         name = f"{signature.layer}:{signature.feature}"
         yield Text.assemble(
             (name, "bold"),
             f"  {self.visible(report.dictionary.name)}  {self.visible(session.model.name)}",
+            f"  {' '.join(computed_on(session).values())}",
         )
         yield Text(
             f"{settings.transition} transition, {signature.method} method, "
             f"{settings.convention} convention, final norm: {settings.final_norm}"
         )
         if settings.off:
-            yield Text(f"off: {', '.join(session.lens.transport.names(settings.off))}")
+            yield Text(f"off: {', '.join(block_names(settings.off))}")
         skipped = ""
         if reference.skip_first or reference.skip_last:
             skipped = f", without the first {reference.skip_first} and last {reference.skip_last}"
@@ -143,7 +152,7 @@ class _Page:
         table.add_column("share", justify="right", min_width=6)
         table.add_column("tokens")
         for row in [ends["direct"], *kept, *([ends["bias"]] if "bias" in ends else [])]:
-            table.add_row(row.block, f"{100 * row.share:+.1f}%", self._tokens(row))
+            table.add_row(row.block, share(row.share), self._tokens(row))
         of = f"{sum(row.on for row in blocks)} of {len(blocks)} blocks on"
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
         title = f"  {side}: {paths.split} split, {of}{rest}"

@@ -2,14 +2,13 @@
 
 A build is a list of units, each written whole, so it may be stopped at any time and
 run again; `--shard I/N` computes every N-th unit. Whoever finds all units present
-puts them together.
+puts them together: all look, one after the other, so the last one does.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +68,9 @@ def build(
         _result(output, as_json, finished.directory, 0, start)
         return
     passes = _build(output, session, shard)
-    done = _finish(output, session, shard[1])
-    if not done:
-        _name_missing(output, session.operators_directory, shard[1])
+    missing = _finish(output, session)
+    if missing:
+        _name_missing(output, session.operators_directory, missing, shard[1])
     _result(output, as_json, session.operators_directory, passes, start)
 
 
@@ -109,14 +108,18 @@ def merge(
         output.note("the operators are complete: nothing to merge")
         _result(output, as_json, finished.directory, 0, start)
         return
-    from lens_core.building import assemble, import_units
+    from lens_core.building import import_units
 
     directory = session.operators_directory
     for place in directories:
         brought = import_units(_source(place, directory), directory)
         output.note(f"{counted(brought, 'unit')} from {place}")
-    if not _finish(output, session, 1):
-        assemble(directory)  # says what is missing
+    missing = _finish(output, session)
+    if missing:
+        raise OperatorError(
+            f"{counted(len(missing), 'unit')} missing in {directory}: run the other shards of "
+            "`qlens build` first, or name their directories"
+        )
     _result(output, as_json, directory, 0, start)
 
 
@@ -154,33 +157,29 @@ def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
     return total - there
 
 
-def _finish(output: Output, session: Session, of: int) -> bool:
-    """Put the units together if all are there; False where units are missing."""
+def _finish(output: Output, session: Session) -> list[Unit]:
+    """Put the units together if all are there, or return those that are missing.
+
+    Of several that end together each waits for the lock and looks again under it, so that
+    the last one finds every unit.
+    """
     from lens_core.building import assemble
-    from lens_core.plan import is_complete, missing_units
+    from lens_core.plan import is_complete, missing_units, read_manifest
     from lens_core.store import build_lock
 
     directory = session.operators_directory
-    with ExitStack() as held:
-        try:
-            held.enter_context(build_lock(directory / "locks" / "assemble"))
-        except StoreError as error:
-            # Shards that end at the same moment: one of them assembles for all.
-            output.note(str(error))
-            return True
-        if is_complete(directory):
-            return True
-        plan = _begun(directory)
-        if plan is None or missing_units(directory):
-            return False
-        if of > 1:
-            _demand_space(directory, plan.bytes_while_building)
-        output.step("putting the units together")
-        try:
-            assemble(directory)
-        except KeyboardInterrupt as error:
-            raise _interrupted(directory) from error
-        return True
+    output.step("putting the units together")
+    try:
+        with build_lock(directory / "locks" / "assemble", wait=True):
+            if is_complete(directory):
+                return []
+            missing = missing_units(directory)
+            if not missing:
+                _demand_space(directory, read_manifest(directory).bytes_while_building)
+                assemble(directory)
+            return missing
+    except KeyboardInterrupt as error:
+        raise _interrupted(directory) from error
 
 
 def _interrupted(directory: Path) -> InterruptionError:
@@ -193,13 +192,11 @@ def _interrupted(directory: Path) -> InterruptionError:
     )
 
 
-def _name_missing(output: Output, directory: Path, of: int) -> None:
-    from lens_core.plan import missing_units
+def _name_missing(output: Output, directory: Path, missing: list[Unit], of: int) -> None:
+    from lens_core.plan import read_manifest
 
-    plan = _begun(directory)
-    assert plan is not None
-    missing = set(missing_units(directory))
-    shards = sorted({at % of + 1 for at, unit in enumerate(plan.units()) if unit in missing})
+    units = read_manifest(directory).units()
+    shards = sorted({units.index(unit) % of + 1 for unit in missing})
     shown = ", ".join(f"--shard {number}/{of}" for number in shards[:8])
     output.note(
         f"this shard is done; {counted(len(missing), 'unit')} of {shown}"
@@ -242,16 +239,24 @@ def size_of(directory: Path) -> int:
 def _source(place: Path, directory: Path) -> Path:
     from lens_core.plan import is_complete
 
-    for candidate in (place, place / "operators" / directory.name, place / directory.name):
-        if _begun(candidate) is not None:
-            if is_complete(candidate):
-                raise OperatorError(
-                    f"{candidate} holds finished operators, not shards: copy it to {directory}, "
-                    "or set QLENS_SHARED_CACHE to its cache directory"
-                )
-            return candidate
+    ours = directory.name
+    for candidate in (place, place / "operators" / ours, place / ours):
+        plan = _begun(candidate)
+        if plan is None:
+            continue
+        if plan.fingerprint != ours:
+            raise OperatorError(
+                f"{candidate} holds operators of another model, reference, dtype or version: "
+                "give shards of the same configuration and versions"
+            )
+        if is_complete(candidate):
+            raise OperatorError(
+                f"{candidate} holds finished operators, not shards: copy it to {directory}, "
+                "or set QLENS_SHARED_CACHE to its cache directory"
+            )
+        return candidate
     raise OperatorError(
-        f"{place} holds no shard of these operators ({directory.name[:12]}...): give another "
+        f"{place} holds no shard of these operators ({ours[:12]}...): give another "
         "machine's cache directory, built from the same configuration and versions"
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lens_core.transport import Side
 
 _TOKENS = 5
+_RANKED_BY = "paper", "apply"  # what operators answer: convention and final norm
 
 
 @click.command(cls=Command, short_help="Find the features for one token.")
@@ -78,9 +79,8 @@ def search(
     )  # fmt: skip
     vocabulary = session.lens.vocabulary
     wanted = vocabulary.id_of(token) if token is not None else vocabulary.check(token_id or 0)
-    if lens != "logit" and (session.settings.convention, session.settings.final_norm) != (
-        "paper", "apply",
-    ):  # fmt: skip
+    asked = session.settings.convention, session.settings.final_norm
+    if lens != "logit" and asked != _RANKED_BY:
         output.note(
             "search uses operators: convention paper, final norm apply, whatever the config says"
         )
@@ -93,13 +93,16 @@ def search(
     searched = session.lens.dictionaries.layers if layers is None else layers
     text = vocabulary.text(wanted)
     if as_json:
-        from qlens_tui.documents import reference_document
+        from qlens_tui.documents import computed_on, reference_document
 
         output.document(
             {
                 "model": session.model.name,
                 "model_fingerprint": session.model.fingerprint,
                 "reference": reference_document(session),
+                **computed_on(session),
+                "convention": _RANKED_BY[0],
+                "final_norm": _RANKED_BY[1],
                 "token": {"id": wanted, "text": text},
                 "side": side,
                 "lens": lens,

