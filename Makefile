@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/qlens show smollm2-neurons 2:1279 -k 8
-	$(BIN)/qlens show smollm2-neurons 6:1157 -k 8
+	$(BIN)/qlens show smollm2-neurons 6:35 -k 8
+	$(BIN)/qlens show smollm2-neurons 6:524 -k 8
 
 test: setup
 	$(BIN)/python -m pytest

@@ -1,7 +1,7 @@
 """Query Lens on sparse features: the method, usable from a notebook.
 
     session = open_session(load_config("smollm2-neurons"))
-    session.lens.signature(6, 1157)
+    session.lens.signature(6, 35)
 
 Names are imported on first use, so that `import lens_core` stays instant.
 """

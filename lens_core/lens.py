@@ -128,6 +128,8 @@ class QueryLens:
         self.dictionaries = dictionaries
         self.vocabulary = vocabulary
         self.k = min(k, self.model.d_vocab)
+        # One number per feature for each side and lens that was searched.
+        self.scales: dict[tuple[Side, Lens, str], Tensor] = {}
         # The last layer looked at: its features are walked one after another.
         self._activity: tuple[str, int, FeatureActivity] | None = None
 

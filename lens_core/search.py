@@ -123,6 +123,8 @@ def _scales(
             parts.append(scale)
         return {"scales": torch.cat(parts)}
 
-    asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
-    scales: Tensor = lens.transport.cached(asked, compute)["scales"]
-    return scales
+    place = side, kind, dictionary.sha256
+    if place not in lens.scales:
+        asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
+        lens.scales[place] = lens.transport.cached(asked, compute)["scales"]
+    return lens.scales[place]

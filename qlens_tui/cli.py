@@ -87,7 +87,7 @@ def cli() -> None:
     \b
     Examples:
       qlens doctor smollm2-neurons
-      qlens show smollm2-neurons 6:1157
+      qlens show smollm2-neurons 6:35
       qlens build smollm2-neurons
       qlens search smollm2-neurons " trade"
     """

@@ -75,7 +75,7 @@ def show(
 
     \b
     Examples:
-      qlens show smollm2-neurons 6:1157
+      qlens show smollm2-neurons 6:35
       qlens show gpt2-small-32k 8:1279 --off attn.9,mlp.10 --off mlp.11
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
     """
