@@ -156,7 +156,10 @@ class _Page:
         of = f"{sum(row.on for row in blocks)} of {len(blocks)} blocks on"
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
         title = f"  {side}: {paths.split} split, {of}{rest}"
-        return Group(Text.assemble(("PATHS", "bold"), title), table)
+        parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
+        if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
+            parts.append(Text("blocks' tokens: after `qlens build`, or with --split last-writer"))
+        return Group(*parts)
 
     def _tokens(self, row: PathShare) -> Text:
         labels = [token_label(token, ascii_only=self._ascii) for token in row.tokens]
