@@ -157,7 +157,9 @@ class _Page:
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
         title = f"  {side}: {paths.split} split, {of}{rest}"
         parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
-        if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
+        # A feature of length zero has no shares, and no build would give its blocks tokens.
+        counted = [row for row in kept if math.isfinite(row.share)]
+        if counted and paths.split == "first-reader" and not any(row.tokens for row in counted):
             parts.append(Text("blocks' tokens: after `qlens build`, or with --split last-writer"))
         return Group(*parts)
 

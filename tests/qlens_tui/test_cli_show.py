@@ -86,6 +86,13 @@ def test_contexts_are_places_in_the_reference(place: Workplace) -> None:
         assert context["before"] + context["token"] + context["after"] in text
 
 
+def test_paths_without_block_tokens_say_how_to_get_them(place: Workplace) -> None:
+    hint = "blocks' tokens: after `qlens build`"
+    assert hint in place.run("show", place.config, "1:3", "--method", "direct").stdout
+    split = place.run("show", place.config, "1:3", "--method", "direct", "--split", "last-writer")
+    assert hint not in split.stdout
+
+
 def test_paths_can_be_left_out(place: Workplace) -> None:
     assert "paths" not in place.document("show", place.config, "1:3", "--no-paths")
 
