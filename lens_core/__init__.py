@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lens_core.atlas_files import read_atlas
     from lens_core.config import load_config
     from lens_core.dictionary import FeatureDictionary, load_dictionary
     from lens_core.errors import LensError
@@ -35,6 +36,7 @@ _HOME = {
     "load_config": "config",
     "load_dictionary": "dictionary",
     "open_session": "session",
+    "read_atlas": "atlas_files",
     "value_transition": "transition",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "load_config",
     "load_dictionary",
     "open_session",
+    "read_atlas",
     "value_transition",
 ]
 

@@ -35,7 +35,8 @@ from lens_core.dictionary import (
     ln2_module,
     refuse_non_finite,
 )
-from lens_core.errors import DictionaryError
+from lens_core.errors import DictionaryError, StoreError
+from lens_core.store import verify_checksums
 
 Facts = dict[str, str | int | float | bool]
 
@@ -61,6 +62,11 @@ class _Source:
     entry: Release | None = None
 
     @property
+    def short_name(self) -> str:
+        """For a screen: a folder by its last two parts (the provenance has all of it)."""
+        return self.name if self.release else "/".join(Path(self.folder).parts[-2:])
+
+    @property
     def repository(self) -> str:
         return self.entry.repository if self.entry else self.release or ""
 
@@ -77,6 +83,10 @@ class _Source:
     def configuration(self) -> dict[str, Any]:
         """As saved, before SAELens fills in or drops anything."""
         if self.release is None:
+            try:
+                verify_checksums(Path(self.folder))
+            except StoreError as error:
+                raise DictionaryError(f"{error}; get the folder again") from error
             return read_cfg(Path(self.folder))
         from sae_lens.loading import pretrained_sae_loaders as readers
 
@@ -279,7 +289,7 @@ def _assembled(
     keys, bias = placed["keys"], placed["encoder_bias"]
     activate = activation(placed, int(sae.cfg.k) if architecture == "topk" else None)
     return FeatureDictionary(
-        name=source.name,
+        name=source.short_name,
         kind="sae" if kind == "sae" else "transcoder",
         layer=found.layer,
         keys=keys,

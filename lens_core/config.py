@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -94,7 +95,8 @@ def _is_line(value: object) -> bool:
 _LINE = _Rule("a non-empty string on one line", _is_line)
 _MODEL = _Rule("a Hugging Face id, a local directory or package:PACKAGE/FILE.gguf", _is_line)
 _KIND = _one_of("sae", "transcoder", "neurons")
-_PATH = _Rule("a path", lambda v: isinstance(v, Path) or _is_line(v))
+_PACKAGE = "package:"
+_PATH = _Rule("a path or package:PACKAGE/FOLDER", lambda v: isinstance(v, Path) or _is_line(v))
 _LAYERS = _Rule('"all" or a list of distinct layer numbers, at least one', _is_layers)
 _SOURCE = _Rule(_SOURCES, _is_source)
 _FLAG = _Rule("true or false", lambda v: isinstance(v, bool))
@@ -146,8 +148,8 @@ class ModelConfig(_Section):
     revision: str = _setting(_LINE, "main")
 
     def check_together(self) -> None:
-        if self.name.startswith("package:"):
-            package, _, file = self.name.removeprefix("package:").partition("/")
+        if self.name.startswith(_PACKAGE):
+            package, _, file = self.name.removeprefix(_PACKAGE).partition("/")
             if not (package.isidentifier() and file) or ".." in file.split("/"):
                 raise ConfigError(
                     f"[model].name must be package:PACKAGE/FILE, got {_shown(self.name)}"
@@ -434,12 +436,28 @@ def _resolved(values: dict[str, Any], base: Path) -> dict[str, Any]:
     if re.match(r"(\.{0,2}/|~|\.{1,2}$)", values.get("name", "")):
         resolved["name"] = str(_absolute(values["name"], base))
     if "path" in values:
-        resolved["path"] = _absolute(values["path"], base)
+        path = str(values["path"])
+        packaged = path.startswith(_PACKAGE)
+        resolved["path"] = _in_package(path) if packaged else _absolute(path, base)
     if "source" in values:
         source = ReferenceSource.parse(values["source"])
         if source.kind in ("text", "tokens"):
             resolved["source"] = f"{source.kind}:{_absolute(source.location, base)}"
     return resolved
+
+
+def _in_package(path: str) -> Path:
+    """`package:PACKAGE/FOLDER`: a folder that an installed package ships."""
+    package, _, folder = path.removeprefix(_PACKAGE).partition("/")
+    if not (package.isidentifier() and folder) or ".." in folder.split("/"):
+        raise ConfigError(f"[dictionary].path must be package:PACKAGE/FOLDER, got {_shown(path)}")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"[dictionary].path names the package {package}, which is not installed: "
+            f"pip install {package.replace('_', '-')}"
+        )
+    return Path(spec.origin).parent / folder
 
 
 def _absolute(path: str | Path, base: Path) -> Path:

@@ -10,6 +10,7 @@ and first order. Key scores are also given for a transported key of length one
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,11 +32,11 @@ from lens_core.readout import (
     embed,
     embed_centered_cosine,
     final_norm_of,
-    ranks,
     top_k,
     unembed,
 )
 from lens_core.reference import reference_center
+from lens_core.scoring import ranks_of
 from lens_core.search import TRANSITION_OF, Lens, search
 from lens_core.transport import (
     SIDES,
@@ -50,6 +51,7 @@ from lens_core.transport import (
 from lens_core.vocabulary import Vocabulary
 
 __all__ = [
+    "BottomLists",
     "DictionaryShelf",
     "Lens",
     "PathShare",
@@ -62,10 +64,14 @@ __all__ = [
 
 DictionaryLoader = Callable[[int], FeatureDictionary]
 
+_LENSES = 3
+# Logit Lens's, and that of the lenses that carry a vector first.
+_READOUTS = {"value": ("unembed", "unembed"), "key": ("embed", "embed_centered_cosine")}
+
 
 @dataclass(frozen=True)
 class TokenList:
-    """The best tokens of one lens on one side, best first.
+    """The tokens at one end of a ranking, from the end inwards: the best, or the worst.
 
     `unit_scores` are the scores of a (transported) key of length one, `None` on the value
     side. `moved` is how many ranks each token rose against Logit Lens.
@@ -80,8 +86,17 @@ class TokenList:
 
 
 @dataclass(frozen=True)
+class BottomLists:
+    """What one side is most against, under the three lenses: the worst tokens, worst first."""
+
+    logit_lens: TokenList
+    query_lens: TokenList
+    first_order: TokenList
+
+
+@dataclass(frozen=True)
 class SideSignature:
-    """One side of a feature under the three lenses.
+    """One side of a feature under the three lenses; `bottom` is `None` unless it was asked for.
 
     `stability` is the Jaccard similarity of Query Lens's lists from the two halves of the
     reference (`None` without operators, or where they do not answer); `relative_variance`
@@ -95,6 +110,7 @@ class SideSignature:
     transported_norm: float
     stability: float | None
     relative_variance: float | None
+    bottom: BottomLists | None = None
 
 
 @dataclass(frozen=True)
@@ -162,16 +178,39 @@ class QueryLens:
             )
         return dictionary
 
-    def signature(self, layer: int, feature: int, settings: Settings | None = None) -> Signature:
-        """Both sides of a feature under Logit Lens, Query Lens and first order."""
+    def with_k(self, k: int) -> QueryLens:
+        """This lens with lists of `k` tokens, on the same model, dictionaries and operators."""
+        for name in ("final_norm", "center", "rows"):
+            getattr(self, name)  # made once: the copy takes along what is there
+        other = copy.copy(self)
+        other.k = min(k, self.model.d_vocab)
+        return other
+
+    def signature(
+        self,
+        layer: int,
+        feature: int,
+        settings: Settings | None = None,
+        *,
+        bottom: bool = False,
+    ) -> Signature:
+        """Both sides of a feature under Logit Lens, Query Lens and first order.
+
+        `bottom` asks for the other ends of the rankings too.
+        """
         settings = settings or Settings()
         dictionary = self.dictionary(layer, feature)
         method = self.transport.method(dictionary, settings)
-        value, key = (self._side(side, dictionary, feature, settings) for side in SIDES)
+        value, key = (self._side(side, dictionary, feature, settings, bottom) for side in SIDES)
         return Signature(layer, feature, method, settings, value, key)
 
     def _side(
-        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        feature: int,
+        settings: Settings,
+        bottom: bool,
     ) -> SideSignature:
         start = vectors_of(side, dictionary)[feature]
         carried = self.transport.carry(side, dictionary, feature, settings)
@@ -180,21 +219,50 @@ class QueryLens:
         else:
             asked = settings.with_transition("first-order")
             first_order = self.transport.carry(side, dictionary, feature, asked)
-        halves = self._halves(side, dictionary, start, settings)
-        # One product with the vocabulary for all of them.
+        halves, stability = self._halves(side, dictionary, feature, settings)
         vectors = torch.stack([carried.vector, first_order.vector, *halves])
-        query, first, *half_scores = self.scores(side, vectors, normed=carried.normed)
-        plain = self.plain_scores(side, start)
-        plain_ranks = ranks(plain)
+        readings = self._readings(side, start, vectors, normed=carried.normed)
+        best = _outermost(readings, self.k)
+        lengths = [float(each.norm()) for each in (start, carried.vector, first_order.vector)]
+
+        def lists(ids: Int[Tensor, "lists k"], *, lowest: bool = False) -> list[TokenList]:
+            return [
+                self._token_list(side, readings, at, ids[at], lengths[at], lowest=lowest)
+                for at in range(_LENSES)
+            ]
+
+        worst = None
+        if bottom:
+            ids = _outermost(readings[:_LENSES], self.k, lowest=True)
+            worst = BottomLists(*lists(ids, lowest=True))
+        logit_lens, query_lens, first_order_lens = lists(best)
         return SideSignature(
-            logit_lens=self._token_list(side, plain, start, plain_ranks, plain=True),
-            query_lens=self._token_list(side, query, carried.vector, plain_ranks),
-            first_order=self._token_list(side, first, first_order.vector, plain_ranks),
-            norm=float(start.norm()),
-            transported_norm=float(carried.vector.norm()),
-            stability=self._jaccard(half_scores),
+            logit_lens=logit_lens,
+            query_lens=query_lens,
+            first_order=first_order_lens,
+            norm=lengths[0],
+            transported_norm=lengths[1],
+            stability=_jaccard(best[_LENSES:]) if halves else stability,
             relative_variance=carried.relative_variance,
+            bottom=worst,
         )
+
+    def _readings(
+        self,
+        side: Side,
+        start: Float[Tensor, " d_model"],
+        vectors: Float[Tensor, "n d_model"],
+        *,
+        normed: bool,
+    ) -> Float[Tensor, "readings d_vocab"]:
+        """`plain_scores` of `start`, then `scores` of each vector.
+
+        What this costs is reading the vocabulary: once for values, whose two readouts are one.
+        """
+        if side == "value" and not normed:
+            return self.scores(side, torch.cat([start[None], vectors]))
+        plain = self.plain_scores(side, start)[None]
+        return torch.cat([plain, self.scores(side, vectors, normed=normed)])
 
     def plain_scores(
         self, side: Side, start: Float[Tensor, " d_model"]
@@ -213,24 +281,26 @@ class QueryLens:
     def _token_list(
         self,
         side: Side,
-        scores: Float[Tensor, " d_vocab"],
-        vector: Float[Tensor, " d_model"],
-        plain_ranks: Int[Tensor, " d_vocab"],
+        readings: Float[Tensor, "readings d_vocab"],
+        at: int,
+        ids: Int[Tensor, " k"],
+        length: float,
         *,
-        plain: bool = False,
+        lowest: bool,
     ) -> TokenList:
-        ids, best = top_k(scores, self.k)
+        """The tokens `ids` at one end of reading `at`, of a vector of this length."""
+        found = readings[at, ids]
         unit = None
         if side == "key":
-            length = float(vector.norm())
-            unit = tuple((best / length if length else best * 0).tolist())
-        moved = plain_ranks[ids] - torch.arange(len(ids), device=ids.device)
-        readout = "unembed" if side == "value" else "embed" if plain else "embed_centered_cosine"
+            unit = tuple((found / length if length else found * 0).tolist())
+        place = torch.arange(len(ids), device=ids.device)
+        rank = readings.shape[1] - 1 - place if lowest else place
+        moved = ranks_of(readings[:1], ids[None])[0] - rank
         return TokenList(
-            readout,
+            _READOUTS[side][at > 0],
             tuple(ids.tolist()),
             tuple(self.vocabulary.texts(ids.tolist())),
-            tuple(best.tolist()),
+            tuple(found.tolist()),
             unit,
             tuple(moved.tolist()),
         )
@@ -239,26 +309,29 @@ class QueryLens:
         self,
         side: Side,
         dictionary: FeatureDictionary,
-        start: Float[Tensor, " d_model"],
+        feature: int,
         settings: Settings,
-    ) -> list[Float[Tensor, " d_model"]]:
-        """The feature carried by each half of the reference; none where operators do not say."""
+    ) -> tuple[list[Float[Tensor, " d_model"]], float | None]:
+        """The feature carried by each half of the reference, or its stability where it is stored.
+
+        Neither where operators do not say.
+        """
         operators = self.transport.operators
         if (
             operators is None
+            or not self.transport.has_operators(dictionary)
             or settings.transition != "full"
             or self.transport.off(side, dictionary, settings)
             or self.transport.obstacle(side, dictionary, settings) is not None
         ):
-            return []
+            return [], None
+        start = vectors_of(side, dictionary)[feature]
         matrices = operators.halves(side, site_of(side, dictionary))
-        return [carried_by(side, matrix, start) for matrix in matrices]
-
-    def _jaccard(self, half_scores: list[Float[Tensor, " d_vocab"]]) -> float | None:
-        if len(half_scores) < 2:
-            return None
-        one, other = (set(top_k(scores, self.k)[0].tolist()) for scores in half_scores)
-        return len(one & other) / len(one | other)
+        stored = operators.stability(side, dictionary.sha256, self.k)
+        return (
+            [carried_by(side, matrix, start) for matrix in matrices],
+            None if stored is None else float(stored[feature]),
+        )
 
     def paths(
         self,
@@ -345,6 +418,33 @@ class DictionaryShelf:
         while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._budget:
             del self._kept[next(iter(self._kept))]
         return dictionary
+
+
+def _outermost(
+    readings: Float[Tensor, "lists d_vocab"], k: int, *, lowest: bool = False
+) -> Int[Tensor, "lists k"]:
+    """The ids of the `k` best tokens of each reading, or of the `k` worst, from the end inwards.
+
+    Equal scores are in the order of their ids, which at the bottom reads backwards.
+    """
+    found, ids = readings.topk(min(k + 1, readings.shape[1]), largest=not lowest)
+    ids = ids[:, :k]
+    # A tie, where topk takes any, or a NaN, which is equal to nothing.
+    clear = found[:, 1:] < found[:, :-1] if not lowest else found[:, 1:] > found[:, :-1]
+    for row in (~clear.all(1)).nonzero().flatten().tolist():
+        scores = readings[row]
+        if lowest:
+            ids[row] = len(scores) - 1 - top_k(scores.flip(0), k, largest=False)[0]
+        else:
+            ids[row] = top_k(scores, k)[0]
+    return ids
+
+
+def _jaccard(ids: Int[Tensor, "halves k"]) -> float | None:
+    if len(ids) < 2:
+        return None
+    one, other = (set(each) for each in ids.tolist())
+    return len(one & other) / len(one | other)
 
 
 def _bytes(dictionary: FeatureDictionary) -> int:

@@ -44,6 +44,9 @@ class Operators:
     `k @ T_key[site]`.
     """
 
+    origin = "built"
+    has_blocks = True
+
     def __init__(
         self,
         directory: Path,
@@ -73,6 +76,20 @@ class Operators:
         self._verified: dict[int, dict[str, Tensor]] = {}
         self._first_order: dict[tuple[str, int], Tensor] = {}
         self._halves: dict[tuple[str, int], list[Tensor]] = {}
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of the matrices on disk."""
+        return DTYPES[self.plan.dtype]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the operators were made from."""
+        return self.plan.fingerprint
+
+    def covers(self, side: str, site: int) -> bool:
+        """Whether they carry the features of a dictionary at `site`: of every one."""
+        return True
 
     def value(self, site: int) -> Float[Tensor, "d_model d_model"]:
         """`T_value[site]`."""
@@ -130,6 +147,16 @@ class Operators:
             while len(self._halves) > _HALVES_KEPT:
                 del self._halves[next(iter(self._halves))]
         return self._halves[side, site]
+
+    def stability(self, side: str, dictionary: str, k: int) -> Float[Tensor, " n_features"] | None:
+        """Nothing is stored: `halves` tell it, where the reference has two."""
+        return None
+
+    def scale(
+        self, side: str, transition: str, dictionary: str
+    ) -> Float[Tensor, " n_features"] | None:
+        """Nothing is stored: search computes it once."""
+        return None
 
     def buckets(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"] | None]:
         """The transition for features before and from position 16, each over its own tokens.

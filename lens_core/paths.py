@@ -80,15 +80,20 @@ def paths(
     if len(off) == len(path):
         contributions = carried.direct.new_zeros(lens.model.n_blocks, lens.model.d_model)
         parts = contributions @ direction
-    elif chosen == "first-reader" and transport.method(dictionary, settings) == "direct":
+    elif chosen == "first-reader" and (
+        transport.method(dictionary, settings) == "direct" or not transport.has_blocks(dictionary)
+    ):
         contributions = None
         start = vectors_of(side, dictionary)[feature]
         read = transport.read_back(side, direction) @ start
         parts = read[:-1] - read[1:] if side == "value" else read[1:] - read[:-1]
+        # Of this very pass, so that the parts add up even where `carried` is float16's.
+        total = read[path.start] if side == "value" else read[path.stop]
     else:
-        if chosen == "last-writer":
+        if chosen == "last-writer" or not transport.has_blocks(dictionary):
             directly = replace(settings, method="direct")
             carried = transport.carry(side, dictionary, feature, directly)
+            total = direction @ carried.vector
         contributions = carried.steps
         if contributions is None:
             contributions = transport.contributions(

@@ -66,15 +66,17 @@ def search(
                 "conventions, then look at features with `qlens show`"
             )
         scores = token_scores(lens, dictionary, token_id, side, kind)
-        plain = token_scores(lens, dictionary, token_id, side, "logit")
-        best, _ = top_k(scores, n)
+        best, found = top_k(scores, n)
+        # Another lens's score of the best alone: reading the whole dictionary is what search costs.
+        vectors = vectors_of(side, dictionary)[best]
+        plain = found if kind == "logit" else _scores_of(lens, vectors, token_id, side, "logit")
         frames.append(
             pl.DataFrame(
                 {
                     "layer": pl.repeat(layer, len(best), dtype=pl.Int32, eager=True),
                     "feature": best.cpu().numpy(),
-                    "score": scores[best].cpu().numpy(),
-                    "logit_score": plain[best].cpu().numpy(),
+                    "score": found.cpu().numpy(),
+                    "logit_score": plain.cpu().numpy(),
                 }
             )
         )
@@ -87,17 +89,34 @@ def token_scores(
 ) -> Float[Tensor, " n_features"]:
     """The score of one token for every feature of a dictionary."""
     matrix = _matrix(lens, dictionary, side, kind)
-    scale = _scales(lens, dictionary, side, kind)
+    scale = scales(lens, dictionary, side, kind)
+    return _scores_of(
+        lens, vectors_of(side, dictionary), token_id, side, kind, matrix=matrix, scale=scale
+    )
+
+
+def _scores_of(
+    lens: QueryLens,
+    vectors: Float[Tensor, "n d_model"],
+    token_id: int,
+    side: Side,
+    kind: Lens,
+    *,
+    matrix: Float[Tensor, "d_model d_model"] | None = None,
+    scale: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, " n"]:
+    """The score of one token for `vectors`; `scale` is computed where it is not given."""
+    if scale is None:
+        scale = _scale_of(lens, side, vectors, matrix)
     if side == "value":
         unembedding = lens.model.W_U[:, token_id]
         direction = lens.final_norm.pulled(unembedding)
-        direction = direction if matrix is None else direction @ matrix
-        scores = dictionary.values @ direction / scale
+        scores = vectors @ (direction if matrix is None else direction @ matrix) / scale
         if lens.final_norm.bias is not None:
             scores = scores + lens.final_norm.bias @ unembedding
         return scores if lens.model.b_U is None else scores + lens.model.b_U[token_id]
     direction = (lens.model.embedding if kind == "logit" else lens.rows)[token_id]
-    scores = dictionary.keys @ (direction if matrix is None else matrix @ direction)
+    scores = vectors @ (direction if matrix is None else matrix @ direction)
     return torch.where(scale > 0, scores / torch.where(scale > 0, scale, 1), 0)
 
 
@@ -109,22 +128,38 @@ def _matrix(
     return lens.transport.matrix(side, dictionary, TRANSITION_OF[kind])
 
 
-def _scales(
+def scales(
     lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
 ) -> Float[Tensor, " n_features"]:
-    """What each feature's score is divided by: the final norm's scale, or a key's length."""
-
-    def compute() -> dict[str, Tensor]:
-        matrix = _matrix(lens, dictionary, side, kind)
-        parts = []
-        for chunk in torch.split(vectors_of(side, dictionary), _ROWS_AT_ONCE):
-            carried = chunk if matrix is None else carried_by(side, matrix, chunk)
-            scale = lens.final_norm.scale(carried) if side == "value" else carried.norm(dim=-1)
-            parts.append(scale)
-        return {"scales": torch.cat(parts)}
-
+    """What each feature's score is divided by: stored with the operators, cached, or computed."""
     place = side, kind, dictionary.sha256
     if place not in lens.scales:
-        asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
-        lens.scales[place] = lens.transport.cached(asked, compute)["scales"]
+        operators, found = lens.transport.operators, None
+        if operators is not None and kind != "logit":
+            found = operators.scale(side, kind, dictionary.sha256)
+        if found is None:
+            asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
+            found = lens.transport.cached(
+                asked, lambda: {"scales": compute_scales(lens, dictionary, side, kind)}
+            )["scales"]
+        lens.scales[place] = found
     return lens.scales[place]
+
+
+def compute_scales(
+    lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
+) -> Float[Tensor, " n_features"]:
+    """The final norm's scale for each carried value, or the length of each carried key."""
+    matrix = _matrix(lens, dictionary, side, kind)
+    chunks = torch.split(vectors_of(side, dictionary), _ROWS_AT_ONCE)
+    return torch.cat([_scale_of(lens, side, chunk, matrix) for chunk in chunks])
+
+
+def _scale_of(
+    lens: QueryLens,
+    side: Side,
+    vectors: Float[Tensor, "n d_model"],
+    matrix: Float[Tensor, "d_model d_model"] | None,
+) -> Float[Tensor, " n"]:
+    carried = vectors if matrix is None else carried_by(side, matrix, vectors)
+    return lens.final_norm.scale(carried) if side == "value" else carried.norm(dim=-1)

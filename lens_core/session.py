@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from lens_core._hub import is_offline
 from lens_core.config import Config
 from lens_core.dictionary import available_layers, load_dictionary
@@ -19,6 +17,7 @@ from lens_core.operators import Operators
 from lens_core.plan import is_complete, operator_inputs
 from lens_core.reference import ReferenceSample, load_reference
 from lens_core.results import ResultCache
+from lens_core.shipped import ShippedOperators, shipped_operators
 from lens_core.store import cache_dir, fingerprint, results_dir
 from lens_core.transition import Progress
 from lens_core.transport import Settings, Transport
@@ -59,8 +58,8 @@ def open_session(
 ) -> Session:
     """Load everything that `config` names; dictionaries load when first asked for.
 
-    Finished operators are taken from the cache, or read-only from the directory in
-    `QLENS_SHARED_CACHE`.
+    Finished operators are taken from the cache, read-only from the directory in
+    `QLENS_SHARED_CACHE`, or from qlens itself for the demo.
     """
     say = say or (lambda _text: None)
     offline = offline or is_offline()
@@ -90,7 +89,7 @@ def open_session(
     transport = Transport(
         model,
         reference,
-        _finished_operators(cache, model, reference, model.device),
+        _finished_operators(cache, model, reference),
         ResultCache(results_dir(cache)),
         batch=None if batch == "auto" else batch,
         progress=progress,
@@ -105,12 +104,16 @@ def open_session(
 
 
 def _finished_operators(
-    cache: Path, model: ResidualModel, reference: ReferenceSample, device: torch.device
-) -> Operators | None:
+    cache: Path, model: ResidualModel, reference: ReferenceSample
+) -> Operators | ShippedOperators | None:
     shared = os.environ.get("QLENS_SHARED_CACHE")
     for root in (cache, Path(shared).expanduser()) if shared else (cache,):
         directory = operators_directory(root, model, reference)
         if is_complete(directory):
             # The directory's name is the fingerprint that its content must have.
-            return Operators(directory, device, expected=directory.name, writable=root == cache)
-    return None
+            return Operators(
+                directory, model.device, expected=directory.name, writable=root == cache
+            )
+    return shipped_operators(
+        model.fingerprint, reference.sha256, device=model.device, dtype=model.dtype
+    )

@@ -8,6 +8,7 @@ what fails it counts as missing. Nothing is ever unpickled.
 
     <cache>/models/       weights converted once (safetensors)
     <cache>/operators/    <fingerprint>/*.safetensors
+    <cache>/atlas/        <fingerprint>/*.parquet, a layer each
     <cache>/results/      per-feature results (diskcache, in SQLite)
 
 Cost: hashing, about 1 s per GiB of tensors; a result is one SQLite row. torch,
@@ -189,6 +190,24 @@ def write_checksums(directory: Path) -> None:
     files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name != SUMS]
     sums = [f"{file_sha256(path)}  {path.name}\n" for path in files]
     write_text_atomically(directory / SUMS, "".join(sums))
+
+
+def verify_checksums(directory: Path) -> None:
+    """Raise `DamagedError` unless the files listed in SHA256SUMS are, to the bit, what they were.
+
+    A directory without such a list has nothing to say.
+    """
+    try:
+        listed = (directory / SUMS).read_text("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot read {directory / SUMS}: {error.strerror}") from error
+    for line in listed:
+        written, _, name = line.partition("  ")
+        path = directory / name
+        if not path.is_file() or file_sha256(path) != written:
+            raise DamagedError(f"{path} is damaged or missing: it is not what {SUMS} lists")
 
 
 class TensorFile:

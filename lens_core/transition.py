@@ -83,7 +83,7 @@ def value_transition(
     """
     blocks = range(write_site, model.n_blocks)
 
-    def walk(tokens: Tensor, positions: Positions) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         h = model.embed(tokens)
         raw = None
         for k in range(write_site):
@@ -96,6 +96,7 @@ def value_transition(
             running = _jvp(write_norm, raw, running)
         first, steps = running, [(-1, running)]
         for k in blocks:
+            tick()
             tangent = first if transition == "first-order" else running
             if transition == "identity" or k in off:
                 h = h + model.block(k, h)
@@ -128,13 +129,14 @@ def key_transition(
     Jacobian the "exact" convention puts in front.
     """
 
-    def walk(tokens: Tensor, positions: Positions) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         sites = _sites(model, tokens, read_site)
         running = positions.spread(key[None], sites[-1].shape)
         if read_norm is not None:
             running = LinearMap(read_norm, sites[-1], forward_mode=False).vjp(running)
         first, steps = running, [(-1, running)]
         for k in reversed(range(read_site)):
+            tick()
             if transition == "identity" or k in off:
                 continue
             cotangent = first if transition == "first-order" else running
@@ -156,11 +158,12 @@ def pull_back(
 ) -> Float[Tensor, "sites d_model"]:
     """`T_value[site]^T cotangent` for every site, by one reverse pass, without operators."""
 
-    def walk(tokens: Tensor, positions: Positions) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         sites = _sites(model, tokens, model.n_blocks)
         running = positions.spread(cotangent[None], sites[-1].shape)
         places = [(model.n_blocks, running)]
         for k in reversed(range(model.n_blocks)):
+            tick()
             running = running + _block_at(model, k, sites[k]).vjp(running)
             places.append((k, running))
         return places
@@ -178,11 +181,12 @@ def push_forward(
 ) -> Float[Tensor, "sites d_model"]:
     """`T_key[site] tangent` for every site, by one forward-mode pass, without operators."""
 
-    def walk(tokens: Tensor, positions: Positions) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         h = model.embed(tokens)
         running = positions.spread(tangent[None], h.shape)
         places = [(0, running)]
         for k in range(model.n_blocks):
+            tick()
             added, step = _primal_and_jvp(lambda x, k=k: model.block(k, x), h, running)  # type: ignore[misc]
             h, running = h + added, running + step
             places.append((k + 1, running))
@@ -191,7 +195,9 @@ def push_forward(
     return _place_means(model, reference, walk, batch, progress)
 
 
-Walk = Callable[[Tensor, Positions], list[tuple[int, Tensor]]]
+Tick = Callable[[], None]
+"""Called between two blocks, so that a pass over a large micro-batch can be cancelled in it."""
+Walk = Callable[[Tensor, Positions, Tick], list[tuple[int, Tensor]]]
 """What each place (a block, or -1 for the start) gave at every token of a micro-batch."""
 
 
@@ -261,10 +267,15 @@ def _micro_batches(
 ) -> Iterator[tuple[Positions, list[tuple[int, Tensor]]]]:
     positions = Positions(reference.included.start, reference.included.stop)
     for start in range(0, reference.samples, size):
-        if progress is not None:
-            progress(start, reference.samples)
+
+        def tick(start: int = start) -> None:
+            if progress is not None:
+                progress(start, reference.samples)
+
+        tick()
         with torch.no_grad():
-            places = walk(reference.tokens[start : start + size].to(model.device), positions)
+            tokens = reference.tokens[start : start + size].to(model.device)
+            places = walk(tokens, positions, tick)
         yield positions, places
     if progress is not None:
         progress(reference.samples, reference.samples)

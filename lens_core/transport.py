@@ -23,6 +23,7 @@ from lens_core.model import ResidualModel
 from lens_core.operators import Operators
 from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache
+from lens_core.shipped import ShippedOperators
 from lens_core.store import fingerprint, versions
 from lens_core.transition import (
     Progress,
@@ -81,7 +82,7 @@ class Transport:
         self,
         model: ResidualModel,
         reference: ReferenceSample,
-        operators: Operators | None,
+        operators: Operators | ShippedOperators | None,
         results: ResultCache | None,
         *,
         batch: int | None = None,
@@ -121,9 +122,36 @@ class Transport:
         if self.norm(side, dictionary, settings) is not None:
             return "the exact convention puts a norm's Jacobian in front of this dictionary"
         off = self.off(side, dictionary, settings)
-        if settings.transition == "full" and off and len(off) < len(self.path(side, dictionary)):
-            return "blocks are off in a full transition"
+        if off and len(off) < len(self.path(side, dictionary)):
+            if settings.transition == "full":
+                return "blocks are off in a full transition"
+            if settings.transition == "first-order" and not self.has_blocks(dictionary):
+                return "blocks are off and the operators that come with qlens hold no single ones"
         return None
+
+    def has_operators(self, dictionary: FeatureDictionary) -> bool:
+        """Whether there are operators that carry this dictionary's features."""
+        return self.operators is not None and all(
+            self.operators.covers(side, site_of(side, dictionary)) for side in SIDES
+        )
+
+    def has_blocks(self, dictionary: FeatureDictionary) -> bool:
+        """Whether single blocks can be told apart without a pass (once operators are built)."""
+        return not self.has_operators(dictionary) or (
+            self.operators is not None and self.operators.has_blocks
+        )
+
+    def operators_for(self, dictionary: FeatureDictionary) -> Operators | ShippedOperators:
+        """The operators that carry this dictionary's features.
+
+        Raises:
+            OperatorError: there are none yet.
+        """
+        if self.operators is None or not self.has_operators(dictionary):
+            raise OperatorError(
+                "no operators for this model and reference: run `qlens build` first"
+            )
+        return self.operators
 
     def method(self, dictionary: FeatureDictionary, settings: Settings) -> Method:
         """Which method answers for both sides of a feature.
@@ -138,14 +166,14 @@ class Transport:
         if settings.method == "operator":
             if obstacles:
                 raise UsageError(f"operators cannot answer, {obstacles[0]}: use --method direct")
-            if self.operators is None:
+            if not self.has_operators(dictionary):
                 raise OperatorError(
                     "no operators for this model and reference: run `qlens build`, "
                     "or use --method direct"
                 )
         if settings.method is not None:
             return settings.method
-        return "direct" if obstacles or self.operators is None else "operator"
+        return "direct" if obstacles or not self.has_operators(dictionary) else "operator"
 
     def carry(
         self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
@@ -176,15 +204,13 @@ class Transport:
         Raises:
             OperatorError: there are no operators yet.
         """
-        if self.operators is None:
-            raise OperatorError(
-                "no operators for this model and reference: run `qlens build` first, "
-                "or search with --lens logit"
-            )
-        site = site_of(side, dictionary)
+        try:
+            operators, site = self.operators_for(dictionary), site_of(side, dictionary)
+        except OperatorError as error:
+            raise OperatorError(f"{error}, or search with --lens logit") from None
         if transition == "first-order":
-            return self.operators.first_order(side, site, off)
-        return self.operators.value(site) if side == "value" else self.operators.key(site)
+            return operators.first_order(side, site, off)
+        return operators.value(site) if side == "value" else operators.key(site)
 
     def contributions(
         self,
@@ -195,7 +221,7 @@ class Transport:
         off: frozenset[int],
     ) -> Float[Tensor, "blocks d_model"]:
         """What each block adds, by operators: responses at first order, else first readers."""
-        assert self.operators is not None
+        assert isinstance(self.operators, Operators)
         start = vectors_of(side, dictionary)[feature]
         path = self.path(side, dictionary)
         found = start.new_zeros(self.model.n_blocks, self.model.d_model)

@@ -29,7 +29,7 @@ from lens_core.store import (
     results_dir,
 )
 
-KINDS = ("models", "operators", "results")
+KINDS = ("models", "operators", "atlas", "results")
 
 # safetensors writes through a hidden file of its own, named like the second.
 _TEMPORARY = re.compile(r".*\.tmp|\.tmp\w{6}")
@@ -39,7 +39,9 @@ _STALE_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kind takes: `entries` are models, operator sets, results, or stray files."""
+    """What one kind takes: `entries` are models, sets of operators, layers of atlases, results,
+    or stray files.
+    """
 
     entries: int
     bytes: int
@@ -67,7 +69,7 @@ def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
     Reads everything once. What is removed is computed again when it is needed.
     """
     found = [Damage(path, "left by a killed writer", False) for path in _leftovers(directory)]
-    for kind in ("models", "operators"):
+    for kind in ("models", "operators", "atlas"):
         for path in _files(_root(directory, kind)):
             try:
                 _verify_file(path, kind)
@@ -152,6 +154,10 @@ def _verify_file(path: Path, kind: str) -> None:
         with open_tensors(path) as file:
             if "sha256" in file.metadata or kind != "models":
                 file.verify()
+    elif path.suffix == ".parquet":
+        from lens_core.sealed import read_about  # polars is slow to import
+
+        read_about(path)
 
 
 def _is_live(path: Path) -> bool:

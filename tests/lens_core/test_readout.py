@@ -94,3 +94,18 @@ def test_scaling_embeddings_and_centre_alike_changes_no_score(scale):
     embedding, center = torch.randn(9, 4, generator=generator), torch.randn(4, generator=generator)
     one = centered_cosine_rows(embedding, center)
     assert torch.allclose(one, centered_cosine_rows(scale * embedding, scale * center), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 6, 7])
+def test_the_scores_of_several_vectors_are_those_of_each_alone(tiny, n):
+    vectors = torch.randn(n, 24, generator=torch.Generator().manual_seed(4)).double()
+    rows = centered_cosine_rows(tiny.embedding, tiny.embedding.mean(0))
+    for readout in (
+        lambda v: unembed(v, tiny),
+        lambda v: unembed(v, tiny, normed=True),
+        lambda v: embed_centered_cosine(v, rows),
+    ):
+        together = readout(vectors)
+        assert together.shape == (n, tiny.d_vocab)
+        for one, scores in zip(vectors, together, strict=True):
+            assert torch.allclose(readout(one), scores, rtol=1e-6, atol=1e-9)

