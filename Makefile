@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV)

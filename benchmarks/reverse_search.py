@@ -1,0 +1,35 @@
+"""(d) Which of 393,216 features promote a token, through `lens_core.search`.
+
+The first search computes one number for each feature and lens (what its score is divided by),
+which a session keeps in the result cache and operators that come with qlens bring along; the
+later ones are one product with a vector per layer and lens. Token ids differ each time.
+"""
+
+from __future__ import annotations
+
+from benchmarks.measure import Report, Row, Times, peak_memory, progress, timed
+from benchmarks.shape import GPT2_SMALL, TINY
+from lens_core.transport import SIDES
+
+AT_MOST = 0.3
+
+
+def run(*, quick: bool) -> Report:
+    shape = TINY if quick else GPT2_SMALL
+    progress(f"{shape.n_dictionary:,} features")
+    lens = shape.lens(2, {layer: shape.dictionary(layer) for layer in range(shape.n_layers)})
+    assert lens.final_norm.gain.shape == lens.center.shape
+    assert lens.rows.shape == lens.model.embedding.shape
+    rows = []
+    for side in SIDES:
+        first = timed(lambda side=side: lens.search(0, side=side))  # type: ignore[misc]
+        later = Times(tuple(
+            timed(lambda token=token, side=side: lens.search(token, side=side))  # type: ignore[misc]
+            for token in range(1, 12)
+        ))  # fmt: skip
+        rows += [
+            Row(f"{side}: the first search", first, "s"),
+            Row(f"{side}: the later ones", later.smallest, "s", later.spread, AT_MOST),
+        ]
+    said = (str(shape), "dictionaries in memory; best 25 of all layers, Logit Lens's score beside")
+    return Report("(d) reverse search", said, (*rows, peak_memory()))
