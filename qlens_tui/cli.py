@@ -13,9 +13,12 @@ from typing import Any
 
 import click
 
+from qlens_tui.commands.atlas import atlas
 from qlens_tui.commands.build import build, merge
 from qlens_tui.commands.cache import cache
 from qlens_tui.commands.doctor import doctor
+from qlens_tui.commands.export import export
+from qlens_tui.commands.open import demo, open_
 from qlens_tui.commands.search import search
 from qlens_tui.commands.show import show
 from qlens_tui.failures import InterruptionError, explained
@@ -90,10 +93,12 @@ def cli() -> None:
       qlens show smollm2-neurons 6:35
       qlens build smollm2-neurons
       qlens search smollm2-neurons " trade"
+      qlens atlas smollm2-neurons -o neurons.parquet
+      qlens export smollm2-neurons --starred -o starred.csv
     """
 
 
-for command in (show, search, build, merge, doctor, cache):
+for command in (demo, open_, show, search, build, merge, atlas, export, doctor, cache):
     cli.add_command(command)
 
 

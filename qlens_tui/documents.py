@@ -134,6 +134,15 @@ def computed_on(session: Session) -> dict[str, str]:
     return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
+def operators_document(report: FeatureReport) -> dict[str, str] | None:
+    """Which operators answered, and in how many bits they are stored; `None`: a direct pass."""
+    operators = report.session.lens.transport.operators
+    if report.signature.method == "direct" or operators is None:
+        return None
+    dtype = str(operators.stored_dtype).removeprefix("torch.")
+    return {"origin": operators.origin, "stored": dtype, "fingerprint": operators.fingerprint}
+
+
 def as_document(report: FeatureReport) -> dict[str, Any]:
     """The JSON document of `qlens show`."""
     from lens_core.model import block_names
@@ -151,6 +160,7 @@ def as_document(report: FeatureReport) -> dict[str, Any]:
         "reference": reference_document(session),
         **computed_on(session),
         "method": signature.method,
+        "operators": operators_document(report),
         "transition": settings.transition,
         "blocks_off": block_names(settings.off),
         "settings": {"convention": settings.convention, "final_norm": settings.final_norm},

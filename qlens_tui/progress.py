@@ -23,9 +23,10 @@ Report = Callable[[int, int], None]
 
 @dataclass
 class Pace:
-    """Passes per second since the first of this run; `first` were there before it."""
+    """What is done per second since the first of this run; `first` were there before it."""
 
     first: int
+    plural: str = "passes"
     start: float = field(default_factory=time.monotonic)
 
     def text(self, done: int, total: int) -> str:
@@ -33,22 +34,28 @@ class Pace:
         rate = (done - self.first) / seconds if seconds > 0 else 0.0
         if rate <= 0:
             return ""
-        return f"{rate:,.1f} passes/s, {in_time(max(0, total - done) / rate)} left"
+        return f"{rate:,.1f} {self.plural}/s, {in_time(max(0, total - done) / rate)} left"
 
 
 @contextmanager
-def build_progress(output: Output, done: int, total: int) -> Iterator[Report]:
-    """Report a build of `total` passes, of which `done` were already there."""
-    pace = Pace(done)
+def build_progress(
+    output: Output,
+    done: int,
+    total: int | None,
+    what: str = "building",
+    noun: tuple[str, str] = ("pass", "passes"),
+) -> Iterator[Report]:
+    """Report a build of `total` passes (`None`: not known yet), `done` of them already there."""
+    pace = Pace(done, noun[1])
     if output.errors.is_terminal:
-        with _bar(output, "building", done, total) as (bar, task):
+        with _bar(output, what, done, total) as (bar, task):
 
             def draw(now: int, of: int) -> None:
                 bar.update(task, completed=now, total=of, pace=pace.text(now, of))
 
             yield draw
         return
-    said = 10 * done // max(1, total)
+    said = 10 * done // max(1, total or 1)
 
     def write(now: int, of: int) -> None:
         nonlocal said
@@ -57,7 +64,7 @@ def build_progress(output: Output, done: int, total: int) -> Iterator[Report]:
             said = tenth
             rate = pace.text(now, of)
             output.note(
-                f"{tenth * 10}% ({now:,} of {counted(of, 'pass', 'passes')}"
+                f"{tenth * 10}% ({now:,} of {counted(of, *noun)}"
                 f"{', ' + rate if rate and now < of else ''})"
             )
 

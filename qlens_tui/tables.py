@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qlens_tui.documents import FeatureReport, Paths, computed_on
+from qlens_tui.documents import FeatureReport, Paths, computed_on, operators_document
 from qlens_tui.printing import Output
 from qlens_tui.text import cells, fit, token_label, visible
 
@@ -90,8 +90,12 @@ class _Page:
             f"  {self.visible(report.dictionary.name)}  {self.visible(session.model.name)}",
             f"  {' '.join(computed_on(session).values())}",
         )
+        operators = operators_document(report)
+        method = f"{signature.method} method"
+        if operators is not None and operators["origin"] == "shipped":
+            method = f"operators that come with qlens ({operators['stored']})"
         yield Text(
-            f"{settings.transition} transition, {signature.method} method, "
+            f"{settings.transition} transition, {method}, "
             f"{settings.convention} convention, final norm: {settings.final_norm}"
         )
         if settings.off:

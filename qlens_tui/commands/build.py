@@ -1,8 +1,9 @@
-"""`qlens build` and `qlens merge`: the operators of a configuration, made here or brought together.
+"""`qlens build` and `qlens merge`: what a configuration needs, made here or brought together.
 
 A build is a list of units, each written whole, so it may be stopped at any time and
 run again; `--shard I/N` computes every N-th unit. Whoever finds all units present
-puts them together: all look, one after the other, so the last one does.
+puts them together: all look, one after the other, so the last one does. Where one process
+does everything, the atlas of the configuration's dictionaries follows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lens_core.errors import OperatorError, StoreError
+from qlens_tui.commands.atlas import atlas_summary, fill_atlas
 from qlens_tui.failures import InterruptionError
 from qlens_tui.options import Command, Shard, open_lens, pass_output, with_common
 from qlens_tui.printing import Output, counted, in_bytes
 from qlens_tui.progress import build_progress
 
 if TYPE_CHECKING:
+    from lens_core.atlas_files import CachedLayer
+    from lens_core.operators import Operators
     from lens_core.plan import BuildPlan, Unit
     from lens_core.session import Session
 
@@ -34,27 +38,32 @@ if TYPE_CHECKING:
     metavar="I/N",
     help="Compute the I-th of N parts only, for several GPUs or machines.",
 )
+@click.option("--no-atlas", is_flag=True, help="Leave the tables of the dictionaries out.")
 @with_common
 @pass_output
 def build(
     output: Output,
     config: str,
     shard: tuple[int, int],
+    no_atlas: bool,
     reference_tokens: Path | None,
     device: str | None,
     dtype: str | None,
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Compute the operators of CONFIG's model, once, for every feature of every dictionary.
+    """Compute what CONFIG needs, once: the operators of its model, then its atlas.
 
-    Stop it at any time; run again, it goes on where it was. Several processes may each
-    take a shard: with one cache directory the last one finishes the job, with several
-    `qlens merge` does.
+    Operators serve every feature of every dictionary; the atlas tabulates CONFIG's (see
+    `qlens atlas`). Stop it at any time; run again, it goes on where it was. Several
+    processes may each take a shard of the operators: with one cache directory the last one
+    finishes them, with several `qlens merge` does; a build without --shard then makes the
+    atlas.
 
     \b
     Examples:
       qlens build smollm2-neurons
+      qlens build smollm2-neurons --no-atlas
       CUDA_VISIBLE_DEVICES=1 qlens build gpt2-small-32k --shard 2/4
     """
     start = time.monotonic()
@@ -62,16 +71,19 @@ def build(
         output, config, offline=offline, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
-    finished = session.lens.transport.operators
+    finished, passes = _built(session), 0
     if finished is not None:
         output.note("the operators are complete: nothing to build")
-        _result(output, as_json, finished.directory, 0, start)
-        return
-    passes = _build(output, session, shard)
-    missing = _finish(output, session)
-    if missing:
-        _name_missing(output, session.operators_directory, missing, shard[1])
-    _result(output, as_json, session.operators_directory, passes, start)
+    else:
+        passes = _build(output, session, shard)
+        missing = _finish(output, session)
+        if missing:
+            _name_missing(output, session.operators_directory, missing, shard[1])
+        else:
+            _use(session)
+    directory = session.operators_directory if finished is None else finished.directory
+    table = None if no_atlas or shard[1] > 1 else fill_atlas(output, session)
+    _result(output, as_json, directory, passes, start, table)
 
 
 @click.command(cls=Command, short_help="Finish operators from shards of other machines.")
@@ -103,7 +115,7 @@ def merge(
         output, config, offline=offline, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
-    finished = session.lens.transport.operators
+    finished = _built(session)
     if finished is not None:
         output.note("the operators are complete: nothing to merge")
         _result(output, as_json, finished.directory, 0, start)
@@ -120,7 +132,26 @@ def merge(
             f"{counted(len(missing), 'unit')} missing in {directory}: run the other shards of "
             "`qlens build` first, or name their directories"
         )
+    output.note("run `qlens build` to make the atlas too")
     _result(output, as_json, directory, 0, start)
+
+
+def _built(session: Session) -> Operators | None:
+    """The finished operators of the session, if they are more than those that come with qlens."""
+    from lens_core.operators import Operators
+
+    operators = session.lens.transport.operators
+    return operators if isinstance(operators, Operators) else None
+
+
+def _use(session: Session) -> None:
+    """Let the open session's lens answer by the operators that were just finished."""
+    from lens_core.operators import Operators
+
+    directory = session.operators_directory
+    session.lens.transport.operators = Operators(
+        directory, session.model.device, expected=directory.name
+    )
 
 
 def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
@@ -261,10 +292,18 @@ def _source(place: Path, directory: Path) -> Path:
     )
 
 
-def _result(output: Output, as_json: bool, directory: Path, passes: int, start: float) -> None:
+def _result(
+    output: Output,
+    as_json: bool,
+    directory: Path,
+    passes: int,
+    start: float,
+    table: list[CachedLayer] | None = None,
+) -> None:
     from lens_core.plan import is_complete
 
     complete, size = is_complete(directory), size_of(directory)
+    layers = None if table is None else atlas_summary(table)
     if as_json:
         document: dict[str, Any] = {
             "directory": str(directory),
@@ -272,10 +311,15 @@ def _result(output: Output, as_json: bool, directory: Path, passes: int, start: 
             "passes": passes,
             "seconds": round(time.monotonic() - start, 3),
             "complete": complete,
+            "atlas": layers,
         }
         output.document(document)
         return
     from rich.text import Text
 
     state = "complete" if complete else "not complete"
-    output.show(Text(f"operators {state}, {in_bytes(size)}"), Text(output.shown(str(directory))))
+    lines = [f"operators {state}, {in_bytes(size)}", output.shown(str(directory))]
+    if layers is not None:
+        features = counted(sum(each["features"] for each in layers), "feature")
+        lines.append(f"atlas complete, {features} of {counted(len(layers), 'layer')}")
+    output.show(*map(Text, lines))

@@ -9,7 +9,7 @@ import click
 from qlens_tui.options import Command, pass_output
 from qlens_tui.printing import Output, counted, in_bytes
 
-_KINDS = ("models", "operators", "results")
+_KINDS = ("models", "operators", "atlas", "results")
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

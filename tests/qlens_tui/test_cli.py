@@ -58,7 +58,7 @@ def test_every_command_has_help_with_an_example(place: Workplace, command: str) 
 
 
 def test_later_commands_are_not_there_yet(place: Workplace) -> None:
-    for command in ("demo", "open", "atlas", "export", "score", "channels"):
+    for command in ("score", "channels"):
         assert f"No such command '{command}'" in place.refusal(2, command)
 
 

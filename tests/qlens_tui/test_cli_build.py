@@ -20,7 +20,7 @@ from tests.qlens_tui.workplace import N_LAYERS, Workplace, make_workplace
 
 D_MODEL = 16
 PASSES = 3 * 2 * D_MODEL  # three families, two halves, one micro-batch each
-DOCUMENT = {"directory", "bytes", "passes", "seconds", "complete"}
+DOCUMENT = {"directory", "bytes", "passes", "seconds", "complete", "atlas"}
 Disk = namedtuple("Disk", "total used free")
 
 
@@ -62,7 +62,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
 
 
 def test_a_build_says_what_it_will_take_and_how_far_it_is(place: Workplace) -> None:
-    result = place.run("build", place.config)
+    result = place.run("build", place.config, "--no-atlas")
 
     assert result.exit_code == 0
     lines = result.stderr.splitlines()
@@ -120,6 +120,7 @@ def test_merged_shards_of_two_machines_are_the_same_to_the_last_bit(
     merged = place.document("merge", place.config, str(one.cache), str(_operators(two)))
 
     assert merged.keys() == DOCUMENT
+    assert merged["atlas"] is None
     assert merged["complete"]
     assert _content(place) == _content(plain)
     assert place.document("show", place.config, "1:3")["method"] == "operator"

@@ -1,0 +1,43 @@
+"""Which tokens somebody means who has typed the beginning of one.
+
+Words begin with a space in most vocabularies, which nobody types: without a leading space
+both forms match and the one with the space comes first, with one only that form. Equal in
+all but case counts as equal, after what is equal. Then come tokens that begin with what was
+typed, the shorter first, and last those that hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_EXACT, _EXACT_BUT_CASE, _BEGINS, _BEGINS_BUT_CASE, _HOLDS = range(5)
+
+
+class Completion:
+    """The tokens of a vocabulary, ready to be searched; one pass over them per question."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._folded = [text.casefold() for text in texts]
+
+    def ids(self, typed: str, n: int) -> list[int]:
+        """The `n` likeliest tokens; none for nothing typed."""
+        if not typed:
+            return []
+        folded = typed.casefold()
+        hits = [at for at, text in enumerate(self._folded) if folded in text]
+        ranked = sorted((self._rank(at, typed, folded), at) for at in hits)
+        return [at for _, at in ranked[:n]]
+
+    def _rank(self, at: int, typed: str, folded: str) -> tuple[int, int, bool]:
+        text, small = self._texts[at], self._folded[at]
+        spaced = not typed.startswith(" ") and text.startswith(" ")
+        if spaced:
+            text, small = text[1:], small[1:]
+        if small == folded:
+            tier = _EXACT if text == typed else _EXACT_BUT_CASE
+        elif small.startswith(folded):
+            tier = _BEGINS if text.startswith(typed) else _BEGINS_BUT_CASE
+        else:
+            tier = _HOLDS
+        return tier, len(text), not spaced

@@ -1,0 +1,71 @@
+"""Building operators inside the engine: as `qlens build` does, with ticks instead of a bar."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lens_core.errors import OperatorError, StoreError
+from qlens_tui.printing import in_bytes
+
+if TYPE_CHECKING:
+    from lens_core.plan import BuildPlan
+    from lens_core.session import Session
+
+
+def build(session: Session, tick: Callable[[str, int, int], None]) -> Path:
+    """Compute the units that are missing, put them together, and let the lens answer by them.
+
+    `tick` may raise: whole units are kept, and the next call goes on with the others.
+    """
+    from lens_core.building import assemble, build_operators
+    from lens_core.operators import Operators
+    from lens_core.plan import is_complete, missing_units
+    from lens_core.store import build_lock
+
+    directory, model = session.operators_directory, session.model
+    if not is_complete(directory):
+        plan = _plan(session)
+        _demand_space(directory, plan.bytes_while_building)
+        build_operators(
+            model,
+            session.reference,
+            plan,
+            directory,
+            progress=lambda done, total: tick("building operators", done, total),
+        )
+        # Another process may be putting them together, or have done so.
+        with build_lock(directory / "locks" / "assemble", wait=True):
+            if not is_complete(directory) and not missing_units(directory):
+                assemble(directory, lambda done, total: tick("putting units together", done, total))
+    lens = session.lens
+    lens.transport.operators = Operators(directory, model.device, expected=directory.name)
+    lens.scales.clear()  # of the operators that answered before
+    return directory
+
+
+def _plan(session: Session) -> BuildPlan:
+    """What was begun, or a plan for this machine's memory."""
+    from lens_core.plan import plan_build, read_manifest
+
+    try:
+        return read_manifest(session.operators_directory)
+    except OperatorError:
+        model, batch = session.model, session.config.compute.batch
+        batch_size = None if batch == "auto" else batch
+        return plan_build(model, model.fingerprint, session.reference, batch=batch_size)
+
+
+def _demand_space(directory: Path, needed: int) -> None:
+    place = directory
+    while not place.exists():
+        place = place.parent
+    there = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    free = shutil.disk_usage(place).free
+    if needed - there > free:
+        raise StoreError(
+            f"the build needs {in_bytes(needed - there)} and {place} has {in_bytes(free)} free: "
+            "free some, or set QLENS_CACHE_DIR to a larger disk"
+        )

@@ -1,0 +1,1 @@
+"""The app's screens: the workbench, and what opens over it."""

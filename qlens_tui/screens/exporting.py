@@ -1,0 +1,150 @@
+"""Which features go to which file: asked, then written off the UI's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lens_core.errors import LensError, StoreError
+from qlens_tui.screens.choice import Choice
+from qlens_tui.screens.prompt import Answer, Prompt
+from qlens_tui.text import visible
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from qlens_tui.screens.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """A set of features by what the user calls it: rows of the table, or marks anywhere."""
+
+    label: str
+    rows: range | None = None
+    starred: bool = False
+    tag: str | None = None
+
+
+def ask_and_export(bench: Workbench) -> None:
+    """Ask for the features and the file, then write it."""
+    scopes = _scopes(bench)
+    if not scopes:
+        bench.notify("there is nothing to export yet", severity="warning")
+        return
+
+    def chosen(index: int | None) -> None:
+        if index is not None:
+            _ask_file(bench, scopes[index])
+
+    bench.app.push_screen(
+        Choice("export", [visible(scope.label) for scope in scopes], ascii_only=bench.ascii),
+        chosen,
+    )
+
+
+def _scopes(bench: Workbench) -> list[_Scope]:
+    table, triage = bench.table, bench.triage
+    found = []
+    if table.rows is not None and len(table.rows):
+        count = len(table.rows)
+        if len(table.chosen) > 1:
+            found.append(_Scope(f"the {len(table.chosen):,} selected rows", rows=table.chosen))
+        found.append(_Scope(f"the {count:,} rows of the table, in this order", rows=range(count)))
+    if triage is not None:
+        found.append(_Scope("all starred features, of every layer", starred=True))
+        found += [_Scope(f"tagged {tag}, in every layer", tag=tag) for tag in triage.tags()]
+    return found
+
+
+def _ask_file(bench: Workbench, scope: _Scope) -> None:
+    from qlens_tui.export import check_destination
+
+    def check(text: str) -> str | None:
+        if not text.strip():
+            return "a file name, ending in .csv, .parquet or .ndjson"
+        try:
+            check_destination(_path(text))
+        except LensError as error:
+            return str(error)
+        return None
+
+    def write(answer: Answer | None) -> None:
+        if answer is not None:
+            bench.run_worker(_export(bench, scope, _path(answer.text)), group="export")
+
+    bench.app.push_screen(
+        Prompt(
+            f"export {scope.label} to",
+            value="features.csv",
+            hint=".csv (for spreadsheets), .parquet or .ndjson",
+            check=check,
+            ascii_only=bench.ascii,
+        ),
+        write,
+    )
+
+
+def _path(text: str) -> Path:
+    return Path(text.strip()).expanduser()
+
+
+async def _export(bench: Workbench, scope: _Scope, path: Path) -> None:
+    try:
+        count = await asyncio.to_thread(_write, bench, scope, path)
+    except LensError as error:
+        bench.qlens.toast(str(error), "error", long=True)
+        return
+    bench.qlens.toast(f"{count:,} features in {path}")
+
+
+def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
+    """In a worker thread; reads only what does not change under it."""
+    import polars as pl
+
+    from lens_core.atlas_files import find_layer, merged_provenance
+    from qlens_tui.export import export
+    from qlens_tui.triage import marks_frame
+
+    texts, known = bench.texts, bench.known
+    if texts is None:
+        raise StoreError("the vocabulary is still loading: export when the model is ready")
+    shas = {layer: each.sha256 for layer, each in known.items()}
+    marks = marks_frame(bench.triage, shas).sort("layer", "feature")
+    rows = _rows(bench, scope, marks)
+    layers = sorted(rows["layer"].unique().to_list())
+    atlases = []
+    for layer in layers or sorted(known)[:1]:
+        place = known[layer].atlas
+        found = None
+        if place is not None:
+            found = find_layer(Path(place).parent.parent, Path(place).name)
+        if found is None:
+            raise StoreError(
+                f"layer {layer} has no atlas yet: go there, or press B, and export when it is made"
+            )
+        atlases.append(found)
+    export(
+        rows,
+        path,
+        atlas=pl.concat([each.scan() for each in atlases]),
+        marks=marks,
+        texts=texts,
+        provenance=merged_provenance(atlases),
+    )
+    return rows.height
+
+
+def _rows(bench: Workbench, scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    if scope.rows is not None:
+        assert bench.table.rows is not None
+        return (
+            bench.table.rows[scope.rows.start : scope.rows.stop].taken().select("layer", "feature")
+        )
+    if scope.starred:
+        return marks.filter("star")
+    return marks.filter(pl.col("tags").list.contains(scope.tag))

@@ -1,0 +1,180 @@
+"""One line asked at the bottom of the screen, with suggestions and a check while typing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from qlens_tui.text import visible
+from qlens_tui.widgets.choice_list import ChoiceList
+from qlens_tui.widgets.line_input import LineInput
+from qlens_tui.widgets.line_pane import Line, LinePane, fitted, line
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What may be taken instead of what was typed: printable text, and what it stands for."""
+
+    shown: str
+    value: str
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was typed, or the suggestion that was taken."""
+
+    text: str
+    number: int | None = None
+
+
+class _Told(LinePane, can_focus=False):
+    DEFAULT_CSS = "_Told { height: 1; }"
+
+    def __init__(self, *, ascii_only: bool, id: str) -> None:
+        super().__init__(ascii_only=ascii_only, id=id)
+        self._text, self._style = "", "pane--quiet"
+
+    def tell(self, text: str, *, problem: bool = False) -> None:
+        self._text = visible(text, ascii_only=self.ascii_only)
+        self._style = "pane--problem" if problem else "pane--quiet"
+        self.redraw()
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        return [fitted(line((f" {self._text}", self._style)), width, self.ellipsis)], []
+
+
+class Prompt(ModalScreen[Answer | None]):
+    """Asks for a line. Enter takes it, escape leaves; up and down choose a suggestion."""
+
+    DEFAULT_CSS = """
+    Prompt { align: left bottom; background: transparent; }
+    Prompt > Vertical { height: auto; width: 100%; background: $surface; }
+    Prompt ChoiceList { max-height: 8; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back"),
+        Binding("up", "choose(-1)", "Suggestion before", priority=True, show=False),
+        Binding("down", "choose(1)", "Next suggestion", priority=True, show=False),
+        Binding("tab", "complete", "Complete", priority=True, show=False),
+    ]
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        value: str = "",
+        hint: str = "",
+        check: Callable[[str], str | None] | None = None,
+        typed: Callable[[Prompt, str], None] | None = None,
+        must_choose: bool = False,
+        ascii_only: bool = False,
+    ) -> None:
+        """Ask for `title`.
+
+        Args:
+            check: says in one line what is wrong with a text, `None` if nothing is.
+            typed: called at every change; may call `offer`, now or later.
+            must_choose: only a suggestion can be taken.
+        """
+        super().__init__()
+        self._title, self._value, self._hint = title, value, hint
+        self._check, self._typed = check, typed
+        self._must_choose = must_choose
+        self._ascii = ascii_only
+        self._offered: tuple[Suggestion, ...] = ()
+        self._chosen: int | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield _Told(ascii_only=self._ascii, id="title")
+            yield ChoiceList(ascii_only=self._ascii, id="offered")
+            yield LineInput(self._value, select_on_focus=False, id="typed")
+            yield _Told(ascii_only=self._ascii, id="told")
+
+    def on_mount(self) -> None:
+        self.query_one("#title", _Told).tell(self._title)
+        self.query_one("#told", _Told).tell(self._hint)
+        offered = self.query_one("#offered", ChoiceList)
+        offered.can_focus = False
+        offered.display = False
+        self.query_one(LineInput).focus()
+        self._ask()
+
+    def offer(self, suggestions: Sequence[Suggestion], *, take_first: bool = False) -> None:
+        """Show these under the cursor keys; `take_first`: enter takes the first of them."""
+        if not self.is_attached:
+            return
+        self._offered = tuple(suggestions)
+        self._chosen = 0 if take_first and suggestions else None
+        offered = self.query_one("#offered", ChoiceList)
+        offered.display = bool(suggestions)
+        offered.set_choices([each.shown for each in suggestions])
+
+    def tell(self, text: str, *, problem: bool = False) -> None:
+        """Say something under the line."""
+        if self.is_attached:
+            self.query_one("#told", _Told).tell(text, problem=problem)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._ask()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._take()
+
+    def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
+        event.stop()
+        self._chosen = event.index
+        self._take()
+
+    def action_choose(self, by: int) -> None:
+        offered = self.query_one("#offered", ChoiceList)
+        if not self._offered:
+            return
+        if self._chosen is None:
+            self._chosen = offered.cursor
+        else:
+            offered.action_move(by)
+            self._chosen = offered.cursor
+
+    def action_complete(self) -> None:
+        if self._offered:
+            chosen = self._offered[self._chosen or 0]
+            typed = self.query_one(LineInput)
+            typed.value = chosen.value
+            typed.cursor_position = len(chosen.value)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def _ask(self) -> None:
+        text = self.query_one(LineInput).value
+        problem = self._check(text) if self._check is not None and text else None
+        self.tell(problem or self._hint, problem=problem is not None)
+        self._offered, self._chosen = (), None
+        if self._typed is not None:
+            self._typed(self, text)
+
+    def _take(self) -> None:
+        if self._chosen is not None and self._offered:
+            chosen = self._offered[self._chosen]
+            self.dismiss(Answer(chosen.value, chosen.number))
+            return
+        text = self.query_one(LineInput).value
+        problem = self._check(text) if self._check is not None else None
+        if problem is None and self._must_choose:
+            problem = "no such token: choose one of those offered"
+        if problem is not None:
+            self.tell(problem, problem=True)
+            return
+        self.dismiss(Answer(text))

@@ -1,0 +1,213 @@
+"""Ready-made lines under a fixed head, repainted where they changed and nowhere else.
+
+A plain `refresh()` of a Textual widget sends all of it to the terminal; over SSH that is what
+a cursor move feels like. The panes of a feature lay out whole lines of styled text instead:
+those that are on the screen already are left alone, and so are those under a scroll that did
+not move. Nothing here knows what the lines say.
+
+Cost: laying out a few dozen lines per change; one dictionary look-up per painted run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product, zip_longest
+from typing import ClassVar
+
+from rich.segment import Segment
+from textual import events
+from textual.app import RenderResult
+from textual.binding import Binding, BindingType
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from qlens_tui.text import cells, fit
+
+Run = tuple[str, str]
+"""Text that takes the cells it says, and the component class it is painted in ('': none)."""
+
+Line = tuple[Run, ...]
+
+
+def line(*runs: Run | str) -> Line:
+    """A line of runs; neighbours of one style become one run, which spares escape sequences."""
+    merged: list[Run] = []
+    for run in runs:
+        text, style = (run, "") if isinstance(run, str) else run
+        if not text:
+            continue
+        if merged and merged[-1][1] == style:
+            merged[-1] = merged[-1][0] + text, style
+        else:
+            merged.append((text, style))
+    return tuple(merged)
+
+
+def width_of(of: Line) -> int:
+    """How many columns a line takes."""
+    return sum(cells(text) for text, _ in of)
+
+
+def fitted(of: Line, width: int, ellipsis: str = "…") -> Line:
+    """The line cropped or padded to exactly `width` columns."""
+    kept: list[Run] = []
+    room = width
+    total = width_of(of)
+    for index, (text, style) in enumerate(of):
+        taken = cells(text)
+        last = index == len(of) - 1
+        if taken > room or (taken == room and not last and total > width):
+            kept.append((fit(text, room, ellipsis=ellipsis if taken > room else ""), style))
+            room = 0
+            break
+        kept.append((text, style))
+        room -= taken
+    return line(*kept, " " * room)
+
+
+def facts(pieces: Sequence[Sequence[str]], width: int, separator: str = ", ") -> str:
+    """As many pieces as fit whole, the first ones first, in the longest wordings that fit.
+
+    A piece is its wordings; there are few of either.
+    """
+    for kept in range(len(pieces), 0, -1):
+        said = [separator.join(wordings) for wordings in product(*pieces[:kept])]
+        fitting = [text for text in said if cells(text) <= width]
+        if fitting:
+            return max(fitting, key=cells)
+    return ""
+
+
+class LinePane(Widget, can_focus=True):
+    """A widget of lines. Subclasses say what they are in `lay_out`, and `redraw` on a change."""
+
+    DEFAULT_CSS = """
+    LinePane {
+        width: 1fr;
+        height: 1fr;
+        min-height: 1;
+    }
+    LinePane > .pane--title { text-style: bold; }
+    LinePane > .pane--title-focused { text-style: bold reverse; }
+    LinePane > .pane--quiet { text-style: dim; }
+    LinePane > .pane--strong { text-style: bold; }
+    LinePane > .pane--problem { color: $text-error; text-style: bold; }
+    LinePane > .pane--waiting { color: $text-warning; }
+    LinePane > .pane--cursor { text-style: reverse; }
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "pane--title",
+        "pane--title-focused",
+        "pane--quiet",
+        "pane--strong",
+        "pane--problem",
+        "pane--waiting",
+        "pane--cursor",
+    }
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "scroll(-1)", "Up", show=False),
+        Binding("down", "scroll(1)", "Down", show=False),
+        Binding("pageup", "page(-1)", "Page up", show=False),
+        Binding("pagedown", "page(1)", "Page down", show=False),
+        Binding("home", "scroll(-1000000)", "First line", show=False),
+        Binding("end", "scroll(1000000)", "Last line", show=False),
+    ]
+
+    def __init__(
+        self,
+        *,
+        ascii_only: bool = False,
+        name: str | None = None,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(name=name, id=id, classes=classes)
+        self.ascii_only = ascii_only
+        self._head: tuple[Line, ...] = ()
+        self._body: tuple[Line, ...] = ()
+        self._painted: list[Line] = []
+        self._top = 0
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        """The lines that stay and the lines that scroll under them."""
+        raise NotImplementedError
+
+    @property
+    def top(self) -> int:
+        """How many lines have scrolled away under the head."""
+        return self._top
+
+    @property
+    def body_height(self) -> int:
+        """How many scrolling lines are on the screen."""
+        return max(0, self.content_size.height - len(self._head))
+
+    @property
+    def lines(self) -> list[str]:
+        """What is on the screen, as text."""
+        return ["".join(text for text, _ in shown) for shown in self._painted]
+
+    @property
+    def ellipsis(self) -> str:
+        return "..." if self.ascii_only else "…"
+
+    def title_style(self) -> str:
+        return "pane--title-focused" if self.has_focus else "pane--title"
+
+    def redraw(self) -> None:
+        """Lay out again, and repaint what differs from what is on the screen."""
+        height = self.content_size.height
+        head, body = self.lay_out(self.content_size.width, height)
+        self._head, self._body = tuple(head), tuple(body)
+        self._top = max(0, min(self._top, len(self._body) - self.body_height))
+        before, self._painted = self._painted, [self._shown(y) for y in range(height)]
+        gutter = self.gutter
+        changed = [
+            Region(gutter.left, y + gutter.top, self.content_size.width, 1)
+            for y, (old, new) in enumerate(zip_longest(before, self._painted))
+            if old != new
+        ]
+        if changed:
+            self.refresh(*changed)
+
+    def show_line(self, index: int) -> None:
+        """Scroll as little as it takes to have line `index` of the body on the screen."""
+        self._scroll_top(min(index, max(self._top, index - self.body_height + 1)))
+
+    def action_scroll(self, by: int) -> None:
+        self._scroll_top(self._top + by)
+
+    def action_page(self, by: int) -> None:
+        self._scroll_top(self._top + by * max(1, self.body_height - 1))
+
+    def _scroll_top(self, top: int) -> None:
+        self._top = max(0, min(top, len(self._body) - self.body_height))
+        self.redraw()
+
+    def _shown(self, y: int) -> Line:
+        if y < len(self._head):
+            return self._head[y]
+        index = y - len(self._head) + self._top
+        return self._body[index] if index < len(self._body) else ()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.redraw()
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        super().watch_has_focus(has_focus)
+        self.redraw()
+
+    def render(self) -> RenderResult:
+        return ""
+
+    def render_line(self, y: int) -> Strip:
+        plain = self.rich_style
+        width = self.content_size.width
+        segments = [
+            Segment(text, self.get_component_rich_style(style) if style else plain)
+            for text, style in (self._painted[y] if y < len(self._painted) else ())
+        ]
+        return Strip(segments).adjust_cell_length(width, plain)

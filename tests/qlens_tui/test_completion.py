@@ -1,0 +1,40 @@
+"""What a typed beginning finds."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qlens_tui.completion import Completion
+
+TEXTS = ["trade", " trade", " Trade", " trader", "TRADE", " the", "ade", " betrayed", "\udcff", ""]
+
+
+def found(typed, n=50):
+    return [TEXTS[token] for token in Completion(TEXTS).ids(typed, n)]
+
+
+def test_the_word_comes_first_with_its_space_and_then_without():
+    assert found("trade") == [" trade", "trade", " Trade", "TRADE", " trader"]
+    assert found("Trade")[:3] == [" Trade", " trade", "trade"]
+
+
+def test_a_typed_space_is_meant():
+    assert found(" trade") == [" trade", " Trade", " trader"]
+
+
+def test_beginnings_come_before_what_merely_holds_the_letters():
+    assert found("ade") == ["ade", " trade", " Trade", "trade", "TRADE", " trader"]
+    assert found("tra")[-1] == " betrayed"
+
+
+def test_nothing_typed_finds_nothing_and_odd_tokens_can_be_found():
+    assert found("") == []
+    assert found("\udcff") == ["\udcff"]
+    assert found("trade", 2) == [" trade", "trade"]
+
+
+@given(st.text(max_size=4), st.lists(st.text(max_size=6)))
+def test_every_token_that_holds_what_was_typed_is_found_once(typed, texts):
+    ids = Completion(texts).ids(typed, len(texts))
+    assert len(set(ids)) == len(ids)
+    expected = {at for at, text in enumerate(texts) if typed.casefold() in text.casefold()}
+    assert set(ids) == (expected if typed else set())

@@ -1,0 +1,439 @@
+"""The whole job on the screen: look, compare, switch, search, mark, export, come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from qlens_tui import messages as m
+from qlens_tui.export import read_export
+from qlens_tui.place import recall
+from qlens_tui.screens.choice import Choice
+from qlens_tui.screens.help import Help, keys_of
+from qlens_tui.screens.note import NoteEditor
+from qlens_tui.screens.prompt import Prompt
+from qlens_tui.screens.reverse_search import ReverseSearch
+from qlens_tui.screens.workbench import PANES, Workbench
+from qlens_tui.widgets.key_line import KeyLine
+from qlens_tui.widgets.layer_column import LayerColumn
+from qlens_tui.widgets.status_line import StatusLine
+from tests.tui.desk import SIZES, Desk, run, settled
+from tests.tui.terminal import in_terminal
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def status(bench: Workbench) -> str:
+    return bench.query_one(StatusLine).lines[0]
+
+
+def told(app: Desk) -> str:
+    """All that toasts said."""
+    return "\n".join(notification.message for notification in app._notifications)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_opens_on_the_first_layer_with_lists_paths_and_evidence(place, size):
+    async def act(terminal, bench):
+        assert bench.table.feature == (0, 0)
+        assert "L00" in status(bench)
+        assert "ready" in status(bench)
+        signature = bench.pane("value").view
+        assert (signature.layer, signature.feature) == (0, 0)
+        assert set(bench.paths.view.paths) == {"value", "key"}
+        assert bench.evidence.view.feature == 0
+        assert bench.query_one(KeyLine).lines[0].rstrip().endswith("? all keys")
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_j_k_h_l_walk_features_and_layers_and_every_pane_follows(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "j", "k", "l")
+        assert bench.table.feature == (1, 0)
+        await settled(terminal.pilot, "h")
+        assert bench.table.feature == (0, 1)
+        await settled(terminal.pilot, "l", "j")
+        for pane in (bench.pane("value"), bench.pane("key"), bench.paths, bench.evidence):
+            assert (pane.view.layer, pane.view.feature) == (1, 1)
+            assert not pane.stale
+        await settled(terminal.pilot, "h", "G")
+        assert bench.table.feature == (0, bench.table.rows.frame.height - 1)
+
+    run(place, act, size=size)
+
+
+def test_all_layers_stand_in_one_table_before_the_first(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "h")
+        assert bench.table.rows.frame["layer"].unique().to_list() == [0, 1, 2]
+        assert "all layers" in status(bench)
+        assert bench.query_one(LayerColumn).lines[1].startswith(">all")
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tab_walks_the_panes_and_escape_goes_back_to_the_table(place, size):
+    async def act(terminal, bench):
+        seen = [bench.focused.id]
+        for _ in PANES:
+            await settled(terminal.pilot, "tab")
+            seen.append(bench.focused.id)
+            assert bench.focused.size.height > 2
+        assert seen == [*PANES, "table"]
+        await settled(terminal.pilot, "shift+tab")
+        assert bench.focused.id == "evidence"
+        await settled(terminal.pilot, "escape")
+        assert bench.focused.id == "table"
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_colon_jumps_and_says_what_is_wrong_with_a_place_that_is_not_there(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "colon", *"2:99")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        assert any("has features 0 to 23" in line for line in prompt.query_one("#told").lines)
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen is prompt
+        await settled(terminal.pilot, "backspace", "backspace", *"17", "enter")
+        assert bench.table.feature == (2, 17)
+        await settled(terminal.pilot, "colon", *"5", "enter")
+        assert bench.table.feature == (2, 5)
+
+    run(place, act, size=size)
+
+
+def test_a_filter_keeps_rows_and_an_empty_one_gives_them_back(place):
+    async def act(terminal, bench):
+        everything = bench.table.rows.frame["value_stability"].to_list()
+        await settled(terminal.pilot, "f", *"value_stability", "space", "greater_than_sign")
+        await settled(terminal.pilot, "space", *"0.3", "enter")
+        kept = bench.table.rows.taken()["value_stability"].to_list()
+        assert kept == [each for each in everything if each > 0.3]
+        assert "filter" in status(bench)
+        await settled(terminal.pilot, "f")
+        terminal.pilot.app.screen.query_one("#typed").value = ""
+        await settled(terminal.pilot, "enter")
+        assert len(bench.table.rows) == 24
+
+    run(place, act)
+
+
+def test_a_wrong_filter_names_the_nearest_column_and_stays(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f", *"densty", "space", "greater_than_sign", "space", "0")
+        await settled(terminal.pilot, "enter")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        assert "the nearest is density" in prompt.query_one("#told").lines[0]
+
+    run(place, act, size=(160, 48))
+
+
+def test_sorting_by_a_column_and_again_the_other_way(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "o")
+        choice = terminal.pilot.app.screen
+        assert isinstance(choice, Choice)
+        column = [line.split()[0] for line in choice.query_one("ChoiceList")._choices]
+        for _ in range(column.index("value_gain")):
+            await settled(terminal.pilot, "down")
+        await settled(terminal.pilot, "enter")
+        gains = bench.table.rows.taken()["value_gain"].to_list()
+        assert gains == sorted(gains, reverse=True)
+        await settled(terminal.pilot, "o", "enter")
+        assert bench.table.rows.taken()["value_gain"].to_list() == sorted(gains)
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_switched_block_changes_the_signature_and_the_screen_says_so(place, size):
+    async def act(terminal, bench):
+        before = bench.pane("value").view.value.top.query_lens.scores
+        await settled(terminal.pilot, "tab", "tab", "tab", "end", "space")
+        assert len(bench.paths.off) == 1
+        masked = bench.pane("value").view
+        assert masked.settings.off == tuple(bench.paths.off)
+        assert masked.method == "direct"
+        assert masked.value.top.query_lens.scores != before
+        assert "1 off" in status(bench)
+        await settled(terminal.pilot, "a")
+        assert bench.pane("value").view.value.top.query_lens.scores == before
+        await settled(terminal.pilot, "2")
+        assert bench.pane("value").view.settings.transition == "first-order"
+        await settled(terminal.pilot, "3", "n")
+        assert bench.paths.off == frozenset(bench.paths._rows)
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_slash_finds_features_by_token_and_enter_goes_there(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "slash", "e")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        await settled(terminal.pilot, "enter")
+        hits = terminal.pilot.app.screen
+        assert isinstance(hits, ReverseSearch)
+        first = hits._hits[0]
+        assert {hit.layer for hit in hits._hits} == {0}
+        await settled(terminal.pilot, "a")
+        assert {hit.layer for hit in hits._hits} == {0, 1, 2}
+        await settled(terminal.pilot, "tab")
+        assert isinstance(bench.qlens.engine.requests[-1], m.Search)
+        assert bench.qlens.engine.requests[-1].side == "key"
+        await settled(terminal.pilot, "c", "a", "tab", "c", "c", "enter")
+        assert bench.table.feature == (first.layer, first.feature)
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "x", "t", *"keep", "enter")
+        marks = bench._marks[0]
+        assert marks[0].star
+        assert marks[1].reject
+        assert marks[1].tags == ("keep",)
+        assert " *" in bench.table.lines[1]
+        await settled(terminal.pilot, "u", "u")
+        assert 1 not in bench._marks[0]
+        await settled(terminal.pilot, "ctrl+r")
+        assert bench._marks[0][1].reject
+        await settled(terminal.pilot, "m")
+        assert isinstance(terminal.pilot.app.screen, NoteEditor)
+        await settled(terminal.pilot, *"two", "enter", *"lines", "ctrl+s")
+        assert bench._marks[0][1].note == "two\nlines"
+
+    run(place, act, size=size)
+
+
+def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "J", "J", "s")
+        assert [f for f, mark in bench._marks[0].items() if mark.star] == [0, 1, 2]
+        await settled(terminal.pilot, "escape", "A", "x")
+        assert sum(mark.reject for mark in bench._marks[0].values()) == 24
+        await settled(terminal.pilot, "u")
+        assert not any(mark.reject for mark in bench._marks[0].values())
+
+    run(place, act)
+
+
+def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", "a", "escape")
+        assert isinstance(terminal.pilot.app.screen, NoteEditor)
+        await settled(terminal.pilot, "escape")
+        assert terminal.pilot.app.screen is bench
+        assert 0 not in bench._marks.get(0, {})
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
+def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, ending, tmp_path):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "colon", *"0:7", "enter", "s")
+        bench._sort_by("value_gain")
+        await settled(terminal.pilot, "e", "enter")
+        prompt = terminal.pilot.app.screen
+        prompt.query_one("#typed").value = f"out.{ending}"
+        await settled(terminal.pilot, "enter")
+        expected = bench.table.rows.taken()
+        written = read_export(tmp_path / f"out.{ending}")
+        assert written["feature"].to_list() == expected["feature"].to_list()
+        assert written["value_query_ids"].to_list() == expected["value_query_ids"].to_list()
+        assert written.filter(pl.col("star"))["feature"].sort().to_list() == [0, 7]
+
+    run(place, act)
+
+
+def test_what_was_left_is_found_again_the_next_time(place):
+    async def leave(terminal, bench):
+        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "tab", "tab")
+        bench._sort_by("value_gain")
+        await settled(terminal.pilot, "2")
+
+    async def come_back(terminal, bench):
+        assert bench.table.feature == (1, 5)
+        assert bench._sort == "value_gain"
+        assert bench.pane("key").look.ids
+        assert bench.pane("key").look.end == "bottom"
+        assert bench.paths.transition == "first-order"
+        assert bench._tab == "key"
+
+    run(place, leave)
+    run(place, come_back)
+
+
+def test_the_table_and_the_lists_stand_before_the_model_does(place):
+    async def visit(terminal, bench):
+        await settled(terminal.pilot, "j")
+
+    run(place, visit)
+    app = Desk(Path(place.config))
+    app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, (160, 48)) as terminal:
+            await terminal.pilot.pause(0.3)
+            await settled(terminal.pilot, "j")
+            bench = app._bench
+            assert bench.table.feature == (0, 2)
+            assert bench.pane("value").view.feature == 2
+            assert bench.pane("value").view.value.top.query_lens.ids
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+
+
+def test_an_engine_that_dies_is_started_again_and_the_user_told(place):
+    async def act(terminal, bench):
+        bench.qlens.engine.die()
+        await terminal.pilot.pause(0.8)
+        await settled(terminal.pilot, "j")
+        assert bench.qlens.engine.alive
+        assert "SIGKILL" in told(bench.app)
+        assert bench.pane("value").view.feature == 1
+
+    run(place, act)
+
+
+def test_every_key_of_every_pane_does_no_harm(place):
+    async def act(terminal, bench):
+        for name in PANES:
+            for _title, bindings in bench.sections():
+                for binding in bindings:
+                    for key in binding.key.split(","):
+                        # Copying sends a sequence of its own, which is tested below.
+                        if binding.action in ("quit", "copy"):
+                            continue
+                        bench.focus_pane(name)
+                        await terminal.pilot.press(key)
+                        await terminal.pilot.pause()
+                        while terminal.pilot.app.screen is not bench:
+                            await terminal.pilot.press("escape")
+                            await terminal.pilot.press("escape")
+        assert terminal.pilot.app.is_running
+        assert not terminal.leaks()
+
+    run(place, act)
+
+
+def test_the_help_lists_every_binding_there_is(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark")
+        screen = terminal.pilot.app.screen
+        assert isinstance(screen, Help)
+        shown = "\n".join(
+            "".join(text for text, _ in line) for line in screen.query_one("_Keys")._body
+        )
+        for _, bindings in bench.sections():
+            for binding in bindings:
+                assert keys_of(binding)[:18].strip() in shown
+                assert binding.description in shown
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_of_a_hostile_vocabulary_reaches_the_terminal_raw(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *"jjj", "b", "i", "tab", "tab", "tab", "right", "tab")
+        await settled(terminal.pilot, "escape", "slash", "e", "down", "down", "enter", "escape")
+        await settled(terminal.pilot, "t", *"[b]x", "enter", "e", "escape", "o", "escape")
+        assert not terminal.leaks()
+
+    run(place, act, size=size)
+
+
+def test_ascii_writes_nothing_else(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "tab", "tab", "tab", "space", "question_mark", "escape")
+        shown = {line for pane in bench.query("LinePane") for line in pane.lines}
+        assert all(line.isascii() for line in shown)
+
+    run(place, act, ascii_only=True)
+
+
+def test_a_window_that_is_too_small_says_so_and_waits(place):
+    async def act(terminal, bench):
+        await terminal.pilot.resize_terminal(60, 20)
+        await terminal.pilot.pause(0.1)
+        assert "80x24 is the least" in status(bench)
+        await terminal.pilot.resize_terminal(100, 30)
+        await terminal.pilot.pause(0.1)
+        assert "ready" in status(bench)
+        await settled(terminal.pilot, "j")
+        assert bench.table.feature == (0, 1)
+
+    run(place, act)
+
+
+def test_a_configuration_that_cannot_be_opened_is_one_line_on_the_screen(place, tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[model]\nname = "./nothing"\n[dictionary]\nkind = "neurons"\n')
+    app = Desk(broken)
+
+    async def whole() -> None:
+        async with in_terminal(app, (120, 40)) as terminal:
+            await terminal.pilot.pause(0.5)
+            assert "no model directory" in told(app)
+            assert app.is_running
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+
+
+def test_the_place_file_is_plain_json_and_a_damaged_one_is_a_new_beginning(place, tmp_path):
+    async def visit(terminal, bench):
+        await settled(terminal.pilot, "j")
+
+    run(place, visit)
+    (file,) = [f for f in (tmp_path / "state").glob("*.json") if "vocabulary" not in f.name]
+    assert json.loads(file.read_text())["feature"] == 1
+    file.write_text('{"format": 1, "layer": "x"}')
+    assert recall(Path(place.config)).feature is None
+
+
+def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "tab", "y")
+        copied = (tmp_path / "state" / "copied.txt").read_text()
+        assert "VALUE" in copied
+        assert "\x1b]52;" in terminal.written or bench.app.clipboard == copied
+
+    run(place, act)
+
+
+def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
+    app = Desk(Path(place.config))
+    app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, (80, 24)) as terminal:
+            await terminal.pilot.press("j", "s", "slash", "tab", "w", "escape", "question_mark")
+            await ready_or_not(terminal)
+            app.finish()
+        app.end()
+
+    async def ready_or_not(terminal) -> None:
+        await terminal.pilot.pause(0.2)
+        assert app.is_running
+
+    asyncio.run(whole())
