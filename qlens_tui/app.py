@@ -132,9 +132,8 @@ class QlensApp(App[None]):
         """Open the session anew, as after the operators were built."""
         assert self._bench is not None
         self._bench.engine_started()
-        self._bench.ask(
+        self._bench.inquiry.ask(
             m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline),
-            job=None,
         )
         saved = self._vocabulary_file()
         if saved.is_file():

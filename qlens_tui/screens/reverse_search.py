@@ -94,7 +94,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("searching")
         chosen.set_choices(())
-        self._request = self._bench.ask(
+        self._request = self._bench.inquiry.ask(
             m.Search(
                 token_id=self._token_id, side=self._side, lens=self._lens, layers=layers, n=200
             )

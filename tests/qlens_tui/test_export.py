@@ -163,6 +163,18 @@ def test_rows_stay_in_the_order_on_screen(tmp_path: Path, ending: str) -> None:
     assert found.select("layer", "feature").rows() == asked
 
 
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".ndjson"])
+def test_many_rows_stay_in_their_order_too(tmp_path: Path, ending: str) -> None:
+    asked = [(8 + at % 2, at * 7 % 19) for at in range(20_000)]
+
+    found = read_export(_written(tmp_path / f"x{ending}", rows=_rows(*asked)))
+
+    assert found.select("layer", "feature").rows() == asked
+    tokens = found["value_logit_tokens"].to_list()
+    ids = found["value_logit_ids"].to_list()
+    assert tokens == [[whole_characters(VOCABULARY[i]) for i in row] for row in ids]
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_rows_are_a_table_too(tmp_path: Path, ending: str) -> None:
     found = read_export(_written(tmp_path / f"x{ending}", rows=_rows()))

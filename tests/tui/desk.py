@@ -97,7 +97,8 @@ async def ready(pilot: Pilot[None]) -> Workbench:
         if isinstance(bench, Workbench) and bench.pane("value").view is not None:
             if not bench.table.rows or "value_gain" not in bench.table.rows.frame.columns:
                 continue
-            return bench
+            if bench.evidence.view is not None:
+                return bench
     raise AssertionError("the app did not become ready")
 
 
@@ -107,4 +108,4 @@ async def settled(pilot: Pilot[None], *keys: str) -> None:
         await pilot.press(key)
         await pilot.pause(0.02)
     await pilot.app.workers.wait_for_complete()
-    await pilot.pause(0.05)
+    await pilot.pause(0.15)  # longer than the app waits for the cursor to rest

@@ -203,19 +203,19 @@ def test_a_slash_finds_features_by_token_and_enter_goes_there(place, size):
 def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
     async def act(terminal, bench):
         await settled(terminal.pilot, "s", "j", "x", "t", *"keep", "enter")
-        marks = bench._marks[0]
+        marks = bench.marking.marks[0]
         assert marks[0].star
         assert marks[1].reject
         assert marks[1].tags == ("keep",)
         assert " *" in bench.table.lines[1]
         await settled(terminal.pilot, "u", "u")
-        assert 1 not in bench._marks[0]
+        assert 1 not in bench.marking.marks[0]
         await settled(terminal.pilot, "ctrl+r")
-        assert bench._marks[0][1].reject
+        assert bench.marking.marks[0][1].reject
         await settled(terminal.pilot, "m")
         assert isinstance(terminal.pilot.app.screen, NoteEditor)
         await settled(terminal.pilot, *"two", "enter", *"lines", "ctrl+s")
-        assert bench._marks[0][1].note == "two\nlines"
+        assert bench.marking.marks[0][1].note == "two\nlines"
 
     run(place, act, size=size)
 
@@ -223,11 +223,11 @@ def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
 def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "J", "J", "s")
-        assert [f for f, mark in bench._marks[0].items() if mark.star] == [0, 1, 2]
+        assert [f for f, mark in bench.marking.marks[0].items() if mark.star] == [0, 1, 2]
         await settled(terminal.pilot, "escape", "A", "x")
-        assert sum(mark.reject for mark in bench._marks[0].values()) == 24
+        assert sum(mark.reject for mark in bench.marking.marks[0].values()) == 24
         await settled(terminal.pilot, "u")
-        assert not any(mark.reject for mark in bench._marks[0].values())
+        assert not any(mark.reject for mark in bench.marking.marks[0].values())
 
     run(place, act)
 
@@ -238,7 +238,7 @@ def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
         assert isinstance(terminal.pilot.app.screen, NoteEditor)
         await settled(terminal.pilot, "escape")
         assert terminal.pilot.app.screen is bench
-        assert 0 not in bench._marks.get(0, {})
+        assert 0 not in bench.marking.marks.get(0, {})
 
     run(place, act)
 
@@ -247,7 +247,7 @@ def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
 def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, ending, tmp_path):
     async def act(terminal, bench):
         await settled(terminal.pilot, "s", "colon", *"0:7", "enter", "s")
-        bench._sort_by("value_gain")
+        bench.sort_by("value_gain")
         await settled(terminal.pilot, "e", "enter")
         prompt = terminal.pilot.app.screen
         prompt.query_one("#typed").value = f"out.{ending}"
@@ -264,12 +264,12 @@ def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, endin
 def test_what_was_left_is_found_again_the_next_time(place):
     async def leave(terminal, bench):
         await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "tab", "tab")
-        bench._sort_by("value_gain")
+        bench.sort_by("value_gain")
         await settled(terminal.pilot, "2")
 
     async def come_back(terminal, bench):
         assert bench.table.feature == (1, 5)
-        assert bench._sort == "value_gain"
+        assert bench.order[0] == "value_gain"
         assert bench.pane("key").look.ids
         assert bench.pane("key").look.end == "bottom"
         assert bench.paths.transition == "first-order"

@@ -1,0 +1,69 @@
+"""What the first and the last line of the workbench say, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from qlens_tui.inquiry import Job
+from qlens_tui.screens.help import keys_of
+from qlens_tui.widgets.key_line import Key
+
+if TYPE_CHECKING:
+    from qlens_tui.screens.workbench import Workbench
+
+_BEFORE: Mapping[str, list[Key]] = {
+    "table": [("j/k", "feature"), ("h/l", "layer")],
+    "paths": [("hjkl", "block")],
+    "evidence": [("up/down", "neighbour")],
+}
+_ALL_KEYS = ("?", "all keys")
+
+
+def where(bench: Workbench) -> list[list[str]]:
+    """Facts on where the user is, each in its wordings, the most wanted first."""
+    ready, rows, settings = bench.ready, bench.table.rows, bench.settings
+    model = bench.model_name.rsplit("/", 1)[-1].split(".")[0]
+    layer = "all layers" if bench.at_layer is None else f"L{bench.at_layer:02d}"
+    count = len(rows) if rows is not None else 0
+    total = rows.frame.height if rows is not None else 0
+    place = f"{bench.table.row + 1:,}/{count:,}" if count else "0"
+    facts = [[model, model[:12]], [layer], [f"{place} of {total:,}" if count != total else place]]
+    chosen = len(bench.table.chosen)
+    if chosen > 1:
+        facts.append([f"{chosen:,} selected"])
+    if bench.filter:
+        facts.append([f"filter {bench.filter[:30]}", "filtered"])
+    if settings.off or settings.transition != "full":
+        off = f", {len(settings.off)} off" if settings.off else ""
+        facts.append([f"{settings.transition}{off}"])
+    if ready is not None:
+        facts.append([f"ref {ready.reference.n_tokens:,} tok"])
+        facts.append([f"{ready.device} {ready.dtype}", ready.device])
+    return facts
+
+
+def now(bench: Workbench, jobs: Mapping[int, Job], state: str) -> str:
+    """What is going on."""
+    if jobs:
+        job = next((job for job in jobs.values() if job.done), next(iter(jobs.values())))
+        more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
+        return f"{job.name}: {job.progress}{more}"
+    if bench.ready is None:
+        return state
+    return "ready, no operators: B builds" if bench.ready.operators == "none" else "ready"
+
+
+def keys(bench: Workbench) -> list[Key]:
+    """The keys that work here and now; the last one leads to all others."""
+    focused = bench.focused
+    own: list[Key] = []
+    others: list[Key] = []
+    for active in bench.active_bindings.values():
+        binding = active.binding
+        if binding.show and binding.description:
+            key = binding.key_display or keys_of(binding).split(" ")[0]
+            (own if active.node is focused else others).append((key, binding.description.lower()))
+    name = focused.id or "" if focused is not None else ""
+    shown = dict.fromkeys([*_BEFORE.get(name, [("j/k", "feature")]), *own, *others])
+    return [*(key for key in shown if key != _ALL_KEYS), _ALL_KEYS]

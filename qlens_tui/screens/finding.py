@@ -1,0 +1,141 @@
+"""Ways to a feature: its name, a filter, an order, a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lens_core.errors import LensError
+from qlens_tui.completion import Completion
+from qlens_tui.screens.choice import Choice
+from qlens_tui.screens.prompt import Answer, Prompt, Suggestion
+from qlens_tui.text import fit, token_label
+from qlens_tui.widgets.table_columns import COLUMNS
+
+if TYPE_CHECKING:
+    from qlens_tui.screens.workbench import Workbench
+
+_COMPLETIONS = 50
+_MARKS = ("star", "reject", "tags", "note")
+
+
+def ask_jump(bench: Workbench) -> None:
+    """`layer:feature`, or a feature of the layer in sight."""
+
+    def check(text: str) -> str | None:
+        found = _jump(text, bench.at_layer)
+        if found is None:
+            return "write LAYER:FEATURE, such as 8:1279, or a feature of this layer"
+        layer, feature = found
+        layers = [each for each in bench.all_layers() if each is not None]
+        if layer not in layers:
+            return f"there is no layer {layer}: layers are {', '.join(map(str, layers))}"
+        known = bench.known.get(layer)
+        if known is not None and feature >= known.n_features:
+            return f"layer {layer} has features 0 to {known.n_features - 1}"
+        return None
+
+    def go(answer: Answer | None) -> None:
+        found = _jump(answer.text, bench.at_layer) if answer is not None else None
+        if found is not None:
+            bench.go_to_layer(*found)
+
+    prompt = Prompt("jump to layer:feature", check=check, ascii_only=bench.ascii)
+    bench.app.push_screen(prompt, go)
+
+
+def ask_sort(bench: Workbench) -> None:
+    """A column to sort by; the one it is sorted by already turns the order round."""
+    by, descending = bench.order
+    columns = _sortable(bench.table.rows.frame.columns if bench.table.rows is not None else ())
+    lines = [
+        f"{column:<28}{('down' if descending else 'up') if column == by else ''}"
+        for column in columns
+    ]
+
+    def chosen(index: int | None) -> None:
+        if index is not None:
+            bench.sort_by(columns[index])
+
+    choice = Choice(
+        "sort by (again: the other way)",
+        lines,
+        cursor=columns.index(by) if by in columns else 0,
+        ascii_only=bench.ascii,
+    )
+    bench.app.push_screen(choice, chosen)
+
+
+def ask_filter(bench: Workbench) -> None:
+    """Words, or SQL over the columns."""
+    from qlens_tui.filters import RULE, read_filter
+    from qlens_tui.rows import KNOWN
+
+    def check(text: str) -> str | None:
+        try:
+            read_filter(text, KNOWN)
+        except LensError as error:
+            return str(error)
+        return None
+
+    def apply(answer: Answer | None) -> None:
+        if answer is not None:
+            bench.filter_by(answer.text.strip())
+
+    prompt = Prompt(
+        "filter features (empty: none)",
+        value=bench.filter,
+        hint=RULE,
+        check=check,
+        ascii_only=bench.ascii,
+    )
+    bench.app.push_screen(prompt, apply)
+
+
+def ask_token(bench: Workbench, completion: Completion, texts: Sequence[str]) -> None:
+    """A token of the vocabulary, completed while it is typed."""
+
+    def typed(prompt: Prompt, text: str) -> None:
+        ids = completion.ids(text, _COMPLETIONS)
+        labels = (fit(token_label(texts[token], ascii_only=bench.ascii), 28) for token in ids)
+        prompt.offer(
+            [
+                Suggestion(f"{label} {token}", texts[token], token)
+                for label, token in zip(labels, ids, strict=True)
+            ],
+            take_first=True,
+        )
+        if text and not ids:
+            prompt.tell("no token begins with that, or holds it", problem=True)
+
+    def go(answer: Answer | None) -> None:
+        if answer is not None and answer.number is not None:
+            bench.search(answer.number, answer.text)
+
+    prompt = Prompt(
+        "features by token",
+        hint="type a token, choose one with up and down; a leading space counts",
+        typed=typed,
+        must_choose=True,
+        ascii_only=bench.ascii,
+    )
+    bench.app.push_screen(prompt, go)
+
+
+def _jump(text: str, layer: int | None) -> tuple[int, int] | None:
+    first, colon, second = text.strip().partition(":")
+    if not colon:
+        first, second = ("" if layer is None else str(layer)), first
+    if first.isdecimal() and second.isdecimal() and len(text) < 20:
+        return int(first), int(second)
+    return None
+
+
+def _sortable(columns: Sequence[str]) -> list[str]:
+    """Columns that an order makes sense of, those of the table first."""
+    shown = [column.source for column in COLUMNS if column.source in (*columns, *_MARKS)]
+    hidden = ("_ids", "_scores", "_moved")
+    others = [
+        name for name in columns if not name.endswith(hidden) and not name.startswith("context_")
+    ]
+    return list(dict.fromkeys([*shown, *_MARKS, *others]))

@@ -1,0 +1,50 @@
+"""What the app knows of features beside the engine's answers: names for them, and their origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from qlens_tui import messages as m
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_LABELS = 6
+_TOLD = ("hook_read", "architecture", "key", "folder", "release", "id")
+
+
+def labels(
+    features: Iterable[tuple[int, int]],
+    frames: Mapping[int, pl.DataFrame],
+    texts: Sequence[str] | None,
+) -> dict[tuple[int, int], tuple[str, ...]]:
+    """The first tokens that features promote, raw, of those whose atlas is at hand."""
+    found = {}
+    for layer, feature in features if texts is not None else ():
+        frame = frames.get(layer)
+        if frame is not None and "value_query_ids" in frame.columns and feature < frame.height:
+            ids = frame["value_query_ids"][feature].head(_LABELS)
+            assert texts is not None
+            found[layer, feature] = tuple(texts[token] for token in ids if token < len(texts))
+    return found
+
+
+def provenance(ready: m.Ready | None, layer: m.Layer | None) -> Iterator[tuple[str, str]]:
+    """Lines on where the numbers come from, each a name and a text."""
+    if ready is not None:
+        reference = ready.reference
+        yield "model", f"{ready.model} ({ready.dtype} on {ready.device})"
+        yield (
+            "reference",
+            f"{reference.samples} x {reference.length} tokens of {reference.origin}, "
+            f"{reference.n_tokens} of them count ({reference.sha256[:12]})",
+        )
+        settings = ready.settings
+        yield "settings", f"{settings.convention} convention, final norm {settings.final_norm}"
+    if layer is not None:
+        yield "dictionary", f"{layer.dictionary} ({layer.sha256[:12]})"
+        yield "operators", layer.operators
+        for name in _TOLD:
+            if name in layer.provenance:
+                yield name.replace("_", " "), layer.provenance[name]
