@@ -44,7 +44,9 @@ def test_widgets_know_neither_the_core_nor_the_engine(path):
     names = imported_by(path)
     assert not {name for name in names if name.split(".")[0] == "lens_core"}
     assert not {name for name in names if name.startswith("qlens_tui.engine")}
-    assert not {name for name in names if name.split(".")[0] in ("subprocess", "sqlite3", "asyncio")}
+    assert not {
+        name for name in names if name.split(".")[0] in ("subprocess", "sqlite3", "asyncio")
+    }
 
 
 def test_the_app_with_all_of_its_screens_never_imports_torch():

@@ -1,0 +1,225 @@
+"""The app as a user has it: in a terminal, with its engine, from first paint to CSV, and killed.
+
+A pseudo-terminal of our own stands in for the user's; the screen is what the app last painted
+there, put together by a reader of the few sequences that Textual sends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qlens_tui.export import read_export
+from qlens_tui.triage import Triage
+from tests.qlens_tui.workplace import Workplace
+
+PATIENCE = 60.0
+SIZE = 40, 120  # rows, columns
+_TOKEN = re.compile(
+    r"\x1b\[(?P<place>\d+(?:;\d+)?)H|\x1b\[[0-9;?<>=]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b."
+)
+
+
+class Session:
+    """A `qlens open` in a pseudo-terminal."""
+
+    def __init__(self, place: Workplace, folder: Path, *args: str) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        environment = os.environ | {
+            "QLENS_CACHE_DIR": str(place.cache), "QLENS_STATE_DIR": str(folder / "state"),
+            "QLENS_DATA_DIR": str(folder / "data"), "TERM": "xterm-256color",
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from qlens_tui.cli import main; main()", "open", place.config,
+             *args],
+            stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=folder,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        self.written = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                part = os.read(self.master, 65536)
+            except OSError:
+                return
+            self.written += part.decode("utf-8", "replace")
+
+    @property
+    def screen(self) -> str:
+        rows = [[" "] * SIZE[1] for _ in range(SIZE[0])]
+        y = x = at = 0
+        text = self.written
+
+        def put(run: str) -> None:
+            nonlocal x, y
+            for character in run:
+                if character == "\n":
+                    y, x = y + 1, 0
+                elif character == "\r":
+                    x = 0
+                elif 0 <= y < SIZE[0] and 0 <= x < SIZE[1]:
+                    rows[y][x] = character
+                    x += 1
+
+        for found in _TOKEN.finditer(text):
+            put(text[at : found.start()])
+            at = found.end()
+            if found["place"]:
+                numbers = [int(number) - 1 for number in found["place"].split(";")]
+                y, x = numbers[0], numbers[1] if len(numbers) > 1 else 0
+        put(text[at:])
+        return "\n".join("".join(row).rstrip() for row in rows)
+
+    def until(self, shown: str | Callable[[str], bool]) -> str:
+        end = time.monotonic() + PATIENCE
+        wanted = shown if callable(shown) else lambda screen: shown in screen
+        while time.monotonic() < end:
+            screen = self.screen
+            if wanted(screen):
+                return screen
+            assert self.process.poll() is None, screen
+            time.sleep(0.1)
+        raise AssertionError(f"never shown: {shown}\n{self.screen}")
+
+    def press(self, keys: str) -> None:
+        for key in keys:
+            os.write(self.master, key.encode())
+            time.sleep(0.03)
+
+    @property
+    def engines(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def ended(self, patience: float = 20) -> int:
+        return self.process.wait(patience)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.slave)
+        os.close(self.master)
+
+
+@pytest.fixture
+def session(tiny_place, tmp_path) -> Iterator[Callable[..., Session]]:
+    opened: list[Session] = []
+
+    def start(*args: str) -> Session:
+        opened.append(Session(tiny_place, tmp_path, *args))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+def gone(processes: list[psutil.Process], within: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=within)[1]
+
+
+def stars(folder: Path, place: Workplace) -> set[int]:
+    with Triage(folder / "data" / "triage.sqlite3") as triage:
+        found = triage._database.execute("SELECT sha256 FROM dictionaries").fetchall()
+        return {
+            feature for (sha,) in found for feature, mark in triage.marks(sha).items() if mark.star
+        }
+
+
+def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
+    session, tiny_place, tmp_path
+):
+    first = session()
+    first.until("? all keys")
+    first.until(" ready")
+    first.until("exact on")
+    first.press("jj")
+    first.until("VALUE  0:2")
+    first.press("s")
+    first.press("jjs")
+    first.until("VALUE  0:4")
+    first.press("e\r")
+    first.until("features.csv")
+    first.press("\r")
+    first.until("features in")
+    assert read_export(tmp_path / "features.csv")["feature"].len() == 24
+    first.press("js")
+    time.sleep(0.3)
+
+    engines = first.engines
+    assert engines
+    first.process.send_signal(signal.SIGKILL)
+    first.ended()
+    assert gone(engines, within=5)
+    assert stars(tmp_path, tiny_place) == {2, 4, 5}
+
+    second = session()
+    screen = second.until(lambda screen: screen.count(" *") >= 3)
+    assert ">" in next(line for line in screen.split("\n") if re.search(r"\b5 \*", line))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(
+    session, number, tmp_path
+):
+    app = session()
+    app.until("exact on")
+    app.press("jjj")
+    app.until("VALUE  0:3")
+    raw = termios.tcgetattr(app.slave)
+    assert raw != app.before
+    engines = app.engines
+    app.process.send_signal(number)
+    app.ended()
+    assert termios.tcgetattr(app.slave) == app.before
+    for left in ("\x1b[?1049l", "\x1b[?25h"):  # the other screen, and the cursor shown
+        assert left in app.written
+    assert gone(engines, within=5)
+    again = session()
+    again.until("VALUE  0:3")
+
+
+def test_quitting_leaves_no_engine_and_exits_with_0(session):
+    app = session()
+    app.until("exact on")
+    engines = app.engines
+    app.press("q")
+    assert app.ended() == 0
+    assert gone(engines, within=5)
+
+
+def test_an_engine_that_is_killed_comes_back(session):
+    app = session()
+    app.until("exact on")
+    for engine in app.engines:
+        engine.kill()
+    app.until("starting it again")
+    app.until("exact on")
+    app.press("j")
+    app.until("VALUE  0:1")
+
+
+def test_without_a_terminal_it_says_what_to_use_instead(tiny_place):
+    assert "qlens show" in tiny_place.refusal(2, "open", tiny_place.config)
