@@ -86,7 +86,9 @@ class _Source:
             try:
                 verify_checksums(Path(self.folder))
             except StoreError as error:
-                raise DictionaryError(f"{error}; get the folder again") from error
+                ours = Path(self.folder).is_relative_to(Path(__file__).parent)
+                mend = "install qlens again" if ours else "get the folder again"
+                raise DictionaryError(f"{error}; {mend}") from error
             return read_cfg(Path(self.folder))
         from sae_lens.loading import pretrained_sae_loaders as readers
 

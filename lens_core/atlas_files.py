@@ -32,6 +32,7 @@ FOLDER = "atlas"
 SIDES = ("value", "key")
 LENSES = ("logit", "query", "first_order")
 _IDS, _FLOATS = pl.List(pl.Int32), pl.List(pl.Float32)
+_OF_PIECE = {"layers", "sealed_sha256"}
 _PIECE = re.compile(r"(\d{7,})-(\d{7,})-of-(\d{7,})\.parquet")
 
 
@@ -211,6 +212,12 @@ def export_atlas(
 def merged_provenance(layers: Sequence[CachedLayer]) -> dict[str, Any]:
     """One provenance for the layers of one model, reference and settings."""
     each = [layer.provenance for layer in layers]
+    shared = [{k: v for k, v in about.items() if k not in _OF_PIECE} for about in each]
+    if any(about != shared[0] for about in shared):
+        raise StoreError(
+            "the layers were tabulated with different operators or settings: "
+            "run `qlens atlas` again for all of them"
+        )
     return each[0] | {"layers": [entry for about in each for entry in about["layers"]]}
 
 

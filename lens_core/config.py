@@ -451,7 +451,10 @@ def _in_package(path: str) -> Path:
     package, _, folder = path.removeprefix(_PACKAGE).partition("/")
     if not (package.isidentifier() and folder) or ".." in folder.split("/"):
         raise ConfigError(f"[dictionary].path must be package:PACKAGE/FOLDER, got {_shown(path)}")
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module that is running, and was not found by anybody
+        spec = None
     if spec is None or spec.origin is None:
         raise ConfigError(
             f"[dictionary].path names the package {package}, which is not installed: "

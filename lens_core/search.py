@@ -139,6 +139,8 @@ def scales(
             found = operators.scale(side, kind, dictionary.sha256)
         if found is None:
             asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
+            if kind != "logit":
+                asked["operators"] = lens.transport.operators_for(dictionary).fingerprint
             found = lens.transport.cached(
                 asked, lambda: {"scales": compute_scales(lens, dictionary, side, kind)}
             )["scales"]

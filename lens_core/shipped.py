@@ -12,6 +12,7 @@ and the numbers are looked up by the dictionary's own checksum. Written by
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
@@ -23,7 +24,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.errors import DamagedError, OperatorError, StoreError
-from lens_core.store import fingerprint, open_tensors, versions, write_tensors
+from lens_core.store import (
+    fingerprint,
+    open_tensors,
+    versions,
+    write_tensors,
+    write_text_atomically,
+)
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 DEMO = Path(__file__).parent / "data" / "demo"
 _OPERATORS, _FEATURES = "operators.safetensors", "features.safetensors"
+_OF = "operators.json"
 
 
 class ShippedOperators:
@@ -44,18 +52,18 @@ class ShippedOperators:
         self.directory = directory
         self._device, self._dtype = torch.device(device), dtype
         with _reading(directory), open_tensors(directory / _OPERATORS) as file:
+            file.verify()
             self.about = file.metadata
-            self._names = frozenset(file.keys())
-        self._kept: dict[str, Tensor] = {}
+            self._kept = {name: file.get(name).to(self._device, dtype) for name in file.keys()}  # noqa: SIM118
 
     @property
     def fingerprint(self) -> str:
-        """Of what the operators were made from, and of how."""
+        """Of what the operators were made from, how, and of their content."""
         return self.about["operators"]
 
     def covers(self, side: str, site: int) -> bool:
         """Whether they carry the features of a dictionary at `site`."""
-        return f"{side}-{site}" in self._names
+        return f"{side}-{site}" in self._kept
 
     def value(self, site: int) -> Float[Tensor, "d_model d_model"]:
         """`T_value[site]`."""
@@ -103,12 +111,6 @@ class ShippedOperators:
             return {name: file.get(name) for name in file.keys()}  # noqa: SIM118
 
     def _get(self, name: str) -> Tensor:
-        if not self._kept:
-            with _reading(self.directory), open_tensors(self.directory / _OPERATORS) as file:
-                file.verify()
-                self._kept = {
-                    each: file.get(each).to(self._device, self._dtype) for each in self._names
-                }
         return self._kept[name]
 
 
@@ -136,13 +138,22 @@ def shipped_operators(
     dtype: torch.dtype,
     directory: Path = DEMO,
 ) -> ShippedOperators | None:
-    """The operators that come with qlens, if they are of these weights and this reference."""
-    if not (directory / _OPERATORS).is_file():
+    """The operators that come with qlens, if they are of these weights and this reference.
+
+    What they are of stands in a small file beside them, so that a session on another model
+    reads no more than that.
+    """
+    try:
+        of = json.loads((directory / _OF).read_text("utf-8"))
+    except FileNotFoundError:
         return None
-    found = ShippedOperators(directory, device, dtype)
-    wanted = str(FORMAT), model_fingerprint, reference_sha256
-    has = tuple(found.about.get(name) for name in ("format", "model", "reference"))
-    return found if has == wanted else None
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"a file that comes with qlens is damaged ({directory / _OF}): install qlens again"
+        ) from error
+    if of != {"format": FORMAT, "model": model_fingerprint, "reference": reference_sha256}:
+        return None
+    return ShippedOperators(directory, device, dtype)
 
 
 def write_shipped(
@@ -170,6 +181,9 @@ def write_shipped(
         tensors[f"first_order_value-{site}"] = eye + means["response"][site:].sum(0)
         tensors[f"first_order_key-{site}"] = eye + means["response"][:site].sum(0)
     tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise OperatorError(f"{name} does not fit into float16")
     about: dict[str, Any] = {
         "format": str(FORMAT),
         "model": model.fingerprint,
@@ -180,7 +194,10 @@ def write_shipped(
         "computed_in": str(model.dtype).removeprefix("torch."),
         "versions": json.dumps(versions()),
     }
-    about["operators"] = fingerprint(about)
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(name.encode() + tensors[name].cpu().contiguous().numpy().tobytes())
+    about["operators"] = fingerprint(about | {"content": content.hexdigest()})
     write_tensors(directory / _OPERATORS, tensors, about)
     operators = ShippedOperators(directory, model.device, model.dtype)
     lens.transport.operators = operators
@@ -191,6 +208,8 @@ def write_shipped(
             for side in ("value", "key")
         })  # fmt: skip
     write_tensors(directory / _FEATURES, numbers, {"operators": about["operators"]})
+    of = {"format": FORMAT, "model": model.fingerprint, "reference": reference.sha256}
+    write_text_atomically(directory / _OF, json.dumps(of, indent=1) + "\n")
     return operators
 
 
@@ -203,7 +222,7 @@ def _numbers(lens: QueryLens, layer: int, halves: Mapping[str, list[Tensor]]) ->
     dictionary = lens.dictionaries[layer]
     found = {}
     for side in SIDES:
-        parts = [half.to(lens.model.dtype) for half in halves[side]]
+        parts = [half.to(lens.model.device, lens.model.dtype) for half in halves[side]]
         stability = split_half(lens, side, vectors_of(side, dictionary), parts, lens.k)
         found[f"{dictionary.sha256}.{side}_stability_{lens.k}"] = stability
         for kind in ("query", "first-order"):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
 SUMS = "SHA256SUMS"
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 PACKAGES = ("qlens", "torch", "transformers", "transformer_lens", "sae_lens")
 
 _NETWORK = re.compile(
@@ -193,9 +194,9 @@ def write_checksums(directory: Path) -> None:
 
 
 def verify_checksums(directory: Path) -> None:
-    """Raise `DamagedError` unless the files listed in SHA256SUMS are, to the bit, what they were.
+    """Raise `DamagedError` unless the files that SHA256SUMS lists and are there are what they were.
 
-    A directory without such a list has nothing to say.
+    A directory without such a list has nothing to say; a list that cannot be read is damage.
     """
     try:
         listed = (directory / SUMS).read_text("utf-8", errors="replace").splitlines()
@@ -203,11 +204,14 @@ def verify_checksums(directory: Path) -> None:
         return
     except OSError as error:
         raise StoreError(f"cannot read {directory / SUMS}: {error.strerror}") from error
-    for line in listed:
-        written, _, name = line.partition("  ")
+    lines = [_SUM.fullmatch(line) for line in listed if line.strip()]
+    if not lines or None in lines:
+        raise DamagedError(f"{directory / SUMS} is damaged: it is no list of checksums")
+    for written, name in (line.groups() for line in lines if line is not None):
         path = directory / name
-        if not path.is_file() or file_sha256(path) != written:
-            raise DamagedError(f"{path} is damaged or missing: it is not what {SUMS} lists")
+        # A list may name files that nobody brought along; what is read must be whole.
+        if path.is_file() and file_sha256(path) != written.lower():
+            raise DamagedError(f"{path} is damaged: it is not what {SUMS} lists")
 
 
 class TensorFile:

@@ -32,7 +32,8 @@ from qlens_tui.screens.workbench import Workbench
 from qlens_tui.text import visible
 from qlens_tui.triage import Triage
 
-_DEATHS, _WITHIN = 3, 60.0  # so many deaths in so many seconds are too many
+_DEATHS = 3  # in a row are too many
+_LONG = 900.0  # seconds of life after which a death starts a new row
 _COPY_LIMIT = 74_000  # bytes; terminals drop longer OSC 52 sequences
 
 
@@ -85,7 +86,8 @@ class QlensApp(App[None]):
         self.ascii_only = ascii_only
         self.engine = self.make_engine()
         self._overrides, self._offline = dict(overrides or {}), offline
-        self._deaths: list[float] = []
+        self._deaths = 0
+        self._started = 0.0
         self._ended = False
         self._bench: Workbench | None = None
         self._jump_to = jump_to
@@ -123,9 +125,14 @@ class QlensApp(App[None]):
 
     def restart_engine(self) -> None:
         """Start an engine if none is running, and open the session in it."""
-        if self._ended:
+        if self._ended or self.engine.pid is not None:
             return
-        self.engine.start()
+        self._started = time.monotonic()
+        try:
+            self.engine.start()
+        except OSError as error:
+            self.toast(f"the engine cannot be started ({error.strerror}): B tries again", "error")
+            return
         self.reopen()
 
     def reopen(self) -> None:
@@ -145,9 +152,10 @@ class QlensApp(App[None]):
         if bench is None or self._ended:
             return
         if isinstance(event, m.Died):
-            now = time.monotonic()
-            self._deaths = [at for at in self._deaths if now - at < _WITHIN] + [now]
-            again = len(self._deaths) < _DEATHS
+            # One that lived for long died of something else.
+            lived = time.monotonic() - self._started
+            self._deaths = 1 if lived > _LONG else self._deaths + 1
+            again = self._deaths < _DEATHS
             bench.died(event.text, again)
             log = self.engine.log
             where = f"; its log is {log}" if log is not None else ""
@@ -177,15 +185,14 @@ class QlensApp(App[None]):
         )
 
     def copy(self, text: str) -> None:
-        """To the clipboard by OSC 52, and to a file for terminals that refuse it."""
-        shown = "\n".join(visible(line, ascii_only=self.ascii_only) for line in text.split("\n"))
+        """Printable text to the clipboard by OSC 52, and to a file for terminals that refuse it."""
         file = state_dir() / "copied.txt"
         try:
-            write_text_atomically(file, shown)
+            write_text_atomically(file, text)
         except LensError as error:
             self.toast(str(error), "error")
-        if len(shown.encode()) <= _COPY_LIMIT:
-            self.copy_to_clipboard(shown)
+        if len(text.encode()) <= _COPY_LIMIT:
+            self.copy_to_clipboard(text)
         self.toast(f"copied; also in {file}")
 
     def _vocabulary_file(self) -> Path:

@@ -128,6 +128,7 @@ class Inquiry:
         """What was answered would now be answered in another way."""
         self.signatures.clear()
         self.paths.clear()
+        self.evidence.clear()
 
 
 def duration(seconds: float) -> str:

@@ -89,6 +89,8 @@ def _sane(place: Place) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
     flags = (place.descending, place.ids, place.bottom, place.first_order)
+    if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
+        return False
     words = (place.filter, place.tab, place.model)
     optional = (place.sort, place.transition, place.theme)
     return (

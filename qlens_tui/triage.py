@@ -146,6 +146,16 @@ class Triage:
         """Do again what was undone last, where nobody came in between; `None`: nothing was."""
         return self._replay("redo", self._undone, self._done)
 
+    @property
+    def next_undo(self) -> int:
+        """How many marks an undo would change."""
+        return self._done[-1].changed if self._done else 0
+
+    @property
+    def next_redo(self) -> int:
+        """How many marks a redo would change."""
+        return self._undone[-1].changed if self._undone else 0
+
     def mark(self, sha256: str, feature: int) -> Mark:
         """The marks of one feature."""
         rows = self._rows(sha256, "AND m.feature = ?", index(feature))

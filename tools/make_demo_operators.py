@@ -2,12 +2,12 @@
 
     python tools/make_demo_operators.py --work DIR
 
-For the layers of `sample_configs/demo.toml`, over its reference, in float32 with sums in
-float64: the mean operators of both sides, and the sums of the first-order responses, as
-`lens_core/data/demo/operators.safetensors` (float16); and each feature's stability and scale
-on them as `features.safetensors`. The passes are those of `qlens build`; only the sites that
-the layers need are walked. Every micro-batch of every family is kept in DIR, so that a run
-that was stopped goes on (about 90 minutes on two cores, 12 parts).
+For the layers of `sample_configs/demo.toml`, over its reference, in float32 with the sums of
+micro-batches in float64: the mean operators of both sides, and the sums of the first-order
+responses, as `lens_core/data/demo/operators.safetensors` (float16); and each feature's stability
+and scale on them as `features.safetensors`. The passes are those of `qlens build`; only the sites
+that the layers need are walked. Every micro-batch of every family is kept in DIR, so that a run
+that was stopped goes on (about 110 minutes on two cores, 12 parts).
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ def part(session: Session, family: Family, samples: range, sites: list[int], pat
         if row % 64 == 63:
             rate = (row + 1) / (time.monotonic() - start)
             print(f"{path.name} {row + 1}/{model.d_model} passes, {rate:.2f} a second", flush=True)
-    write_tensors(path, {"sums": sums}, {})
+    write_tensors(path, {"sums": sums}, made_of(sites, samples))
+
+
+def made_of(sites: list[int], samples: range) -> dict[str, str]:
+    return {"sites": str(sites), "samples": f"{samples.start}-{samples.stop}"}
 
 
 def main() -> None:
@@ -96,6 +100,8 @@ def main() -> None:
                     part(session, family, samples, sites, path)
                 with open_tensors(path) as file:
                     file.verify()
+                    if not made_of(sites, samples).items() <= file.metadata.items():
+                        raise SystemExit(f"{path} is of other layers or samples: remove it")
                     total = total + file.get("sums").double()
             halves.setdefault(family.name, []).append(total)
     write_shipped(session.lens, halves, DEMO)

@@ -94,7 +94,7 @@ def _path(text: str) -> Path:
 async def _export(bench: Workbench, scope: _Scope, path: Path) -> None:
     try:
         count = await asyncio.to_thread(_write, bench, scope, path)
-    except LensError as error:
+    except (LensError, OSError) as error:
         bench.qlens.toast(str(error), "error", long=True)
         return
     bench.qlens.toast(f"{count:,} features in {path}")

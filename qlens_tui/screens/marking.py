@@ -88,16 +88,16 @@ class Marking:
     def undo(self) -> None:
         """Take back this session's last edit."""
         if self.triage is not None:
-            self._edit(self.triage.undo, 0, "undone", "nothing to undo")
+            self._edit(self.triage.undo, self.triage.next_undo, "undone", "nothing to undo")
 
     def redo(self) -> None:
         """Do it again."""
         if self.triage is not None:
-            self._edit(self.triage.redo, 0, "done again", "nothing to do again")
+            self._edit(self.triage.redo, self.triage.next_redo, "done again", "nothing to do again")
 
     def read(self, layer: int) -> None:
         """Read the marks of a layer."""
-        if self.triage is not None:
+        if self.triage is not None and layer in self._bench.known:
             try:
                 self.marks[layer] = self.triage.marks(self._bench.known[layer].sha256)
             except LensError as error:

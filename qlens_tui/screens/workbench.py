@@ -129,6 +129,7 @@ class Workbench(Screen[None]):
         self._frames: dict[int, pl.DataFrame] = {}
         self.texts: list[str] | None = None
         self.at_layer: int | None = place.layer
+        self._insists = False
         self._last: dict[int, int] = {}
         self._wanted: tuple[int, int] | None = None
         if place.layer is not None and place.feature is not None:
@@ -229,9 +230,8 @@ class Workbench(Screen[None]):
                 self._learn(event)
             case m.Vocabulary():
                 self.texts, self._completion = list(event.tokens), None
-                self.table.set_texts(self.texts)
                 self.qlens.keep_vocabulary(event.tokens)
-                self._show_from_atlas()
+                self._texts_arrived()
             case m.Signature() if isinstance(request, m.Sign):
                 self.inquiry.signatures.put(_key_of(request), event)
                 self._show_signature(event)
@@ -260,6 +260,8 @@ class Workbench(Screen[None]):
         """The engine is gone; `again`: another one is being started."""
         self.ready = None
         self.inquiry.forget()
+        if self._reverse is not None:
+            self._reverse.failed(text)
         for pane in (self.pane("value"), self.pane("key"), self.paths, self.evidence):
             feature = self.table.feature
             if feature is not None and pane.waiting:
@@ -268,7 +270,11 @@ class Workbench(Screen[None]):
 
     def _opened(self, ready: m.Ready) -> None:
         self.ready = ready
-        self.known = {k: known for k, known in self.known.items() if k in ready.layers}
+        for gone in [layer for layer in self.known if layer not in ready.layers]:
+            for kept in (self.known, self._frames, self._last, self.marking.marks):
+                kept.pop(gone, None)
+        off = tuple(block for block in self.settings.off if block < len(ready.blocks))
+        self.settings = replace(self.settings, off=off)
         self._k = self._k or ready.k
         if self.settings == m.Settings(off=self.settings.off) and not self._place.transition:
             self.settings = replace(ready.settings, off=self.settings.off)
@@ -294,6 +300,8 @@ class Workbench(Screen[None]):
         self.known[event.layer] = KnownLayer(
             event.layer, event.sha256, event.dictionary, event.n_features, event.atlas
         )
+        if before is not None and before.sha256 != event.sha256:
+            self.inquiry.forget_answers()
         if before != self.known[event.layer]:
             self._frames.pop(event.layer, None)
         if event.layer == self.at_layer or self.at_layer is None:
@@ -334,7 +342,10 @@ class Workbench(Screen[None]):
             case m.Split():
                 self.paths.expect(request.layer, request.feature, doing)
             case m.Examine():
-                self.evidence.expect(request.layer, request.feature, doing)
+                # One pass serves a layer: the cursor may have moved on in it.
+                here = self.table.feature
+                if here is not None and here[0] == request.layer:
+                    self.evidence.expect(*here, doing)
             case m.Open():
                 self._state = doing
         self._say()
@@ -347,13 +358,13 @@ class Workbench(Screen[None]):
                     self.pane(side).fail(request.layer, request.feature, text)
             case m.Split():
                 self.paths.fail(request.layer, request.feature, text)
-            case m.Examine():
+            case m.Examine() if self.table.feature == (request.layer, request.feature):
                 self.evidence.fail(request.layer, request.feature, text)
             case m.Search():
                 if self._reverse is not None:
                     self._reverse.failed(text)
             case m.Open():
-                self._state = "failed"
+                self._state = "cannot open: B tries again"
                 self.qlens.toast(text, "error", long=True)
             case _:
                 self.qlens.toast(text, "error")
@@ -367,8 +378,13 @@ class Workbench(Screen[None]):
         """Token strings kept from the last visit, until the engine tells its own."""
         if self.texts is None:
             self.texts = tokens
-            self.table.set_texts(tokens)
-            self._show_from_atlas()
+            self._texts_arrived()
+
+    def _texts_arrived(self) -> None:
+        self.table.set_texts(self.texts)
+        self._show_from_atlas()
+        if self.filter or (self._sort or "").endswith("_ids"):
+            self.refresh_rows()
 
     def _show_feature(self) -> None:
         """Fill the panes for the feature under the cursor: from what is kept, else by asking."""
@@ -433,6 +449,7 @@ class Workbench(Screen[None]):
             feature is None
             or rows is None
             or not plain
+            or self.pane("value").look.end == "bottom"
             or self._key(*feature) in self.inquiry.signatures
         ):
             return
@@ -488,13 +505,19 @@ class Workbench(Screen[None]):
         layers = self._layers_shown()
         if not layers:
             return
+        asked = self.filter, self._sort, self._descending
         try:
-            frames, rows = await asyncio.to_thread(self._rows, layers, dict(self._frames))
-        except LensError as error:
-            self.qlens.toast(str(error), "error")
-            self.filter = ""
-            frames, rows = await asyncio.to_thread(self._rows, layers, dict(self._frames))
-        self._frames.update(frames)
+            frames, rows = await asyncio.to_thread(
+                self._rows, layers, dict(self._frames), dict(self.known), *asked
+            )
+        except (LensError, OSError) as error:
+            # The filter stays as it was typed: the atlas or the vocabulary may be on its way.
+            self._empty_table(f"waits: {error}" if self.filter else str(error))
+            self._say()
+            return
+        self._frames.update(
+            {layer: frame for layer, frame in frames.items() if layer in self.known}
+        )
         for layer in frames:
             self.marking.read(layer)
         table = self.table
@@ -503,8 +526,12 @@ class Workbench(Screen[None]):
         table.set_rows(rows, nothing)
         table.set_sort(self._sort, self._descending)
         table.set_marks(self.marking.marks)
-        if self._wanted is not None and table.move_to(*self._wanted):
-            self._wanted = None
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not table.move_to(*wanted) and self._insists and self.filter:
+            self._wanted, self.filter = wanted, ""
+            self.notify("the filter was taken off: it hid that feature")
+            self.refresh_rows()
+            return
         self._show_layers()
         self._show_feature()
         self._say()
@@ -515,22 +542,28 @@ class Workbench(Screen[None]):
         return [self.at_layer] if self.at_layer in self.known else []
 
     def _rows(
-        self, layers: Sequence[int], kept: dict[int, pl.DataFrame]
+        self,
+        layers: Sequence[int],
+        kept: dict[int, pl.DataFrame],
+        known: dict[int, KnownLayer],
+        wanted: str,
+        sort: str | None,
+        descending: bool,
     ) -> tuple[dict[int, pl.DataFrame], Rows]:
         """In a worker thread: frames that were read, and the rows to show."""
         from qlens_tui.features import layer_frame, together
         from qlens_tui.rows import all_rows, filtered, sorted_by, with_marks
 
-        read = {k: layer_frame(self.known[k])[0] for k in layers if k not in kept}
+        read = {k: layer_frame(known[k])[0] for k in layers if k not in kept}
         frame = together([(kept | read)[layer] for layer in layers])
-        if self.filter or (self._sort in ("star", "reject", "tags", "note")):
-            shas = {layer: self.known[layer].sha256 for layer in layers}
+        if wanted or (sort in ("star", "reject", "tags", "note")):
+            shas = {layer: known[layer].sha256 for layer in layers}
             frame = with_marks(frame, marks_frame(self.marking.triage, shas))
         rows = all_rows(frame)
-        if self.filter:
-            rows = filtered(rows, self.filter, self.texts)
-        if self._sort is not None and self._sort in rows.frame.columns:
-            rows = sorted_by(rows, self._sort, self._descending, self.texts)
+        if wanted:
+            rows = filtered(rows, wanted, self.texts)
+        if sort is not None and sort in rows.frame.columns:
+            rows = sorted_by(rows, sort, descending, self.texts)
         return read, rows
 
     def on_feature_table_feature_focused(self, event: FeatureTable.FeatureFocused) -> None:
@@ -571,23 +604,24 @@ class Workbench(Screen[None]):
 
     def go_to_layer(self, layer: int | None, feature: int | None = None) -> None:
         """Show a layer (`None`: all), the cursor on `feature` if one is named."""
-        if layer == self.at_layer and feature is None:
-            return
+        self._wanted, self._insists = None, feature is not None
         if feature is not None and layer is not None:
             self._wanted = layer, feature
+            if self.at_layer in (layer, None):
+                if self.table.move_to(layer, feature):
+                    self._wanted = None
+                    return
+                layer = self.at_layer  # a filter hides it, or its rows are being read
+        elif layer == self.at_layer:
+            return
         elif layer in self._last:
             self._wanted = layer, self._last[layer]
-        if layer == self.at_layer or self.at_layer is None:
-            if self._wanted is not None and self.table.move_to(*self._wanted):
-                self._wanted = None
-                return
-            if self.filter and layer is not None:
-                self.filter = ""
-                self.notify("the filter was taken off: it hid that feature")
-        self.at_layer = layer
+        if layer != self.at_layer:
+            self.at_layer = layer
+            # Until the new rows are read nothing of the old layer can be marked by mistake.
+            self._empty_table(f"reading layer {layer}" if layer is not None else "reading")
         if layer is not None and layer not in self.known:
             self._ask(m.DescribeLayer(layer=layer))
-            self._say(f"loading layer {layer}")
         elif (
             layer is not None
             and self.ready is not None
@@ -598,6 +632,12 @@ class Workbench(Screen[None]):
         self.refresh_rows()
         self._show_layers()
         self._save_soon()
+
+    def _empty_table(self, why: str) -> None:
+        from qlens_tui.features import together
+        from qlens_tui.rows import all_rows
+
+        self.table.set_rows(all_rows(together(())), visible(why, ascii_only=self.ascii))
 
     def action_jump(self) -> None:
         finding.ask_jump(self)
@@ -798,7 +838,10 @@ class Workbench(Screen[None]):
             self.qlens.restart_engine()
             return
         if self.ready is None:
-            self.notify("the model is still loading", severity="warning")
+            if any(isinstance(request, m.Open) for request in self.inquiry.asked.values()):
+                self.notify("the model is still loading", severity="warning")
+            else:
+                self.qlens.reopen()
             return
         if self.ready.operators == "built":
             for layer in self.ready.layers:

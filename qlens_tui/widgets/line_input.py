@@ -19,6 +19,10 @@ class LineInput(Input):
     }
     """
 
+    def validate_value(self, value: str) -> str:
+        """Whatever is put in, by a key, a completion or a place from the last visit."""
+        return clean(value)
+
     def insert_text_at_cursor(self, text: str) -> None:
         super().insert_text_at_cursor(clean(text))
 

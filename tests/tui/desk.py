@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from textual.pilot import Pilot
+from textual.worker import WorkerCancelled
 
 from lens_core.errors import LensError
 from qlens_tui import messages as m
@@ -107,5 +109,9 @@ async def settled(pilot: Pilot[None], *keys: str) -> None:
     for key in keys:
         await pilot.press(key)
         await pilot.pause(0.02)
-    await pilot.app.workers.wait_for_complete()
+    while pilot.app.workers:
+        # A worker that a newer one takes the place of is cancelled, which is no failure.
+        with suppress(WorkerCancelled):
+            await pilot.app.workers.wait_for_complete()
+        await pilot.pause(0.02)
     await pilot.pause(0.15)  # longer than the app waits for the cursor to rest

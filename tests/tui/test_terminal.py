@@ -47,6 +47,8 @@ class Session:
             "QLENS_DATA_DIR": str(folder / "data"), "TERM": "xterm-256color",
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
+        for name in ("COLUMNS", "LINES"):  # of the terminal that the tests run in
+            environment.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from qlens_tui.cli import main; main()", "open", place.config,
              *args],

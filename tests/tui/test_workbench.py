@@ -11,7 +11,7 @@ import pytest
 
 from qlens_tui import messages as m
 from qlens_tui.export import read_export
-from qlens_tui.place import recall
+from qlens_tui.place import KnownLayer, recall
 from qlens_tui.screens.choice import Choice
 from qlens_tui.screens.help import Help, keys_of
 from qlens_tui.screens.note import NoteEditor
@@ -74,6 +74,11 @@ def test_all_layers_stand_in_one_table_before_the_first(place):
         assert bench.table.rows.frame["layer"].unique().to_list() == [0, 1, 2]
         assert "all layers" in status(bench)
         assert bench.query_one(LayerColumn).lines[1].startswith(">all")
+        await settled(terminal.pilot, "l")
+        assert bench.table.rows.frame["layer"].unique().to_list() == [0]
+        await settled(terminal.pilot, "h", "colon", *"2:3", "enter")
+        assert bench.table.feature == (2, 3)
+        assert "all layers" in status(bench)
 
     run(place, act)
 
@@ -124,6 +129,72 @@ def test_a_filter_keeps_rows_and_an_empty_one_gives_them_back(place):
         terminal.pilot.app.screen.query_one("#typed").value = ""
         await settled(terminal.pilot, "enter")
         assert len(bench.table.rows) == 24
+
+    run(place, act)
+
+
+def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_hides(place):
+    async def leave(terminal, bench):
+        await settled(terminal.pilot, "t", *"odd", "enter", "f", *"odd", "enter")
+        assert len(bench.table.rows) == 1
+
+    async def come_back(terminal, bench):
+        assert bench.filter == "odd"
+        assert len(bench.table.rows) == 1
+        await settled(terminal.pilot, "colon", *"0:9", "enter")
+        assert bench.table.feature == (0, 9)
+        assert bench.filter == ""
+        assert "hid that feature" in told(bench.app)
+
+    run(place, leave)
+    run(place, come_back)
+
+
+def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
+    async def act(terminal, bench):
+        bench.filter_by("value_gain > -2")
+        await settled(terminal.pilot)
+        assert len(bench.table.rows) == 24
+        known, bench._tabulate = bench.known[1], lambda _layer: None
+        bench.known[1] = KnownLayer(1, known.sha256, known.name, known.n_features, None)
+        bench._frames.pop(1, None)
+        bench.go_to_layer(1)
+        await settled(terminal.pilot)
+        assert bench.filter == "value_gain > -2"
+        assert not len(bench.table.rows)
+        assert "waits" in "".join(bench.table.lines)
+        bench.known[1] = known
+        bench._frames.pop(1, None)
+        bench.refresh_rows()
+        await settled(terminal.pilot)
+        assert len(bench.table.rows) == 24
+
+    run(place, act)
+
+
+def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j")
+        bench.go_to_layer(1)
+        assert bench.table.feature is None
+        bench.action_star()
+        await settled(terminal.pilot)
+        assert not any(bench.marking.marks.values())
+        assert bench.table.feature == (1, 0)
+
+    run(place, act)
+
+
+def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
+    async def act(terminal, bench):
+        asked = m.Examine(layer=0, feature=0)
+        bench.inquiry.asked[999] = asked
+        await settled(terminal.pilot, "j")
+        bench.hear(m.Status(id=999, text="running the reference"))
+        answer = bench.inquiry.evidence.get((0, 1))
+        bench.hear(answer)
+        assert not bench.evidence.waiting
+        assert bench.evidence.view.feature == 1
 
     run(place, act)
 
@@ -355,6 +426,9 @@ def test_nothing_of_a_hostile_vocabulary_reaches_the_terminal_raw(place, size):
     async def act(terminal, bench):
         await settled(terminal.pilot, *"jjj", "b", "i", "tab", "tab", "tab", "right", "tab")
         await settled(terminal.pilot, "escape", "slash", "e", "down", "down", "enter", "escape")
+        for typed in ("[", "x", "i"):
+            for _ in range(3):
+                await settled(terminal.pilot, "slash", typed, "down", "tab", "escape", "escape")
         await settled(terminal.pilot, "t", *"[b]x", "enter", "e", "escape", "o", "escape")
         assert not terminal.leaks()
 
@@ -416,6 +490,7 @@ def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
         await settled(terminal.pilot, "tab", "y")
         copied = (tmp_path / "state" / "copied.txt").read_text()
         assert "VALUE" in copied
+        assert copied.startswith(" VALUE  0:0")
         assert "\x1b]52;" in terminal.written or bench.app.clipboard == copied
 
     run(place, act)
