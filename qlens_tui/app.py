@@ -28,6 +28,7 @@ from lens_core.store import write_text_atomically
 from qlens_tui import messages as m
 from qlens_tui.engine import Engine
 from qlens_tui.place import recall, state_dir
+from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.workbench import Workbench
 from qlens_tui.text import visible
 from qlens_tui.triage import Triage
@@ -262,6 +263,10 @@ class QlensApp(App[None]):
         if self._ended:
             return
         self._ended = True
+        # A line that drops, or ctrl+q, in the middle of a note.
+        for screen in self.screen_stack:
+            if isinstance(screen, NoteEditor):
+                screen.keep_now()
         if self._bench is not None:
             self._bench.save()
         self.exit()

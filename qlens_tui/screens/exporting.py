@@ -62,6 +62,10 @@ def _scopes(bench: Workbench) -> list[_Scope]:
 def _ask_file(bench: Workbench, scope: _Scope) -> None:
     from qlens_tui.export import check_destination
 
+    def typed(prompt: Prompt, text: str) -> None:
+        if check(text) is None and _path(text).exists():
+            prompt.tell("this file exists: enter replaces it", problem=True)
+
     def check(text: str) -> str | None:
         if not text.strip():
             return "a file name, ending in .csv, .parquet or .ndjson"
@@ -78,13 +82,20 @@ def _ask_file(bench: Workbench, scope: _Scope) -> None:
     bench.app.push_screen(
         Prompt(
             f"export {scope.label} to",
-            value="features.csv",
+            value=_free_name(),
+            typed=typed,
             hint=".csv (for spreadsheets), .parquet or .ndjson",
             check=check,
             ascii_only=bench.ascii,
         ),
         write,
     )
+
+
+def _free_name() -> str:
+    """The first of features.csv, features-2.csv and so on that is not there."""
+    names = ("features.csv", *(f"features-{number}.csv" for number in range(2, 1000)))
+    return next((name for name in names if not Path(name).exists()), names[0])
 
 
 def _path(text: str) -> Path:

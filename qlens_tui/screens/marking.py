@@ -77,13 +77,16 @@ class Marking:
         layer, number = feature
         dictionary = self._name(layer)
 
-        def keep(note: str | None) -> None:
-            if note is not None:
-                self._edit(lambda: triage.apply({dictionary: [number]}, note=note), 1)
+        def keep(note: str) -> str | None:
+            try:
+                self._tell(triage.apply({dictionary: [number]}, note=note), "", "")
+            except LensError as error:
+                return str(error)
+            return None
 
         before = triage.mark(dictionary.sha256, number).note
-        editor = NoteEditor(f"note on {layer}:{number}", before, ascii_only=self._bench.ascii)
-        self._bench.app.push_screen(editor, keep)
+        title = f"note on {layer}:{number}"
+        self._bench.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._bench.ascii))
 
     def undo(self) -> None:
         """Take back this session's last edit."""

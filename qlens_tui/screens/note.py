@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -9,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import TextArea
+from textual.widgets.text_area import EditResult
 
 from qlens_tui.text import visible
 from qlens_tui.widgets.key_line import KeyLine
@@ -26,11 +29,31 @@ class _Title(LinePane, can_focus=False):
         return [fitted(line((f" {self.text}", "pane--title")), width, self.ellipsis)], []
 
 
-class NoteEditor(ModalScreen[str | None]):
+def shown(text: str) -> str:
+    """A line to be edited: spaces, tabs and backslashes as they are, what has no shape escaped."""
+    return "".join(
+        character
+        if character == "\t" or unicodedata.category(character)[0] != "C"
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+class _Area(TextArea):
+    """A text area that is not given what it must not paint."""
+
+    def _replace_via_keyboard(
+        self, insert: str, start: tuple[int, int], end: tuple[int, int]
+    ) -> EditResult | None:
+        lines = insert.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return super()._replace_via_keyboard("\n".join(map(shown, lines)), start, end)
+
+
+class NoteEditor(ModalScreen[None]):
     """Edits a note; ctrl+s keeps it, escape leaves it as it was, and asks first if it changed.
 
-    Characters that would reach the terminal raw are shown escaped; a note that holds some is
-    kept as it was unless it is edited.
+    Control and format characters are shown as escapes, never raw; a line that is left as it was
+    is kept as it was, whatever it holds.
     """
 
     DEFAULT_CSS = """
@@ -47,17 +70,27 @@ class NoteEditor(ModalScreen[str | None]):
         Binding("escape", "leave", "Leave", priority=True),
     ]
 
-    def __init__(self, title: str, note: str, *, ascii_only: bool = False) -> None:
+    def __init__(
+        self,
+        title: str,
+        note: str,
+        keep: Callable[[str], str | None],
+        *,
+        ascii_only: bool = False,
+    ) -> None:
+        """`keep` writes a note, or says in one line why it cannot: the editor then stays."""
         super().__init__()
+        self._keep = keep
         self._title = title
-        self._before = "\n".join(visible(part) for part in note.split("\n"))
+        self._raw = {shown(part): part for part in note.split("\n")}
+        self._before = "\n".join(map(shown, note.split("\n")))
         self._ascii = ascii_only
         self._asked = False
 
     def compose(self) -> ComposeResult:
         with Vertical():
             yield _Title(self._title, ascii_only=self._ascii)
-            yield TextArea(self._before, show_line_numbers=False)
+            yield _Area(self._before, show_line_numbers=False)
             yield KeyLine(ascii_only=self._ascii)
 
     def on_mount(self) -> None:
@@ -70,12 +103,28 @@ class NoteEditor(ModalScreen[str | None]):
         self.query_one(KeyLine).tell([("ctrl+s", "keep"), ("esc", leave)])
 
     def action_keep(self) -> None:
+        if self.keep_now():
+            self.dismiss()
+
+    def keep_now(self) -> bool:
+        """Write what was changed; False, with the reason told, where that failed."""
+        text = self.edited
+        problem = None if text is None else self._keep(text)
+        if problem is not None:
+            self.notify(visible(problem), severity="error", timeout=12, markup=False)
+        return problem is None
+
+    @property
+    def edited(self) -> str | None:
+        """The note as it is now, `None` where it is what it was."""
         text = self.query_one(TextArea).text
-        self.dismiss(text if text != self._before else None)
+        if text == self._before:
+            return None
+        return "\n".join(self._raw.get(part, part) for part in text.split("\n"))
 
     def action_leave(self) -> None:
         if self.query_one(TextArea).text != self._before and not self._asked:
             self._asked = True
             self._tell("again: throw the change away")
             return
-        self.dismiss(None)
+        self.dismiss()

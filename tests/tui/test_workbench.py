@@ -303,6 +303,59 @@ def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
     run(place, act)
 
 
+def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):
+    hostile = "  - indented\n\\nu is not mu\n\ttab\n\x1b[31mred\u202e"
+
+    async def act(terminal, bench):
+        dictionary = bench.marking._name(0)
+        bench.triage.apply({dictionary: [0]}, note=hostile)
+        await settled(terminal.pilot, "m", "enter", *"more", "ctrl+s")
+        assert bench.triage.mark(dictionary.sha256, 0).note == hostile + "\nmore"
+        assert not terminal.leaks()
+
+    run(place, act)
+
+
+def test_a_note_that_cannot_be_kept_stays_in_the_editor(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", *"word")
+        editor = terminal.pilot.app.screen
+        editor._keep = lambda _text: "no space left"
+        await settled(terminal.pilot, "ctrl+s")
+        assert terminal.pilot.app.screen is editor
+        assert "no space left" in told(bench.app)
+        assert editor.edited == "word"
+        await settled(terminal.pilot, "escape", "escape")
+
+    run(place, act)
+
+
+def test_quitting_in_a_note_keeps_it(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", *"half")
+        bench.app.finish()
+        sha = bench.known[0].sha256
+        assert bench.triage.mark(sha, 0).note == "half"
+
+    run(place, act)
+
+
+def test_an_export_proposes_a_name_that_is_free_and_says_what_would_be_replaced(place, tmp_path):
+    (tmp_path / "features.csv").write_text("mine")
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "e", "enter")
+        prompt = terminal.pilot.app.screen
+        assert prompt.query_one("#typed").value == "features-2.csv"
+        prompt.query_one("#typed").value = "features.csv"
+        await settled(terminal.pilot)
+        assert "enter replaces it" in prompt.query_one("#told").lines[0]
+        await settled(terminal.pilot, "escape")
+        assert (tmp_path / "features.csv").read_text() == "mine"
+
+    run(place, act)
+
+
 def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "m", "a", "escape")
