@@ -27,12 +27,12 @@ import polars as pl
 from lens_core.errors import DamagedError, StoreError, UsageError
 from lens_core.sealed import read_about, replacing, write_sealed
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "atlas"
 SIDES = ("value", "key")
 LENSES = ("logit", "query", "first_order")
 _IDS, _FLOATS = pl.List(pl.Int32), pl.List(pl.Float32)
-_OF_PIECE = {"layers", "sealed_sha256"}
+_OF_PIECE = {"layers", "piece", "sealed_sha256"}
 _PIECE = re.compile(r"(\d{7,})-(\d{7,})-of-(\d{7,})\.parquet")
 
 
@@ -114,14 +114,15 @@ def piece_name(rows: range, n_features: int) -> str:
 
 def write_piece(frame: pl.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Keep consecutive features of a layer; `path` is in the directory of its fingerprint."""
-    write_sealed(frame, path, provenance)
+    write_sealed(frame, path, {**provenance, "piece": path.name})
 
 
 def is_whole_piece(path: Path) -> bool:
-    """Whether a piece is there, undamaged, and of the layer that its directory names."""
+    """Whether a piece is there, undamaged, and of the layer and rows that its path names."""
     try:
         about = read_about(path)
-        return [layer["atlas"] for layer in about["layers"]] == [path.parent.name]
+        layers = [layer["atlas"] for layer in about["layers"]]
+        return layers == [path.parent.name] and about["piece"] == path.name
     except (StoreError, KeyError, TypeError):
         return False
 
@@ -218,7 +219,7 @@ def merged_provenance(layers: Sequence[CachedLayer]) -> dict[str, Any]:
             "the layers were tabulated with different operators or settings: "
             "run `qlens atlas` again for all of them"
         )
-    return each[0] | {"layers": [entry for about in each for entry in about["layers"]]}
+    return shared[0] | {"layers": [entry for about in each for entry in about["layers"]]}
 
 
 def read_atlas(path: Path | str) -> Atlas:

@@ -33,7 +33,8 @@ from lens_core.reference import ReferenceSample
 Result = TypeVar("Result")
 Transition = Literal["identity", "first-order", "full"]
 Progress = Callable[[int, int], None]
-"""Called with what is done (samples, passes) and how much there is; may raise to cancel."""
+"""Called with what is done (blocks of samples, passes) and how much there is; may raise to
+cancel."""
 
 NO_BLOCKS: frozenset[int] = frozenset()
 # What one block holds while it is differentiated, in copies of the stream: the hidden layer
@@ -108,7 +109,9 @@ def value_transition(
             steps = [(k, _jvp(model.final_norm, h, step)) for k, step in steps]
         return steps
 
-    return _averaged(model, reference, walk, batch, progress, normed=linearize_final_norm)
+    return _averaged(
+        model, reference, walk, len(blocks), batch, progress, normed=linearize_final_norm
+    )
 
 
 def key_transition(
@@ -145,7 +148,7 @@ def key_transition(
             steps.append((k, step))
         return steps
 
-    return _averaged(model, reference, walk, batch, progress, normed=False)
+    return _averaged(model, reference, walk, read_site, batch, progress, normed=False)
 
 
 def pull_back(
@@ -196,7 +199,7 @@ def push_forward(
 
 
 Tick = Callable[[], None]
-"""Called between two blocks, so that a pass over a large micro-batch can be cancelled in it."""
+"""Called before each block, so that a pass over a large micro-batch shows and can be cancelled."""
 Walk = Callable[[Tensor, Positions, Tick], list[tuple[int, Tensor]]]
 """What each place (a block, or -1 for the start) gave at every token of a micro-batch."""
 
@@ -205,6 +208,7 @@ def _averaged(
     model: ResidualStream,
     reference: ReferenceSample,
     walk: Walk,
+    steps_of_walk: int,
     batch: int | None,
     progress: Progress | None,
     *,
@@ -213,7 +217,9 @@ def _averaged(
     def attempt(size: int) -> Transported:
         steps = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
         square = 0.0
-        for positions, places in _micro_batches(model, reference, walk, size, progress):
+        for positions, places in _micro_batches(
+            model, reference, walk, steps_of_walk, size, progress
+        ):
             total = torch.stack([place for _, place in places]).sum(0)
             square += float(_counted(total, positions).cpu().double().square().sum())
             for k, place in places:
@@ -245,7 +251,9 @@ def _place_means(
 ) -> Float[Tensor, "sites d_model"]:
     def attempt(size: int) -> Tensor:
         means = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
-        for positions, places in _micro_batches(model, reference, walk, size, progress):
+        for positions, places in _micro_batches(
+            model, reference, walk, model.n_blocks, size, progress
+        ):
             for site, place in places:
                 means[site] += _counted(place, positions).sum((0, 1)).cpu().double()
         return (means / reference.n_tokens).to(device=model.device, dtype=model.dtype)
@@ -262,23 +270,28 @@ def _micro_batches(
     model: ResidualStream,
     reference: ReferenceSample,
     walk: Walk,
+    steps: int,
     size: int,
     progress: Progress | None,
 ) -> Iterator[tuple[Positions, list[tuple[int, Tensor]]]]:
+    """What a walk of so many `steps` gives, one micro-batch after the other."""
     positions = Positions(reference.included.start, reference.included.stop)
-    for start in range(0, reference.samples, size):
+    total = reference.samples * max(1, steps)
+    for batch in range(0, reference.samples, size):
+        tokens = reference.tokens[batch : batch + size].to(model.device)
+        done = batch * max(1, steps)
 
-        def tick(start: int = start) -> None:
+        def tick(samples: int = len(tokens)) -> None:
+            nonlocal done
             if progress is not None:
-                progress(start, reference.samples)
+                progress(done, total)
+            done += samples
 
-        tick()
         with torch.no_grad():
-            tokens = reference.tokens[start : start + size].to(model.device)
             places = walk(tokens, positions, tick)
         yield positions, places
     if progress is not None:
-        progress(reference.samples, reference.samples)
+        progress(total, total)
 
 
 def _shrinking(

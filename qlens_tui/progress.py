@@ -72,7 +72,10 @@ def build_progress(
 
 
 class Watch:
-    """Progress of the passes that a question turns out to need, drawn on a terminal only."""
+    """Progress of the passes that a question turns out to need, drawn on a terminal only.
+
+    How many there will be is not known before, so the bar is that of the pass at hand.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -88,8 +91,16 @@ class Watch:
         if not self._output.errors.is_terminal:
             yield
             return
+        passes, last = 1, 0
         with _bar(self._output, what, 0, None, transient=True) as (bar, task):
-            self._draw = lambda done, total: bar.update(task, completed=done, total=total)
+
+            def draw(done: int, total: int) -> None:
+                nonlocal passes, last
+                passes += done < last
+                last = done
+                bar.update(task, completed=done, total=total, description=f"{what}, pass {passes}")
+
+            self._draw = draw
             try:
                 yield
             finally:

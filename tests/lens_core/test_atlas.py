@@ -348,7 +348,9 @@ def test_what_is_there_is_not_computed_again(gpt2, frame, kept):
     assert_frame_equal(again, frame, check_exact=True)
 
 
-@pytest.mark.parametrize("harm", ["flipped", "cut", "emptied", "gone", "another layer's"])
+@pytest.mark.parametrize(
+    "harm", ["flipped", "cut", "emptied", "gone", "another layer's", "another piece's"]
+)
 def test_a_harmed_piece_is_never_shown_and_is_made_again(gpt2, frame, cache, harm):
     name = atlas_fingerprint(gpt2, LAYER)
     piece = pieces(cache)[1]
@@ -361,6 +363,8 @@ def test_a_harmed_piece_is_never_shown_and_is_made_again(gpt2, frame, cache, har
         piece.write_bytes(b"")
     elif harm == "gone":
         piece.unlink()
+    elif harm == "another piece's":
+        shutil.copy(pieces(cache)[0], piece)
     else:
         other = atlas_layer(gpt2, 0, cache)
         shutil.copy(other.pieces[1], piece)

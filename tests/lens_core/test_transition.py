@@ -345,3 +345,16 @@ def test_an_error_that_is_not_memory_is_not_swallowed(short):
 
     with pytest.raises(RuntimeError, match="something else"):
         value_transition(Broken(), short, vector(5), 1)
+
+
+@pytest.mark.parametrize("walk", [value_transition, key_transition])
+@pytest.mark.parametrize("site", [0, 2, 4])
+def test_progress_counts_the_blocks_of_every_micro_batch_up_to_all_of_them(toy, short, walk, site):
+    told = []
+    walk(toy, short, vector(5), site, batch=2, progress=lambda *now: told.append(now))
+    blocks = toy.n_blocks - site if walk is value_transition else site
+    if not blocks:
+        assert told == [(short.samples, short.samples)]
+        return
+    starts = [2 * k for k in range(blocks)] + [2 * blocks + k for k in range(blocks)]
+    assert told == [(at, 3 * blocks) for at in (*starts, 3 * blocks)]
