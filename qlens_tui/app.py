@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ from qlens_tui.text import visible
 from qlens_tui.triage import Triage
 
 _DEATHS = 3  # in a row are too many
+_PATIENCE = 4.0  # seconds for an app whose line was dropped to end
 _LONG = 900.0  # seconds of life after which a death starts a new row
 _COPY_LIMIT = 74_000  # bytes; terminals drop longer OSC 52 sequences
 
@@ -137,10 +139,10 @@ class QlensApp(App[None]):
         self.reopen()
 
     def reopen(self) -> None:
-        """Open the session anew, as after the operators were built."""
+        """Open the session, in a new process or again."""
         assert self._bench is not None
-        self._bench.engine_started()
-        self._bench.inquiry.ask(
+        self._bench.dialogue.started()
+        self._bench.dialogue.inquiry.ask(
             m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline),
         )
         saved = self._vocabulary_file()
@@ -157,7 +159,7 @@ class QlensApp(App[None]):
             lived = time.monotonic() - self._started
             self._deaths = 1 if lived > _LONG else self._deaths + 1
             again = self._deaths < _DEATHS
-            bench.died(event.text, again)
+            bench.dialogue.died(event.text, again)
             log = self.engine.log
             where = f"; its log is {log}" if log is not None else ""
             if again:
@@ -166,7 +168,7 @@ class QlensApp(App[None]):
             else:
                 self.toast(f"{event.text}; it keeps dying: B starts it{where}", "error", long=True)
             return
-        bench.hear(event)
+        bench.dialogue.hear(event)
 
     # What every screen may use.
 
@@ -224,7 +226,7 @@ class QlensApp(App[None]):
 
         tokens = await asyncio.to_thread(read)
         if tokens and self._bench is not None:
-            self._bench.remember_texts(tokens)
+            self._bench.dialogue.remember_texts(tokens)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that has a key, for the palette; themes besides."""
@@ -256,7 +258,11 @@ class QlensApp(App[None]):
         self.finish()
 
     def _hang_up(self) -> None:
+        # A terminal that is gone may hold up whoever writes to it; everything is kept by then.
+        last = threading.Timer(_PATIENCE, os._exit, [1])
+        last.daemon = True
         self.finish()
+        last.start()
 
     def finish(self) -> None:
         """End the app in order, from whichever key or signal."""

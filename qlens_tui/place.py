@@ -41,6 +41,7 @@ class Place:
 
     layer: int | None = None
     feature: int | None = None
+    everywhere: bool = False
     sort: str | None = None
     descending: bool = False
     filter: str = ""
@@ -48,9 +49,11 @@ class Place:
     transition: str | None = None
     off: tuple[int, ...] = ()
     tab: str = "value"
+    pane: str = "table"
     ids: bool = False
     bottom: bool = False
-    first_order: bool = False
+    lenses: tuple[str, ...] | None = None
+    length: int | None = None
     theme: str | None = None
     model: str = ""
     tokens: int = 0
@@ -78,6 +81,8 @@ def recall(config: Path) -> Place:
         names = {f.name: f for f in fields(Place)}
         kept = {name: value for name, value in found.items() if name in names}
         kept["off"] = tuple(int(block) for block in kept.get("off", ()))
+        if kept.get("lenses") is not None:
+            kept["lenses"] = tuple(kept["lenses"]) or None
         place = Place(**kept, known=known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Place()
@@ -88,13 +93,21 @@ def _sane(place: Place) -> bool:
     def natural(value: object) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
-    flags = (place.descending, place.ids, place.bottom, place.first_order)
+    flags = (place.descending, place.ids, place.bottom, place.everywhere)
+    lenses = ("logit_lens", "query_lens", "first_order")
+    if place.lenses is not None and not all(lens in lenses for lens in place.lenses):
+        return False
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
         return False
-    words = (place.filter, place.tab, place.model)
+    words = (place.filter, place.tab, place.pane, place.model)
     optional = (place.sort, place.transition, place.theme)
     return (
-        all(map(natural, (place.layer, place.feature, place.k, place.tokens, *place.off)))
+        all(
+            map(
+                natural,
+                (place.layer, place.feature, place.k, place.length, place.tokens, *place.off),
+            )
+        )
         and all(isinstance(flag, bool) for flag in flags)
         and all(isinstance(word, str) for word in words)
         and all(word is None or isinstance(word, str) for word in optional)

@@ -86,6 +86,10 @@ class Rows:
         """The rows as a frame of their own, all columns copied."""
         return self._taken(self.frame, slice(None))
 
+    def features(self) -> pl.DataFrame:
+        """Layer and feature of the rows, in the order shown."""
+        return self._taken(self.frame.select("layer", "feature"), slice(None))
+
     def feature(self, position: int) -> tuple[int, int]:
         """The layer and feature in this place."""
         row = self._row(position)
@@ -96,6 +100,10 @@ class Rows:
         same = (self.frame["layer"] == layer) & (self.frame["feature"] == feature)
         rows = same.arg_true()
         return self._place(rows[0]) if len(rows) else None
+
+    def same_as(self, other: Rows) -> bool:
+        """Whether these are the same features in the same order."""
+        return len(self) == len(other) and self.features().equals(other.features())
 
     def follow(self, before: Rows, position: int) -> int:
         """Where a cursor goes from `position` in `before`.
@@ -108,7 +116,8 @@ class Rows:
         place = self.find(*before.feature(position))
         if place is not None:
             return place
-        if self.order is None or not self.frame["feature"].equals(before.frame["feature"]):
+        names = ["layer", "feature"]
+        if self.order is None or not self.frame[names].equals(before.frame[names]):
             return 0
         here = np.zeros(self.frame.height, dtype=bool)
         here[self.order.to_numpy()] = True

@@ -13,22 +13,7 @@ from textual.screen import ModalScreen
 
 from qlens_tui.widgets.choice_list import ChoiceList
 from qlens_tui.widgets.key_line import Key, KeyLine
-from qlens_tui.widgets.line_pane import Line, LinePane, fitted, line
-
-
-class _Title(LinePane, can_focus=False):
-    DEFAULT_CSS = "_Title { height: 1; }"
-
-    def __init__(self, *, ascii_only: bool) -> None:
-        super().__init__(ascii_only=ascii_only)
-        self._text = ""
-
-    def tell(self, text: str) -> None:
-        self._text = text
-        self.redraw()
-
-    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        return [fitted(line((f" {self._text}", "pane--title")), width, self.ellipsis)], []
+from qlens_tui.widgets.told_line import ToldLine
 
 
 class Choice(ModalScreen[int | None]):
@@ -67,7 +52,7 @@ class Choice(ModalScreen[int | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield _Title(ascii_only=self._ascii)
+            yield ToldLine(ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, nothing=self._nothing)
             yield KeyLine(ascii_only=self._ascii)
 
@@ -95,7 +80,7 @@ class Choice(ModalScreen[int | None]):
         chosen = self.query_one(ChoiceList)
         if nothing is not None:
             chosen.say_nothing(nothing)
-        self.query_one(_Title).tell(self._title)
+        self.query_one(ToldLine).tell(self._title)
         chosen.set_choices(lines, heading=self._heading, cursor=cursor)
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qlens_tui.inquiry import Job
 from qlens_tui.screens.help import keys_of
 from qlens_tui.widgets.key_line import Key
 
 if TYPE_CHECKING:
+    from qlens_tui.screens.dialogue import Dialogue
     from qlens_tui.screens.workbench import Workbench
 
 _BEFORE: Mapping[str, list[Key]] = {
@@ -22,9 +22,10 @@ _ALL_KEYS = ("?", "all keys")
 
 def where(bench: Workbench) -> list[list[str]]:
     """Facts on where the user is, each in its wordings, the most wanted first."""
-    ready, rows, settings = bench.ready, bench.table.rows, bench.settings
-    model = bench.model_name.rsplit("/", 1)[-1].split(".")[0]
-    layer = "all layers" if bench.at_layer is None else f"L{bench.at_layer:02d}"
+    browsing, dialogue, rows = bench.browsing, bench.dialogue, bench.table.rows
+    ready, settings = dialogue.ready, dialogue.settings
+    model = dialogue.model_name.rsplit("/", 1)[-1].split(".")[0]
+    layer = "all layers" if browsing.layer is None else f"L{browsing.layer:02d}"
     count = len(rows) if rows is not None else 0
     total = rows.frame.height if rows is not None else 0
     place = f"{bench.table.row + 1:,}/{count:,}" if count else "0"
@@ -32,8 +33,8 @@ def where(bench: Workbench) -> list[list[str]]:
     chosen = len(bench.table.chosen)
     if chosen > 1:
         facts.append([f"{chosen:,} selected"])
-    if bench.filter:
-        facts.append([f"filter {bench.filter[:30]}", "filtered"])
+    if browsing.filter:
+        facts.append([f"filter {browsing.filter[:30]}", "filtered"])
     if settings.off or settings.transition != "full":
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])
@@ -43,15 +44,16 @@ def where(bench: Workbench) -> list[list[str]]:
     return facts
 
 
-def now(bench: Workbench, jobs: Mapping[int, Job], state: str) -> str:
+def now(dialogue: Dialogue) -> str:
     """What is going on."""
+    jobs = dialogue.inquiry.jobs
     if jobs:
         job = next((job for job in jobs.values() if job.done), next(iter(jobs.values())))
         more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
         return f"{job.name}: {job.progress}{more}"
-    if bench.ready is None:
-        return state
-    return "ready, no operators: B builds" if bench.ready.operators == "none" else "ready"
+    if dialogue.ready is None:
+        return dialogue.state
+    return "ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready"
 
 
 def keys(bench: Workbench) -> list[Key]:

@@ -15,6 +15,7 @@ from qlens_tui.text import visible
 if TYPE_CHECKING:
     import polars as pl
 
+    from qlens_tui.rows import Rows
     from qlens_tui.screens.workbench import Workbench
 
 
@@ -23,7 +24,7 @@ class _Scope:
     """A set of features by what the user calls it: rows of the table, or marks anywhere."""
 
     label: str
-    rows: range | None = None
+    rows: Rows | None = None
     starred: bool = False
     tag: str | None = None
 
@@ -40,7 +41,11 @@ def ask_and_export(bench: Workbench) -> None:
             _ask_file(bench, scopes[index])
 
     bench.app.push_screen(
-        Choice("export", [visible(scope.label) for scope in scopes], ascii_only=bench.ascii),
+        Choice(
+            "export",
+            [visible(scope.label, ascii_only=bench.ascii) for scope in scopes],
+            ascii_only=bench.ascii,
+        ),
         chosen,
     )
 
@@ -49,13 +54,18 @@ def _scopes(bench: Workbench) -> list[_Scope]:
     table, triage = bench.table, bench.triage
     found = []
     if table.rows is not None and len(table.rows):
-        count = len(table.rows)
-        if len(table.chosen) > 1:
-            found.append(_Scope(f"the {len(table.chosen):,} selected rows", rows=table.chosen))
-        found.append(_Scope(f"the {count:,} rows of the table, in this order", rows=range(count)))
+        rows, chosen = table.rows, table.chosen
+        if len(chosen) > 1:
+            selected = rows[chosen.start : chosen.stop]
+            found.append(_Scope(f"the {len(chosen):,} selected rows", rows=selected))
+        found.append(_Scope(f"the {len(rows):,} rows of the table, in this order", rows=rows))
     if triage is not None:
-        found.append(_Scope("all starred features, of every layer", starred=True))
-        found += [_Scope(f"tagged {tag}, in every layer", tag=tag) for tag in triage.tags()]
+        ready, known = bench.dialogue.ready, len(bench.browsing.known)
+        layers = "every layer"
+        if ready is None or known < len(ready.layers):
+            layers = f"the {known} layers that are known so far"
+        found.append(_Scope(f"all starred features, of {layers}", starred=True))
+        found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in triage.tags()]
     return found
 
 
@@ -119,12 +129,12 @@ def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
     from qlens_tui.export import export
     from qlens_tui.triage import marks_frame
 
-    texts, known = bench.texts, bench.known
+    texts, known = bench.dialogue.texts, dict(bench.browsing.known)
     if texts is None:
         raise StoreError("the vocabulary is still loading: export when the model is ready")
     shas = {layer: each.sha256 for layer, each in known.items()}
     marks = marks_frame(bench.triage, shas).sort("layer", "feature")
-    rows = _rows(bench, scope, marks)
+    rows = _rows(scope, marks)
     layers = sorted(rows["layer"].unique().to_list())
     atlases = []
     for layer in layers or sorted(known)[:1]:
@@ -148,14 +158,11 @@ def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
     return rows.height
 
 
-def _rows(bench: Workbench, scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:
+def _rows(scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     if scope.rows is not None:
-        assert bench.table.rows is not None
-        return (
-            bench.table.rows[scope.rows.start : scope.rows.stop].taken().select("layer", "feature")
-        )
+        return scope.rows.features()
     if scope.starred:
         return marks.filter("star")
     return marks.filter(pl.col("tags").list.contains(scope.tag))

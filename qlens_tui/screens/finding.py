@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensError
-from qlens_tui.completion import Completion
 from qlens_tui.screens.choice import Choice
 from qlens_tui.screens.prompt import Answer, Prompt, Suggestion
+from qlens_tui.screens.reverse_search import ReverseSearch
 from qlens_tui.text import fit, token_label
 from qlens_tui.widgets.table_columns import COLUMNS
 
@@ -23,22 +23,22 @@ def ask_jump(bench: Workbench) -> None:
     """`layer:feature`, or a feature of the layer in sight."""
 
     def check(text: str) -> str | None:
-        found = _jump(text, bench.at_layer)
+        found = _jump(text, bench.browsing.layer)
         if found is None:
             return "write LAYER:FEATURE, such as 8:1279, or a feature of this layer"
         layer, feature = found
-        layers = [each for each in bench.all_layers() if each is not None]
+        layers = [each for each in bench.browsing.choices if each is not None]
         if layer not in layers:
             return f"there is no layer {layer}: layers are {', '.join(map(str, layers))}"
-        known = bench.known.get(layer)
+        known = bench.browsing.known.get(layer)
         if known is not None and feature >= known.n_features:
             return f"layer {layer} has features 0 to {known.n_features - 1}"
         return None
 
     def go(answer: Answer | None) -> None:
-        found = _jump(answer.text, bench.at_layer) if answer is not None else None
+        found = _jump(answer.text, bench.browsing.layer) if answer is not None else None
         if found is not None:
-            bench.go_to_layer(*found)
+            bench.browsing.go(*found)
 
     prompt = Prompt("jump to layer:feature", check=check, ascii_only=bench.ascii)
     bench.app.push_screen(prompt, go)
@@ -46,7 +46,7 @@ def ask_jump(bench: Workbench) -> None:
 
 def ask_sort(bench: Workbench) -> None:
     """A column to sort by; the one it is sorted by already turns the order round."""
-    by, descending = bench.order
+    by, descending = bench.browsing.sort, bench.browsing.descending
     columns = _sortable(bench.table.rows.frame.columns if bench.table.rows is not None else ())
     lines = [
         f"{column:<28}{('down' if descending else 'up') if column == by else ''}"
@@ -55,7 +55,7 @@ def ask_sort(bench: Workbench) -> None:
 
     def chosen(index: int | None) -> None:
         if index is not None:
-            bench.sort_by(columns[index])
+            bench.browsing.sort_by(columns[index])
 
     choice = Choice(
         "sort by (again: the other way)",
@@ -80,11 +80,11 @@ def ask_filter(bench: Workbench) -> None:
 
     def apply(answer: Answer | None) -> None:
         if answer is not None:
-            bench.filter_by(answer.text.strip())
+            bench.browsing.filter_by(answer.text.strip())
 
     prompt = Prompt(
         "filter features (empty: none)",
-        value=bench.filter,
+        value=bench.browsing.filter,
         hint=RULE,
         check=check,
         ascii_only=bench.ascii,
@@ -92,8 +92,12 @@ def ask_filter(bench: Workbench) -> None:
     bench.app.push_screen(prompt, apply)
 
 
-def ask_token(bench: Workbench, completion: Completion, texts: Sequence[str]) -> None:
-    """A token of the vocabulary, completed while it is typed."""
+def ask_token(bench: Workbench) -> None:
+    """A token of the vocabulary, completed while it is typed; then the features for it."""
+    completion, texts = bench.dialogue.completion, bench.dialogue.texts
+    if bench.dialogue.ready is None or completion is None or texts is None:
+        bench.notify("search needs the model: it is still loading", severity="warning")
+        return
 
     def typed(prompt: Prompt, text: str) -> None:
         ids = completion.ids(text, _COMPLETIONS)
@@ -110,7 +114,7 @@ def ask_token(bench: Workbench, completion: Completion, texts: Sequence[str]) ->
 
     def go(answer: Answer | None) -> None:
         if answer is not None and answer.number is not None:
-            bench.search(answer.number, answer.text)
+            _search(bench, answer.number, answer.text)
 
     prompt = Prompt(
         "features by token",
@@ -120,6 +124,17 @@ def ask_token(bench: Workbench, completion: Completion, texts: Sequence[str]) ->
         ascii_only=bench.ascii,
     )
     bench.app.push_screen(prompt, go)
+
+
+def _search(bench: Workbench, token_id: int, token: str) -> None:
+    def leave(hit: tuple[int, int] | None) -> None:
+        bench.dialogue.search = None
+        if hit is not None:
+            bench.browsing.go(*hit)
+
+    screen = ReverseSearch(bench, token_id, token, bench.browsing.layer)
+    bench.dialogue.search = screen
+    bench.app.push_screen(screen, leave)
 
 
 def _jump(text: str, layer: int | None) -> tuple[int, int] | None:

@@ -7,11 +7,11 @@ takes seconds and is done off the UI's thread, in one transaction.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lens_core.errors import LensError
-from qlens_tui.marks import DictionaryName, Mark, Step
+from qlens_tui.marks import DictionaryName, Mark, Step, tag_name
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.text import visible
@@ -30,12 +30,13 @@ class Marking:
         self._bench = bench
         self.triage = triage
         self.marks: dict[int, dict[int, Mark]] = {}
+        self._problem = ""
 
     def toggle(self, kind: Literal["star", "reject"]) -> None:
         """Mark what is selected, or take the mark off where all of it has it."""
         selection, triage = self._selection(), self.triage
         if selection and triage is not None:
-            self._edit(lambda: triage.toggle(selection, kind), _count(selection))
+            self._edit(lambda: triage.toggle(selection, kind), selection)
 
     def tag(self) -> None:
         """Ask for a tag; one that the feature has is taken off."""
@@ -50,23 +51,37 @@ class Marking:
             matching = [tag for tag in tags if wanted in tag.casefold()][:50]
             prompt.offer(
                 [
-                    Suggestion(f"{visible(tag)}{'  (take off)' if tag in here else ''}", tag)
+                    Suggestion(f"{shown(tag)}{'  (take off)' if tag in here else ''}", tag)
                     for tag in matching
                 ]
             )
 
+        def shown(tag: str) -> str:
+            return visible(tag, ascii_only=self._bench.ascii)
+
+        def check(text: str) -> str | None:
+            if not text.strip():
+                return None
+            try:
+                tag_name(text.strip().removeprefix("-"))
+            except LensError as error:
+                return str(error)
+            return None
+
         def apply(answer: Answer | None) -> None:
             tag = answer.text.strip() if answer is not None else ""
             if tag.startswith("-") and tag[1:].strip() in tags:
-                self._edit(lambda: triage.apply(selection, remove=[tag[1:].strip()]), count)
+                self._edit(lambda: triage.apply(selection, remove=[tag[1:].strip()]), selection)
             elif tag in here:
-                self._edit(lambda: triage.apply(selection, remove=[tag]), count)
+                self._edit(lambda: triage.apply(selection, remove=[tag]), selection)
             elif tag:
-                self._edit(lambda: triage.apply(selection, add=[tag]), count)
+                self._edit(lambda: triage.apply(selection, add=[tag]), selection)
 
         what = f"{count:,} features" if count > 1 else "this feature"
         hint = "a tag it has is taken off; -tag takes it off all; no commas"
-        prompt = Prompt(f"tag {what}", hint=hint, typed=typed, ascii_only=self._bench.ascii)
+        prompt = Prompt(
+            f"tag {what}", hint=hint, typed=typed, check=check, ascii_only=self._bench.ascii
+        )
         self._bench.app.push_screen(prompt, apply)
 
     def note(self) -> None:
@@ -79,7 +94,7 @@ class Marking:
 
         def keep(note: str) -> str | None:
             try:
-                self._tell(triage.apply({dictionary: [number]}, note=note), "", "")
+                self._tell(triage.apply({dictionary: [number]}, note=note), [layer])
             except LensError as error:
                 return str(error)
             return None
@@ -91,30 +106,48 @@ class Marking:
     def undo(self) -> None:
         """Take back this session's last edit."""
         if self.triage is not None:
-            self._edit(self.triage.undo, self.triage.next_undo, "undone", "nothing to undo")
+            self._replay(self.triage.undo, self.triage.next_undo, "undone", "undo")
 
     def redo(self) -> None:
         """Do it again."""
         if self.triage is not None:
-            self._edit(self.triage.redo, self.triage.next_redo, "done again", "nothing to do again")
+            self._replay(self.triage.redo, self.triage.next_redo, "done again", "redo")
 
-    def read(self, layer: int) -> None:
-        """Read the marks of a layer."""
-        if self.triage is not None and layer in self._bench.known:
-            try:
-                self.marks[layer] = self.triage.marks(self._bench.known[layer].sha256)
-            except LensError as error:
-                self._bench.qlens.toast(str(error), "error")
+    def read(self, *layers: int) -> None:
+        """Read the marks of layers that are known."""
+        known, triage = self._bench.browsing.known, self.triage
+        if triage is None:
+            return
+        try:
+            for layer in known.keys() & set(layers):
+                self.marks[layer] = triage.marks(known[layer].sha256)
+        except LensError as error:
+            self._say_once(str(error))
+
+    def read_all(self) -> None:
+        """Read the marks of every layer, and show them."""
+        self.read(*self._bench.browsing.known)
+        self._bench.show_marks()
+
+    def keep_only(self, layers: Sequence[int]) -> None:
+        """Forget those of layers that the configuration has no more; they stay on the disk."""
+        self.marks = {layer: marks for layer, marks in self.marks.items() if layer in layers}
 
     def watch(self) -> None:
         """Show what another session changed since this was last asked."""
         try:
-            changed = self.triage is not None and self.triage.changed_elsewhere()
+            if self.triage is not None and self.triage.changed_elsewhere():
+                self.read_all()
         except LensError as error:
-            self._bench.qlens.toast(str(error), "error")
-            return
-        if changed:
-            self._read_all()
+            self._say_once(str(error))
+        else:
+            self._problem = ""
+
+    def _say_once(self, problem: str) -> None:
+        """A file that cannot be read stays so: told once, not at every look."""
+        if problem != self._problem:
+            self._problem = problem
+            self._bench.qlens.toast(problem, "error")
 
     @property
     def stars(self) -> dict[int, int]:
@@ -123,23 +156,19 @@ class Marking:
             layer: sum(mark.star for mark in marks.values()) for layer, marks in self.marks.items()
         }
 
-    def _read_all(self) -> None:
-        for layer in self._bench.layers_at_hand:
-            self.read(layer)
-        self._bench.show_marks()
-
     def _name(self, layer: int) -> DictionaryName:
-        known = self._bench.known[layer]
-        return DictionaryName(known.sha256, known.name, self._bench.model_name, layer)
+        known = self._bench.browsing.known[layer]
+        model = self._bench.dialogue.model_name
+        return DictionaryName(known.sha256, known.name, model, layer)
 
     def _selection(self) -> dict[DictionaryName, list[int]]:
         table = self._bench.table
         if table.rows is None or not len(table.rows):
             return {}
         chosen = table.chosen
-        part = table.rows[chosen.start : chosen.stop].taken().select("layer", "feature")
+        features = table.rows[chosen.start : chosen.stop].features()
         found: dict[DictionaryName, list[int]] = {}
-        for (layer,), rows in part.group_by("layer", maintain_order=True):
+        for (layer,), rows in features.group_by("layer", maintain_order=True):
             found[self._name(int(str(layer)))] = rows["feature"].to_list()
         return found
 
@@ -149,35 +178,49 @@ class Marking:
         return frozenset(self.triage.mark(dictionary.sha256, feature).tags)
 
     def _edit(
-        self, act: Callable[[], Step | None], count: int, verb: str = "", nothing: str = ""
+        self, act: Callable[[], Step | None], selection: Mapping[DictionaryName, list[int]]
     ) -> None:
-        """Do an edit that is on the disk when it returns, and show it."""
+        touched = [dictionary.layer for dictionary in selection]
+        self._do(act, _count(selection), lambda step: self._tell(step, touched))
+
+    def _replay(self, act: Callable[[], Step | None], count: int, verb: str, name: str) -> None:
+        def tell(step: Step | None) -> None:
+            if step is None:
+                self._bench.notify(f"nothing to {name}")
+            else:
+                self._tell(step, list(self._bench.browsing.known), verb)
+
+        self._do(act, count, tell)
+
+    def _do(
+        self, act: Callable[[], Step | None], count: int, tell: Callable[[Step | None], None]
+    ) -> None:
+        """Do an edit that is on the disk when it returns, and tell of it."""
         if count <= _AT_ONCE:
             try:
-                self._tell(act(), verb, nothing)
+                tell(act())
             except LensError as error:
                 self._bench.qlens.toast(str(error), "error")
             return
 
         async def off_this_thread() -> None:
             try:
-                self._tell(await asyncio.to_thread(act), verb, nothing)
+                tell(await asyncio.to_thread(act))
             except LensError as error:
                 self._bench.qlens.toast(str(error), "error")
 
         self._bench.notify(f"marking {count:,} features")
         self._bench.run_worker(off_this_thread(), group="marking")
 
-    def _tell(self, step: Step | None, verb: str, nothing: str) -> None:
+    def _tell(self, step: Step | None, layers: Sequence[int], verb: str = "") -> None:
         if step is None:
-            if nothing:
-                self._bench.notify(nothing)
             return
         if verb or step.changed > 1:
             left = f", {step.left_alone:,} left alone: changed elsewhere" if step.left_alone else ""
             said = f"{verb + ': ' if verb else ''}{step.what} ({step.changed:,}){left}"
             self._bench.qlens.toast(said)
-        self._read_all()
+        self.read(*layers)
+        self._bench.show_marks()
 
 
 def _count(selection: Mapping[DictionaryName, list[int]]) -> int:

@@ -15,18 +15,7 @@ from textual.widgets.text_area import EditResult
 
 from qlens_tui.text import visible
 from qlens_tui.widgets.key_line import KeyLine
-from qlens_tui.widgets.line_pane import Line, LinePane, fitted, line
-
-
-class _Title(LinePane, can_focus=False):
-    DEFAULT_CSS = "_Title { height: 1; }"
-
-    def __init__(self, text: str, *, ascii_only: bool) -> None:
-        super().__init__(ascii_only=ascii_only)
-        self.text = text
-
-    def lay_out(self, width: int, height: int) -> tuple[list[Line], list[Line]]:
-        return [fitted(line((f" {self.text}", "pane--title")), width, self.ellipsis)], []
+from qlens_tui.widgets.told_line import ToldLine
 
 
 def shown(text: str) -> str:
@@ -89,7 +78,7 @@ class NoteEditor(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield _Title(self._title, ascii_only=self._ascii)
+            yield ToldLine(self._title, ascii_only=self._ascii)
             yield _Area(self._before, show_line_numbers=False)
             yield KeyLine(ascii_only=self._ascii)
 
@@ -111,7 +100,9 @@ class NoteEditor(ModalScreen[None]):
         text = self.edited
         problem = None if text is None else self._keep(text)
         if problem is not None:
-            self.notify(visible(problem), severity="error", timeout=12, markup=False)
+            self.notify(
+                visible(problem, ascii_only=self._ascii), severity="error", timeout=12, markup=False
+            )
         return problem is None
 
     @property

@@ -12,10 +12,9 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
-from qlens_tui.text import visible
 from qlens_tui.widgets.choice_list import ChoiceList
 from qlens_tui.widgets.line_input import LineInput
-from qlens_tui.widgets.line_pane import Line, LinePane, fitted, line
+from qlens_tui.widgets.told_line import ToldLine
 
 
 @dataclass(frozen=True)
@@ -33,22 +32,6 @@ class Answer:
 
     text: str
     number: int | None = None
-
-
-class _Told(LinePane, can_focus=False):
-    DEFAULT_CSS = "_Told { height: 1; }"
-
-    def __init__(self, *, ascii_only: bool, id: str) -> None:
-        super().__init__(ascii_only=ascii_only, id=id)
-        self._text, self._style = "", "pane--quiet"
-
-    def tell(self, text: str, *, problem: bool = False) -> None:
-        self._text = visible(text, ascii_only=self.ascii_only)
-        self._style = "pane--problem" if problem else "pane--quiet"
-        self.redraw()
-
-    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        return [fitted(line((f" {self._text}", self._style)), width, self.ellipsis)], []
 
 
 class Prompt(ModalScreen[Answer | None]):
@@ -95,14 +78,12 @@ class Prompt(ModalScreen[Answer | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield _Told(ascii_only=self._ascii, id="title")
+            yield ToldLine(self._title, "pane--quiet", ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, id="offered")
             yield LineInput(self._value, select_on_focus=False, id="typed")
-            yield _Told(ascii_only=self._ascii, id="told")
+            yield ToldLine(self._hint, "pane--quiet", ascii_only=self._ascii, id="told")
 
     def on_mount(self) -> None:
-        self.query_one("#title", _Told).tell(self._title)
-        self.query_one("#told", _Told).tell(self._hint)
         offered = self.query_one("#offered", ChoiceList)
         offered.can_focus = False
         offered.display = False
@@ -122,7 +103,8 @@ class Prompt(ModalScreen[Answer | None]):
     def tell(self, text: str, *, problem: bool = False) -> None:
         """Say something under the line."""
         if self.is_attached:
-            self.query_one("#told", _Told).tell(text, problem=problem)
+            told = self.query_one("#told", ToldLine)
+            told.tell(text, "pane--problem" if problem else "pane--quiet")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -14,28 +15,13 @@ from qlens_tui.tables import number
 from qlens_tui.text import token_label, visible
 from qlens_tui.widgets.choice_list import ChoiceList
 from qlens_tui.widgets.key_line import KeyLine
-from qlens_tui.widgets.line_pane import Line, LinePane, fitted, line
+from qlens_tui.widgets.told_line import ToldLine
 
 if TYPE_CHECKING:
     from qlens_tui.screens.workbench import Workbench
 
 _LENSES: tuple[m.SearchLens, ...] = ("query", "logit", "first-order")
 _VERBS = {"value": "promote", "key": "fire on"}
-
-
-class _Title(LinePane, can_focus=False):
-    DEFAULT_CSS = "_Title { height: 1; }"
-
-    def __init__(self, *, ascii_only: bool) -> None:
-        super().__init__(ascii_only=ascii_only)
-        self.text = ""
-
-    def tell(self, text: str) -> None:
-        self.text = text
-        self.redraw()
-
-    def lay_out(self, width: int, height: int) -> tuple[list[Line], list[Line]]:
-        return [fitted(line((f" {self.text}", "pane--title")), width, self.ellipsis)], []
 
 
 class ReverseSearch(ModalScreen[tuple[int, int] | None]):
@@ -70,7 +56,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
     def compose(self) -> ComposeResult:
         plain = self._bench.ascii
         with Vertical():
-            yield _Title(ascii_only=plain)
+            yield ToldLine(ascii_only=plain)
             yield ChoiceList(ascii_only=plain, nothing="searching")
             yield KeyLine(ascii_only=plain)
 
@@ -86,7 +72,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         layers = None if self._all or self._layer is None else (self._layer,)
         where = "all layers" if layers is None else f"layer {self._layer}"
         label = token_label(self._token, ascii_only=self._bench.ascii)
-        self.query_one(_Title).tell(
+        self.query_one(ToldLine).tell(
             f"features that {_VERBS[self._side]} {label} ({self._token_id}), {where}, "
             f"by {self._lens}"
         )
@@ -94,7 +80,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("searching")
         chosen.set_choices(())
-        self._request = self._bench.inquiry.ask(
+        self._request = self._bench.dialogue.inquiry.ask(
             m.Search(
                 token_id=self._token_id, side=self._side, lens=self._lens, layers=layers, n=200
             )
@@ -107,9 +93,10 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         self._hits = event.hits
         names = [f"{hit.layer}:{hit.feature}" for hit in event.hits]
         width = max([7, *map(len, names)])
+        labels = self._bench.dialogue.labels([(hit.layer, hit.feature) for hit in event.hits])
         lines = [
             f"{name:>{width}} {number(hit.score):>9} {number(hit.logit_score):>9}  "
-            f"{self._bench.labels_of(hit.layer, hit.feature)}"
+            f"{self._label(labels.get((hit.layer, hit.feature), ()))}"
             for name, hit in zip(names, event.hits, strict=True)
         ]
         chosen = self.query_one(ChoiceList)
@@ -118,6 +105,9 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         chosen.set_choices(lines, heading=heading)
         chosen.styles.height = "1fr"
 
+    def _label(self, tokens: Iterable[str]) -> str:
+        return " ".join(token_label(token, ascii_only=self._bench.ascii) for token in tokens)
+
     def failed(self, text: str) -> None:
         """The engine cannot answer."""
         if self.is_attached:
@@ -125,8 +115,9 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
 
     def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
         event.stop()
-        hit = self._hits[event.index]
-        self.dismiss((hit.layer, hit.feature))
+        if event.index < len(self._hits):  # not of the hits of a moment ago
+            hit = self._hits[event.index]
+            self.dismiss((hit.layer, hit.feature))
 
     def action_side(self) -> None:
         self._side = "key" if self._side == "value" else "value"

@@ -106,6 +106,7 @@ class FeatureTable(LinePane):
         self._nothing = "no features"
         self._cursor = 0
         self._anchor: int | None = None
+        self._all = False
         self._first = 0
         self._id_width = 0
         self._columns: tuple[Placed, ...] = ()
@@ -125,8 +126,8 @@ class FeatureTable(LinePane):
     @property
     def chosen(self) -> range:
         """The selected rows; without a selection, that of the cursor."""
-        if not self._count:
-            return range(0)
+        if self._all or not self._count:
+            return range(self._count)
         other = self._cursor if self._anchor is None else self._anchor
         return range(min(self._cursor, other), max(self._cursor, other) + 1)
 
@@ -138,11 +139,13 @@ class FeatureTable(LinePane):
     def set_rows(self, rows: Rows, nothing: str = "no features") -> None:
         """Show these rows; the cursor stays on its feature and on its line, where it can.
 
-        A selection is let go: it was of rows that may have moved. `nothing` (a text of ours) is
-        what an empty table says.
+        A selection stays while the rows are the same ones in the same order; it is let go where
+        they moved. `nothing` (a text of ours) is what an empty table says.
         """
         before, line_before = self._rows, self._cursor - self._first
-        self._rows, self._nothing, self._anchor = rows, nothing, None
+        if self._selects and before is not None and not rows.same_as(before):
+            self._anchor, self._all = None, False
+        self._rows, self._nothing = rows, nothing
         self._cursor = rows.follow(before, self._cursor) if before is not None else 0
         self._first = self._cursor - line_before
         self._writing = replace(self._writing, with_layer=rows.spans_layers)
@@ -185,11 +188,11 @@ class FeatureTable(LinePane):
         self._go(self._count - 1, extend=extend)
 
     def action_select_all(self) -> None:
-        self._anchor = None if self._cursor == 0 == self._count - 1 else self._count - 1
-        self._go(0, extend=True)
+        self._anchor, self._all = None, self._count > 1
+        self._show()
 
     def action_deselect(self) -> None:
-        if self._anchor is None:
+        if not self._selects:
             raise SkipAction
         self._go(self._cursor)
 
@@ -227,7 +230,7 @@ class FeatureTable(LinePane):
         if not self._first <= self._cursor < self._first + window:
             self._first = self._cursor - window // 2
         self._first = max(0, min(self._first, self._count - window))
-        chosen = self.chosen if self._anchor is not None else range(0)
+        chosen = self.chosen if self._selects else range(0)
         body = []
         for position, text in enumerate(self._texts(window), self._first):
             if position == self._cursor:
@@ -239,6 +242,10 @@ class FeatureTable(LinePane):
             else:
                 body.append(line(" ", *text))
         return [head], body
+
+    @property
+    def _selects(self) -> bool:
+        return self._all or self._anchor is not None
 
     @property
     def _count(self) -> int:
@@ -278,6 +285,7 @@ class FeatureTable(LinePane):
         )
 
     def _go(self, to: int, *, extend: bool = False, roll: int = 0) -> None:
+        self._all = False
         if extend and self._anchor is None:
             self._anchor = self._cursor
         elif not extend:
@@ -296,7 +304,7 @@ class FeatureTable(LinePane):
             self._said = said
             layer, number = feature or (None, None)
             self.post_message(self.FeatureFocused(layer, number, self._cursor, self._count))
-        selected = self.chosen if self._anchor is not None and self._count else None
+        selected = self.chosen if self._selects and self._count else None
         if selected != self._said_range:
             self._said_range = selected
             self.post_message(self.SelectionChanged(selected))

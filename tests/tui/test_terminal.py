@@ -117,6 +117,13 @@ class Session:
     def ended(self, patience: float = 20) -> int:
         return self.process.wait(patience)
 
+    def drop(self) -> None:
+        """What a broken line is to the app: nobody holds the other end of its terminal."""
+        os.close(self.slave)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, self.master)
+        self.slave = nowhere
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -199,6 +206,20 @@ def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(
     for left in ("\x1b[?1049l", "\x1b[?25h"):  # the other screen, and the cursor shown
         assert left in app.written
     assert gone(engines, within=5)
+    again = session()
+    again.until("VALUE  0:3")
+
+
+def test_an_app_whose_terminal_is_gone_ends_and_remembers(session, tiny_place, tmp_path):
+    app = session()
+    app.until("exact on")
+    app.press("jjjs")
+    app.until("VALUE  0:3")
+    engines = app.engines
+    app.drop()
+    app.ended(patience=10)
+    assert gone(engines, within=5)
+    assert stars(tmp_path, tiny_place) == {3}
     again = session()
     again.until("VALUE  0:3")
 

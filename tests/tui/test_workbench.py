@@ -9,8 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lens_core.errors import StoreError
 from qlens_tui import messages as m
 from qlens_tui.export import read_export
+from qlens_tui.inquiry import Job
 from qlens_tui.place import KnownLayer, recall
 from qlens_tui.screens.choice import Choice
 from qlens_tui.screens.help import Help, keys_of
@@ -139,11 +141,11 @@ def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_h
         assert len(bench.table.rows) == 1
 
     async def come_back(terminal, bench):
-        assert bench.filter == "odd"
+        assert bench.browsing.filter == "odd"
         assert len(bench.table.rows) == 1
         await settled(terminal.pilot, "colon", *"0:9", "enter")
         assert bench.table.feature == (0, 9)
-        assert bench.filter == ""
+        assert bench.browsing.filter == ""
         assert "hid that feature" in told(bench.app)
 
     run(place, leave)
@@ -152,20 +154,20 @@ def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_h
 
 def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
     async def act(terminal, bench):
-        bench.filter_by("value_gain > -2")
+        bench.browsing.filter_by("value_gain > -2")
         await settled(terminal.pilot)
         assert len(bench.table.rows) == 24
-        known, bench._tabulate = bench.known[1], lambda _layer: None
-        bench.known[1] = KnownLayer(1, known.sha256, known.name, known.n_features, None)
-        bench._frames.pop(1, None)
-        bench.go_to_layer(1)
+        known, bench.dialogue.tabulate = bench.browsing.known[1], lambda _layer: None
+        bench.browsing.known[1] = KnownLayer(1, known.sha256, known.name, known.n_features, None)
+        bench.browsing._frames.pop(1, None)
+        bench.browsing.go(1)
         await settled(terminal.pilot)
-        assert bench.filter == "value_gain > -2"
+        assert bench.browsing.filter == "value_gain > -2"
         assert not len(bench.table.rows)
         assert "waits" in "".join(bench.table.lines)
-        bench.known[1] = known
-        bench._frames.pop(1, None)
-        bench.refresh_rows()
+        bench.browsing.known[1] = known
+        bench.browsing._frames.pop(1, None)
+        bench.browsing.refresh()
         await settled(terminal.pilot)
         assert len(bench.table.rows) == 24
 
@@ -175,7 +177,7 @@ def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
 def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "j")
-        bench.go_to_layer(1)
+        bench.browsing.go(1)
         assert bench.table.feature is None
         bench.action_star()
         await settled(terminal.pilot)
@@ -188,11 +190,11 @@ def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
 def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
     async def act(terminal, bench):
         asked = m.Examine(layer=0, feature=0)
-        bench.inquiry.asked[999] = asked
+        bench.dialogue.inquiry.asked[999] = asked
         await settled(terminal.pilot, "j")
-        bench.hear(m.Status(id=999, text="running the reference"))
-        answer = bench.inquiry.evidence.get((0, 1))
-        bench.hear(answer)
+        bench.dialogue.hear(m.Status(id=999, text="running the reference"))
+        answer = bench.dialogue.inquiry.evidence.get((0, 1))
+        bench.dialogue.hear(answer)
         assert not bench.evidence.waiting
         assert bench.evidence.view.feature == 1
 
@@ -334,7 +336,7 @@ def test_quitting_in_a_note_keeps_it(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "m", *"half")
         bench.app.finish()
-        sha = bench.known[0].sha256
+        sha = bench.browsing.known[0].sha256
         assert bench.triage.mark(sha, 0).note == "half"
 
     run(place, act)
@@ -371,7 +373,8 @@ def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
 def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, ending, tmp_path):
     async def act(terminal, bench):
         await settled(terminal.pilot, "s", "colon", *"0:7", "enter", "s")
-        bench.sort_by("value_gain")
+        bench.browsing.sort_by("value_gain")
+        await settled(terminal.pilot)
         await settled(terminal.pilot, "e", "enter")
         prompt = terminal.pilot.app.screen
         prompt.query_one("#typed").value = f"out.{ending}"
@@ -387,17 +390,20 @@ def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, endin
 
 def test_what_was_left_is_found_again_the_next_time(place):
     async def leave(terminal, bench):
-        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "tab", "tab")
-        bench.sort_by("value_gain")
+        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "c", "minus")
+        await settled(terminal.pilot, "tab", "tab")
+        bench.browsing.sort_by("value_gain")
         await settled(terminal.pilot, "2")
 
     async def come_back(terminal, bench):
         assert bench.table.feature == (1, 5)
-        assert bench.order[0] == "value_gain"
+        assert bench.browsing.sort == "value_gain"
         assert bench.pane("key").look.ids
         assert bench.pane("key").look.end == "bottom"
+        assert bench.pane("key").look.lenses == ("first_order", "query_lens")
+        assert bench.pane("key").look.length == 5
         assert bench.paths.transition == "first-order"
-        assert bench._tab == "key"
+        assert bench.focused is bench.pane("key")
 
     run(place, leave)
     run(place, come_back)
@@ -502,13 +508,131 @@ def test_a_window_that_is_too_small_says_so_and_waits(place):
         await terminal.pilot.resize_terminal(60, 20)
         await terminal.pilot.pause(0.1)
         assert "80x24 is the least" in status(bench)
+        await settled(terminal.pilot, "s", "j", "x", "colon")
+        assert terminal.pilot.app.screen is bench
+        assert not any(bench.marking.marks.values())
         await terminal.pilot.resize_terminal(100, 30)
         await terminal.pilot.pause(0.1)
         assert "ready" in status(bench)
+        assert bench.focused is bench.table
         await settled(terminal.pilot, "j")
         assert bench.table.feature == (0, 1)
 
     run(place, act)
+
+
+def test_escape_at_the_table_goes_back_to_where_a_jump_came_from(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "colon", *"2:7", "enter", "colon", *"9", "enter")
+        assert bench.table.feature == (2, 9)
+        await settled(terminal.pilot, "tab", "escape")
+        assert bench.table.feature == (2, 9)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (2, 7)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (0, 1)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (0, 1)
+        assert "nothing to go back to" in told(bench.app)
+
+    run(place, act)
+
+
+def test_all_layers_are_shown_again_the_next_time(place):
+    async def leave(terminal, bench):
+        await settled(terminal.pilot, "h", "G", "k")
+        assert bench.table.feature == (2, 22)
+
+    async def come_back(terminal, bench):
+        await settled(terminal.pilot)
+        assert bench.browsing.layer is None
+        assert bench.table.feature == (2, 22)
+        assert "all layers" in status(bench)
+
+    run(place, leave)
+    run(place, come_back)
+
+
+def test_a_filter_that_keeps_nothing_leaves_no_numbers_of_another_feature(place):
+    async def act(terminal, bench):
+        bench.browsing.filter_by("value_gain > 99")
+        await settled(terminal.pilot)
+        assert bench.table.feature is None
+        assert all(pane.view is None for pane in bench.panes)
+        await settled(terminal.pilot, "s", "e", "escape", "y")
+        bench.browsing.filter_by("")
+        await settled(terminal.pilot)
+        assert bench.pane("value").view.feature == 0
+
+    run(place, act)
+
+
+def test_selecting_all_leaves_the_cursor_and_lasts_while_the_rows_stay(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "j", "A")
+        assert bench.table.row == 2
+        assert len(bench.table.chosen) == 24
+        bench.browsing.refresh()
+        await settled(terminal.pilot)
+        assert "24 selected" in status(bench)
+        bench.browsing.sort_by("value_gain")
+        await settled(terminal.pilot)
+        assert len(bench.table.chosen) == 1
+        await settled(terminal.pilot, "A", "escape")
+        assert len(bench.table.chosen) == 1
+
+    run(place, act)
+
+
+def test_a_tag_that_cannot_be_one_is_said_while_it_is_typed(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t", *"a,b", "enter")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        assert "cannot hold a comma" in prompt.query_one("#told").lines[0]
+        await settled(terminal.pilot, "backspace", "backspace", "enter")
+        assert bench.marking.marks[0][0].tags == ("a",)
+
+    run(place, act)
+
+
+def test_cancelling_in_the_jobs_panel_stops_the_job_that_the_line_named(place):
+    async def act(terminal, bench):
+        inquiry = bench.dialogue.inquiry
+        for number, layer in ((901, 1), (902, 2)):
+            inquiry.jobs[number] = Job(number, f"atlas of layer {layer}")
+        await settled(terminal.pilot, "w", "down")
+        del inquiry.jobs[901]  # finished; the panel has not been drawn again yet
+        await terminal.pilot.press("d")
+        cancelled = [r for r in bench.qlens.engine.requests if isinstance(r, m.Cancel)]
+        assert [request.target for request in cancelled] == [902]
+
+    run(place, act)
+
+
+def test_a_triage_file_that_cannot_be_read_is_told_once(place, monkeypatch):
+    async def act(terminal, bench):
+        def broken() -> bool:
+            raise StoreError("the triage file is damaged: put the copy of yesterday back")
+
+        monkeypatch.setattr(bench.triage, "changed_elsewhere", broken)
+        for _ in range(3):
+            bench.marking.watch()
+        await terminal.pilot.pause()
+        assert told(bench.app).count("is damaged") == 1
+
+    run(place, act)
+
+
+def test_an_export_is_of_the_rows_that_were_on_the_screen_when_it_was_asked(place, tmp_path):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "J", "e", "enter")
+        bench.browsing.sort_by("value_gain")  # as when an atlas arrives meanwhile
+        await settled(terminal.pilot, "enter")
+
+    run(place, act)
+    written = read_export(tmp_path / "features.csv")
+    assert written.select("layer", "feature").rows() == [(0, 0), (0, 1)]
 
 
 def test_a_configuration_that_cannot_be_opened_is_one_line_on_the_screen(place, tmp_path):

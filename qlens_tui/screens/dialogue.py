@@ -1,0 +1,414 @@
+"""The talk with the engine: what it is asked, and which pane each of its answers goes to.
+
+Answers are kept for the features last looked at; until the engine is ready, the lists of an
+atlas that is there stand already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from textual.timer import Timer
+
+from qlens_tui import messages as m
+from qlens_tui.completion import Completion
+from qlens_tui.inquiry import FeatureKey, Inquiry, duration
+from qlens_tui.place import KnownLayer, Place
+from qlens_tui.screens import known
+from qlens_tui.widgets.evidence_pane import WhatIsKnown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qlens_tui.screens.reverse_search import ReverseSearch
+    from qlens_tui.screens.workbench import Workbench
+
+SIDES: tuple[m.Side, m.Side] = ("value", "key")
+_RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
+
+
+class Dialogue:
+    """Questions about the feature under the cursor, and what has been learned of the model."""
+
+    def __init__(self, bench: Workbench, place: Place) -> None:
+        self._bench = bench
+        self._place = place
+        self.ready: m.Ready | None = None
+        self.ways: dict[int, m.Layer] = {}
+        self.texts: list[str] | None = None
+        self.k = place.k
+        self.settings = m.Settings(
+            transition=place.transition or "full",  # type: ignore[arg-type]
+            off=place.off,
+        )
+        self._switched = place.transition is not None
+        self.state = "starting"
+        self.search: ReverseSearch | None = None
+        self._completion: Completion | None = None
+        self._rest: Timer | None = None
+
+    @cached_property
+    def inquiry(self) -> Inquiry:
+        """What is asked of the engine and what it answered."""
+        return Inquiry(lambda request: self._bench.qlens.engine.send(request))
+
+    # What the engine says.
+
+    def started(self) -> None:
+        """A new process is up, or a new session: what was asked before will not be answered."""
+        self.inquiry.forget()
+        self.ready = None
+        self._bench.say("opening")
+
+    def hear(self, event: m.Event) -> None:
+        """An event of the engine."""
+        request = self.inquiry.asked.get(event.id)
+        if isinstance(event, m.Status):
+            self._progress(event, request)
+            return
+        # Several layers answer one request; a notice answers none.
+        if not isinstance(event, m.Layer | m.Notice):
+            self.inquiry.answered(event.id)
+        match event:
+            case m.Ready():
+                self._opened(event)
+            case m.Layer():
+                if isinstance(request, m.DescribeLayer):
+                    self.inquiry.answered(event.id)
+                self._learn(event)
+            case m.Vocabulary():
+                self.texts, self._completion = list(event.tokens), None
+                self._bench.qlens.keep_vocabulary(event.tokens)
+                self._texts_arrived()
+            case m.Signature() if isinstance(request, m.Sign):
+                self.inquiry.signatures.put(_key_of(request), event)
+                self._show_signature(event)
+            case m.Paths() if isinstance(request, m.Split):
+                self.inquiry.paths.put((event.side, *_key_of(request)), event)
+                self._show_paths(event)
+            case m.Evidence():
+                self.inquiry.evidence.put((event.layer, event.feature), event)
+                self._show_evidence(event)
+            case m.Found():
+                if self.search is not None:
+                    self.search.found(event)
+            case m.AtlasReady():
+                self._atlas_ready(event)
+            case m.Built():
+                self._built()
+            case m.Notice():
+                self._bench.qlens.toast(event.text, "warning")
+            case m.Failed():
+                self._failed(event, request)
+        self._bench.say()
+
+    def died(self, text: str, again: bool) -> None:
+        """The engine is gone; `again`: another one is being started."""
+        self.ready = None
+        self.inquiry.forget()
+        if self.search is not None:
+            self.search.failed(text)
+        bench = self._bench
+        for pane in bench.panes:
+            feature = bench.table.feature
+            if feature is not None and pane.waiting:
+                pane.fail(*feature, text)
+        bench.say("restarting the engine" if again else "no engine: B starts it")
+
+    def _opened(self, ready: m.Ready) -> None:
+        self.ready = ready
+        self._bench.browsing.keep_only(ready.layers)
+        self._bench.marking.keep_only(ready.layers)
+        off = tuple(block for block in self.settings.off if block < len(ready.blocks))
+        self.k = self.k or ready.k
+        # What the user chose, now or on the last visit; else what the configuration says.
+        chosen = self.settings if self._switched else ready.settings
+        self.settings = replace(ready.settings, transition=chosen.transition, off=off)
+        self._bench.paths.ask(frozenset(self.settings.off), self.settings.transition)
+        browsing = self._bench.browsing
+        browsing.begin(ready.layers, self._bench.qlens.begin_at)
+        self._describe()
+        self.inquiry.ask(m.ReadVocabulary())
+        self.show_feature()
+
+    def _describe(self) -> None:
+        # The engine serves in its own order: the layer in sight first.
+        layer = self._bench.browsing.layer
+        if layer is not None:
+            self.inquiry.ask(m.DescribeLayer(layer=layer))
+        self.inquiry.ask(m.DescribeLayers())
+
+    def _learn(self, event: m.Layer) -> None:
+        browsing = self._bench.browsing
+        before = browsing.known.get(event.layer)
+        if before is not None and before.sha256 != event.sha256:
+            self.inquiry.forget_answers()
+        self.ways[event.layer] = event
+        browsing.learn(
+            KnownLayer(event.layer, event.sha256, event.dictionary, event.n_features, event.atlas)
+        )
+        self._bench.marking.read(event.layer)
+        if event.layer == browsing.layer:
+            self.show_feature()
+            if event.atlas is None and event.operators != "none":
+                self.tabulate(event.layer)
+        self._bench.show_layers()
+        self._bench.save_soon()
+
+    def _built(self) -> None:
+        assert self.ready is not None
+        self._bench.notify("operators built: every feature is now answered by them")
+        self.ready = replace(self.ready, operators="built")
+        self.inquiry.forget_answers()
+        self._describe()
+        self.show_feature()
+
+    def _atlas_ready(self, event: m.AtlasReady) -> None:
+        found = self._bench.browsing.known.get(event.layer)
+        if found is not None:
+            self._bench.browsing.learn(replace(found, atlas=event.directory))
+            self._bench.save_soon()
+
+    def _progress(self, event: m.Status, request: m.Request | None) -> None:
+        bench, job = self._bench, self.inquiry.jobs.get(event.id)
+        if job is not None:
+            job.update(event)
+        doing = event.text
+        if event.total:
+            doing += f" {100 * event.done // event.total}%"
+        if event.eta is not None:
+            doing += f", {duration(event.eta)} left"
+        match request:
+            case m.Sign():
+                for side in SIDES:
+                    bench.pane(side).expect(request.layer, request.feature, doing)
+            case m.Split():
+                bench.paths.expect(request.layer, request.feature, doing)
+            case m.Examine():
+                # One pass serves a layer: the cursor may have moved on in it.
+                here = bench.table.feature
+                if here is not None and here[0] == request.layer:
+                    bench.evidence.expect(*here, doing)
+            case m.Open():
+                self.state = doing
+        bench.say()
+
+    def _failed(self, event: m.Failed, request: m.Request | None) -> None:
+        bench, text = self._bench, event.text
+        match request:
+            case m.Sign():
+                for side in SIDES:
+                    bench.pane(side).fail(request.layer, request.feature, text)
+            case m.Split():
+                bench.paths.fail(request.layer, request.feature, text)
+            case m.Examine() if bench.table.feature == (request.layer, request.feature):
+                bench.evidence.fail(request.layer, request.feature, text)
+            case m.Search():
+                if self.search is not None:
+                    self.search.failed(text)
+            case m.Open():
+                self.state = "cannot open: B tries again"
+                bench.qlens.toast(text, "error", long=True)
+            case _:
+                bench.qlens.toast(text, "error")
+
+    # What is asked of it.
+
+    def ask(self, request: m.Request) -> None:
+        """Ask once, if anybody can answer."""
+        if self.ready is not None:
+            self.inquiry.ask_once(request)
+
+    def need_layer(self, layer: int) -> None:
+        """A layer is about to be shown: have it described, and its atlas made."""
+        found = self._bench.browsing.known.get(layer)
+        if found is None:
+            self.ask(m.DescribeLayer(layer=layer))
+        elif self.ready is not None and found.atlas is None and self.origin(layer) != "none":
+            self.tabulate(layer)
+
+    def tabulate(self, layer: int) -> None:
+        """Have a layer's atlas made."""
+        self.inquiry.ask_once(m.Tabulate(layer=layer), job=f"atlas of layer {layer}")
+
+    def build(self) -> None:
+        """Start whatever is missing: the engine, the session, the operators, the atlases."""
+        bench = self._bench
+        if bench.qlens.engine.pid is None:
+            bench.qlens.restart_engine()
+        elif self.ready is None:
+            if any(isinstance(request, m.Open) for request in self.inquiry.asked.values()):
+                bench.notify("the model is still loading", severity="warning")
+            else:
+                bench.qlens.reopen()
+        elif self.ready.operators == "built":
+            for layer in self.ready.layers:
+                self.tabulate(layer)
+            bench.notify("operators are built; the atlas of every layer is being made (w: jobs)")
+        else:
+            self.inquiry.ask_once(m.Build(), job="operators")
+            bench.notify("building the operators (w: jobs)")
+
+    def switch(self, settings: m.Settings) -> None:
+        """Carry features in another way."""
+        self._switched = True
+        self.settings = settings
+        self.show_feature()
+
+    def lengthen(self, k: int) -> None:
+        """Lists of at least `k` tokens."""
+        if self.k is not None and k > self.k:
+            self.k = k
+            self.show_feature()
+
+    def show_feature(self) -> None:
+        """Fill the panes for the feature under the cursor: from what is kept, else by asking."""
+        bench, feature = self._bench, self._bench.table.feature
+        key = None if feature is None else self._key(*feature)
+        self.inquiry.stop_what_is_stale(key)
+        if feature is None or key is None:
+            return
+        layer, number = feature
+        signature = self.inquiry.signatures.get(key)
+        if signature is not None:
+            self._show_signature(signature)
+        else:
+            for side in SIDES:
+                bench.pane(side).expect(*feature, self._waiting_word())
+            self._show_from_atlas()
+            self.ask(m.Sign(layer=layer, feature=number, settings=self.settings, k=self.k))
+        paths = {side: self.inquiry.paths.get((side, *key)) for side in SIDES}
+        if None in paths.values():
+            bench.paths.expect(*feature, self._waiting_word())
+        for found in paths.values():
+            if found is not None:
+                self._show_paths(found)
+        evidence = self.inquiry.evidence.get(feature)
+        if evidence is not None:
+            self._show_evidence(evidence)
+        else:
+            bench.evidence.expect(*feature, self._waiting_word())
+        # Whoever walks on at once does not wait for what takes longer.
+        if self._rest is not None:
+            self._rest.stop()
+        self._rest = bench.set_timer(_RESTS, self._ask_at_rest)
+
+    def show_nothing(self) -> None:
+        """There is no feature to show: no row passes the filter."""
+        self.inquiry.stop_what_is_stale(None)
+        for pane in self._bench.panes:
+            pane.clear()
+
+    def _ask_at_rest(self) -> None:
+        feature = self._bench.table.feature
+        if feature is None:
+            return
+        key, (layer, number) = self._key(*feature), feature
+        for side in SIDES:
+            if (side, *key) not in self.inquiry.paths:
+                self.ask(
+                    m.Split(
+                        layer=layer, feature=number, side=side, settings=self.settings, k=self.k
+                    )
+                )
+        if feature not in self.inquiry.evidence:
+            self.ask(m.Examine(layer=layer, feature=number))
+
+    def _key(self, layer: int, feature: int) -> FeatureKey:
+        return layer, feature, self.settings, self.k
+
+    def _waiting_word(self) -> str:
+        return "computing" if self.ready is not None else f"waiting for the model: {self.state}"
+
+    # What is shown.
+
+    @property
+    def n_tokens(self) -> int:
+        """Reference tokens that count, as far as is known."""
+        return self.ready.reference.n_tokens if self.ready is not None else self._place.tokens
+
+    @property
+    def model_name(self) -> str:
+        return self.ready.model if self.ready is not None else self._place.model
+
+    @property
+    def completion(self) -> Completion | None:
+        """The vocabulary, ready to be searched; `None` until it is there."""
+        if self._completion is None and self.texts is not None:
+            self._completion = Completion(self.texts)
+        return self._completion
+
+    def origin(self, layer: int) -> m.OperatorsFrom:
+        """Which operators answer for a layer."""
+        return self.ways[layer].operators if layer in self.ways else "built"
+
+    def labels(self, features: list[tuple[int, int]]) -> Mapping[tuple[int, int], tuple[str, ...]]:
+        """The first tokens that features promote, raw, of those whose atlas is in memory."""
+        return known.labels(features, self._bench.browsing.frames, self.texts)
+
+    def remember_texts(self, tokens: list[str]) -> None:
+        """Token strings kept from the last visit, until the engine tells its own."""
+        if self.texts is None:
+            self.texts = tokens
+            self._texts_arrived()
+
+    def _texts_arrived(self) -> None:
+        self._bench.table.set_texts(self.texts)
+        self._show_from_atlas()
+        self._bench.browsing.texts_arrived()
+
+    def _show_from_atlas(self) -> None:
+        """The feature's lists from its atlas row, until the engine has answered."""
+        bench = self._bench
+        feature, rows = bench.table.feature, bench.table.rows
+        plain = self.settings.transition == "full" and not self.settings.off
+        if (
+            feature is None
+            or rows is None
+            or not plain
+            or bench.pane("value").look.end == "bottom"
+            or self._key(*feature) in self.inquiry.signatures
+        ):
+            return
+        from qlens_tui.features import signature_of
+
+        row = rows.page(bench.table.row, 1, rows.frame.columns)[0]
+        origin = self.origin(feature[0])
+        found = signature_of(row, self.texts, n_tokens=self.n_tokens, operators=origin)
+        if found is not None:
+            self._show_signature(found, settled=False)
+
+    def _show_signature(self, signature: m.Signature, *, settled: bool = True) -> None:
+        if self._bench.table.feature != (signature.layer, signature.feature):
+            return
+        if settled and self._key(signature.layer, signature.feature) not in self.inquiry.signatures:
+            return  # of other settings than those asked for now
+        way = self.ways.get(signature.layer)
+        stored = "float16" if signature.operators == "shipped" else ""
+        out, into = (way.value_blocks, way.key_blocks) if way is not None else (None, None)
+        self._bench.pane("value").show_signature(signature, out, stored)
+        self._bench.pane("key").show_signature(signature, into, stored)
+
+    def _show_paths(self, paths: m.Paths) -> None:
+        if self._bench.table.feature == (paths.layer, paths.feature) and self.ready is not None:
+            self._bench.paths.show_paths(paths, self.ready.n_layers)
+
+    def _show_evidence(self, evidence: m.Evidence) -> None:
+        feature = evidence.layer, evidence.feature
+        if self._bench.table.feature != feature:
+            return
+        near = [(each.layer, each.feature) for each in (*evidence.by_value, *evidence.by_key)]
+        self._bench.evidence.show(
+            WhatIsKnown(
+                evidence,
+                self.inquiry.signatures.get(self._key(*feature)),
+                labels=self.labels(near),
+                provenance=tuple(known.provenance(self.ready, self.ways.get(evidence.layer))),
+            )
+        )
+
+
+def _key_of(request: m.Sign | m.Split) -> FeatureKey:
+    return request.layer, request.feature, request.settings, request.k
