@@ -1,4 +1,4 @@
-# `make demo` shows features of a small language model; `make test` runs the tests. Each sets
+# `make demo` opens the app on features of a small language model; `make test` runs the tests. Each sets
 # up its own virtual environment first and needs nothing but Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
@@ -19,8 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/qlens show smollm2-neurons 6:35 -k 8
-	$(BIN)/qlens show smollm2-neurons 6:524 -k 8
+	$(BIN)/qlens demo
 
 test: setup
 	$(BIN)/python -m pytest

@@ -1,6 +1,6 @@
 """Everything that is promised about speed, measured: `make bench`, or `python -m benchmarks`.
 
-    python -m benchmarks [--part a|b|c|d] [--quick]
+    python -m benchmarks [--part a|b|c|d|f|g] [--quick]
 
 Each part runs in a process of its own, so that its peak memory is its own. About a quarter of
 an hour on two quiet cores; `--quick` checks in two minutes that everything runs, on shapes too

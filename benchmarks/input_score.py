@@ -70,11 +70,11 @@ def strongest_tokens(lens: QueryLens, layer: int, tokens: Tensor) -> tuple[Tenso
     dictionary = lens.dictionaries[layer]
     read = read_function(dictionary, lens.model)
     activations, ids = [], []
-    for batch in tokens.split(BATCH):
+    for batch in tokens.to(lens.model.device).split(BATCH):
         stream = lens.model.sites(batch, last=dictionary.read_site)[-1][:, 1:]
         activation, position = dictionary.encode(read(stream)).max(1)
-        activations.append(activation)
-        ids.append(batch[:, 1:].gather(1, position))
+        activations.append(activation.cpu())
+        ids.append(batch[:, 1:].gather(1, position).cpu())
     return torch.cat(activations), torch.cat(ids)
 
 
@@ -87,7 +87,7 @@ def input_scores(activation: Tensor, token: Tensor, best_ids: Tensor, contexts: 
             continue
         order = activation[fired, feature].argsort(descending=True, stable=True)
         for row, chosen in enumerate((fired[:contexts], fired[order[:contexts]])):
-            hit = torch.isin(token[chosen, feature], best_ids[feature])
+            hit = torch.isin(token[chosen, feature], best_ids[feature].cpu())
             scores[row, feature] = hit.float().mean()
     return scores
 

@@ -7,7 +7,14 @@ from importlib import import_module
 
 from benchmarks.measure import Report
 
-PARTS = {"a": "whole_dictionary", "b": "passes", "c": "layer_lists", "d": "reverse_search"}
+PARTS = {
+    "a": "whole_dictionary",
+    "b": "passes",
+    "c": "layer_lists",
+    "d": "reverse_search",
+    "f": "app",
+    "g": "signature",
+}
 
 
 def run_part(letter: str, *, quick: bool) -> Report:

@@ -114,7 +114,7 @@ class RandomOperators:
 
     d_model: int
     n_blocks: int
-    origin: str = "random"
+    origin: str = "built"
     has_blocks: bool = True
     fingerprint: str = "random"
     _kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -129,7 +129,13 @@ class RandomOperators:
         return self._matrix(1, site)
 
     def first_order(self, side: str, site: int, off: frozenset[int] = frozenset()) -> Tensor:
-        return self._matrix(2, self.n_blocks - site if side == "value" else site)
+        blocks = range(site, self.n_blocks) if side == "value" else range(site)
+        total = self._matrix(2, len(blocks))
+        silenced = off & set(blocks)
+        return total - sum(self.response(k) for k in silenced) if silenced else total
+
+    def response(self, block: int) -> Tensor:
+        return self._matrix(5 + block, 1)
 
     def halves(self, side: str, site: int) -> list[Tensor]:
         return [self._matrix(which, site) for which in (3, 4)]

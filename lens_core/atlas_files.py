@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 
 from lens_core.errors import DamagedError, StoreError, UsageError
-from lens_core.sealed import read_about, replacing, write_sealed
+from lens_core.sealed import check_place, read_about, replacing, write_sealed
 
 FORMAT = 2
 FOLDER = "atlas"
@@ -184,12 +184,7 @@ def check_destination(path: Path) -> None:
         raise UsageError(
             f"cannot tell the format of {path}: end its name in .parquet, or .ndjson for JSON lines"
         )
-    if path.is_dir():
-        raise StoreError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise StoreError(f"cannot write {path}: there is no directory {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise StoreError(f"cannot write {path}: no permission to make files in {path.parent}")
+    check_place(path)
 
 
 def export_atlas(

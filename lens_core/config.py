@@ -105,6 +105,16 @@ _BATCH = _Rule(
     '"auto" or an integer of at least 1',
     lambda v: v == "auto" if isinstance(v, str) else type(v) is int and v >= 1,
 )
+_RELEASE = _Rule(
+    '"auto", "never" or a number of minutes above 0',
+    lambda v: (
+        v in ("auto", "never")
+        if isinstance(v, str)
+        else type(v) in (int, float) and 0 < v < float("inf")
+    ),
+)
+# Minutes; more than `_AGES` no clock takes.
+_IDLE_MINUTES, _AGES = 30, 1e8
 _DEVICE = _Rule(
     '"auto", "cpu", "mps", "cuda" or "cuda:N"',
     lambda v: (
@@ -251,13 +261,25 @@ class LensConfig(_Section):
 
 @dataclass(frozen=True)
 class ComputeConfig(_Section):
-    """Where to compute; `batch` is the number of reference samples per pass."""
+    """Where to compute; `batch` is the number of reference samples per pass.
+
+    `release_after` is how many minutes an engine that nobody asks keeps the model; "auto":
+    30 on a GPU, for ever on a CPU.
+    """
 
     section: ClassVar[str] = "compute"
 
     device: str = _setting(_DEVICE, "auto")
     dtype: Literal["float32", "float64"] = _setting(_DTYPE, "float32")
     batch: Literal["auto"] | int = _setting(_BATCH, "auto")
+    release_after: Literal["auto", "never"] | int | float = _setting(_RELEASE, "auto")
+
+    def idle_seconds(self, device: str) -> float | None:
+        """How long a model on `device` (such as `cuda:1`) may be idle; `None`: for ever."""
+        if isinstance(self.release_after, str):
+            kept = self.release_after == "never" or device.startswith("cpu")
+            return None if kept else 60.0 * _IDLE_MINUTES
+        return 60.0 * min(self.release_after, _AGES)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,12 @@ class QueryLens:
         """The centred-cosine readout's rows."""
         return centered_cosine_rows(self.model.embedding, self.center)
 
+    @cached_property
+    def lengths(self) -> Float[Tensor, " d_vocab"]:
+        """What `rows` were divided by."""
+        lengths: Tensor = (self.model.embedding - self.center).norm(dim=-1)
+        return lengths
+
     def dictionary(self, layer: int, feature: int = 0) -> FeatureDictionary:
         """The dictionary of `layer`.
 
@@ -180,7 +186,7 @@ class QueryLens:
 
     def with_k(self, k: int) -> QueryLens:
         """This lens with lists of `k` tokens, on the same model, dictionaries and operators."""
-        for name in ("final_norm", "center", "rows"):
+        for name in ("final_norm", "center", "rows", "lengths"):
             getattr(self, name)  # made once: the copy takes along what is there
         other = copy.copy(self)
         other.k = min(k, self.model.d_vocab)
@@ -257,9 +263,14 @@ class QueryLens:
     ) -> Float[Tensor, "readings d_vocab"]:
         """`plain_scores` of `start`, then `scores` of each vector.
 
-        What this costs is reading the vocabulary: once for values, whose two readouts are one.
+        What this costs is reading the vocabulary, once: the two readouts of values are one, and
+        of keys `E k = |E - c| (rows k) + c k`.
         """
-        if side == "value" and not normed:
+        if side == "key":
+            read = self.scores(side, torch.cat([start[None], vectors]))
+            read[0] = self.lengths * read[0] + self.center @ start
+            return read
+        if not normed:
             return self.scores(side, torch.cat([start[None], vectors]))
         plain = self.plain_scores(side, start)[None]
         return torch.cat([plain, self.scores(side, vectors, normed=normed)])
@@ -293,9 +304,11 @@ class QueryLens:
         unit = None
         if side == "key":
             unit = tuple((found / length if length else found * 0).tolist())
-        place = torch.arange(len(ids), device=ids.device)
-        rank = readings.shape[1] - 1 - place if lowest else place
-        moved = ranks_of(readings[:1], ids[None])[0] - rank
+        moved = torch.zeros_like(ids)
+        if at:  # Logit Lens moves nothing against itself
+            place = torch.arange(len(ids), device=ids.device)
+            rank = readings.shape[1] - 1 - place if lowest else place
+            moved = ranks_of(readings[:1], ids[None])[0] - rank
         return TokenList(
             _READOUTS[side][at > 0],
             tuple(ids.tolist()),

@@ -152,7 +152,7 @@ def sample_chunks(
             f'[reference].source "{config.source}" needs a tokenizer and the model has none: '
             'give token ids, "tokens:FILE.json"'
         )
-    bos = _bos(tokenizer) if config.prepend_bos else []
+    bos = beginning(tokenizer) if config.prepend_bos else []
     width = config.length - len(bos)
     if width == 0:
         raise UsageError("[reference].length must be at least 2 with prepend_bos")
@@ -182,7 +182,12 @@ def _draw(chunks: int, samples: int, seed: int) -> list[int]:
     return sorted(range(chunks), key=key)[:samples]
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-sequence token.
+
+    Raises:
+        UsageError: there is none.
+    """
     if tokenizer.bos_token_id is None:
         raise UsageError(
             "[reference].prepend_bos is true and the tokenizer has no "

@@ -60,6 +60,20 @@ def write_sealed(
             file.write(seal)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be made, before anything is computed for it.
+
+    Raises:
+        StoreError: it is a directory, its folder is missing, or no file can be made in that.
+    """
+    if path.is_dir():
+        raise StoreError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise StoreError(f"cannot write {path}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write {path}: no permission to make files in {path.parent}")
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """What the writer of an undamaged sealed file said of it.
 

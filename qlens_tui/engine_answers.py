@@ -1,41 +1,28 @@
 """What the engine does for each request: calls of `lens_core`, and their results as messages.
 
-One session is open at a time. Nothing here is cut into slices or cancelled: that happens in
-`tick`, which long work calls with what it does, how much is done, and of how much.
+One session is open at a time, or was given back and is opened again by whoever needs it
+(`engine_session`). Nothing here is cut into slices or cancelled: that happens in `tick`, which
+long work calls with what it does, how much is done, and of how much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from itertools import starmap
+from typing import TYPE_CHECKING, cast
 
 from lens_core.errors import LensError, UsageError
 from qlens_tui import messages as m
 from qlens_tui.completion import Completion
-from qlens_tui.options import prepare_libraries
+from qlens_tui.engine_session import Holding, Opened, Tick
 
 if TYPE_CHECKING:
     from lens_core.lens import PathShare, QueryLens, SideSignature, TokenList
     from lens_core.session import Session
     from lens_core.transport import Settings
 
-Tick = Callable[[str, int, int], None]
-
 _BEFORE, _AFTER = 16, 8  # tokens of a context on either side
 _TOKENS_AT_ONCE = 2048
-
-
-@dataclass
-class _Opened:
-    """A session and what was asked of it so far."""
-
-    session: Session
-    lenses: dict[int, QueryLens] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=list)
-    completion: Completion | None = None
-    described: set[int] = field(default_factory=set)
 
 
 class Answers:
@@ -44,7 +31,17 @@ class Answers:
     def __init__(self, tell: Callable[[m.Event], None], tick: Tick) -> None:
         self._tell = tell
         self._tick = tick
-        self._last: _Opened | None = None
+        self._holding = Holding(tell, tick)
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long nobody must ask until the model is to be given back; `None`: for ever."""
+        return self._holding.idle_seconds
+
+    def release(self) -> m.Event:
+        """Give the model back; whoever asks next waits for it again."""
+        self._holding.give_back()
+        return m.Released()
 
     def to(self, request: m.Request) -> m.Event:
         """The event that answers `request`.
@@ -52,6 +49,8 @@ class Answers:
         Raises:
             LensError: it cannot be answered; the message says why in one line.
         """
+        if not isinstance(request, m.Open):
+            self._holding.resume(request)
         match request:
             case m.Open():
                 return self._open(request)
@@ -69,6 +68,8 @@ class Answers:
                 return self._evidence(request)
             case m.Search():
                 return self._search(request)
+            case m.Probe():
+                return self._probed(request)
             case m.Complete():
                 return self._completions(request)
             case m.Tabulate():
@@ -79,45 +80,21 @@ class Answers:
                 raise UsageError(f"the engine has no answer to {type(request).__name__}")
 
     @property
-    def _opened(self) -> _Opened:
-        if self._last is None:
-            raise UsageError("no configuration is open: open one first")
-        return self._last
+    def _opened(self) -> Opened:
+        return self._holding.opened
 
     @property
     def _session(self) -> Session:
         return self._opened.session
 
     def _open(self, request: m.Open) -> m.Event:
-        def say(text: str) -> None:
-            self._tell(m.Status(id=request.id, text=text))
-
-        self._last = None  # two models may not fit
-        say("reading the configuration")
-        from lens_core.config import load_config, with_overrides
-
-        overrides: dict[str, Any] = dict(request.overrides)
-        if overrides.get("reference_tokens") is not None:
-            overrides["reference_tokens"] = Path(overrides["reference_tokens"])
-        config = with_overrides(load_config(request.config), **overrides)
-        prepare_libraries(offline=request.offline)
-        say("importing torch and transformers")
+        session = self._holding.open(request).session
         from lens_core.model import block_names
-        from lens_core.session import open_session
 
-        session = open_session(
-            config,
-            offline=request.offline,
-            say=say,
-            progress=lambda done, total: self._tick("reading the reference", done, total),
-        )
-        say("preparing the readouts")
-        _ = session.lens.final_norm, session.lens.rows
-        self._last = _Opened(session)
         model, reference = session.model, session.reference
         return m.Ready(
             id=request.id,
-            config=str(config.path),
+            config=str(session.config.path),
             model=model.name,
             model_fingerprint=model.fingerprint,
             n_layers=model.n_layers,
@@ -128,7 +105,7 @@ class Answers:
             dtype=str(model.dtype).removeprefix("torch."),
             blocks=tuple(block_names(range(model.n_blocks))),
             layers=session.lens.dictionaries.layers,
-            dictionary_kind=config.dictionary.kind,
+            dictionary_kind=session.config.dictionary.kind,
             operators=self._origin(),
             reference=m.Reference(
                 samples=reference.samples,
@@ -301,6 +278,33 @@ class Answers:
             hits=tuple(hits[:n]),
         )
 
+    def _probed(self, request: m.Probe) -> m.Event:
+        from lens_core.firing import firing, prompt_tokens
+
+        session, lens = self._session, self._session.lens
+        bos = session.config.reference.prepend_bos
+        found = firing(
+            session.model,
+            lens.dictionary(request.layer, request.feature or 0),
+            tokens := prompt_tokens(request.text, session.model.tokenizer, prepend_bos=bos),
+            top=max(1, request.n),
+            feature=request.feature,
+        )
+        rows = zip(found.top_features.tolist(), found.top_activations.tolist(), strict=True)
+        activations = found.activations
+        ids = tokens.tolist()
+        return m.Probed(
+            id=request.id,
+            layer=request.layer,
+            text=request.text,
+            feature=request.feature,
+            bos=bos,
+            ids=tuple(ids),
+            tokens=tuple(lens.vocabulary.texts(ids)),
+            strongest=tuple(starmap(_firing, rows)),
+            activations=None if activations is None else tuple(activations.tolist()),
+        )
+
     def _all_texts(self) -> list[str]:
         """Every token's string; what was read stays when this is stopped on the way."""
         vocabulary, texts = self._session.lens.vocabulary, self._opened.texts
@@ -335,7 +339,9 @@ class Answers:
     def _build(self, request: m.Build) -> m.Event:
         from qlens_tui.engine_build import build
 
-        return m.Built(id=request.id, directory=str(build(self._session, self._tick)))
+        directory = build(self._session, self._tick)
+        self._opened.described.clear()  # other operators answer for every layer now
+        return m.Built(id=request.id, directory=str(directory))
 
 
 def _settings(asked: m.Settings, n_blocks: int) -> Settings:
@@ -361,6 +367,11 @@ def _settings_message(settings: Settings) -> m.Settings:
         off=tuple(sorted(settings.off)),
         method=settings.method,
     )
+
+
+def _firing(features: list[int], activations: list[float]) -> m.Firing:
+    fired = sum(activation > 0 for activation in activations)
+    return m.Firing(tuple(features[:fired]), tuple(activations[:fired]))
 
 
 def _side(side: SideSignature) -> m.OneSide:

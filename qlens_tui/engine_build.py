@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lens_core.errors import OperatorError, StoreError
-from qlens_tui.printing import in_bytes
+from lens_core.errors import OperatorError
+from qlens_tui.disk import demand_space
 
 if TYPE_CHECKING:
     from lens_core.plan import BuildPlan
@@ -28,7 +27,7 @@ def build(session: Session, tick: Callable[[str, int, int], None]) -> Path:
     directory, model = session.operators_directory, session.model
     if not is_complete(directory):
         plan = _plan(session)
-        _demand_space(directory, plan.bytes_while_building)
+        demand_space(directory, plan.bytes_while_building)
         build_operators(
             model,
             session.reference,
@@ -56,16 +55,3 @@ def _plan(session: Session) -> BuildPlan:
         model, batch = session.model, session.config.compute.batch
         batch_size = None if batch == "auto" else batch
         return plan_build(model, model.fingerprint, session.reference, batch=batch_size)
-
-
-def _demand_space(directory: Path, needed: int) -> None:
-    place = directory
-    while not place.exists():
-        place = place.parent
-    there = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    free = shutil.disk_usage(place).free
-    if needed - there > free:
-        raise StoreError(
-            f"the build needs {in_bytes(needed - there)} and {place} has {in_bytes(free)} free: "
-            "free some, or set QLENS_CACHE_DIR to a larger disk"
-        )

@@ -10,6 +10,7 @@ on them, one at a time, and looks in whenever what it runs reports progress (`ch
 - A running request gives way to all but background ones. What runs meanwhile may itself give
   way, but never to its own place, so that at most one request of a place is under way.
 - A new session drops whatever waits and stops whatever runs.
+- A request runs from the moment it is taken, so that none slips through between two threads.
 """
 
 from __future__ import annotations
@@ -77,20 +78,22 @@ class Desk:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> Request:
-        """The next request; waits for one.
+    def take(self, patience: float | None = None) -> Request | None:
+        """The next request, to be worked on inside `running`; waits for one.
+
+        `None` if none comes for `patience` seconds.
 
         Raises:
             Closed: there will be none.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting)
+            self._changed.wait_for(lambda: self._closed or self._waiting, patience)
             if self._closed:
                 raise Closed
-            return self._next(lambda _request: True)  # type: ignore[return-value]
+            return self._next(lambda _request: True)
 
     def take_meanwhile(self) -> Request | None:
-        """The next request that the running one gives way to."""
+        """The next request that the running one gives way to, to be worked on inside `running`."""
         with self._changed:
             busy = {request.place for request in self._running}
             if any(request.urgency == SESSION for request in self._running):
@@ -103,7 +106,8 @@ class Desk:
     def running(self, request: Request) -> Iterator[None]:
         """While `request` is worked on."""
         with self._changed:
-            self._running.append(request)
+            if request not in self._running:
+                self._running.append(request)
         try:
             yield
         finally:
@@ -129,12 +133,12 @@ class Desk:
         found = min(filter(may, self._waiting), key=lambda each: each.urgency, default=None)
         if found is not None:
             self._waiting.remove(found)
+            self._running.append(found)
         return found
 
     def _cancel(self, target: int) -> list[Event]:
         waited = [request for request in self._waiting if request.id == target]
         self._waiting = [request for request in self._waiting if request.id != target]
-        if not waited:
-            # It runs, or is just being taken; to one that was answered this does nothing.
+        if any(request.id == target for request in self._running):
             self._halted[target] = Cancelled(id=target)
         return [Cancelled(id=request.id) for request in waited]

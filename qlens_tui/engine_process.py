@@ -5,7 +5,8 @@ come in on standard input and events go out on standard output, framed (`wire`).
 reads, so that a cancel and the end of the app are seen at any moment; the main thread works
 on one request after another and owns the device (`engine_desk` says on which, `engine_answers`
 what is done). Long work is cut by the progress callbacks of `lens_core`: between two of them
-whatever is more urgent is answered, on the same thread and stack.
+whatever is more urgent is answered, on the same thread and stack. When nobody asks for a while
+the model is given back (`engine_session`).
 
 The frames get descriptors of their own, and 0, 1 and 2 lead to nowhere and to the log: no
 library can garble the stream, and no child keeps it open. When the input ends, however the
@@ -49,9 +50,13 @@ class Worker:
         """Until the desk is closed."""
         while True:
             try:
-                self._serve(self._desk.take())
+                request = self._desk.take(self._answers.idle_seconds)
             except Closed:
                 return
+            if request is None:
+                self._tell(self._answers.release())
+            else:
+                self._serve(request)
 
     def tick(self, text: str, done: int, total: int) -> None:
         """Report progress of what runs, and serve what is more urgent; may end what runs."""

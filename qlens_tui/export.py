@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ import polars as pl
 from lens_core.atlas_files import LENSES, SIDES
 from lens_core.atlas_files import SCHEMA as ATLAS
 from lens_core.errors import DamagedError, StoreError, UsageError
-from lens_core.sealed import read_about, replacing, write_sealed
+from lens_core.sealed import check_place, read_about, replacing, write_sealed
 from lens_core.store import one_line
 from qlens_tui.marks import whole_characters
 from qlens_tui.text import neutralise_formula
@@ -101,12 +100,7 @@ def check_destination(path: Path) -> None:
             f"cannot tell the format of {path}: end its name in .csv, .parquet, or .ndjson "
             "for JSON lines"
         )
-    if path.is_dir():
-        raise StoreError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise StoreError(f"cannot write {path}: there is no directory {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise StoreError(f"cannot write {path}: no permission to make files in {path.parent}")
+    check_place(path)
 
 
 def export(

@@ -6,7 +6,7 @@ off the UI's thread. polars is imported here, so that the app can paint before i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -34,23 +34,38 @@ _READOUTS = {
 
 
 def layer_frame(known: KnownLayer) -> tuple[pl.DataFrame, bool]:
-    """The rows of a layer, and whether they are its atlas's.
-
-    An atlas that is not whole any more counts as none: the engine makes it again.
-    """
-    if known.atlas is not None:
-        directory = Path(known.atlas)
-        try:
-            found = find_layer(directory.parent.parent, directory.name)
-            if found is not None:
-                frame = found.scan().collect()
-                if frame.height == known.n_features and frame.schema == pl.Schema(SCHEMA):
-                    return frame, True
-        except (LensError, pl.exceptions.PolarsError, OSError):
-            pass
+    """The rows of a layer, and whether they are its atlas's."""
+    frame = atlas_rows(known)
+    if frame is not None:
+        return frame, True
     features = pl.int_range(known.n_features, dtype=pl.Int32, eager=True).alias("feature")
     layer = pl.lit(known.layer, pl.Int32).alias("layer")
     return features.to_frame().select(layer, features), False
+
+
+def atlas_rows(
+    known: KnownLayer, columns: Sequence[str] | None = None, features: Sequence[int] | None = None
+) -> pl.DataFrame | None:
+    """A layer's atlas, or some columns of some features; `None` for a layer without.
+
+    An atlas that is not whole any more counts as none: the engine makes it again.
+    """
+    if known.atlas is None:
+        return None
+    directory = Path(known.atlas)
+    try:
+        found = find_layer(directory.parent.parent, directory.name)
+        if found is None or found.scan().collect_schema() != pl.Schema(SCHEMA):
+            return None
+        rows = found.scan()
+        if features is not None:
+            rows = rows.filter(pl.col("feature").is_in(list(features)))
+        # Whoever shows a page of rows looks into every chunk, and there is one a piece.
+        frame = rows.select(columns or pl.all()).collect().rechunk()
+    except (LensError, pl.exceptions.PolarsError, OSError):
+        return None
+    whole = len(set(features)) if features is not None else known.n_features
+    return frame if frame.height == whole else None
 
 
 def together(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:

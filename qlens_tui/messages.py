@@ -154,6 +154,20 @@ class Search(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probe(Request):
+    """Which features of a layer fire on `text`, token by token; answered by `Probed`.
+
+    `n` of each token's features at most; `feature` is wanted at every token.
+    """
+
+    pane: ClassVar[str] = "probe"
+    layer: int
+    text: str
+    feature: int | None = None
+    n: int = 30
+
+
+@dataclass(frozen=True, kw_only=True)
 class Complete(Request):
     """Tokens that begin with, or hold, what was typed; answered by `Completions`."""
 
@@ -256,6 +270,14 @@ class Died(Event):
     """The engine process is gone; said by the client. `text` is one line, raw."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released(Event):
+    """Nobody asked for a while, and the model was given back: the next request loads it again.
+
+    That request fails if what it would load is not what was open; a new `Open` loads it.
+    """
 
 
 @dataclass(frozen=True)
@@ -447,6 +469,31 @@ class Found(Event):
     side: Side
     lens: SearchLens
     hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class Firing:
+    """The strongest features of one token, strongest first, and their activations."""
+
+    features: tuple[int, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed(Event):
+    """A text's tokens (strings raw, `bos`: one was put in front) and what fires on each.
+
+    `activations` are those of `feature` at every token, `None` if none was asked for.
+    """
+
+    layer: int
+    text: str
+    feature: int | None
+    bos: bool
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    strongest: tuple[Firing, ...]
+    activations: tuple[float, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)

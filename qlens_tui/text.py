@@ -37,12 +37,9 @@ _UNSEEN = frozenset(
     "\u180b\u180c\u180d\u180f"  # Mongolian variation selectors
     + "".join(map(chr, range(0xFE00, 0xFE10)))  # variation selectors
     + "".join(map(chr, range(0xE0100, 0xE01F0)))
-    # Markers of ours: escaped, lest the text be read as saying what it does not.
-    + _SPACE
-    + _NEWLINE
-    + _TAB
-    + _BASE
 )
+# Markers of ours: escaped, lest the text be read as saying what it does not.
+_OURS = frozenset(_SPACE + _NEWLINE + _TAB + _BASE)
 # Spreadsheets take the full-width forms for operators too.
 _FORMULA = re.compile(r" *[=+\-@＝＋－＠]|[\t\r\n]")
 # They change the width of their neighbours; `visible` never lets them through.
@@ -59,7 +56,8 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
     shapes: list[str] = []
     sits_on_base = False
     for character in body:
-        if _has_shape(character) and (character.isascii() or not ascii_only):
+        own = character == " " or (has_shape(character) and character not in _OURS)
+        if own and (character.isascii() or not ascii_only):
             floating = _is_mark(character) and not sits_on_base
             shapes.append(_BASE + character if floating else character)
             sits_on_base = character != " "
@@ -105,18 +103,18 @@ def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
     return cropped + " " * (width - cell_len(cropped))
 
 
+def has_shape(character: str) -> bool:
+    """Whether a terminal prints this character, and a person sees it; no space is one."""
+    # Z: every space looks like the plain one, or ends the line.
+    return unicodedata.category(character)[0] not in "CZ" and character not in _UNSEEN
+
+
 def neutralise_formula(text: str) -> str:
     """A text cell of a CSV file that no spreadsheet will run as a formula.
 
     For columns of text only: a number must stay one.
     """
     return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _has_shape(character: str) -> bool:
-    category = unicodedata.category(character)
-    # Z: every space but the plain one looks like it, or ends the line.
-    return character == " " or (category[0] not in "CZ" and character not in _UNSEEN)
 
 
 def _is_mark(character: str) -> bool:

@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 with install_import_hook("lens_core", "beartype.beartype"):
+    import lens_core.firing
     import lens_core.lens
     import lens_core.loading
     import lens_core.operators

@@ -94,6 +94,13 @@ def kept(work: Path, layer: int) -> Path:
     return work / f"resid_post_{layer}.bf16"
 
 
+def folder_of(work: Path, tokens: torch.Tensor) -> Path:
+    """Where the activations of just these tokens are kept."""
+    name = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:16]
+    (work / name).mkdir(parents=True, exist_ok=True)
+    return work / name
+
+
 def harvest(work: Path, tokens: torch.Tensor, layers: list[int]) -> None:
     if all(kept(work, layer).exists() for layer in layers):
         return
@@ -196,16 +203,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DATA / "demo")
     arguments = parser.parse_args()
     text = arguments.text.read_text("utf-8")
-    arguments.work.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(torch.float32)
     tokens = contexts(text, tokenizer)[: arguments.tokens // CONTEXT]
-    harvest(arguments.work, tokens, arguments.layers)
+    work = folder_of(arguments.work, tokens)
+    harvest(work, tokens, arguments.layers)
     held_out_text = bz2.decompress((DATA / "heldout.txt.bz2").read_bytes()).decode()
     held_out = contexts(held_out_text, tokenizer)[:JUDGED_CONTEXTS]
     parts = list(activations(model, held_out, arguments.layers))
     for layer in arguments.layers:
         folder = arguments.out / f"layer_{layer}"
-        stream = stored(arguments.work, layer, model.config.hidden_size)
+        stream = stored(work, layer, model.config.hidden_size)
         if not (folder / "cfg.json").exists():
             sae = train(stream, layer, arguments.epochs, hashlib.sha256(text.encode()).hexdigest())
             sae.cfg.dtype = "bfloat16"

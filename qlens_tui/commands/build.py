@@ -8,15 +8,15 @@ does everything, the atlas of the configuration's dictionaries follows.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lens_core.errors import OperatorError, StoreError
+from lens_core.errors import OperatorError
 from qlens_tui.commands.atlas import atlas_summary, fill_atlas
+from qlens_tui.disk import demand_space, size_of
 from qlens_tui.failures import InterruptionError
 from qlens_tui.options import Command, Shard, open_lens, pass_output, with_common
 from qlens_tui.printing import Output, counted, in_bytes
@@ -179,7 +179,7 @@ def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
     )
     # A shard writes its units; only the last one also writes what is made of them.
     needed = plan.bytes_while_building if of == 1 else plan.bytes_on_disk // of
-    _demand_space(directory, needed)
+    demand_space(directory, needed)
     try:
         with build_progress(output, there, total) as report:
             build_operators(model, reference, plan, directory, shard=shard, progress=report)
@@ -206,7 +206,7 @@ def _finish(output: Output, session: Session) -> list[Unit]:
                 return []
             missing = missing_units(directory)
             if not missing:
-                _demand_space(directory, read_manifest(directory).bytes_while_building)
+                demand_space(directory, read_manifest(directory).bytes_while_building)
                 assemble(directory)
             return missing
     except KeyboardInterrupt as error:
@@ -247,24 +247,6 @@ def _begun(directory: Path) -> BuildPlan | None:
 
 def _path(directory: Path, unit: Unit) -> Path:
     return directory / "units" / unit.filename
-
-
-def _demand_space(directory: Path, needed: int) -> None:
-    place = directory
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    missing = needed - size_of(directory) - free
-    if missing > 0:
-        raise StoreError(
-            f"the build needs {in_bytes(needed)} and {place} has {in_bytes(free)} free: "
-            f"free {in_bytes(missing)}, or set QLENS_CACHE_DIR to a larger disk"
-        )
-
-
-def size_of(directory: Path) -> int:
-    """Bytes of the files in a directory, 0 if there is none."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _source(place: Path, directory: Path) -> Path:

@@ -6,6 +6,7 @@ atlas that is there stand already.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,11 +23,14 @@ from qlens_tui.widgets.evidence_pane import WhatIsKnown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qlens_tui.screens.probe import ProbeScreen
     from qlens_tui.screens.reverse_search import ReverseSearch
     from qlens_tui.screens.workbench import Workbench
 
 SIDES: tuple[m.Side, m.Side] = ("value", "key")
 _RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
+# A key held down repeats every 30 ms or so: a pane that followed each would fill a slow line.
+_QUICK, _SETTLES = 0.1, 0.06
 
 
 class Dialogue:
@@ -36,6 +40,7 @@ class Dialogue:
         self._bench = bench
         self._place = place
         self.ready: m.Ready | None = None
+        self.released = False
         self.ways: dict[int, m.Layer] = {}
         self.texts: list[str] | None = None
         self.k = place.k
@@ -46,8 +51,11 @@ class Dialogue:
         self._switched = place.transition is not None
         self.state = "starting"
         self.search: ReverseSearch | None = None
+        self.probe: ProbeScreen | None = None
         self._completion: Completion | None = None
         self._rest: Timer | None = None
+        self._settling: Timer | None = None
+        self._moved = 0.0
 
     @cached_property
     def inquiry(self) -> Inquiry:
@@ -65,6 +73,8 @@ class Dialogue:
     def hear(self, event: m.Event) -> None:
         """An event of the engine."""
         request = self.inquiry.asked.get(event.id)
+        if request is not None:
+            self.released = False
         if isinstance(event, m.Status):
             self._progress(event, request)
             return
@@ -94,6 +104,11 @@ class Dialogue:
             case m.Found():
                 if self.search is not None:
                     self.search.found(event)
+            case m.Probed():
+                if self.probe is not None:
+                    self.probe.probed(event)
+            case m.Released():
+                self.released = True
             case m.AtlasReady():
                 self._atlas_ready(event)
             case m.Built():
@@ -108,8 +123,9 @@ class Dialogue:
         """The engine is gone; `again`: another one is being started."""
         self.ready = None
         self.inquiry.forget()
-        if self.search is not None:
-            self.search.failed(text)
+        for screen in (self.search, self.probe):
+            if screen is not None:
+                screen.failed(text)
         bench = self._bench
         for pane in bench.panes:
             feature = bench.table.feature
@@ -191,6 +207,9 @@ class Dialogue:
                 here = bench.table.feature
                 if here is not None and here[0] == request.layer:
                     bench.evidence.expect(*here, doing)
+            case m.Probe():
+                if self.probe is not None:
+                    self.probe.doing(doing)
             case m.Open():
                 self.state = doing
         bench.say()
@@ -208,6 +227,9 @@ class Dialogue:
             case m.Search():
                 if self.search is not None:
                     self.search.failed(text)
+            case m.Probe():
+                if self.probe is not None:
+                    self.probe.failed(text)
             case m.Open():
                 self.state = "cannot open: B tries again"
                 bench.qlens.toast(text, "error", long=True)
@@ -262,6 +284,22 @@ class Dialogue:
         if self.k is not None and k > self.k:
             self.k = k
             self.show_feature()
+
+    def follow(self) -> None:
+        """The cursor moved: the panes go along, or if it runs, when it has stopped."""
+        now = time.monotonic()
+        runs, self._moved = now - self._moved < _QUICK, now
+        if self._settling is not None:
+            self._settling.stop()
+            self._settling = None
+        if runs:
+            self._settling = self._bench.set_timer(_SETTLES, self._settle)
+        else:
+            self.show_feature()
+
+    def _settle(self) -> None:
+        self.show_feature()
+        self._ask_at_rest()
 
     def show_feature(self) -> None:
         """Fill the panes for the feature under the cursor: from what is kept, else by asking."""

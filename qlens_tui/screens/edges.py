@@ -53,6 +53,8 @@ def now(dialogue: Dialogue) -> str:
         return f"{job.name}: {job.progress}{more}"
     if dialogue.ready is None:
         return dialogue.state
+    if dialogue.released:
+        return "model released; it comes back when asked"
     return "ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qlens_tui import messages as m
+from qlens_tui.place import KnownLayer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,6 +28,21 @@ def labels(
             ids = frame["value_query_ids"][feature].head(_LABELS)
             assert texts is not None
             found[layer, feature] = tuple(texts[token] for token in ids if token < len(texts))
+    return found
+
+
+def read_labels(
+    known: Mapping[int, KnownLayer], wanted: Mapping[int, Sequence[int]], texts: Sequence[str]
+) -> dict[tuple[int, int], tuple[str, ...]]:
+    """The same from the atlases on the disk; call it off the UI's thread."""
+    from qlens_tui.features import atlas_rows
+
+    found = {}
+    for layer, features in wanted.items():
+        rows = atlas_rows(known[layer], ("feature", "value_query_ids"), features)
+        for feature, ids in rows.iter_rows() if rows is not None else ():
+            named = (texts[token] for token in ids[:_LABELS] if token < len(texts))
+            found[layer, feature] = tuple(named)
     return found
 
 

@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import TextArea
 from textual.widgets.text_area import EditResult
 
-from qlens_tui.text import visible
+from qlens_tui.text import has_shape, visible
 from qlens_tui.widgets.key_line import KeyLine
 from qlens_tui.widgets.told_line import ToldLine
 
@@ -22,7 +22,7 @@ def shown(text: str) -> str:
     """A line to be edited: spaces, tabs and backslashes as they are, what has no shape escaped."""
     return "".join(
         character
-        if character == "\t" or unicodedata.category(character)[0] != "C"
+        if character == "\t" or unicodedata.category(character) == "Zs" or has_shape(character)
         else character.encode("unicode_escape", "surrogatepass").decode()
         for character in text
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -11,6 +12,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from qlens_tui import messages as m
+from qlens_tui.screens.known import read_labels
 from qlens_tui.tables import number
 from qlens_tui.text import token_label, visible
 from qlens_tui.widgets.choice_list import ChoiceList
@@ -91,13 +93,33 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         if event.id != self._request or not self.is_attached:
             return
         self._hits = event.hits
-        names = [f"{hit.layer}:{hit.feature}" for hit in event.hits]
-        width = max([7, *map(len, names)])
         labels = self._bench.dialogue.labels([(hit.layer, hit.feature) for hit in event.hits])
+        self._show(labels)
+        self.run_worker(self._label_others(event.hits, labels), exclusive=True)
+
+    async def _label_others(
+        self, hits: Sequence[m.Hit], labels: Mapping[tuple[int, int], tuple[str, ...]]
+    ) -> None:
+        """Of layers that are not in memory, from their atlases."""
+        known = dict(self._bench.browsing.known)
+        missing: dict[int, list[int]] = {}
+        for hit in hits:
+            if (hit.layer, hit.feature) not in labels and hit.layer in known:
+                missing.setdefault(hit.layer, []).append(hit.feature)
+        texts = self._bench.dialogue.texts
+        if not missing or texts is None:
+            return
+        more = await asyncio.to_thread(read_labels, known, missing, texts)
+        if hits is self._hits and more:
+            self._show({**labels, **more})
+
+    def _show(self, labels: Mapping[tuple[int, int], tuple[str, ...]]) -> None:
+        names = [f"{hit.layer}:{hit.feature}" for hit in self._hits]
+        width = max([7, *map(len, names)])
         lines = [
             f"{name:>{width}} {number(hit.score):>9} {number(hit.logit_score):>9}  "
             f"{self._label(labels.get((hit.layer, hit.feature), ()))}"
-            for name, hit in zip(names, event.hits, strict=True)
+            for name, hit in zip(names, self._hits, strict=True)
         ]
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("no features")

@@ -26,6 +26,9 @@ from qlens_tui.screens.dialogue import SIDES, Dialogue
 from qlens_tui.screens.help import Help, bindings_of
 from qlens_tui.screens.jobs import show_jobs
 from qlens_tui.screens.marking import Marking
+from qlens_tui.screens.note import NoteEditor
+from qlens_tui.screens.probe import ProbeScreen, ask_prompt
+from qlens_tui.screens.reverse_search import ReverseSearch
 from qlens_tui.triage import Triage
 from qlens_tui.widgets.evidence_pane import EvidencePane
 from qlens_tui.widgets.feature_pane import FeaturePane
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
 PANES = ("table", "value", "key", "paths", "evidence")
 Tab = Literal["value", "key", "paths", "evidence"]
-_SAVE_AFTER = 1.0  # seconds without a move until the place is written
+_SAVE_AFTER = 1.0  # seconds from a move until the place is written
 _WATCH_MARKS = 2.0  # seconds between looks for another session's marks
 
 
@@ -85,6 +88,7 @@ class Workbench(Screen[None]):
         Binding("shift+tab", "pane(-1)", "Previous pane", show=False),
         Binding("colon", "jump", "Jump to layer:feature", show=False, key_display=":"),
         Binding("slash", "token_search", "Token", key_display="/"),
+        Binding("p", "prompt", "What fires on a text", show=False),
         Binding("f", "filter", "Filter"),
         Binding("o", "sort", "Sort"),
         Binding("s", "star", "Star"),
@@ -103,6 +107,7 @@ class Workbench(Screen[None]):
         Binding("plus,equals_sign", "longer(1)", "Longer lists", show=False),
         Binding("minus", "longer(-1)", "Shorter lists", show=False),
         Binding("y", "copy", "Copy", show=False),
+        Binding("v", "overview", "Overview of the layers", show=False),
         Binding("w", "jobs", "Jobs", show=False),
         Binding("B", "build", "Build operators and atlas", show=False),
         Binding("escape", "back", "Back: to the table, then to where a jump came from", show=False),
@@ -185,7 +190,7 @@ class Workbench(Screen[None]):
         event.stop()
         if event.layer is not None and event.feature is not None:
             self.browsing.visited(event.layer, event.feature)
-        self.dialogue.show_feature()
+        self.dialogue.follow()
         self.say()
         self.save_soon()
 
@@ -287,6 +292,9 @@ class Workbench(Screen[None]):
     def action_token_search(self) -> None:
         finding.ask_token(self)
 
+    def action_prompt(self) -> None:
+        self.dialogue.probe = ask_prompt(self, self.dialogue.probe)
+
     def action_transition(self, transition: m.Transition) -> None:
         self.paths.action_transition(transition)
 
@@ -329,6 +337,11 @@ class Workbench(Screen[None]):
         if feature is not None and lines:
             self.qlens.copy("\n".join(line.rstrip() for line in lines) + "\n")
 
+    def action_overview(self) -> None:
+        from qlens_tui.screens.overview import show_overview
+
+        show_overview(self)
+
     def action_jobs(self) -> None:
         show_jobs(self)
 
@@ -336,7 +349,16 @@ class Workbench(Screen[None]):
         self.dialogue.build()
 
     def action_help(self) -> None:
-        self.app.push_screen(Help(list(self.sections()), ascii_only=self.ascii))
+        from qlens_tui.screens.overview import OverviewScreen
+
+        elsewhere = (
+            ("features by token", ReverseSearch),
+            ("what fires on a text", ProbeScreen),
+            ("overview", OverviewScreen),
+            ("note", NoteEditor),
+        )
+        shown = [(title, list(bindings_of(screen.BINDINGS))) for title, screen in elsewhere]
+        self.app.push_screen(Help([*self.sections(), *shown], ascii_only=self.ascii))
 
     async def action_quit(self) -> None:
         await self.qlens.action_quit()
@@ -413,13 +435,13 @@ class Workbench(Screen[None]):
         )
 
     def save_soon(self) -> None:
-        """Write the place when the user rests."""
-        if self._saver is not None:
-            self._saver.stop()
-        self._saver = self.set_timer(_SAVE_AFTER, self.save)
+        """Write the place, in a moment: once for many moves."""
+        if self._saver is None:
+            self._saver = self.set_timer(_SAVE_AFTER, self.save)
 
     def save(self) -> None:
         """Write the place now."""
+        self._saver = None
         if self.browsing.known:
             remember(self.config, self.current_place())
 

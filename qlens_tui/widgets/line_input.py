@@ -6,6 +6,8 @@ import unicodedata
 
 from textual.widgets import Input
 
+from qlens_tui.text import has_shape
+
 
 class LineInput(Input):
     """An input of one row without a frame, whose text is safe to paint."""
@@ -31,6 +33,6 @@ class LineInput(Input):
 
 
 def clean(text: str) -> str:
-    """Text on one line, without control, format and unassigned characters."""
-    one_line = " ".join(text.split("\n")).replace("\t", " ")
-    return "".join(c for c in one_line if unicodedata.category(c)[0] != "C")
+    """Text on one line: plain spaces, and otherwise only what a person sees."""
+    spaced = (" " if c in "\n\t" or unicodedata.category(c)[0] == "Z" else c for c in text)
+    return "".join(c for c in spaced if c == " " or has_shape(c))

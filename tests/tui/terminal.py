@@ -22,6 +22,9 @@ from textual.pilot import Pilot
 # All that Textual itself sends while an app runs: styles, places, synchronised updates, and the
 # shape of the mouse's pointer.
 _OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\d+;\d+H|\x1b\[\?2026[hl]|\x1b\]22;[a-z-]+\x07|\n")
+_SEQUENCE = re.compile(
+    r"\x1b\[(?P<place>\d+(?:;\d+)?)H|\x1b\[[0-9;?<>=]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b."
+)
 _UNSHOWN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f\u034f\u115f\u1160\u3164\uffa0")
 
@@ -83,6 +86,33 @@ class Terminal:
     def leaks(self) -> set[str]:
         """What was sent that is neither ours nor something with a shape."""
         return leaks(self.written)
+
+
+def screen_of(written: str, columns: int, rows: int) -> str:
+    """What a terminal of this size shows after these bytes, of the few sequences that Textual
+    sends."""
+    shown = [[" "] * columns for _ in range(rows)]
+    y = x = at = 0
+
+    def put(run: str) -> None:
+        nonlocal x, y
+        for character in run:
+            if character == "\n":
+                y, x = y + 1, 0
+            elif character == "\r":
+                x = 0
+            elif 0 <= y < rows and 0 <= x < columns:
+                shown[y][x] = character
+                x += 1
+
+    for found in _SEQUENCE.finditer(written):
+        put(written[at : found.start()])
+        at = found.end()
+        if found["place"]:
+            numbers = [int(number) - 1 for number in found["place"].split(";")]
+            y, x = numbers[0], numbers[1] if len(numbers) > 1 else 0
+    put(written[at:])
+    return "\n".join("".join(row).rstrip() for row in shown)
 
 
 def leaks(written: str) -> set[str]:

@@ -1,0 +1,72 @@
+"""Writes the README's pictures of the app: the app itself, on the demo, as SVG.
+
+    python tools/make_screenshots.py [--config demo] [--out docs]
+
+Runs the app headless with its real engine and the caches and marks of this machine, goes to the
+feature that the demo opens on, waits until nothing is being computed, and exports the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from lens_core.config import load_config
+from qlens_tui.app import QlensApp
+from qlens_tui.commands.open import DEMO_BEGINS_AT
+from qlens_tui.screens.workbench import Workbench
+
+SHOTS: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {
+    "app": ((160, 48), ()),
+    "narrow": ((80, 24), ()),
+    "search": ((120, 36), ("slash", *"kitchen", "enter")),
+    "overview": ((120, 36), ("v",)),
+}
+"""Pictures by name: the size of the window, and the keys that lead to the screen."""
+_PATIENCE = 600  # seconds
+
+
+async def at_rest(pilot: Pilot[None]) -> None:
+    """Wait until every pane is of the feature under the cursor and no job runs."""
+    for _ in range(_PATIENCE * 10):
+        await pilot.pause(0.1)
+        bench = pilot.app.screen_stack[1] if len(pilot.app.screen_stack) > 1 else None
+        if not isinstance(bench, Workbench) or bench.dialogue.ready is None:
+            continue
+        views = [pane.view for pane in bench.panes]
+        if None not in views and not bench.dialogue.inquiry.asked:
+            return
+    raise SystemExit("the app did not come to rest")
+
+
+async def shoot(config: Path, name: str, out: Path) -> None:
+    size, keys = SHOTS[name]
+    app = QlensApp(config, jump_to=DEMO_BEGINS_AT)
+    async with app.run_test(size=size) as pilot:
+        await at_rest(pilot)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause(0.3)
+        await at_rest(pilot)
+        await pilot.pause(0.5)
+        (out / f"{name}.svg").write_text(app.export_screenshot(title="qlens"), "utf-8")
+        app.finish()
+    app.end()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="demo")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    config = load_config(arguments.config).path
+    arguments.out.mkdir(exist_ok=True)
+    for name in SHOTS:
+        asyncio.run(shoot(config, name, arguments.out))
+
+
+if __name__ == "__main__":
+    main()
