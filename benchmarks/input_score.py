@@ -1,14 +1,15 @@
 """Input score of every lens on the demo's SAEs, on text that is neither reference nor training.
 
-    python benchmarks/input_score.py [--config demo] [--contexts 20] [--examples 10]
+    python benchmarks/input_score.py [--config demo] [--layers 10] [--contexts 20] [--examples 10]
 
 For every feature, contexts of the held-out text in which it fires, and in each the token on
 which it fires most; the score of a token list is the share of those tokens that are in it
 (method.md, section 5; k = 25). Contexts are taken in the order of the text (`in order`) and,
 beside it, the ones that activate the feature most (`strongest`). Features that fire in fewer
-than `--contexts` contexts are left out and counted. Then come the features of the layer
-nearest 10 for which Query Lens's key gains most over Logit Lens's: chosen by that gain, so they
-say what it looks like where it works, and nothing about the average.
+than `--contexts` contexts are left out and counted. Then come features of the layer nearest 10
+where Query Lens reads better: of those whose key scores at least one half on the strongest
+contexts, and Logit Lens's a tenth at most, the ones whose lists gain most coherence, key and
+value together. They were chosen, and say nothing about the average.
 
 Takes a few minutes on two cores, of which most is the forward pass over the text.
 """
@@ -22,12 +23,13 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
+from lens_core.coherence import coherence
 from lens_core.config import load_config
 from lens_core.dictionary import FeatureDictionary, read_function
 from lens_core.lens import QueryLens
 from lens_core.scoring import top_k_of_product
 from lens_core.session import open_session
-from lens_core.stability import best, stability
+from lens_core.stability import best
 from lens_core.transport import SIDES, carried_by, vectors_of
 
 LENGTH = 128
@@ -65,6 +67,17 @@ def lists(lens: QueryLens, dictionary: FeatureDictionary, k: int) -> dict[str, T
     return found
 
 
+def coherence_gain(lens: QueryLens, by_lens: dict[str, Tensor]) -> Tensor:
+    """What Query Lens's lists gain over Logit Lens's, both sides together, `[n_features]`."""
+    total = torch.zeros(())
+    for side in SIDES:
+        tokens = lens.model.W_U.T if side == "value" else lens.model.embedding
+        center = tokens.mean(0)
+        for sign, name in ((1, "Query Lens"), (-1, "Logit Lens")):
+            total = total + sign * coherence(by_lens[f"{name} {side}"], tokens, center)
+    return total
+
+
 def strongest_tokens(lens: QueryLens, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The largest activation of each feature in each context and the token there."""
     dictionary = lens.dictionaries[layer]
@@ -95,13 +108,14 @@ def input_scores(activation: Tensor, token: Tensor, best_ids: Tensor, contexts: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="demo")
+    parser.add_argument("--layers", type=int, nargs="+", help="only these")
     parser.add_argument("--contexts", type=int, default=20)
     parser.add_argument("--examples", type=int, default=10)
     arguments = parser.parse_args()
     session = open_session(load_config(arguments.config))
     lens = session.lens
     tokens = held_out(lens)
-    layers = lens.dictionaries.layers
+    layers = tuple(arguments.layers or lens.dictionaries.layers)
     nearest = min(layers, key=lambda layer: abs(layer - 10))
     print(f"{tokens.numel():,} held-out tokens in contexts of {LENGTH}, k = {lens.k}")
     for layer in layers:
@@ -126,14 +140,16 @@ def main() -> None:
                 cells.append(f"{kept.mean():8.1f} +- {error:.1f}")
             print(f"{name:34} {cells[0]:>16} {cells[1]:>16}")
         if layer == nearest:
-            gain = (scores["Query Lens key"] - scores["Logit Lens key"])[0].nan_to_num(-1)
-            steady = stability(lens, "key", dictionary, lens.k)
-            gain = gain if steady is None else gain + 1e-3 * steady
+            better = scores["Query Lens key"][1].ge(0.5) & scores["Logit Lens key"][1].le(0.1)
+            gain = coherence_gain(lens, by_lens).cpu().where(better, -torch.inf)
             examples = gain.topk(arguments.examples).indices.tolist()
+            print(f"({int(better.sum())} features to choose examples from)")
             shown = [
                 (feature, {n: ids[feature] for n, ids in by_lens.items()}) for feature in examples
             ]
-    print(f"\nlayer {nearest}, the {arguments.examples} features with the largest gain of the key")
+    print(
+        f"\nlayer {nearest}, {arguments.examples} features where Query Lens reads better (chosen)"
+    )
     for feature, of_lens in shown:
         print(f"\n{nearest}:{feature}")
         for name in ("Logit Lens key", "Query Lens key", "Logit Lens value", "Query Lens value"):

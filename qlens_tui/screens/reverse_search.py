@@ -76,7 +76,8 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         label = token_label(self._token, ascii_only=self._bench.ascii)
         self.query_one(ToldLine).tell(
             f"features that {_VERBS[self._side]} {label} ({self._token_id}), {where}, "
-            f"by {self._lens}"
+            f"by {self._lens}",
+            printable=True,
         )
         self._hits = ()
         chosen = self.query_one(ChoiceList)

@@ -24,9 +24,12 @@ class ToldLine(LinePane, can_focus=False):
         super().__init__(ascii_only=ascii_only, id=id)
         self._text, self._style = visible(text, ascii_only=ascii_only), style
 
-    def tell(self, text: str, style: str | None = None) -> None:
-        """Say `text`, in a component class of `LinePane`: that of before unless one is given."""
-        self._text = visible(text, ascii_only=self.ascii_only)
+    def tell(self, text: str, style: str | None = None, *, printable: bool = False) -> None:
+        """Say `text`, in a component class of `LinePane`: that of before unless one is given.
+
+        `printable`: it went through `qlens_tui.text` already, and has that notation's marks.
+        """
+        self._text = text if printable else visible(text, ascii_only=self.ascii_only)
         self._style = style if style is not None else self._style
         self.redraw()
 
