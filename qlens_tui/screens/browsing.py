@@ -225,10 +225,13 @@ class Browsing:
         from qlens_tui.features import layer_frame, together
         from qlens_tui.rows import all_rows, filtered, sorted_by, with_marks
 
+        frames = []
         for known in layers:
-            if self._frames.get(known.layer, (None,))[0] != known:
-                self._frames[known.layer] = known, layer_frame(known)[0]
-        frame = together([self._frames[known.layer][1] for known in layers])
+            kept = self._frames.get(known.layer)
+            if kept is None or kept[0] != known:
+                kept = self._frames[known.layer] = known, layer_frame(known)[0]
+            frames.append(kept[1])
+        frame = together(frames)
         if wanted or sort in _MARKS:
             shas = {known.layer: known.sha256 for known in layers}
             frame = with_marks(frame, marks_frame(self._bench.triage, shas))

@@ -52,6 +52,7 @@ def test_every_screen_stands_as_it_was_found_good(place, size):
             await settled(terminal.pilot, *keys)
             screen = screen_of(terminal.written, *size)
             seen[name] = re.sub(r"[0-9]", "0", screen) + "\n"
+            assert terminal.leaks() == set(), name  # the vocabulary is a hostile one
 
     run(place, act, size=size)
     folder = LAYOUTS / f"{size[0]}x{size[1]}"

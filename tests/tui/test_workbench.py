@@ -325,10 +325,14 @@ def test_an_engine_that_dies_is_started_again_and_the_user_told(place):
     run(place, act)
 
 
-def test_every_key_of_every_pane_does_no_harm(place):
+@pytest.mark.parametrize("size", SIZES)
+def test_every_key_of_every_pane_does_no_harm(place, size):
     async def act(terminal, bench):
-        for name in PANES:
-            for _title, bindings in bench.sections():
+        sections = dict(bench.sections())
+        own = ("table", "token lists", "token lists", "paths", "evidence")
+        for name, title in zip(PANES, own, strict=True):
+            everywhere = sections["everywhere"] if name in ("table", "paths") else []
+            for bindings in (everywhere, sections[title]):
                 for binding in bindings:
                     for key in binding.key.split(","):
                         # Copying sends a sequence of its own, which is tested below.
@@ -343,7 +347,7 @@ def test_every_key_of_every_pane_does_no_harm(place):
         assert terminal.pilot.app.is_running
         assert not terminal.leaks()
 
-    run(place, act)
+    run(place, act, size=size)
 
 
 def test_the_help_lists_every_binding_there_is(place):
