@@ -166,6 +166,11 @@ class Browsing:
         self.refresh()
         self._bench.save_soon()
 
+    def begin_empty(self) -> None:
+        """Nothing is known of the layers yet: say so where their features will be."""
+        if not self.known:
+            self._empty("the features come with the model")
+
     def texts_arrived(self) -> None:
         """The vocabulary is there, which words and an order by token wait for."""
         if self.filter or (self.sort or "").endswith("_ids"):

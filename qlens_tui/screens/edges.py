@@ -29,6 +29,8 @@ def where(bench: Workbench) -> list[list[str]]:
     count = len(rows) if rows is not None else 0
     total = rows.frame.height if rows is not None else 0
     place = f"{bench.table.row + 1:,}/{count:,}" if count else "0"
+    if not browsing.known:
+        return [[bench.config.stem]]  # a first visit: the engine will tell
     facts = [[model, model[:12]], [layer], [f"{place} of {total:,}" if count != total else place]]
     chosen = len(bench.table.chosen)
     if chosen > 1:

@@ -156,6 +156,7 @@ class Workbench(Screen[None]):
         self._show_tab()
         self.focus_pane(self._place.pane if self._place.pane in PANES else "table")
         self.say("starting the engine")
+        self.browsing.begin_empty()
         self.marking.read_all()
         self.browsing.refresh()
         self.set_interval(_WATCH_MARKS, self.marking.watch)

@@ -291,6 +291,23 @@ def test_what_was_left_is_found_again_the_next_time(place):
     run(place, come_back)
 
 
+def test_a_first_visit_says_that_the_features_come_with_the_model(place):
+    app = Desk(Path(place.config))
+    app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, (80, 24)) as terminal:
+            await terminal.pilot.pause(0.3)
+            assert "the features come with the model" in "".join(app._bench.table.lines)
+            assert "all layers" not in status(app._bench)
+            await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
+            assert terminal.pilot.app.screen is app._bench
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+
+
 def test_the_table_and_the_lists_stand_before_the_model_does(place):
     async def visit(terminal, bench):
         await settled(terminal.pilot, "j")
