@@ -201,7 +201,9 @@ class Browsing:
             rows = await asyncio.to_thread(self._rows, known, *asked)
         except (LensError, OSError) as error:
             # The filter stays as it was typed: the atlas or the vocabulary may be on its way.
-            self._empty(f"waits: {error}" if self.filter else str(error))
+            making = bench.dialogue.is_tabulating(layers)
+            why = "its atlas is being made" if making else str(error)
+            self._empty(f"the filter waits: {why}" if self.filter else str(error))
             bench.say()
             return
         self._drop_frames(layers)

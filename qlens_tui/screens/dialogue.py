@@ -21,7 +21,7 @@ from qlens_tui.screens import known
 from qlens_tui.widgets.evidence_pane import WhatIsKnown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from qlens_tui.screens.probe import ProbeScreen
     from qlens_tui.screens.reverse_search import ReverseSearch
@@ -254,6 +254,11 @@ class Dialogue:
     def tabulate(self, layer: int) -> None:
         """Have a layer's atlas made."""
         self.inquiry.ask_once(m.Tabulate(layer=layer), job=f"atlas of layer {layer}")
+
+    def is_tabulating(self, layers: Sequence[int]) -> bool:
+        """Whether the atlas of one of these layers is under way."""
+        asked = self.inquiry.asked.values()
+        return any(isinstance(each, m.Tabulate) and each.layer in layers for each in asked)
 
     def build(self) -> None:
         """Start whatever is missing: the engine, the session, the operators, the atlases."""
