@@ -2,8 +2,8 @@
 
     python -m benchmarks [--part a|b|c|d|f|g] [--quick]
 
-Each part runs in a process of its own, so that its peak memory is its own. About a quarter of
-an hour on two quiet cores; `--quick` checks in two minutes that everything runs, on shapes too
+Each part runs in a process of its own, so that its peak memory, which is printed with it, is its
+own. About twenty minutes on two quiet cores; `--quick` checks in two minutes that everything runs, on shapes too
 small for the figures to mean anything.
 """
 

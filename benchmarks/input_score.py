@@ -11,7 +11,7 @@ where Query Lens reads better: of those whose key scores at least one half on th
 contexts, and Logit Lens's a tenth at most, the ones whose lists gain most coherence, key and
 value together. They were chosen, and say nothing about the average.
 
-Takes a few minutes on two cores, of which most is the forward pass over the text.
+Takes seven minutes on two cores, of which most is the forward pass over the text.
 """
 
 from __future__ import annotations
