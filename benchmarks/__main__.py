@@ -3,8 +3,8 @@
     python -m benchmarks [--part a|b|c|d|f|g] [--quick]
 
 Each part runs in a process of its own, so that its peak memory, which is printed with it, is its
-own. About twenty minutes on two quiet cores; `--quick` checks in two minutes that everything runs, on shapes too
-small for the figures to mean anything.
+own. About twenty minutes on two quiet cores; `--quick` checks in two minutes that everything runs,
+on shapes too small for the figures to mean anything.
 """
 
 from __future__ import annotations
