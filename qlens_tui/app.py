@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
 
@@ -31,6 +32,7 @@ from qlens_tui.engine import Engine
 from qlens_tui.place import recall, state_dir
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.workbench import Workbench
+from qlens_tui.terse import terse_driver
 from qlens_tui.text import visible
 from qlens_tui.triage import Triage
 
@@ -95,6 +97,9 @@ class QlensApp(App[None]):
         self._bench: Workbench | None = None
         self._jump_to = jump_to
         self.triage: Triage | None = None
+
+    def get_driver_class(self) -> type[Driver]:
+        return terse_driver(super().get_driver_class())
 
     def make_engine(self) -> Engine:
         """The engine that this app will start."""

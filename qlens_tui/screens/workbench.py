@@ -58,7 +58,7 @@ class Workbench(Screen[None]):
     Workbench #upper { height: 1fr; }
     Workbench #lists { height: 1fr; }
     Workbench #value, Workbench #key { width: 1fr; }
-    Workbench #key { border-left: solid $foreground 30%; padding-left: 1; }
+    Workbench #value { border-right: solid $foreground 30%; }
     Workbench #lower { height: 9; border-top: solid $foreground 30%; }
     Workbench #lists { border-top: solid $foreground 30%; }
     Workbench.-tall #lower { height: 18; }
@@ -67,7 +67,7 @@ class Workbench(Screen[None]):
     Workbench.-narrow #layers { display: none; }
     Workbench.-narrow #lists { height: 13; }
     Workbench.-narrow #lower { display: none; height: 13; }
-    Workbench.-narrow #key { border-left: none; padding-left: 0; }
+    Workbench.-narrow #value { border-right: none; }
     Workbench.-narrow.-tab-value #key { display: none; }
     Workbench.-narrow.-tab-key #value { display: none; }
     Workbench.-narrow.-tab-paths #lists, Workbench.-narrow.-tab-evidence #lists { display: none; }

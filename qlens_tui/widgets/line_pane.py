@@ -164,9 +164,8 @@ class LinePane(Widget, can_focus=True):
         self._head, self._body = tuple(head), tuple(body)
         self._top = max(0, min(self._top, len(self._body) - self.body_height))
         before, self._painted = self._painted, [self._shown(y) for y in range(height)]
-        gutter = self.gutter
         changed = [
-            Region(gutter.left, y + gutter.top, self.content_size.width, 1)
+            Region(0, y, self.content_size.width, 1)
             for y, (old, new) in enumerate(zip_longest(before, self._painted))
             if old != new
         ]

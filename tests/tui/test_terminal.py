@@ -187,6 +187,7 @@ def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(
     assert termios.tcgetattr(app.slave) == app.before
     for left in ("\x1b[?1049l", "\x1b[?25h"):  # the other screen, and the cursor shown
         assert left in app.written
+    assert not re.search(r"\x1b\[[\d;]*m\x1b\[[\d;]*m", app.written)  # see `qlens_tui.terse`
     assert gone(engines, within=5)
     again = session()
     again.until("VALUE  0:3")
