@@ -14,25 +14,30 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import platformdirs
 
 from lens_core.errors import StoreError
 from lens_core.store import write_text_atomically
+from qlens_tui.messages import OperatorsFrom
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class KnownLayer:
-    """A dictionary as the engine last described it; `atlas` is its directory, once there is one."""
+    """A dictionary as the engine last described it.
+
+    `atlas` is its directory, once there is one, and `operators` those that it answered by.
+    """
 
     layer: int
     sha256: str
     name: str
     n_features: int
     atlas: str | None = None
+    operators: OperatorsFrom = "built"
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def _sane(place: Place) -> bool:
             and 0 <= k.n_features < 1 << 31
             and all(isinstance(text, str) for text in (k.sha256, k.name))
             and (k.atlas is None or isinstance(k.atlas, str))
+            and k.operators in get_args(OperatorsFrom)
             for k in place.known
         )
     )

@@ -163,7 +163,14 @@ class Dialogue:
             self.inquiry.forget_answers()
         self.ways[event.layer] = event
         browsing.learn(
-            KnownLayer(event.layer, event.sha256, event.dictionary, event.n_features, event.atlas)
+            KnownLayer(
+                event.layer,
+                event.sha256,
+                event.dictionary,
+                event.n_features,
+                event.atlas,
+                event.operators,
+            )
         )
         self._bench.marking.read(event.layer)
         if event.layer == browsing.layer:
@@ -384,8 +391,9 @@ class Dialogue:
         return self._completion
 
     def origin(self, layer: int) -> m.OperatorsFrom:
-        """Which operators answer for a layer."""
-        return self.ways[layer].operators if layer in self.ways else "built"
+        """Which operators answer for a layer; until the engine says, those of the last visit."""
+        found = self.ways.get(layer) or self._bench.browsing.known.get(layer)
+        return "built" if found is None else found.operators
 
     def labels(self, features: list[tuple[int, int]]) -> Mapping[tuple[int, int], tuple[str, ...]]:
         """The first tokens that features promote, raw, of those whose atlas is in memory."""
