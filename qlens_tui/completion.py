@@ -8,6 +8,7 @@ typed, the shorter first, and last those that hold it.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 _EXACT, _EXACT_BUT_CASE, _BEGINS, _BEGINS_BUT_CASE, _HOLDS = range(5)
@@ -25,9 +26,11 @@ class Completion:
         if not typed:
             return []
         folded = typed.casefold()
-        hits = [at for at, text in enumerate(self._folded) if folded in text]
-        ranked = sorted((self._rank(at, typed, folded), at) for at in hits)
-        return [at for _, at in ranked[:n]]
+        beginnings = folded if typed.startswith(" ") else (folded, f" {folded}")
+        hits = [at for at, text in enumerate(self._folded) if text.startswith(beginnings)]
+        if len(hits) < n:  # those come last, and of one letter there are many
+            hits = [at for at, text in enumerate(self._folded) if folded in text]
+        return heapq.nsmallest(n, hits, key=lambda at: (*self._rank(at, typed, folded), at))
 
     def _rank(self, at: int, typed: str, folded: str) -> tuple[int, int, bool]:
         text, small = self._texts[at], self._folded[at]
