@@ -88,6 +88,7 @@ def value_transition(
         h = model.embed(tokens)
         raw = None
         for k in range(write_site):
+            tick()
             if write_norm is not None and k == write_site - 1:
                 raw = model.mlp_output(k // 2, h)
             h = h + model.block(k, h)
@@ -110,7 +111,7 @@ def value_transition(
         return steps
 
     return _averaged(
-        model, reference, walk, len(blocks), batch, progress, normed=linearize_final_norm
+        model, reference, walk, model.n_blocks, batch, progress, normed=linearize_final_norm
     )
 
 
@@ -133,7 +134,7 @@ def key_transition(
     """
 
     def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
-        sites = _sites(model, tokens, read_site)
+        sites = _sites(model, tokens, read_site, tick)
         running = positions.spread(key[None], sites[-1].shape)
         if read_norm is not None:
             running = LinearMap(read_norm, sites[-1], forward_mode=False).vjp(running)
@@ -148,7 +149,7 @@ def key_transition(
             steps.append((k, step))
         return steps
 
-    return _averaged(model, reference, walk, read_site, batch, progress, normed=False)
+    return _averaged(model, reference, walk, 2 * read_site, batch, progress, normed=False)
 
 
 def pull_back(
@@ -162,7 +163,7 @@ def pull_back(
     """`T_value[site]^T cotangent` for every site, by one reverse pass, without operators."""
 
     def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
-        sites = _sites(model, tokens, model.n_blocks)
+        sites = _sites(model, tokens, model.n_blocks, tick)
         running = positions.spread(cotangent[None], sites[-1].shape)
         places = [(model.n_blocks, running)]
         for k in reversed(range(model.n_blocks)):
@@ -171,7 +172,7 @@ def pull_back(
             places.append((k, running))
         return places
 
-    return _place_means(model, reference, walk, batch, progress)
+    return _place_means(model, reference, walk, 2 * model.n_blocks, batch, progress)
 
 
 def push_forward(
@@ -195,7 +196,7 @@ def push_forward(
             places.append((k + 1, running))
         return places
 
-    return _place_means(model, reference, walk, batch, progress)
+    return _place_means(model, reference, walk, model.n_blocks, batch, progress)
 
 
 Tick = Callable[[], None]
@@ -246,13 +247,14 @@ def _place_means(
     model: ResidualStream,
     reference: ReferenceSample,
     walk: Walk,
+    steps_of_walk: int,
     batch: int | None,
     progress: Progress | None,
 ) -> Float[Tensor, "sites d_model"]:
     def attempt(size: int) -> Tensor:
         means = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
         for positions, places in _micro_batches(
-            model, reference, walk, model.n_blocks, size, progress
+            model, reference, walk, steps_of_walk, size, progress
         ):
             for site, place in places:
                 means[site] += _counted(place, positions).sum((0, 1)).cpu().double()
@@ -315,9 +317,10 @@ def _shrinking(
         size //= 2
 
 
-def _sites(model: ResidualStream, tokens: Tensor, last: int) -> list[Stream]:
+def _sites(model: ResidualStream, tokens: Tensor, last: int, tick: Tick) -> list[Stream]:
     sites = [model.embed(tokens)]
     for k in range(last):
+        tick()
         sites.append(sites[-1] + model.block(k, sites[-1]))
     return sites
 
