@@ -50,6 +50,7 @@ from lens_core.coherence import coherence, overlap
 from lens_core.dictionary import FeatureDictionary
 from lens_core.lens import QueryLens
 from lens_core.scoring import top_k_and_ranks_of_product
+from lens_core.search import scales
 from lens_core.stability import best, stability
 from lens_core.store import build_lock, fingerprint, versions
 from lens_core.transition import Progress
@@ -105,6 +106,7 @@ def atlas_layer(
 ) -> CachedLayer:
     """Bring the atlas of `layer` into the cache, piece by piece, unless it is there.
 
+    What `search` divides the layer's scores by comes into the cache with it.
     `progress` is told the features done and how many were missing.
 
     Raises:
@@ -123,6 +125,8 @@ def atlas_layer(
     with build_lock(directory):
         missing = {rows: path for rows, path in pieces.items() if not is_whole_piece(path)}
         done, total = 0, sum(map(len, missing))
+        for side in SIDES if missing else ():
+            scales(lens, dictionary, side, "query")  # cached: a first search need not wait for them
         for rows, path in missing.items():
             tick = _ticking(progress, done, total)
             frame = _frame(lens, dictionary, layer, rows, k, tick)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import diskcache
@@ -29,9 +29,6 @@ from lens_core.store import (
     refusal_of,
     remove,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _MAGIC = b"qlens result 1\n"
 _DIGEST_BYTES = 32

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from lens_core import atlas as atlas_module
+from lens_core import search as search_module
 from lens_core.atlas import CONTEXTS, atlas, atlas_fingerprint, atlas_layer
 from lens_core.atlas_files import (
     SCHEMA,
@@ -40,9 +41,10 @@ from lens_core.model import ResidualModel
 from lens_core.operators import Operators
 from lens_core.plan import plan_build
 from lens_core.reference import ReferenceSample
+from lens_core.results import ResultCache
 from lens_core.sealed import write_sealed
 from lens_core.store import build_lock
-from lens_core.transport import Transport
+from lens_core.transport import SIDES, Transport
 from lens_core.vocabulary import Vocabulary
 from tests.models import D_VOCAB, tiny_hf
 
@@ -302,6 +304,22 @@ def test_without_operators_the_build_is_named(gpt2, word_tokenizer, tmp_path):
         with pytest.raises(OperatorError, match="run `qlens build` first"):
             ask(bare, LAYER)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_first_search_divides_by_what_came_with_the_atlas(gpt2, tmp_path, monkeypatch):
+    def lens(results):
+        transport = Transport(
+            gpt2.model, gpt2.transport.reference, gpt2.transport.operators, results
+        )
+        return QueryLens(transport, gpt2.dictionaries, gpt2.vocabulary, k=K)
+
+    with ResultCache(tmp_path / "results") as results:
+        atlas_layer(lens(results), LAYER, tmp_path)
+        before = {side: gpt2.search(7, side=side, layers=[LAYER], n=N) for side in SIDES}
+        monkeypatch.setattr(search_module, "compute_scales", None)
+        for side in SIDES:
+            found = lens(results).search(7, side=side, layers=[LAYER], n=N)
+            assert_frame_equal(found, before[side], check_exact=True)
 
 
 def test_the_columns_are_the_schema_in_memory_and_on_disk(frame, kept):
