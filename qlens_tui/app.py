@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.message import Message
@@ -29,6 +29,7 @@ from lens_core.errors import LensError
 from lens_core.store import write_text_atomically
 from qlens_tui import messages as m
 from qlens_tui.engine import Engine
+from qlens_tui.keys_in_order import KeysInOrder
 from qlens_tui.place import recall, state_dir
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.workbench import Workbench
@@ -50,7 +51,7 @@ class EngineSaid(Message):
         self.event = event
 
 
-class QlensApp(App[None]):
+class QlensApp(KeysInOrder):
     """Triage of the features of one configuration."""
 
     TITLE = "qlens"
