@@ -85,11 +85,11 @@ class QlensApp(KeysInOrder):
             ascii_only: no character beyond ASCII is written.
             ansi: the terminal's own 16 colours.
         """
+        self.ascii_only = ascii_only  # the driver is made next
         super().__init__(ansi_color=ansi)
         self.config = config
         self.config_name = name or str(config)
         self.begin_at = jump_to or begin_at
-        self.ascii_only = ascii_only
         self.engine = self.make_engine()
         self._overrides, self._offline = dict(overrides or {}), offline
         self._deaths = 0
@@ -100,7 +100,7 @@ class QlensApp(KeysInOrder):
         self.triage: Triage | None = None
 
     def get_driver_class(self) -> type[Driver]:
-        return terse_driver(super().get_driver_class())
+        return terse_driver(super().get_driver_class(), ascii_only=self.ascii_only)
 
     def make_engine(self) -> Engine:
         """The engine that this app will start."""

@@ -17,6 +17,8 @@ from functools import lru_cache
 
 from textual.driver import Driver
 
+from qlens_tui.text import cells
+
 _PIECES = re.compile(
     r"\x1b\[(?P<style>[0-9;]*)m"
     r"|(?P<place>\x1b\[\d+;\d+H)"
@@ -62,12 +64,43 @@ def terse(data: str) -> str:
     return "".join((*written, *moves, _change(painted, "")))
 
 
-def terse_driver(base: type[Driver]) -> type[Driver]:
-    """A driver that writes what `base` does, tersely."""
+class _Ascii(dict[int, str]):
+    """For `str.translate`: lines and blocks by what looks like them, the rest `?`, cell by cell."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = character if code < 128 else "?" * cells(character)
+        return self[code]
+
+
+_ASCII = _Ascii(
+    {
+        **dict.fromkeys(map(ord, "─━═╌╍┄┅┈┉╴╶╸╺▔▀‾"), "-"),
+        **dict.fromkeys(map(ord, "│┃║╎╏┆┇┊┋╵╷╹╻▌▐▏▎▍▕▊▋"), "|"),
+        **dict.fromkeys(map(ord, "╭╮╰╯┌┐└┘├┤┬┴┼╒╓╔╕╖╗╘╙╚╛╜╝╞╟╠╡╢╣╤╥╦╧╨╩╪╫╬"), "+"),
+        **dict.fromkeys(map(ord, "▁▂▃▄"), "_"),
+        **dict.fromkeys(map(ord, "▅▆▇█▓▒░■"), "#"),
+        **dict.fromkeys(map(ord, "•·●"), "*"),
+        ord("…"): ".",
+        ord("🔎"): "> ",
+    }
+)
+
+
+def in_ascii(data: str) -> str:
+    """An update of as many cells without a character beyond ASCII.
+
+    What qlens itself shows is ASCII by then; this is for borders, toasts and the palette.
+    """
+    return data if data.isascii() else data.translate(_ASCII)
+
+
+def terse_driver(base: type[Driver], *, ascii_only: bool = False) -> type[Driver]:
+    """A driver that writes what `base` does, tersely, and if told in ASCII."""
 
     class TerseDriver(base):  # type: ignore[misc, valid-type]
         def write(self, data: str) -> None:
-            super().write(terse(data))
+            super().write(terse(in_ascii(data) if ascii_only else data))
 
     return TerseDriver
 

@@ -11,7 +11,8 @@ from rich.style import Style
 from textual.drivers.linux_driver import LinuxDriver
 from textual.drivers.web_driver import WebDriver
 
-from qlens_tui.terse import terse, terse_driver
+from qlens_tui.terse import in_ascii, terse, terse_driver
+from qlens_tui.text import cells
 
 STYLES = (
     "", "bold", "dim", "bold dim", "italic", "reverse", "bold reverse", "underline",
@@ -118,3 +119,16 @@ def test_any_driver_can_be_made_terse() -> None:
         made = terse_driver(base)
         assert issubclass(made, base)
         assert made.write is not base.write
+
+
+@given(st.text())
+def test_in_ascii_everything_takes_the_cells_that_it_took(text: str) -> None:
+    found = in_ascii(text)
+    assert found.isascii()
+    assert len(found) == sum(cells(c) if not c.isascii() else 1 for c in text)
+
+
+def test_lines_and_blocks_look_like_themselves_in_ascii() -> None:
+    assert in_ascii("╭─╮ │x│ ╰─╯ ▌ ▁█") == "+-+ |x| +-+ | _#"
+    assert in_ascii("\x1b[1m日本\x1b[0me\u0301") == "\x1b[1m????\x1b[0me"
+    assert in_ascii("🔎") == "> "

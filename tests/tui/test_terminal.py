@@ -171,6 +171,26 @@ def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
     second.until(lambda screen: re.search(r">\s+5 \*", screen) is not None)
 
 
+def test_with_ascii_not_a_character_beyond_it_is_written(session):
+    app = session("--ascii")
+    app.until("exact on")
+    app.press("?")
+    app.until("Next feature")
+    app.press("\x1b")
+    for opener in ("o", "w", "\x10", "v"):  # sort, jobs, palette, overview
+        time.sleep(0.3)
+        app.press(opener)
+        time.sleep(0.7)
+        app.press("\x1b")
+    time.sleep(0.3)
+    app.press("u")
+    app.until("nothing to undo")
+    app.process.send_signal(signal.SIGTERM)
+    app.ended()
+    assert app.written.isascii()
+    assert "+---" in app.written
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(
     session, number, tmp_path
