@@ -193,6 +193,12 @@ class QlensApp(KeysInOrder):
             markup=False,
         )
 
+    def notify(self, message: str, **how: Any) -> None:
+        """As Textual does; but what was only said makes room, so that no pile hides the screen."""
+        if all(each.severity == "information" for each in self._notifications):
+            self.clear_notifications()
+        super().notify(message, **how)
+
     def copy(self, text: str) -> None:
         """Printable text to the clipboard by OSC 52, and to a file for terminals that refuse it."""
         file = state_dir() / "copied.txt"

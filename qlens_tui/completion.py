@@ -1,9 +1,10 @@
 """Which tokens somebody means who has typed the beginning of one.
 
 Words begin with a space in most vocabularies, which nobody types: without a leading space
-both forms match and the one with the space comes first, with one only that form. Equal in
-all but case counts as equal, after what is equal. Then come tokens that begin with what was
-typed, the shorter first, and last those that hold it.
+both forms match, with one only that form. First comes the token that was typed, as the
+command line takes it, then the same word with a space; equal in all but case counts as equal,
+after what is equal. Then come tokens that begin with what was typed, the shorter and those with
+a space first, and last those that hold it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Completion:
         if spaced:
             text, small = text[1:], small[1:]
         if small == folded:
-            tier = _EXACT if text == typed else _EXACT_BUT_CASE
-        elif small.startswith(folded):
+            return _EXACT if text == typed else _EXACT_BUT_CASE, len(text), spaced
+        if small.startswith(folded):
             tier = _BEGINS if text.startswith(typed) else _BEGINS_BUT_CASE
         else:
             tier = _HOLDS

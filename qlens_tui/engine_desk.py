@@ -7,8 +7,10 @@ on them, one at a time, and looks in whenever what it runs reports progress (`ch
 - Of the requests that wait for one place the newest stays, the others are dropped.
 - A newer request stops the running one of its place at its next tick, unless that one does
   work that it needs too (`Request.keeps`): then it waits for it.
-- A running request gives way to all but background ones. What runs meanwhile may itself give
-  way, but never to its own place, so that at most one request of a place is under way.
+- A running request gives way to what the user waits for, and to all that is more urgent than
+  itself: a feature's lists to a search, but not to the feature's own paths. What runs meanwhile
+  may itself give way, but never to its own place, so that at most one request of a place is
+  under way.
 - A new session drops whatever waits and stops whatever runs.
 - A request runs from the moment it is taken, so that none slips through between two threads.
 """
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 from qlens_tui.messages import (
-    BACKGROUND,
+    NEXT,
     SESSION,
     Cancel,
     Cancelled,
@@ -98,8 +100,9 @@ class Desk:
             busy = {request.place for request in self._running}
             if any(request.urgency == SESSION for request in self._running):
                 return None  # nothing could be answered yet
+            least = max([NEXT, *(request.urgency for request in self._running[-1:])])
             return self._next(
-                lambda request: SESSION < request.urgency < BACKGROUND and request.place not in busy
+                lambda request: SESSION < request.urgency < least and request.place not in busy
             )
 
     @contextmanager

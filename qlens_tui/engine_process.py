@@ -65,6 +65,7 @@ class Worker:
         if status is not None:
             self._tell(status)
         self._desk.check(report.request)
+        began = time.monotonic()
         while (urgent := self._desk.take_meanwhile()) is not None:
             # As at the top of the stack, whatever mode the interrupted work is in.
             import torch
@@ -72,6 +73,7 @@ class Worker:
             with torch.enable_grad():
                 self._serve(urgent)
             self._desk.check(report.request)
+        report.rested(time.monotonic() - began)
 
     def _serve(self, request: Request) -> None:
         with self._desk.running(request):
@@ -106,6 +108,10 @@ class _Report:
         rate = (done - self._first) / (now - self._start) if now > self._start else 0.0
         eta = max(0, total - done) / rate if rate > 0 else None
         return Status(id=self.request.id, text=text, done=done, total=total, eta=eta)
+
+    def rested(self, seconds: float) -> None:
+        """Something else was done meanwhile, which the rate does not count."""
+        self._start += seconds
 
 
 class Teller:

@@ -98,7 +98,7 @@ def signature_of(
             name = "key_norm" if lens == "logit" else f"key_{lens}_norm"
             length = float(row[name] or 0)  # type: ignore[arg-type]
             unit = tuple(score / length if length else 0.0 for score in scores)
-        moved = tuple(_list(row[f"{side}_query_moved"])) if lens == "query" else (0,) * len(ids)
+        moved = tuple(_list(row[f"{side}_query_moved"])) if lens == "query" else ()
         return Tokens(
             readout=_READOUTS[side, lens],
             ids=ids,

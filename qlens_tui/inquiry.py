@@ -116,7 +116,7 @@ class Inquiry:
                 case _:
                     continue
             if stale:
-                del self.asked[number]
+                self.answered(number)
                 self.cancel(number)
 
     def forget(self) -> None:

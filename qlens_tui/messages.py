@@ -23,9 +23,9 @@ Method = Literal["operator", "direct"]
 SearchLens = Literal["query", "logit", "first-order"]
 OperatorsFrom = Literal["built", "shipped", "none"]
 
-SESSION, AT_ONCE, SOON, WHEN_IDLE, BACKGROUND = 0, 1, 2, 3, 4
-"""In this order requests are taken. A request that runs gives way to all but background ones
-at its ticks; a session is opened when nothing runs."""
+SESSION, AT_ONCE, SOON, NEXT, WHEN_IDLE, BACKGROUND = range(6)
+"""In this order requests are taken. A request that runs gives way at its ticks to those up to
+`SOON` and to more urgent ones than itself; a session is opened when nothing runs."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class Split(Request):
     """The shares of one side's blocks; answered by `Paths`."""
 
     pane: ClassVar[str] = "paths"
+    urgency: ClassVar[int] = WHEN_IDLE
     layer: int
     feature: int
     side: Side
@@ -127,11 +128,12 @@ class Split(Request):
 class Examine(Request):
     """Contexts, density and nearest features; answered by `Evidence`.
 
-    Its long part, one pass over the reference, serves a whole layer.
+    Its long part, one pass over the reference, serves a whole layer, so that paths, which take
+    some for every feature, wait for it.
     """
 
     pane: ClassVar[str] = "evidence"
-    urgency: ClassVar[int] = WHEN_IDLE
+    urgency: ClassVar[int] = NEXT
     layer: int
     feature: int
     contexts: int = 20
@@ -343,7 +345,10 @@ class Vocabulary(Event):
 
 @dataclass(frozen=True)
 class Tokens:
-    """One end of one ranking; fields as in `lens_core.lens.TokenList`."""
+    """One end of one ranking; fields as in `lens_core.lens.TokenList`.
+
+    `moved` is empty where nobody knows: an atlas has it for Query Lens alone.
+    """
 
     readout: str
     ids: tuple[int, ...]

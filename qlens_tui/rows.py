@@ -236,7 +236,9 @@ def _having(
     if "note" in frame.columns:
         found |= _contains(frame["note"], word)
     lists = [frame[name] for name in SEARCHED if name in frame.columns]
-    if lists and texts is None:
+    if not lists:
+        raise UsageError("words are looked for in an atlas, which is not there yet: build it")
+    if texts is None:
         raise UsageError("the vocabulary is still loading: look for words when it is there")
     ids = [number for number, text in enumerate(texts or ()) if word in text.casefold()]
     wanted = pl.Series([ids], dtype=pl.List(pl.Int32))

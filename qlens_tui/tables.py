@@ -61,6 +61,15 @@ def share(value: float) -> str:
     return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
 
 
+def density(value: float) -> str:
+    """How often a feature fires, in at most 6 columns."""
+    percent = 100 * value
+    if 0 < percent < 0.001:
+        return "<.001%"
+    places = 3 if percent < 0.1 else 2 if percent < 10 else 1
+    return f"{percent:.{places}f}%"
+
+
 def plain_table() -> Table:
     """Columns and nothing else: no box, no padding at the edge."""
     return Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
@@ -182,7 +191,7 @@ class _Page:
         yield Text.assemble(
             ("ACTIVITY", "bold"),
             f"  fires on {fired} of {reference.n_tokens} reference tokens "
-            f"({100 * activity.density:.2g}%), at most {number(activity.max_activation)}",
+            f"({density(activity.density)}), at most {number(activity.max_activation)}",
         )
         table = plain_table()
         table.add_column("where", justify="right")

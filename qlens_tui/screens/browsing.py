@@ -53,7 +53,7 @@ class Browsing:
         self._wanted: tuple[int, int] | None = None
         if place.layer is not None and place.feature is not None:
             self._wanted = place.layer, place.feature
-        self._insists = False
+        self._insists = self._to_top = False
         self._soon: Timer | None = None
 
     # Layers.
@@ -123,13 +123,18 @@ class Browsing:
             self._behind = [*self._behind[1 - _STOPS :], _Stop(self.layer, here)]
         self._show(None if self.layer is None else layer, (layer, feature), insists=True)
 
-    def back(self) -> bool:
-        """Return to where the last jump came from; False where there was none."""
-        if not self._behind:
-            return False
-        stop = self._behind.pop()
-        self._show(stop.layer, stop.feature, insists=True)
-        return True
+    def back(self) -> None:
+        """Return to where the last jump came from, or from a filter that nothing passes."""
+        bench, rows = self._bench, self._bench.table.rows
+        if self._behind:
+            stop = self._behind.pop()
+            bench.notify(f"back at {stop.feature[0]}:{stop.feature[1]}")
+            self._show(stop.layer, stop.feature, insists=True)
+        elif self.filter and rows is not None and not len(rows):
+            bench.qlens.toast(f"the filter was taken off: {self.filter}")
+            self.filter_by("")
+        else:
+            bench.notify("there is nothing to go back to: q quits")
 
     def _show(
         self, layer: int | None, wanted: tuple[int, int] | None, *, insists: bool = False
@@ -153,16 +158,29 @@ class Browsing:
     # Order and filter.
 
     def sort_by(self, column: str) -> None:
-        """Sort by a column, largest first where that is what one wants; again: the other way."""
+        """Sort by a column, largest first where that is what one wants; again: the other way.
+
+        The cursor goes to what was sorted for, the first row; `back` leads to where it was.
+        """
         falls = column not in ("feature", "layer", "tags", "note") and "ids" not in column
         self.descending = not self.descending if column == self.sort else falls
         self.sort = column
+        here = self._bench.table.feature
+        self._behind = [_Stop(self.layer, here)] if here is not None else []
+        self._to_top = True
         self.refresh()
         self._bench.save_soon()
 
     def filter_by(self, text: str) -> None:
-        """Keep the rows that a filter keeps; all for an empty one."""
+        """Keep the rows that a filter keeps; all for an empty one.
+
+        Where the cursor last was it returns to as soon as that feature is shown again. Jumps
+        before are not gone back to: the filter would hide what they came from.
+        """
         self.filter = text
+        self._behind = []
+        if self.layer is not None and self.layer in self._last:
+            self._wanted, self._insists = (self.layer, self._last[self.layer]), False
         self.refresh()
         self._bench.save_soon()
 
@@ -212,6 +230,9 @@ class Browsing:
         table.set_rows(rows, "no feature passes the filter" if self.filter else "no features")
         table.set_sort(self.sort, self.descending)
         table.set_marks(bench.marking.marks)
+        if self._to_top:
+            self._to_top = False
+            table.action_first()
         wanted, self._wanted = self._wanted, None
         if wanted is not None and not table.move_to(*wanted) and self._insists and self.filter:
             self._wanted, self.filter = wanted, ""

@@ -15,7 +15,7 @@ from textual.timer import Timer
 
 from qlens_tui import messages as m
 from qlens_tui.completion import Completion
-from qlens_tui.inquiry import FeatureKey, Inquiry, duration
+from qlens_tui.inquiry import FeatureKey, Inquiry, Job, duration
 from qlens_tui.place import KnownLayer, Place
 from qlens_tui.screens import known
 from qlens_tui.widgets.evidence_pane import WhatIsKnown
@@ -116,7 +116,9 @@ class Dialogue:
             case m.Notice():
                 self._bench.qlens.toast(event.text, "warning")
             case m.Failed():
-                self._failed(event, request)
+                self._failed(event.text, request)
+            case m.Cancelled() if isinstance(request, m.Sign | m.Split | m.Examine):
+                self._failed("cancelled: go to another feature and back to compute it", request)
         self._bench.say()
 
     def died(self, text: str, again: bool) -> None:
@@ -196,6 +198,8 @@ class Dialogue:
 
     def _progress(self, event: m.Status, request: m.Request | None) -> None:
         bench, job = self._bench, self.inquiry.jobs.get(event.id)
+        if job is None and event.total and isinstance(request, m.Sign | m.Split | m.Examine):
+            job = self.inquiry.jobs[event.id] = Job(event.id, _pass_of(request))
         if job is not None:
             job.update(event)
         doing = event.text
@@ -212,7 +216,11 @@ class Dialogue:
             case m.Examine():
                 # One pass serves a layer: the cursor may have moved on in it.
                 here = bench.table.feature
-                if here is not None and here[0] == request.layer:
+                if (
+                    here is not None
+                    and here[0] == request.layer
+                    and here not in self.inquiry.evidence
+                ):
                     bench.evidence.expect(*here, doing)
             case m.Probe():
                 if self.probe is not None:
@@ -221,8 +229,8 @@ class Dialogue:
                 self.state = doing
         bench.say()
 
-    def _failed(self, event: m.Failed, request: m.Request | None) -> None:
-        bench, text = self._bench, event.text
+    def _failed(self, text: str, request: m.Request | None) -> None:
+        bench = self._bench
         match request:
             case m.Sign():
                 for side in SIDES:
@@ -291,10 +299,12 @@ class Dialogue:
         self.settings = settings
         self.show_feature()
 
-    def lengthen(self, k: int) -> None:
-        """Lists of at least `k` tokens."""
-        if self.k is not None and k > self.k:
+    def resize(self, k: int | None) -> None:
+        """Lists of `k` tokens, `None` for the configuration's; shares are of their score."""
+        k = k or (self.ready.k if self.ready is not None else self.k)
+        if k != self.k:
             self.k = k
+            self._bench.paths.clear()
             self.show_feature()
 
     def follow(self) -> None:
@@ -321,25 +331,22 @@ class Dialogue:
         if feature is None or key is None:
             return
         layer, number = feature
+        # Also what is at hand is expected first: a pane takes no other feature's answer.
+        for pane in bench.panes:
+            pane.expect(*feature, self._waiting_word())
         signature = self.inquiry.signatures.get(key)
         if signature is not None:
             self._show_signature(signature)
         else:
-            for side in SIDES:
-                bench.pane(side).expect(*feature, self._waiting_word())
             self._show_from_atlas()
             self.ask(m.Sign(layer=layer, feature=number, settings=self.settings, k=self.k))
-        paths = {side: self.inquiry.paths.get((side, *key)) for side in SIDES}
-        if None in paths.values():
-            bench.paths.expect(*feature, self._waiting_word())
-        for found in paths.values():
-            if found is not None:
-                self._show_paths(found)
+        for side in SIDES:
+            paths = self.inquiry.paths.get((side, *key))
+            if paths is not None:
+                self._show_paths(paths)
         evidence = self.inquiry.evidence.get(feature)
         if evidence is not None:
             self._show_evidence(evidence)
-        else:
-            bench.evidence.expect(*feature, self._waiting_word())
         # Whoever walks on at once does not wait for what takes longer.
         if self._rest is not None:
             self._rest.stop()
@@ -459,6 +466,17 @@ class Dialogue:
                 provenance=tuple(known.provenance(self.ready, self.ways.get(evidence.layer))),
             )
         )
+
+
+def _pass_of(request: m.Sign | m.Split | m.Examine) -> str:
+    """What passes over the reference are made for."""
+    match request:
+        case m.Sign():
+            return f"lists of {request.layer}:{request.feature}"
+        case m.Split():
+            return f"{request.side} paths of {request.layer}:{request.feature}"
+        case m.Examine():
+            return f"contexts of layer {request.layer}"
 
 
 def _key_of(request: m.Sign | m.Split) -> FeatureKey:

@@ -36,7 +36,9 @@ def where(bench: Workbench) -> list[list[str]]:
     if chosen > 1:
         facts.append([f"{chosen:,} selected"])
     if browsing.filter:
-        facts.append([f"filter {browsing.filter[:30]}", "filtered"])
+        facts.append([f"filter {_cut(browsing.filter, room)}" for room in (30, 12)] + ["filtered"])
+    if browsing.sort is not None:
+        facts.append([f"{'down' if browsing.descending else 'up'} by {browsing.sort}", "sorted"])
     if settings.off or settings.transition != "full":
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])
@@ -46,11 +48,16 @@ def where(bench: Workbench) -> list[list[str]]:
     return facts
 
 
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 3] + "..."
+
+
 def now(dialogue: Dialogue) -> str:
     """What is going on."""
     jobs = dialogue.inquiry.jobs
     if jobs:
-        job = next((job for job in jobs.values() if job.done), next(iter(jobs.values())))
+        # The newest that moves is the one that others give way to.
+        job = next((job for job in reversed(jobs.values()) if job.done), next(iter(jobs.values())))
         more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
         return f"{job.name}: {job.progress}{more}"
     if dialogue.ready is None:

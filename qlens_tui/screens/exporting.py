@@ -26,6 +26,7 @@ class _Scope:
     label: str
     rows: Rows | None = None
     starred: bool = False
+    marked: bool = False
     tag: str | None = None
 
 
@@ -65,6 +66,7 @@ def _scopes(bench: Workbench) -> list[_Scope]:
         if ready is None or known < len(ready.layers):
             layers = f"the {known} layers that are known so far"
         found.append(_Scope(f"all starred features, of {layers}", starred=True))
+        found.append(_Scope(f"all features with any mark, of {layers}", marked=True))
         found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in triage.tags()]
     return found
 
@@ -165,4 +167,6 @@ def _rows(scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:
         return scope.rows.features()
     if scope.starred:
         return marks.filter("star")
+    if scope.marked:
+        return marks
     return marks.filter(pl.col("tags").list.contains(scope.tag))

@@ -227,7 +227,7 @@ class Workbench(Screen[None]):
         event.stop()
         for side in SIDES:
             self.pane(side).look = event.look
-        self.dialogue.lengthen(event.look.length or 0)
+        self.dialogue.resize(event.look.length)
         self.save_soon()
 
     def on_evidence_pane_feature_chosen(self, event: EvidencePane.FeatureChosen) -> None:
@@ -278,8 +278,8 @@ class Workbench(Screen[None]):
     def action_back(self) -> None:
         if not self.table.has_focus:
             self.table.focus()
-        elif not self.browsing.back():
-            self.notify("there is nothing to go back to: q quits")
+        else:
+            self.browsing.back()
 
     def action_jump(self) -> None:
         finding.ask_jump(self)

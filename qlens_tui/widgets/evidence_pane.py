@@ -16,7 +16,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from qlens_tui.messages import Context, Evidence, Neighbour, Signature
-from qlens_tui.tables import number
+from qlens_tui.tables import density, number
 from qlens_tui.text import cells, fit, token_label
 from qlens_tui.widgets.feature_pane import FeaturePane
 from qlens_tui.widgets.line_pane import Line, facts, fitted, line, width_of
@@ -149,7 +149,7 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
         fired = f"{round(of.density * of.n_tokens):,}"
         pieces = [
             [f"fires on {fired} of {tokens} reference tokens", f"on {fired} of {tokens}"],
-            [f"density {100 * of.density:.2g}%"],
+            [f"density {density(of.density)}"],
             [f"at most {number(of.max_activation)}"],
         ]
         return (*start, (facts(pieces, width - width_of(start)), "pane--quiet"))

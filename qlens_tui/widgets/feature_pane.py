@@ -70,7 +70,9 @@ class FeaturePane(LinePane, Generic[View]):
         if asked:
             self._settle()
         if asked or not self._problem:
-            self._view = view
+            before, self._view = self._view, view
+            if before is None or (before.layer, before.feature) != (view.layer, view.feature):
+                self._top = 0
             self.redraw()
 
     def expect(self, layer: int, feature: int, doing: str = "computing") -> None:

@@ -222,7 +222,7 @@ class FeatureTable(LinePane):
         self._go(self._cursor - _WHEEL)
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        self._columns = fitted_columns(self._id_width, width - 1)
+        self._columns = fitted_columns(self._id_width, width - 1, self._sorted[0])
         head = fitted(line((self._heading(), "feature-table--head")), width)
         if not self._count:
             return [head], [line("", (f"  {self._nothing}", "pane--quiet"))]

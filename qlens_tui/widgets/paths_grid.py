@@ -177,6 +177,10 @@ class PathsGrid(FeaturePane[BothWays]):
             self._cursor = min(self._rows, key=lambda block: abs(block - self._cursor))
         self.show(BothWays(layer, feature, self._arrived))
 
+    def clear(self) -> None:
+        self._arrived = {}
+        super().clear()
+
     def _give_up_waiting(self) -> None:
         super()._give_up_waiting()
         if self._awaited in {_of(paths) for paths in self._arrived.values()}:

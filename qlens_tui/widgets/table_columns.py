@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from qlens_tui.marks import Mark
+from qlens_tui.tables import density
 from qlens_tui.text import cells, fit, token_label, visible
 
 Values = Mapping[str, Any]
@@ -157,13 +158,7 @@ def _density(writing: Writing, values: Values, width: int) -> str:
     if values.get("silent"):
         return "silent"
     value = values.get("density")
-    if value is None or not math.isfinite(value):
-        return ""
-    percent = 100 * value
-    if 0 < percent < 0.001:
-        return "<.001%"
-    places = 3 if percent < 0.1 else 2 if percent < 10 else 1
-    return f"{percent:.{places}f}%"
+    return "" if value is None or not math.isfinite(value) else density(value)
 
 
 def _tokens_column(title: str, source: str, rank: int, least: int, **more: bool) -> Column:
@@ -194,12 +189,16 @@ SOURCES = ("layer", "feature", "silent", *(column.source for column in COLUMNS[3
 
 
 @lru_cache(maxsize=8)
-def fitted_columns(id_width: int, width: int) -> tuple[Placed, ...]:
-    """The columns that fit, each with one cell for its edge."""
+def fitted_columns(id_width: int, width: int, sorted_by: str | None = None) -> tuple[Placed, ...]:
+    """The columns that fit, each with one cell for its edge; the one sorted by goes last."""
     wide = max(4, id_width)
     kept = [replace(COLUMNS[0], least=wide, ample=wide, most=wide), *COLUMNS[1:]]
+
+    def rank(column: Column) -> int:
+        return 1 if column.source == sorted_by else column.rank
+
     while len(kept) > 1 and _room(kept) > width:
-        kept.remove(max(kept, key=lambda column: column.rank))
+        kept.remove(max(kept, key=rank))
     widths = {column.title: column.least for column in kept}
     spare = max(0, width - sum(column.least + 1 for column in kept))
     while spare and (growing := [c for c in kept if widths[c.title] < c.most]):

@@ -290,7 +290,8 @@ class TokenPane(FeaturePane[Signature]):
             numbers = f" {its_id:>{column.id}}" if column.id else ""
             numbers += f" {number(_scores(rows)[rank]):>{column.score}}"
             if column.moved:
-                numbers += f" {_moved(rows.moved[rank]):>{column.moved}}"
+                moved = _moved(rows.moved[rank]) if rows.moved else ""
+                numbers += f" {moved:>{column.moved}}"
             runs.append((numbers, self.shade()))
         return line(*runs)
 

@@ -48,7 +48,7 @@ def test_panes_do_not_drop_each_other_and_the_sides_of_the_paths_are_two(desk):
         Sign(id=4, layer=0, feature=0),
     )
     assert put(desk, *asked) == []
-    assert taken(desk, 4) == [4, 2, 3, 1]  # the signature first, the evidence last
+    assert taken(desk, 4) == [4, 1, 2, 3]  # the signature first, the layer's pass before the paths
 
 
 def test_background_work_comes_after_everything_and_in_its_order(desk):
@@ -189,3 +189,23 @@ def test_a_closed_desk_ends_who_waits_and_who_runs(desk):
     assert ended == [True]
     with pytest.raises(Closed):
         desk.check(Build(id=1))
+
+
+def test_lists_give_way_to_a_search_and_not_to_the_features_own_passes(desk):
+    sign, split = Sign(id=1, layer=0, feature=0), Split(id=2, layer=0, feature=0, side="value")
+    put(desk, sign)
+    with desk.running(desk.take()):
+        put(desk, split, Examine(id=3, layer=0, feature=0))
+        assert desk.take_meanwhile() is None
+        put(desk, Search(id=4, token_id=1))
+        assert desk.take_meanwhile().id == 4
+
+
+def test_paths_give_way_to_the_pass_that_serves_the_layer(desk):
+    put(desk, Split(id=1, layer=0, feature=0, side="value"))
+    with desk.running(desk.take()):
+        put(desk, Split(id=2, layer=0, feature=0, side="key"), Examine(id=3, layer=0, feature=0))
+        meanwhile = desk.take_meanwhile()
+        assert meanwhile.id == 3
+        with desk.running(meanwhile):
+            assert desk.take_meanwhile() is None

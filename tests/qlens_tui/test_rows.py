@@ -259,11 +259,12 @@ def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
     rows = all_rows(pl.DataFrame({"layer": [8] * 5, "feature": range(5)}))
 
     assert len(filtered(rows, "feature >= 3")) == 2
-    assert len(filtered(rows, "dry", TEXTS)) == 0
     assert names(sorted_by(rows, "feature", descending=True))[0] == (8, 4)
     assert rows.page(1, 2, ["feature", "density"]) == [{"feature": 1}, {"feature": 2}]
     with pytest.raises(UsageError, match=r"density is not known .*qlens build"):
         filtered(rows, "density > 0.1")
+    with pytest.raises(UsageError, match="words are looked for in an atlas"):
+        filtered(rows, "dry", TEXTS)
     with pytest.raises(UsageError, match="value_gain is not known"):
         sorted_by(rows, "value_gain")
 

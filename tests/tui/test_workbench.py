@@ -272,10 +272,9 @@ def test_hits_of_layers_that_were_not_visited_have_their_tokens_too(place):
 
 def test_what_was_left_is_found_again_the_next_time(place):
     async def leave(terminal, bench):
-        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "c", "minus")
-        await settled(terminal.pilot, "tab", "tab")
         bench.browsing.sort_by("value_gain")
-        await settled(terminal.pilot, "2")
+        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "c", "minus")
+        await settled(terminal.pilot, "tab", "tab", "2")
 
     async def come_back(terminal, bench):
         assert bench.table.feature == (1, 5)
