@@ -31,6 +31,7 @@ from qlens_tui import messages as m
 from qlens_tui.engine import Engine
 from qlens_tui.keys_in_order import KeysInOrder
 from qlens_tui.place import recall, state_dir
+from qlens_tui.screens.help import keys_of, words_of
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.workbench import Workbench
 from qlens_tui.terse import terse_driver
@@ -243,13 +244,18 @@ class QlensApp(KeysInOrder):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that has a key, for the palette; themes besides."""
         bench = self._bench
+        told: set[str] = set()
         if bench is not None and screen is bench:
             for title, bindings in bench.sections():
                 for binding in bindings:
-                    keys = binding.key.split(",")[0]
+                    words = words_of(binding)
+                    # The same key does the same in two places.
+                    if words in told:
+                        continue
+                    told.add(words)
                     yield SystemCommand(
-                        binding.description,
-                        f"{title}: {keys}",
+                        words,
+                        f"{title}: {keys_of(binding)}",
                         lambda title=title, binding=binding: self._run(title, binding),
                     )
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)

@@ -24,7 +24,10 @@ from difflib import SequenceMatcher
 
 from lens_core.errors import UsageError
 
-RULE = 'words are looked for; a column\'s name first, or < > =, makes it SQL; "quotes": words'
+RULE = (
+    "each word must be in a token of LL or QL (value, key), a tag or the note; "
+    'a column\'s name first, or < > =, makes it SQL; "quotes": words'
+)
 KEYWORDS = frozenset(
     (
         "and", "between", "case", "distinct", "else", "end", "false", "from", "ilike", "in",

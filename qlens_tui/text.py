@@ -103,6 +103,29 @@ def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
     return cropped + " " * (width - cell_len(cropped))
 
 
+def wrapped(text: str, width: int) -> list[str]:
+    """Visible text in lines of at most `width` columns, broken at spaces and nothing left out.
+
+    A word that is longer than a line is broken where the line ends.
+    """
+    lines, line = [], ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if cells(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while cells(line) > width:
+            head = fit(line, width, ellipsis="").rstrip(" ")
+            if not head:  # not one character fits
+                return [*lines, line]
+            lines.append(head)
+            line = line.translate(_JOINERS)[len(head) :]
+    return [*lines, line]
+
+
 def has_shape(character: str) -> bool:
     """Whether a terminal prints this character, and a person sees it; no space is one."""
     # Z: every space looks like the plain one, or ends the line.

@@ -55,8 +55,8 @@ class NoteEditor(ModalScreen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "keep", "Keep", priority=True),
-        Binding("escape", "leave", "Leave", priority=True),
+        Binding("ctrl+s", "keep", "Keep", priority=True, tooltip="Keep the note"),
+        Binding("escape", "leave", "Leave", priority=True, tooltip="Leave the note as it was"),
     ]
 
     def __init__(

@@ -15,6 +15,7 @@ from textual.widgets import Input
 from qlens_tui.widgets.choice_list import ChoiceList
 from qlens_tui.widgets.line_input import LineInput
 from qlens_tui.widgets.told_line import ToldLine
+from qlens_tui.widgets.told_lines import ToldLines
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Prompt(ModalScreen[Answer | None]):
         """Ask for `title`.
 
         Args:
+            hint: said under the line, as it is: text of the app's own, in ASCII.
             check: says in one line what is wrong with a text, `None` if nothing is.
             typed: called at every change; may call `offer`, now or later.
             must_choose: only a suggestion can be taken.
@@ -81,7 +83,7 @@ class Prompt(ModalScreen[Answer | None]):
             yield ToldLine(self._title, "pane--quiet", ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, id="offered")
             yield LineInput(self._value, select_on_focus=False, id="typed")
-            yield ToldLine(self._hint, "pane--quiet", ascii_only=self._ascii, id="told")
+            yield ToldLines(ascii_only=self._ascii, id="told")
 
     def on_mount(self) -> None:
         offered = self.query_one("#offered", ChoiceList)
@@ -103,7 +105,7 @@ class Prompt(ModalScreen[Answer | None]):
     def tell(self, text: str, *, problem: bool = False) -> None:
         """Say something under the line."""
         if self.is_attached:
-            told = self.query_one("#told", ToldLine)
+            told = self.query_one("#told", ToldLines)
             told.tell(text, "pane--problem" if problem else "pane--quiet")
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -142,7 +144,10 @@ class Prompt(ModalScreen[Answer | None]):
     def _ask(self) -> None:
         text = self.query_one(LineInput).value
         problem = self._check(text) if self._check is not None and text else None
-        self.tell(problem or self._hint, problem=problem is not None)
+        if problem is not None:
+            self.tell(problem, problem=True)
+        else:
+            self.query_one("#told", ToldLines).tell(self._hint, "pane--quiet", printable=True)
         self._offered, self._chosen = (), None
         if self._typed is not None:
             self._typed(self, text)

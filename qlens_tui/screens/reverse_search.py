@@ -41,7 +41,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "leave", "Back"),
         Binding("tab", "side", "Value or key side", priority=True),
-        Binding("c", "lens", "Lens"),
+        Binding("c", "lens", "Lens", tooltip="Next lens to rank by"),
         Binding("a", "layers", "This layer or all"),
     ]
 

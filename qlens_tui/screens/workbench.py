@@ -35,6 +35,7 @@ from qlens_tui.widgets.feature_pane import FeaturePane
 from qlens_tui.widgets.feature_table import FeatureTable
 from qlens_tui.widgets.key_line import KeyLine
 from qlens_tui.widgets.layer_column import LayerColumn
+from qlens_tui.widgets.line_pane import LinePane
 from qlens_tui.widgets.paths_grid import PathsGrid
 from qlens_tui.widgets.status_line import StatusLine
 from qlens_tui.widgets.token_pane import TokenLook, TokenPane
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from qlens_tui.app import QlensApp
 
+_SECTIONS = {"value": "token lists", "key": "token lists", "paths": "paths", "evidence": "evidence"}
+"""The part of the help that a pane's keys are in; the table's begins it, with `everywhere`."""
 PANES = ("table", "value", "key", "paths", "evidence")
 Tab = Literal["value", "key", "paths", "evidence"]
 _SAVE_AFTER = 1.0  # seconds from a move until the place is written
@@ -87,32 +90,76 @@ class Workbench(Screen[None]):
         Binding("tab", "pane(1)", "Next pane"),
         Binding("shift+tab", "pane(-1)", "Previous pane", show=False),
         Binding("colon", "jump", "Jump to layer:feature", show=False, key_display=":"),
-        Binding("slash", "token_search", "Token", key_display="/"),
-        Binding("p", "prompt", "What fires on a text", show=False),
-        Binding("f", "filter", "Filter"),
-        Binding("o", "sort", "Sort"),
-        Binding("s", "star", "Star"),
-        Binding("x", "reject", "Reject"),
-        Binding("t", "tag", "Tag"),
-        Binding("m", "note", "Note"),
-        Binding("u", "undo", "Undo", show=False),
-        Binding("ctrl+r", "redo", "Redo", show=False),
-        Binding("e", "export", "Export"),
-        Binding("1", "transition('identity')", "Identity", show=False),
-        Binding("2", "transition('first-order')", "First order", show=False),
-        Binding("3", "transition('full')", "Full", show=False),
+        Binding(
+            "slash", "token_search", "Token", key_display="/", tooltip="Search features by token"
+        ),
+        Binding(
+            "p",
+            "prompt",
+            "What fires on a text",
+            show=False,
+            tooltip="Type a text, see what fires on it",
+        ),
+        Binding("f", "filter", "Filter", tooltip="Filter the table's rows"),
+        Binding("o", "sort", "Sort", tooltip="Sort the table's rows"),
+        Binding("s", "star", "Star", tooltip="Star the feature or selection, or take it off"),
+        Binding("x", "reject", "Reject", tooltip="Reject the feature or selection, or take it off"),
+        Binding("t", "tag", "Tag", tooltip="Tag the feature or selection, or take a tag off"),
+        Binding("m", "note", "Note", tooltip="Write a note on the feature"),
+        Binding("u", "undo", "Undo", show=False, tooltip="Undo the last change of marks"),
+        Binding("ctrl+r", "redo", "Redo", show=False, tooltip="Redo what was undone"),
+        Binding("e", "export", "Export", tooltip="Export features to a file"),
+        Binding(
+            "1",
+            "transition('identity')",
+            "Identity",
+            show=False,
+            tooltip="Identity: carry nothing through blocks",
+        ),
+        Binding(
+            "2",
+            "transition('first-order')",
+            "First order",
+            show=False,
+            tooltip="First order: each block by itself",
+        ),
+        Binding(
+            "3",
+            "transition('full')",
+            "Full",
+            show=False,
+            tooltip="Full: blocks after blocks, as Query Lens does",
+        ),
         Binding("b", "look('other_end')", "Top or bottom lists", show=False),
-        Binding("i", "look('ids')", "Token ids", show=False),
-        Binding("c", "look('lenses')", "Lenses compared", show=False),
+        Binding("i", "look('ids')", "Token ids", show=False, tooltip="Show or hide token ids"),
+        Binding(
+            "c",
+            "look('lenses')",
+            "Lenses compared",
+            show=False,
+            tooltip="Next choice of lenses to compare",
+        ),
         Binding("plus,equals_sign", "longer(1)", "Longer lists", show=False),
         Binding("minus", "longer(-1)", "Shorter lists", show=False),
-        Binding("y", "copy", "Copy", show=False),
+        Binding("y", "copy", "Copy", show=False, tooltip="Copy the pane's text"),
         Binding("v", "overview", "Overview of the layers", show=False),
-        Binding("w", "jobs", "Jobs", show=False),
+        Binding(
+            "w",
+            "jobs",
+            "Jobs",
+            show=False,
+            tooltip="Jobs: what is being computed, and a way to stop it",
+        ),
         Binding("B", "build", "Build operators and atlas", show=False),
         Binding("escape", "back", "Back: to the table, then to where a jump came from", show=False),
-        Binding("question_mark", "help", "All keys", key_display="?"),
-        Binding("q", "quit", "Quit", show=False),
+        Binding(
+            "question_mark",
+            "help",
+            "All keys",
+            key_display="?",
+            tooltip="All keys, and what the words mean",
+        ),
+        Binding("q", "quit", "Quit", show=False, tooltip="Quit qlens"),
     ]
 
     def __init__(self, config: Path, place: Place, triage: Triage | None) -> None:
@@ -359,7 +406,15 @@ class Workbench(Screen[None]):
             ("note", NoteEditor),
         )
         shown = [(title, list(bindings_of(screen.BINDINGS))) for title, screen in elsewhere]
-        self.app.push_screen(Help([*self.sections(), *shown], ascii_only=self.ascii))
+        scrolling = "token lists and evidence: scrolling", list(bindings_of(LinePane.BINDINGS))
+        focused = self.focused.id or "" if self.focused is not None else ""
+        self.app.push_screen(
+            Help(
+                [*self.sections(), scrolling, *shown],
+                begin=_SECTIONS.get(focused, ""),
+                ascii_only=self.ascii,
+            )
+        )
 
     async def action_quit(self) -> None:
         await self.qlens.action_quit()

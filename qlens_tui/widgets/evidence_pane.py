@@ -57,7 +57,9 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"evidence--token"}
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "open", "Open feature")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Open feature", tooltip="Go to the chosen neighbour")
+    ]
 
     @dataclass
     class FeatureChosen(Message):

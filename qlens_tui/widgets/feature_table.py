@@ -66,8 +66,8 @@ class FeatureTable(LinePane):
         Binding("shift+home", "first(True)", "Select to the first", show=False),
         Binding("shift+end", "last(True)", "Select to the last", show=False),
         Binding("A", "select_all", "Select all rows", show=False),
-        Binding("escape", "deselect", "Deselect", show=False),
-        Binding("o", "sort", "Sort", show=False),
+        Binding("escape", "deselect", "Deselect", show=False, tooltip="Give the selection up"),
+        Binding("o", "sort", "Sort", show=False, tooltip="Sort the table's rows"),
     ]
 
     class FeatureFocused(Message):

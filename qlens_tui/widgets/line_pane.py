@@ -108,12 +108,16 @@ class LinePane(Widget, can_focus=True):
     }
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "scroll(-1)", "Up", show=False),
-        Binding("down", "scroll(1)", "Down", show=False),
-        Binding("pageup", "page(-1)", "Page up", show=False),
-        Binding("pagedown", "page(1)", "Page down", show=False),
-        Binding("home", "scroll(-1000000)", "First line", show=False),
-        Binding("end", "scroll(1000000)", "Last line", show=False),
+        Binding("up", "scroll(-1)", "Up", show=False, tooltip="Scroll up"),
+        Binding("down", "scroll(1)", "Down", show=False, tooltip="Scroll down"),
+        Binding("pageup", "page(-1)", "Page up", show=False, tooltip="Scroll a page up"),
+        Binding("pagedown", "page(1)", "Page down", show=False, tooltip="Scroll a page down"),
+        Binding(
+            "home", "scroll(-1000000)", "First line", show=False, tooltip="Scroll to the first line"
+        ),
+        Binding(
+            "end", "scroll(1000000)", "Last line", show=False, tooltip="Scroll to the last line"
+        ),
     ]
 
     def __init__(

@@ -50,20 +50,47 @@ class PathsGrid(FeaturePane[BothWays]):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"paths--off", "paths--large", "paths--here"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "move(-2)", "Layer before", show=False),
-        Binding("right,l", "move(2)", "Layer after", show=False),
-        Binding("up,k", "move(-1)", "Attention", show=False),
-        Binding("down,j", "move(1)", "MLP", show=False),
-        Binding("home", "end(-1)", "First layer", show=False),
-        Binding("end", "end(1)", "Last layer", show=False),
-        Binding("space", "switch", "Toggle"),
-        Binding("r", "row", "Row"),
-        Binding("O", "only", "Only this"),
-        Binding("a", "all", "All"),
-        Binding("n", "none", "None"),
-        Binding("1", "transition('identity')", "Identity"),
-        Binding("2", "transition('first-order')", "First order"),
-        Binding("3", "transition('full')", "Full"),
+        Binding(
+            "left,h",
+            "move(-2)",
+            "Layer before",
+            show=False,
+            tooltip="To the block one layer before",
+        ),
+        Binding(
+            "right,l", "move(2)", "Layer after", show=False, tooltip="To the block one layer after"
+        ),
+        Binding("up,k", "move(-1)", "Attention", show=False, tooltip="To the layer's attention"),
+        Binding("down,j", "move(1)", "MLP", show=False, tooltip="To the layer's MLP"),
+        Binding(
+            "home", "end(-1)", "First layer", show=False, tooltip="To the block of the first layer"
+        ),
+        Binding(
+            "end", "end(1)", "Last layer", show=False, tooltip="To the block of the last layer"
+        ),
+        Binding("space", "switch", "Toggle", tooltip="Switch the block off or on"),
+        Binding("r", "row", "Row", tooltip="Switch the block's row, on its side of the feature"),
+        Binding("O", "only", "Only this", tooltip="Only this block on, on its side of the feature"),
+        Binding("a", "all", "All", tooltip="All blocks on"),
+        Binding("n", "none", "None", tooltip="All blocks off"),
+        Binding(
+            "1",
+            "transition('identity')",
+            "Identity",
+            tooltip="Identity: carry nothing through blocks",
+        ),
+        Binding(
+            "2",
+            "transition('first-order')",
+            "First order",
+            tooltip="First order: each block by itself",
+        ),
+        Binding(
+            "3",
+            "transition('full')",
+            "Full",
+            tooltip="Full: blocks after blocks, as Query Lens does",
+        ),
     ]
 
     @dataclass

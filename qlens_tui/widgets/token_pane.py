@@ -88,9 +88,9 @@ class TokenPane(FeaturePane[Signature]):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"tokens--shared", "tokens--query"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("b", "other_end", "Top or bottom"),
-        Binding("i", "ids", "Token ids"),
-        Binding("c", "lenses", "Lenses compared"),
+        Binding("b", "other_end", "Top or bottom", tooltip="Top or bottom lists"),
+        Binding("i", "ids", "Token ids", tooltip="Show or hide token ids"),
+        Binding("c", "lenses", "Lenses compared", tooltip="Next choice of lenses to compare"),
         Binding("plus,equals_sign", "lengthen(1)", "Longer lists", key_display="+"),
         Binding("minus", "lengthen(-1)", "Shorter lists", key_display="-"),
     ]

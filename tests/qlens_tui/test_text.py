@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qlens_tui.text import cells, fit, neutralise_formula, token_label, visible
+from qlens_tui.text import cells, fit, neutralise_formula, token_label, visible, wrapped
 
 # Every code point, lone surrogates included, with the dangerous ones made likely.
 ANYTHING = st.text(
@@ -149,6 +149,30 @@ def test_fitting_never_cuts_a_wide_character_or_an_accent_in_half(
 
 def test_an_ellipsis_wider_than_the_room_is_left_out() -> None:
     assert fit("words", 2, ellipsis="...") == "wo"
+
+
+@given(ANYTHING, st.integers(2, 30))
+def test_wrapping_leaves_nothing_out_and_no_line_is_too_wide(text: str, width: int) -> None:
+    shown = visible(text)
+    lines = wrapped(shown, width)
+    assert all(cells(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("", 5, [""]),
+        ("one two", 7, ["one two"]),
+        ("one two", 6, ["one", "two"]),
+        ("a longword b", 4, ["a", "long", "word", "b"]),
+        ("日本語", 5, ["日本", "語"]),
+    ],
+)
+def test_lines_are_broken_at_spaces_and_words_only_where_they_are_longer(
+    text: str, width: int, lines: list[str]
+) -> None:
+    assert wrapped(text, width) == lines
 
 
 @pytest.mark.parametrize(

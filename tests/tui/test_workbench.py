@@ -13,7 +13,6 @@ from qlens_tui import messages as m
 from qlens_tui.inquiry import Job
 from qlens_tui.place import KnownLayer, recall
 from qlens_tui.screens.choice import Choice
-from qlens_tui.screens.help import Help, keys_of
 from qlens_tui.screens.prompt import Prompt
 from qlens_tui.screens.reverse_search import ReverseSearch
 from qlens_tui.screens.workbench import PANES, Workbench
@@ -364,22 +363,6 @@ def test_every_key_of_every_pane_does_no_harm(place, size):
         assert not terminal.leaks()
 
     run(place, act, size=size)
-
-
-def test_the_help_lists_every_binding_there_is(place):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "question_mark")
-        screen = terminal.pilot.app.screen
-        assert isinstance(screen, Help)
-        shown = "\n".join(
-            "".join(text for text, _ in line) for line in screen.query_one("_Keys")._body
-        )
-        for _, bindings in bench.sections():
-            for binding in bindings:
-                assert keys_of(binding)[:18].strip() in shown
-                assert binding.description in shown
-
-    run(place, act)
 
 
 @pytest.mark.parametrize("size", SIZES)
