@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_core.dictionary import FeatureDictionary
@@ -67,9 +67,11 @@ def search(
             )
         scores = token_scores(lens, dictionary, token_id, side, kind)
         best, found = top_k(scores, n)
-        # Another lens's score of the best alone: reading the whole dictionary is what search costs.
-        vectors = vectors_of(side, dictionary)[best]
-        plain = found if kind == "logit" else _scores_of(lens, vectors, token_id, side, "logit")
+        plain = (
+            found
+            if kind == "logit"
+            else scores_among(lens, dictionary, best, token_id, side, "logit")
+        )
         frames.append(
             pl.DataFrame(
                 {
@@ -93,6 +95,23 @@ def token_scores(
     return _scores_of(
         lens, vectors_of(side, dictionary), token_id, side, kind, matrix=matrix, scale=scale
     )
+
+
+def scores_among(
+    lens: QueryLens,
+    dictionary: FeatureDictionary,
+    features: Sequence[int] | Int[Tensor, " n"],
+    token_id: int,
+    side: Side,
+    kind: Lens,
+) -> Float[Tensor, " n"]:
+    """The same for some features, as another lens scores them beside the one that found them.
+
+    It does not read the whole dictionary, which is what search costs.
+    """
+    vectors = vectors_of(side, dictionary)[features]
+    matrix = _matrix(lens, dictionary, side, kind)
+    return _scores_of(lens, vectors, token_id, side, kind, matrix=matrix)
 
 
 def _scores_of(

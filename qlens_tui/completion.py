@@ -5,12 +5,17 @@ both forms match, with one only that form. First comes the token that was typed,
 command line takes it, then the same word with a space; equal in all but case counts as equal,
 after what is equal. Then come tokens that begin with what was typed, the shorter and those with
 a space first, and last those that hold it.
+
+Somebody may also type a token as lists show it, with marks and escapes, or `#` and its id.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from itertools import chain, zip_longest
+
+from qlens_tui.text import read_back
 
 _EXACT, _EXACT_BUT_CASE, _BEGINS, _BEGINS_BUT_CASE, _HOLDS = range(5)
 
@@ -32,6 +37,22 @@ class Completion:
         if len(hits) < n:  # those come last, and of one letter there are many
             hits = [at for at, text in enumerate(self._folded) if folded in text]
         return heapq.nsmallest(n, hits, key=lambda at: (*self._rank(at, typed, folded), at))
+
+    def offered(self, typed: str, n: int, *, ascii_only: bool = False) -> list[int]:
+        r"""The `n` likeliest tokens, where what was typed may be a list's notation or an id.
+
+        A text that is both itself and a notation (`\n`) is taken in both ways, in turns.
+        """
+        readings = dict.fromkeys((read_back(typed, ascii_only=ascii_only), typed))
+        turns = zip_longest(*(self.ids(reading, n) for reading in readings))
+        found = (token for turn in turns for token in turn if token is not None)
+        return list(dict.fromkeys(chain(self._named(typed), found)))[:n]
+
+    def _named(self, typed: str) -> list[int]:
+        number = typed[1:]
+        known = len(number) < 10 and number.isascii() and number.isdecimal()
+        named = typed.startswith("#") and known and int(number) < len(self._texts)
+        return [int(number)] if named else []
 
     def _rank(self, at: int, typed: str, folded: str) -> tuple[int, int, bool]:
         text, small = self._texts[at], self._folded[at]

@@ -267,7 +267,8 @@ class Answers:
                 layers=[layer],
                 n=n,
             )
-            hits += (m.Hit(*row) for row in frame.iter_rows())
+            beside = self._query_scores(request, layer, frame["feature"].to_list())
+            hits += map(m.Hit, *frame.get_columns(), beside)
         hits.sort(key=lambda hit: (-hit.score, hit.layer, hit.feature))
         return m.Found(
             id=request.id,
@@ -277,6 +278,19 @@ class Answers:
             lens=request.lens,
             hits=tuple(hits[:n]),
         )
+
+    def _query_scores(
+        self, request: m.Search, layer: int, features: list[int]
+    ) -> list[float | None]:
+        """Query Lens's scores of what Logit Lens found, where operators are at hand."""
+        from lens_core.search import scores_among
+
+        lens = self._session.lens
+        dictionary = lens.dictionaries[layer]
+        if request.lens != "logit" or not lens.transport.has_operators(dictionary):
+            return [None] * len(features)
+        scores = scores_among(lens, dictionary, features, request.token_id, request.side, "query")
+        return list(scores.tolist())
 
     def _probed(self, request: m.Probe) -> m.Event:
         from lens_core.firing import firing, prompt_tokens

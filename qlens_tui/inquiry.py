@@ -19,6 +19,7 @@ FeatureKey = tuple[int, int, m.Settings, int | None]
 """Layer, feature, settings, and tokens per list."""
 
 _KEPT = 512
+_SEARCHES = 16
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Job:
 class Kept(Generic[Answer]):
     """The answers last looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _KEPT) -> None:
+        self._most = most
         self._answers: OrderedDict[Hashable, Answer] = OrderedDict()
 
     def __contains__(self, key: Hashable) -> bool:
@@ -64,7 +66,7 @@ class Kept(Generic[Answer]):
         """Keep an answer; the one looked at longest ago goes."""
         self._answers[key] = answer
         self._answers.move_to_end(key)
-        while len(self._answers) > _KEPT:
+        while len(self._answers) > self._most:
             self._answers.popitem(last=False)
 
     def clear(self) -> None:
@@ -81,6 +83,7 @@ class Inquiry:
         self.signatures: Kept[m.Signature] = Kept()
         self.paths: Kept[m.Paths] = Kept()
         self.evidence: Kept[m.Evidence] = Kept()
+        self.searches: Kept[m.Found] = Kept(_SEARCHES)
 
     def ask(self, request: m.Request, job: str | None = None) -> int:
         """Send a request, listed under jobs where `job` names it."""
@@ -120,7 +123,11 @@ class Inquiry:
                 self.cancel(number)
 
     def forget(self) -> None:
-        """The engine is gone: nothing that was asked will be answered."""
+        """The engine is gone: nothing that was asked will be answered.
+
+        Nor does what a search found hold in the next session: it may have other layers.
+        """
+        self.searches.clear()
         self.asked.clear()
         self.jobs.clear()
 
@@ -129,6 +136,7 @@ class Inquiry:
         self.signatures.clear()
         self.paths.clear()
         self.evidence.clear()
+        self.searches.clear()
 
 
 def duration(seconds: float) -> str:

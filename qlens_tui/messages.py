@@ -457,12 +457,17 @@ class Evidence(Event):
 
 @dataclass(frozen=True)
 class Hit:
-    """A feature and the token's score under the lens that was asked for, and under Logit Lens."""
+    """A feature and the token's score under the lens that was asked for, and under Logit Lens.
+
+    `query_score`, Query Lens's, stands beside what Logit Lens found; `None` without operators,
+    or where another lens was asked for.
+    """
 
     layer: int
     feature: int
     score: float
     logit_score: float
+    query_score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,19 @@ Cost: one pass over the characters, none for printable ASCII words.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from rich.cells import cell_len, get_character_cell_size
 
 EMPTY = r"\empty"
 _SPACE, _NEWLINE, _TAB, _BASE = "␣", "⏎", "⇥", "◌"
+_MEANINGS = {_SPACE: " ", _NEWLINE: "\n", _TAB: "\t", _BASE: ""}
+_MEANINGS |= {r"\n": "\n", r"\t": "\t", r"\r": "\r"}
 # What may follow the backslash of an escape: see `_joined`.
 _ESCAPES = frozenset("\\xuUrnt_e")
+_UNIT = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\[\\nrt_]|.", re.DOTALL)
 _PLAIN = re.compile(r"(?![ _])[ -\[\]-~]+(?<![ _])")
 _UNSEEN = frozenset(
     "\u034f"  # combining grapheme joiner
@@ -74,6 +78,18 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
 def token_label(text: str, *, ascii_only: bool = False) -> str:
     r"""A token as lists show it: `visible`, and `\empty` for a token without characters."""
     return visible(text, ascii_only=ascii_only) or EMPTY
+
+
+def read_back(shown: str, *, ascii_only: bool = False) -> str:
+    """The text that `token_label` shows so; what is no notation stands for itself."""
+    if shown == EMPTY:
+        return ""
+    units = _UNIT.findall(shown)
+    mark = "_" if ascii_only else _SPACE
+    before = len(list(takewhile(mark.__eq__, units)))
+    after = len(list(takewhile(mark.__eq__, reversed(units[before:]))))
+    body = units[before : len(units) - after]
+    return " " * before + "".join(map(_meaning, body)) + " " * after
 
 
 def cells(text: str) -> int:
@@ -153,6 +169,15 @@ def _escaped(character: str, ascii_only: bool) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _meaning(unit: str) -> str:
+    if unit[0] != "\\" or len(unit) == 1:
+        return _MEANINGS.get(unit, unit)
+    if unit[1] not in "xuU":
+        return _MEANINGS.get(unit, unit[1])
+    code = int(unit[2:], 16)
+    return chr(code) if code <= sys.maxunicode else unit
 
 
 def _joined(shapes: list[str]) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from qlens_tui.screens.probe import ProbeScreen
-    from qlens_tui.screens.reverse_search import ReverseSearch
+    from qlens_tui.screens.reverse_search import ReverseSearch, Sought
     from qlens_tui.screens.workbench import Workbench
 
 SIDES: tuple[m.Side, m.Side] = ("value", "key")
@@ -51,6 +51,7 @@ class Dialogue:
         self._switched = place.transition is not None
         self.state = "starting"
         self.search: ReverseSearch | None = None
+        self.last_search: Sought | None = None
         self.probe: ProbeScreen | None = None
         self._completion: Completion | None = None
         self._rest: Timer | None = None
@@ -101,7 +102,8 @@ class Dialogue:
             case m.Evidence():
                 self.inquiry.evidence.put((event.layer, event.feature), event)
                 self._show_evidence(event)
-            case m.Found():
+            case m.Found() if isinstance(request, m.Search):
+                self.inquiry.searches.put(request, event)
                 if self.search is not None:
                     self.search.found(event)
             case m.Probed():
@@ -402,9 +404,11 @@ class Dialogue:
         found = self.ways.get(layer) or self._bench.browsing.known.get(layer)
         return "built" if found is None else found.operators
 
-    def labels(self, features: list[tuple[int, int]]) -> Mapping[tuple[int, int], tuple[str, ...]]:
-        """The first tokens that features promote, raw, of those whose atlas is in memory."""
-        return known.labels(features, self._bench.browsing.frames, self.texts)
+    def labels(
+        self, features: list[tuple[int, int]], side: m.Side = "value"
+    ) -> Mapping[tuple[int, int], tuple[str, ...]]:
+        """The first tokens of a side of features, raw, of those whose atlas is in memory."""
+        return known.labels(features, self._bench.browsing.frames, self.texts, side)
 
     def remember_texts(self, tokens: list[str]) -> None:
         """Token strings kept from the last visit, until the engine tells its own."""

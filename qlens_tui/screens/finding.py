@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from lens_core.errors import LensError
 from qlens_tui.screens.choice import Choice
 from qlens_tui.screens.prompt import Answer, Prompt, Suggestion
-from qlens_tui.screens.reverse_search import ReverseSearch
-from qlens_tui.text import fit, token_label
+from qlens_tui.screens.reverse_search import ReverseSearch, Sought
+from qlens_tui.text import fit, token_label, visible
 from qlens_tui.widgets.table_columns import COLUMNS
 
 if TYPE_CHECKING:
@@ -93,14 +93,30 @@ def ask_filter(bench: Workbench) -> None:
 
 
 def ask_token(bench: Workbench) -> None:
-    """A token of the vocabulary, completed while it is typed; then the features for it."""
+    """A token of the vocabulary, completed while it is typed; then the features for it.
+
+    With nothing typed the last search is offered, if its token and layer are still there.
+    """
     completion, texts = bench.dialogue.completion, bench.dialogue.texts
     if bench.dialogue.ready is None or completion is None or texts is None:
         bench.notify("search needs the model: it is still loading", severity="warning")
         return
 
+    last = _last_search(bench, texts)
+    space = visible(" ", ascii_only=bench.ascii)
+    hint = f"type a token, up and down choose; a leading space (or {space}) counts; #7 is id 7"
+
     def typed(prompt: Prompt, text: str) -> None:
-        ids = completion.ids(text, _COMPLETIONS)
+        prompt.tell(hint, printable=True)
+        if last is not None and not text:
+            label = token_label(last.token, ascii_only=bench.ascii)
+            prompt.offer(
+                [Suggestion(f"features that {last.told(ascii_only=bench.ascii)}", "")],
+                take_first=True,
+            )
+            prompt.tell(f"enter alone: the results for {label} again", printable=True)
+            return
+        ids = completion.offered(text, _COMPLETIONS, ascii_only=bench.ascii)
         labels = (fit(token_label(texts[token], ascii_only=bench.ascii), 28) for token in ids)
         prompt.offer(
             [
@@ -113,12 +129,16 @@ def ask_token(bench: Workbench) -> None:
             prompt.tell("no token begins with that, or holds it", problem=True)
 
     def go(answer: Answer | None) -> None:
-        if answer is not None and answer.number is not None:
-            _search(bench, answer.number, answer.text)
+        if answer is None:
+            return
+        if answer.number is not None:
+            layer = bench.browsing.layer
+            _search(bench, Sought(answer.number, answer.text, layer, everywhere=layer is None))
+        elif last is not None:
+            _search(bench, last)
 
     prompt = Prompt(
         "features by token",
-        hint="type a token, choose one with up and down; a leading space counts",
         typed=typed,
         must_choose=True,
         ascii_only=bench.ascii,
@@ -126,13 +146,22 @@ def ask_token(bench: Workbench) -> None:
     bench.app.push_screen(prompt, go)
 
 
-def _search(bench: Workbench, token_id: int, token: str) -> None:
+def _last_search(bench: Workbench, texts: Sequence[str]) -> Sought | None:
+    """The last search, unless another model or other dictionaries are open now."""
+    last = bench.dialogue.last_search
+    if last is None or list(texts[last.token_id : last.token_id + 1]) != [last.token]:
+        return None
+    return last if last.layer is None or last.layer in bench.browsing.choices else None
+
+
+def _search(bench: Workbench, sought: Sought) -> None:
     def leave(hit: tuple[int, int] | None) -> None:
         bench.dialogue.search = None
+        bench.dialogue.last_search = screen.sought
         if hit is not None:
             bench.browsing.go(*hit)
 
-    screen = ReverseSearch(bench, token_id, token, bench.browsing.layer)
+    screen = ReverseSearch(bench, sought)
     bench.dialogue.search = screen
     bench.app.push_screen(screen, leave)
 

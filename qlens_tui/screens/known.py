@@ -19,27 +19,31 @@ def labels(
     features: Iterable[tuple[int, int]],
     frames: Mapping[int, pl.DataFrame],
     texts: Sequence[str] | None,
+    side: m.Side = "value",
 ) -> dict[tuple[int, int], tuple[str, ...]]:
-    """The first tokens that features promote, raw, of those whose atlas is at hand."""
-    found = {}
+    """The first tokens that features promote, or fire on, raw, of those whose atlas is at hand."""
+    found, column = {}, f"{side}_query_ids"
     for layer, feature in features if texts is not None else ():
         frame = frames.get(layer)
-        if frame is not None and "value_query_ids" in frame.columns and feature < frame.height:
-            ids = frame["value_query_ids"][feature].head(_LABELS)
+        if frame is not None and column in frame.columns and feature < frame.height:
+            ids = frame[column][feature].head(_LABELS)
             assert texts is not None
             found[layer, feature] = tuple(texts[token] for token in ids if token < len(texts))
     return found
 
 
 def read_labels(
-    known: Mapping[int, KnownLayer], wanted: Mapping[int, Sequence[int]], texts: Sequence[str]
+    known: Mapping[int, KnownLayer],
+    wanted: Mapping[int, Sequence[int]],
+    texts: Sequence[str],
+    side: m.Side = "value",
 ) -> dict[tuple[int, int], tuple[str, ...]]:
     """The same from the atlases on the disk; call it off the UI's thread."""
     from qlens_tui.features import atlas_rows
 
     found = {}
     for layer, features in wanted.items():
-        rows = atlas_rows(known[layer], ("feature", "value_query_ids"), features)
+        rows = atlas_rows(known[layer], ("feature", f"{side}_query_ids"), features)
         for feature, ids in rows.iter_rows() if rows is not None else ():
             named = (texts[token] for token in ids[:_LABELS] if token < len(texts))
             found[layer, feature] = tuple(named)

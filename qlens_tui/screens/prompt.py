@@ -102,11 +102,12 @@ class Prompt(ModalScreen[Answer | None]):
         offered.display = bool(suggestions)
         offered.set_choices([each.shown for each in suggestions])
 
-    def tell(self, text: str, *, problem: bool = False) -> None:
-        """Say something under the line."""
+    def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:
+        """Say something under the line; `printable` as `ToldLines` means it."""
         if self.is_attached:
             told = self.query_one("#told", ToldLines)
-            told.tell(text, "pane--problem" if problem else "pane--quiet")
+            style = "pane--problem" if problem else "pane--quiet"
+            told.tell(text, style, printable=printable)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -1,10 +1,15 @@
-"""Features by token: ranked by Query Lens, Logit Lens beside it, one step from the feature."""
+"""Features by token: ranked by one lens, another beside it, one step from the feature.
+
+A search is worth several features, and going to one closes the list: what was sought and where
+the cursor stood outlive the screen (`Sought`), so that the next one opens there again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -23,11 +28,43 @@ if TYPE_CHECKING:
     from qlens_tui.screens.workbench import Workbench
 
 _LENSES: tuple[m.SearchLens, ...] = ("query", "logit", "first-order")
-_VERBS = {"value": "promote", "key": "fire on"}
+_VERBS: dict[m.Side, str] = {"value": "promote", "key": "fire on"}
+_HEADINGS: dict[m.Side, str] = {"value": "promotes", "key": "fires on"}
+_NO_ATLAS = "(no atlas yet)"
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A search as it stands on the screen: the question, and the line under the cursor.
+
+    `layer` is the one that is searched unless `everywhere`; `None`: there is only everywhere.
+    """
+
+    token_id: int
+    token: str
+    layer: int | None
+    everywhere: bool
+    side: m.Side = "value"
+    lens: m.SearchLens = "query"
+    cursor: int = 0
+
+    def told(self, *, ascii_only: bool) -> str:
+        """The question in words, printable."""
+        label = token_label(self.token, ascii_only=ascii_only)
+        where = "all layers" if self.layers is None else f"layer {self.layer}"
+        return f"{_VERBS[self.side]} {label} ({self.token_id}), {where}, by {self.lens}"
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layers to search; `None`: all."""
+        return None if self.everywhere or self.layer is None else (self.layer,)
 
 
 class ReverseSearch(ModalScreen[tuple[int, int] | None]):
-    """The hits for one token; side, lens and layers are a key each."""
+    """The hits for one token; side, lens and layers are a key each.
+
+    `sought` is what it was opened with, and once it is left what it then showed.
+    """
 
     DEFAULT_CSS = """
     ReverseSearch { align: center middle; background: transparent; }
@@ -45,13 +82,10 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         Binding("a", "layers", "This layer or all"),
     ]
 
-    def __init__(self, workbench: Workbench, token_id: int, token: str, layer: int | None) -> None:
+    def __init__(self, workbench: Workbench, sought: Sought) -> None:
         super().__init__()
         self._bench = workbench
-        self._token_id, self._token, self._layer = token_id, token, layer
-        self._side: m.Side = "value"
-        self._lens: m.SearchLens = "query"
-        self._all = layer is None
+        self.sought = sought
         self._hits: tuple[m.Hit, ...] = ()
         self._request = 0
 
@@ -71,65 +105,84 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         self._search()
 
     def _search(self) -> None:
-        layers = None if self._all or self._layer is None else (self._layer,)
-        where = "all layers" if layers is None else f"layer {self._layer}"
-        label = token_label(self._token, ascii_only=self._bench.ascii)
-        self.query_one(ToldLine).tell(
-            f"features that {_VERBS[self._side]} {label} ({self._token_id}), {where}, "
-            f"by {self._lens}",
-            printable=True,
-        )
+        sought, inquiry = self.sought, self._bench.dialogue.inquiry
+        words = sought.told(ascii_only=self._bench.ascii)
+        self.query_one(ToldLine).tell(f"features that {words}", printable=True)
         self._hits = ()
+        question = m.Search(
+            token_id=sought.token_id,
+            side=sought.side,
+            lens=sought.lens,
+            layers=sought.layers,
+            n=200,
+        )
+        kept = inquiry.searches.get(question)
+        if kept is not None:
+            self._request = kept.id
+            self.found(kept)
+            return
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("searching")
         chosen.set_choices(())
-        self._request = self._bench.dialogue.inquiry.ask(
-            m.Search(
-                token_id=self._token_id, side=self._side, lens=self._lens, layers=layers, n=200
-            )
-        )
+        self._request = inquiry.ask(question)
 
     def found(self, event: m.Found) -> None:
         """The engine's answer; one to an older question is not shown."""
         if event.id != self._request or not self.is_attached:
             return
         self._hits = event.hits
-        labels = self._bench.dialogue.labels([(hit.layer, hit.feature) for hit in event.hits])
-        self._show(labels)
-        self.run_worker(self._label_others(event.hits, labels), exclusive=True)
+        features = [(hit.layer, hit.feature) for hit in event.hits]
+        labels = self._bench.dialogue.labels(features, event.side)
+        self._show(labels, cursor=self.sought.cursor, reading=True)
+        self.run_worker(self._label_others(event, labels), exclusive=True)
 
     async def _label_others(
-        self, hits: Sequence[m.Hit], labels: Mapping[tuple[int, int], tuple[str, ...]]
+        self, event: m.Found, labels: Mapping[tuple[int, int], tuple[str, ...]]
     ) -> None:
         """Of layers that are not in memory, from their atlases."""
         known = dict(self._bench.browsing.known)
         missing: dict[int, list[int]] = {}
-        for hit in hits:
+        for hit in event.hits:
             if (hit.layer, hit.feature) not in labels and hit.layer in known:
                 missing.setdefault(hit.layer, []).append(hit.feature)
         texts = self._bench.dialogue.texts
         if not missing or texts is None:
             return
-        more = await asyncio.to_thread(read_labels, known, missing, texts)
-        if hits is self._hits and more:
-            self._show({**labels, **more})
+        more = await asyncio.to_thread(read_labels, known, missing, texts, event.side)
+        if event.hits is self._hits:
+            self._show({**labels, **more}, cursor=None)
 
-    def _show(self, labels: Mapping[tuple[int, int], tuple[str, ...]]) -> None:
+    def _show(
+        self,
+        labels: Mapping[tuple[int, int], tuple[str, ...]],
+        *,
+        cursor: int | None,
+        reading: bool = False,
+    ) -> None:
         names = [f"{hit.layer}:{hit.feature}" for hit in self._hits]
         width = max([7, *map(len, names)])
-        lines = [
-            f"{name:>{width}} {number(hit.score):>9} {number(hit.logit_score):>9}  "
-            f"{self._label(labels.get((hit.layer, hit.feature), ()))}"
-            for name, hit in zip(names, self._hits, strict=True)
-        ]
+        scores = _scores(self.sought.lens, self._hits)
+        tokens = [self._tokens(hit, labels, reading=reading) for hit in self._hits]
+        heading, *lines = (
+            f"{name:>{width}} {' '.join(cells)}  {last}"
+            for name, last, *cells in zip(
+                ["feature", *names], [_HEADINGS[self.sought.side], *tokens], *scores, strict=True
+            )
+        )
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("no features")
-        heading = f"{'feature':>{width}} {self._lens[:9]:>9} {'logit':>9}  promotes"
-        chosen.set_choices(lines, heading=heading)
+        chosen.set_choices(lines, heading=heading, cursor=cursor)
         chosen.styles.height = "1fr"
 
-    def _label(self, tokens: Iterable[str]) -> str:
-        return " ".join(token_label(token, ascii_only=self._bench.ascii) for token in tokens)
+    def _tokens(
+        self, hit: m.Hit, labels: Mapping[tuple[int, int], tuple[str, ...]], *, reading: bool
+    ) -> str:
+        """The feature's tokens on the side that is searched; `reading`: more are on their way."""
+        tokens = labels.get((hit.layer, hit.feature))
+        if tokens is not None:
+            return " ".join(token_label(token, ascii_only=self._bench.ascii) for token in tokens)
+        known = self._bench.browsing.known.get(hit.layer)
+        return "" if reading and known is not None and known.atlas is not None else _NO_ATLAS
 
     def failed(self, text: str) -> None:
         """The engine cannot answer."""
@@ -140,19 +193,43 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         event.stop()
         if event.index < len(self._hits):  # not of the hits of a moment ago
             hit = self._hits[event.index]
-            self.dismiss((hit.layer, hit.feature))
+            self._leave((hit.layer, hit.feature))
 
     def action_side(self) -> None:
-        self._side = "key" if self._side == "value" else "value"
-        self._search()
+        self._change(side="key" if self.sought.side == "value" else "value")
 
     def action_lens(self) -> None:
-        self._lens = _LENSES[(_LENSES.index(self._lens) + 1) % len(_LENSES)]
-        self._search()
+        lens = _LENSES[(_LENSES.index(self.sought.lens) + 1) % len(_LENSES)]
+        self._change(lens=lens)
 
     def action_layers(self) -> None:
-        self._all = not self._all
-        self._search()
+        self._change(everywhere=not self.sought.everywhere)
 
     def action_leave(self) -> None:
-        self.dismiss(None)
+        self._leave(None)
+
+    def _leave(self, hit: tuple[int, int] | None) -> None:
+        at = self.query_one(ChoiceList).cursor
+        if at is not None:
+            self.sought = replace(self.sought, cursor=at)
+        self.dismiss(hit)
+
+    def _change(self, **question: Any) -> None:
+        self.sought = replace(self.sought, cursor=0, **question)
+        self._search()
+
+
+def _scores(lens: m.SearchLens, hits: Sequence[m.Hit]) -> list[list[str]]:
+    """The columns of scores under their headings: the ranking lens's, then another's if known."""
+    columns = [_column(lens, [hit.score for hit in hits])]
+    if lens != "logit":
+        columns.append(_column("logit", [hit.logit_score for hit in hits]))
+    elif any(hit.query_score is not None for hit in hits):
+        columns.append(_column("query", [hit.query_score for hit in hits]))
+    return columns
+
+
+def _column(heading: str, scores: Sequence[float | None]) -> list[str]:
+    width = max(9, len(heading))
+    cells = ("" if score is None else number(score) for score in scores)
+    return [f"{cell:>{width}}" for cell in (heading, *cells)]

@@ -93,9 +93,13 @@ class ChoiceList(LinePane):
                 self.redraw()
                 self.post_message(self.Taken(index))
 
+    def on_resize(self, event: events.Resize) -> None:
+        self._follow()
+
     def _follow(self) -> None:
         self.redraw()
-        self.show_line(self._cursor)
+        if self.body_height:  # a list without a size yet would scroll to the cursor's line
+            self.show_line(self._cursor)
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         head = [fitted(line((f"  {self._heading}", "pane--quiet")), width)] if self._heading else []

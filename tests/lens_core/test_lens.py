@@ -15,7 +15,7 @@ from lens_core.model import block_name
 from lens_core.plan import plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache
-from lens_core.search import token_scores
+from lens_core.search import scores_among, token_scores
 from lens_core.transition import key_transition, value_transition
 from lens_core.transport import Settings, Transport
 from lens_core.vocabulary import Vocabulary
@@ -165,6 +165,15 @@ def test_search_ranks_over_layers_and_shows_logit_lens_beside(lens):
     both = hits.join(plain, on=["layer", "feature"], suffix="_plain")
     assert len(both) == 12
     assert both["logit_score"].to_list() == pytest.approx(both["score_plain"].to_list())
+
+
+@pytest.mark.parametrize("lens_name", ["query", "logit", "first-order"])
+@pytest.mark.parametrize("side", ["value", "key"])
+def test_some_features_have_the_scores_that_they_have_among_all(lens, side, lens_name):
+    dictionary, some = lens.dictionary(LAYER), [7, 2, 11]
+    among = scores_among(lens, dictionary, some, 5, side, lens_name)
+    every = token_scores(lens, dictionary, 5, side, lens_name)
+    assert among.tolist() == pytest.approx(every[some].tolist(), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a typed beginning finds."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,3 +39,34 @@ def test_every_token_that_holds_what_was_typed_is_found_once(typed, texts):
     assert len(set(ids)) == len(ids)
     expected = {at for at, text in enumerate(texts) if typed.casefold() in text.casefold()}
     assert set(ids) == (expected if typed else set())
+
+
+@pytest.mark.parametrize(
+    ("typed", "ascii_only", "first"),
+    [
+        ("␣tra", False, [1, 3]),
+        ("_tra", True, [1, 5, 3]),
+        ("_tra", False, [5]),
+        ("⏎", False, [4]),
+        (r"\n", False, [4, 6]),
+        ("#3", False, [3, 7]),
+        ("#9", False, []),
+        ("#", False, [7]),
+        (r"\empty", False, []),
+        ("tra", False, [1, 2, 3]),
+    ],
+)
+def test_marks_escapes_and_ids_are_understood_as_lists_write_them(typed, ascii_only, first):
+    texts = ["", " tra", "tra", " trade", "\n", "_tra", r"\n", "x#3"]
+
+    assert Completion(texts).offered(typed, 50, ascii_only=ascii_only)[: len(first)] == first
+    assert bool(first) == bool(Completion(texts).offered(typed, 50, ascii_only=ascii_only))
+
+
+@given(st.text(max_size=4), st.lists(st.text(max_size=6)), st.integers(0, 4))
+def test_what_a_plain_text_finds_is_found_in_its_order(typed, texts, n):
+    found = Completion(texts).offered(typed, n)
+
+    assert len(set(found)) == len(found) <= n
+    if typed.isalpha():
+        assert found == Completion(texts).ids(typed, n)

@@ -260,6 +260,8 @@ def test_what_needs_operators_says_how_to_get_them(client, workplace):
         failed = client.ask(request)
         assert isinstance(failed, m.Failed)
         assert "qlens build" in failed.text
+    plain = client.ask(m.Search(token_id=5, lens="logit", n=2))
+    assert [hit.query_score for hit in plain.hits] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +326,12 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
     best = client.ask(m.Sign(layer=hits[0].layer, feature=hits[0].feature, k=D_VOCAB))
     scores = dict(zip(best.value.top.query_lens.ids, best.value.top.query_lens.scores, strict=True))
     assert scores[5] == pytest.approx(hits[0].score, rel=1e-4)
+    assert {hit.query_score for hit in hits} == {None}
+    by_query = {(hit.layer, hit.feature): hit for hit in client.ask(m.Search(token_id=5)).hits}
+    for hit in client.ask(m.Search(token_id=5, lens="logit", n=4)).hits:
+        assert hit.score == hit.logit_score
+        queried = by_query[hit.layer, hit.feature].score
+        assert hit.query_score == pytest.approx(queried, rel=1e-4, abs=1e-6)
 
 
 def test_an_idle_engine_gives_the_model_back_and_whoever_asks_next_waits_for_it(client, workplace):

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qlens_tui.text import cells, fit, neutralise_formula, token_label, visible, wrapped
+from qlens_tui.text import (
+    cells,
+    fit,
+    neutralise_formula,
+    read_back,
+    token_label,
+    visible,
+    wrapped,
+)
 
 # Every code point, lone surrogates included, with the dangerous ones made likely.
 ANYTHING = st.text(
@@ -72,6 +80,36 @@ def test_the_text_can_be_read_back_so_no_two_texts_look_alike(text: str, ascii_o
     shown = token_label(text, ascii_only=ascii_only)
 
     assert _read_back(shown, ascii_only=ascii_only) == text
+    assert read_back(shown, ascii_only=ascii_only) == text
+
+
+@given(ANYTHING, st.booleans())
+@example("\\U00110000", False)
+@example("\\x4", False)
+@example("\\", True)
+@example("a␣b", True)
+def test_whatever_is_typed_can_be_read_back(typed: str, ascii_only: bool) -> None:
+    read = read_back(typed, ascii_only=ascii_only)
+
+    assert read_back(token_label(read, ascii_only=ascii_only), ascii_only=ascii_only) == read
+
+
+@pytest.mark.parametrize(
+    ("typed", "in_unicode", "in_ascii"),
+    [
+        ("war", "war", "war"),
+        ("␣war", " war", " war"),
+        ("_war", "_war", " war"),
+        ("a⏎⇥", "a\n\t", "a\n\t"),
+        (r"\n\x1b", "\n\x1b", "\n\x1b"),
+        (r"\U00110000 \q", r"\U00110000 \q", r"\U00110000 \q"),
+    ],
+)
+def test_marks_are_read_as_what_they_mark_and_the_rest_as_it_stands(
+    typed: str, in_unicode: str, in_ascii: str
+) -> None:
+    assert read_back(typed) == in_unicode
+    assert read_back(typed, ascii_only=True) == in_ascii
 
 
 @pytest.mark.parametrize(
