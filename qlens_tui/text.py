@@ -26,6 +26,14 @@ from rich.cells import cell_len, get_character_cell_size
 
 EMPTY = r"\empty"
 _SPACE, _NEWLINE, _TAB, _BASE = "␣", "⏎", "⇥", "◌"
+_MEANT = {
+    _SPACE: " ", _NEWLINE: "\n", _TAB: "\t", _BASE: "",
+    r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\_": "_", r"\\": "\\",
+}  # fmt: skip
+_SIGN = re.compile(
+    rf"[{_SPACE}{_NEWLINE}{_TAB}{_BASE}]|\\(?:[ntr_\\]"
+    r"|(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(00(?:0[0-9a-f]|10)[0-9a-f]{4})))"
+)
 # What may follow the backslash of an escape: see `_joined`.
 _ESCAPES = frozenset("\\xuUrnt_e")
 _PLAIN = re.compile(r"(?![ _])[ -\[\]-~]+(?<![ _])")
@@ -69,6 +77,19 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
             shapes[end] = r"\_" if shapes[end] == "_" else shapes[end]
     space = "_" if ascii_only else _SPACE
     return _joined([space] * before + shapes + [space] * after)
+
+
+def meant(shown: str) -> str:
+    r"""The text that `visible` shows so, for what people type as they see it.
+
+    In ASCII, `_` is read as itself: whether it marks a space, the text alone does not say.
+    """
+
+    def character(found: re.Match[str]) -> str:
+        code = found[1] or found[2] or found[3]
+        return chr(int(code, 16)) if code else _MEANT[found[0]]
+
+    return _SIGN.sub(character, shown)
 
 
 def token_label(text: str, *, ascii_only: bool = False) -> str:

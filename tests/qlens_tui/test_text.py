@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qlens_tui.text import cells, fit, neutralise_formula, token_label, visible
+from qlens_tui.text import cells, fit, meant, neutralise_formula, token_label, visible
 
 # Every code point, lone surrogates included, with the dangerous ones made likely.
 ANYTHING = st.text(
@@ -72,6 +72,16 @@ def test_the_text_can_be_read_back_so_no_two_texts_look_alike(text: str, ascii_o
     shown = token_label(text, ascii_only=ascii_only)
 
     assert _read_back(shown, ascii_only=ascii_only) == text
+
+
+@given(ANYTHING)
+@example("C:\\dir\\x41 ␣_")
+def test_what_is_typed_as_it_is_shown_means_the_same(text: str) -> None:
+    assert meant(visible(text)) == text
+
+
+def test_what_lists_never_show_is_read_as_it_stands() -> None:
+    assert meant(r"\d \x4 \Uffffffff \empty _war_") == r"\d \x4 \Uffffffff \empty _war_"
 
 
 @pytest.mark.parametrize(
