@@ -13,7 +13,7 @@ import difflib
 import glob
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 
 from lens_core.config import DictionaryConfig
-from lens_core.errors import ConfigError, DictionaryError
+from lens_core.errors import ConfigError, DictionaryError, UsageError
 
 LAYER = "{layer}"
 CFG_FILE = "cfg.json"
@@ -51,24 +51,8 @@ def available_layers(config: DictionaryConfig, n_layers: int) -> tuple[int, ...]
         DictionaryError: the dictionary has more layers than the model (`n_layers`), or there
             is nothing at `config.path`.
     """
-    known = _known_layers(config, n_layers)
-    if known is None:
-        if config.layers == "all":
-            raise ConfigError(
-                f"{config.release} is not in SAELens's list, so its layers cannot be listed: "
-                "give them in [dictionary].layers"
-            )
-        chosen = tuple(sorted(set(config.layers)))
-    elif config.layers == "all":
-        chosen = known
-    else:
-        chosen = tuple(sorted(set(config.layers)))
-        missing = [layer for layer in chosen if layer not in known]
-        if missing:
-            raise ConfigError(
-                f"[dictionary].layers names {_ranges(missing)}, "
-                f"but {source_pattern(config)} exists for layers {_ranges(known)}"
-            )
+    neurons = config.kind == "neurons"
+    chosen = _chosen(config, tuple(range(n_layers)) if neurons else _known_layers(config))
     beyond = [layer for layer in chosen if layer >= n_layers]
     if beyond:
         raise DictionaryError(
@@ -76,6 +60,43 @@ def available_layers(config: DictionaryConfig, n_layers: int) -> tuple[int, ...]
             f"{n_layers - 1}: it belongs to another model; check {setting(config)}"
         )
     return chosen
+
+
+def layers_without_model(config: DictionaryConfig) -> tuple[int, ...] | None:
+    """`available_layers`, as far as they are known before the model; `None`: it has them.
+
+    Raises:
+        ConfigError, DictionaryError: as `available_layers`.
+    """
+    if config.kind == "neurons":
+        return None if config.layers == "all" else tuple(sorted(config.layers))
+    return _chosen(config, _known_layers(config))
+
+
+def features_without_loading(config: DictionaryConfig, layer: int) -> int | None:
+    """How many features a folder's `cfg.json` says it has; `None`: only loading tells."""
+    if config.path is None:
+        return None
+    try:
+        found = read_cfg(Path(at_layer(str(config.path), layer))).get("d_sae")
+    except DictionaryError:
+        return None  # loading says more exactly what is wrong
+    return found if type(found) is int and found > 0 else None
+
+
+def demand_layer(layer: int, layers: Collection[int]) -> None:
+    """Refuse a layer that is not one of the dictionary's."""
+    if layer not in layers:
+        has = ", ".join(map(str, layers))
+        raise UsageError(f"there is no dictionary for layer {layer}: layers are {has}")
+
+
+def demand_feature(layer: int, feature: int, n_features: int) -> None:
+    """Refuse a feature that the layer does not have."""
+    if not 0 <= feature < n_features:
+        raise UsageError(
+            f"feature {feature} is out of range: layer {layer} has features 0 to {n_features - 1}"
+        )
 
 
 def release_info(name: str) -> Release | None:
@@ -120,9 +141,25 @@ def setting(config: DictionaryConfig) -> str:
     return "[dictionary].path" if config.path else "[dictionary].release"
 
 
-def _known_layers(config: DictionaryConfig, n_layers: int) -> tuple[int, ...] | None:
-    if config.kind == "neurons":
-        return tuple(range(n_layers))
+def _chosen(config: DictionaryConfig, known: tuple[int, ...] | None) -> tuple[int, ...]:
+    if config.layers == "all":
+        if known is None:
+            raise ConfigError(
+                f"{config.release} is not in SAELens's list, so its layers cannot be listed: "
+                "give them in [dictionary].layers"
+            )
+        return known
+    chosen = tuple(sorted(config.layers))
+    missing = [layer for layer in chosen if known is not None and layer not in known]
+    if missing:
+        raise ConfigError(
+            f"[dictionary].layers names {_ranges(missing)}, "
+            f"but {source_pattern(config)} exists for layers {_ranges(known or ())}"
+        )
+    return chosen
+
+
+def _known_layers(config: DictionaryConfig) -> tuple[int, ...] | None:
     if config.path:
         return _layers_on_disk(str(config.path))
     assert config.release is not None, "a configuration without path has both"

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_core._catalog import demand_feature, demand_layer
 from lens_core.activity import FeatureActivity, feature_activity
 from lens_core.dictionary import FeatureDictionary
-from lens_core.errors import UsageError
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.paths import PathShare, Split, paths
@@ -177,11 +177,7 @@ class QueryLens:
             UsageError: there is none, or it has no such feature.
         """
         dictionary = self.dictionaries[layer]
-        if not 0 <= feature < dictionary.n_features:
-            raise UsageError(
-                f"feature {feature} is out of range: layer {layer} has features 0 to "
-                f"{dictionary.n_features - 1}"
-            )
+        demand_feature(layer, feature, dictionary.n_features)
         return dictionary
 
     def with_k(self, k: int) -> QueryLens:
@@ -421,9 +417,7 @@ class DictionaryShelf:
         self._kept: dict[int, FeatureDictionary] = {}
 
     def __getitem__(self, layer: int) -> FeatureDictionary:
-        if layer not in self.layers:
-            has = ", ".join(map(str, self.layers))
-            raise UsageError(f"there is no dictionary for layer {layer}: layers are {has}")
+        demand_layer(layer, self.layers)
         dictionary = self._kept.pop(layer, None) or self._load(layer)
         if self._budget is None:
             self._budget = free_bytes(dictionary.keys.device) // 4

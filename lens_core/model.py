@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.errors import ModelError, UsageError
+from lens_core.errors import ModelError
 from lens_core.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -80,30 +80,6 @@ class MLPWeights:
     W_out: Float[Tensor, "d_mlp d_model"]
     b_out: Float[Tensor, " d_model"] | None
     activation: Callable[[Tensor], Tensor]
-
-
-def block_name(k: int) -> str:
-    """`attn.3` for block 6, `mlp.3` for block 7."""
-    return f"{'mlp' if k % 2 else 'attn'}.{k // 2}"
-
-
-def block_names(blocks: Iterable[int]) -> list[str]:
-    """The names of several blocks, in the order of the stream."""
-    return [block_name(k) for k in sorted(blocks)]
-
-
-def block_index(name: str, n_layers: int) -> int:
-    """The block that `name` (`attn.L` or `mlp.L`) stands for.
-
-    Raises:
-        UsageError: `name` is no block of a model with `n_layers` layers.
-    """
-    kind, _, layer = name.strip().partition(".")
-    if kind not in ("attn", "mlp") or not layer.isascii() or not layer.isdigit():
-        raise UsageError(f"{name!r} is not a block: write attn.LAYER or mlp.LAYER, such as attn.9")
-    if int(layer) >= n_layers:
-        raise UsageError(f"block {name} is out of range: the model has layers 0 to {n_layers - 1}")
-    return 2 * int(layer) + (kind == "mlp")
 
 
 class ResidualModel:

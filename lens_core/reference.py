@@ -299,8 +299,21 @@ def _hub_error(name: str, error: Exception, *, offline: bool) -> SampleError:
     return SampleError(f"data set {name} cannot be read: {_one_line(error)}")
 
 
+def check_file(config: ReferenceConfig) -> None:
+    """Refuse a file that cannot be read, or holds no tokens, before a model is loaded for it."""
+    source = config.parsed_source
+    if source.kind == "tokens":
+        _token_rows(Path(source.location), None)
+    elif source.kind == "text":
+        next(text_documents(Path(source.location)), None)
+
+
 def read_token_file(path: Path, d_vocab: int) -> Int64[Tensor, "samples length"]:
     """A JSON file with a `[samples][length]` list of token ids below `d_vocab`."""
+    return torch.tensor(_token_rows(path, d_vocab), dtype=torch.int64)
+
+
+def _token_rows(path: Path, d_vocab: int | None) -> list[list[int]]:
     try:
         rows = json.loads(path.read_bytes())
     except OSError as error:
@@ -317,10 +330,10 @@ def read_token_file(path: Path, d_vocab: int) -> Int64[Tensor, "samples length"]
         )
     for sample, row in enumerate(rows):
         _check_sample(f"token file {path}, sample {sample}", row, rows[0], d_vocab)
-    return torch.tensor(rows, dtype=torch.int64)
+    return rows
 
 
-def _check_sample(where: str, row: Any, first: Any, d_vocab: int) -> None:
+def _check_sample(where: str, row: Any, first: Any, d_vocab: int | None) -> None:
     if not isinstance(row, list) or not row:
         raise SampleError(f"{where}: must be a list of token ids, not {reprlib.repr(row)}")
     if len(row) != len(first):
@@ -333,7 +346,7 @@ def _check_sample(where: str, row: Any, first: Any, d_vocab: int) -> None:
             raise SampleError(
                 f"{where}, position {position}: {reprlib.repr(token)} is not an integer token id"
             )
-        if not 0 <= token < d_vocab:
+        if d_vocab is not None and not 0 <= token < d_vocab:
             raise SampleError(
                 f"{where}, position {position}: {reprlib.repr(token)} is not a token id "
                 f"of the model (0 to {d_vocab - 1})"

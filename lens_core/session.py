@@ -15,7 +15,7 @@ from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
 from lens_core.operators import Operators
 from lens_core.plan import is_complete, operator_inputs
-from lens_core.reference import ReferenceSample, load_reference
+from lens_core.reference import ReferenceSample, check_file, load_reference
 from lens_core.results import ResultCache
 from lens_core.shipped import ShippedOperators, shipped_operators
 from lens_core.store import cache_dir, fingerprint, results_dir
@@ -65,6 +65,7 @@ def open_session(
     offline = offline or is_offline()
     cache = cache_dir()
     device = choose_device(config.compute.device)
+    check_file(config.reference)
     model = load_model(
         config.model,
         device=device,

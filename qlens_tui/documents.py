@@ -145,7 +145,7 @@ def operators_document(report: FeatureReport) -> dict[str, str] | None:
 
 def as_document(report: FeatureReport) -> dict[str, Any]:
     """The JSON document of `qlens show`."""
-    from lens_core.model import block_names
+    from lens_core.blocks import block_names
     from lens_core.store import versions
 
     session, signature, activity = report.session, report.signature, report.activity

@@ -89,7 +89,7 @@ class Answers:
 
     def _open(self, request: m.Open) -> m.Event:
         session = self._holding.open(request).session
-        from lens_core.model import block_names
+        from lens_core.blocks import block_names
 
         model, reference = session.model, session.reference
         return m.Ready(

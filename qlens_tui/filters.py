@@ -12,21 +12,26 @@ or a function of the lists, and polars gets the pieces put together anew, column
 which two readers could disagree on where a string ends. Long expressions are refused: their
 cost in polars' reader grows faster than their length.
 
-No polars here: the app says, at every key, as what it understands the filter.
+What is left is tried out (`qlens_tui.conditions`), so that whoever types a condition that
+cannot be used is told at once. polars is imported for that, and not for words.
+
+Words are read as lists write tokens: `␣war` is " war" (see `qlens_tui.text`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any
 
 from lens_core.errors import UsageError
+from qlens_tui.text import read_back
 
 RULE = (
-    "each word must be in a token of LL or QL (value, key), a tag or the note; "
-    'a column\'s name first, or < > =, makes it SQL; "quotes": words'
+    'each word, as lists write it or in "quotes", must be in a token of LL or QL (value, key), '
+    "a tag or the note; a column's name first, or < > =, makes it SQL"
 )
 KEYWORDS = frozenset(
     (
@@ -58,7 +63,7 @@ _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 @dataclass(frozen=True)
 class Words:
-    """All of these are to be found; none: every row is."""
+    """All of these are to be found, each with its spaces; none: every row is."""
 
     words: tuple[str, ...]
 
@@ -71,16 +76,26 @@ class Expression:
     columns: frozenset[str]
 
 
-def read_filter(text: str, columns: Collection[str]) -> Words | Expression:
-    """Understand what was typed; `columns` are those that there are.
+def read_filter(text: str, columns: Mapping[str, Any]) -> Words | Expression:
+    """Understand what was typed; `columns` are those that there are, with their types.
 
     Raises:
-        UsageError: it is SQL, and names what is not there or may not be used.
+        UsageError: it is SQL, and names what is not there, or may not or cannot be used.
     """
     if not _is_sql(text, columns):
-        found = (quoted or word for quoted, word in _WORD.findall(text))
+        found = (read_back(quoted or word) for quoted, word in _WORD.findall(text))
         return Words(tuple(word for word in found if word))
-    pieces, used, end = [], set(), 0
+    from qlens_tui.conditions import try_out
+
+    asked = _expression(text, columns)
+    try_out(asked, columns)
+    return asked
+
+
+def _expression(text: str, columns: Collection[str]) -> Expression:
+    pieces: list[str] = []
+    used: set[str] = set()
+    end = 0
     names = {name.lower(): name for name in columns}
     while end < len(text):
         piece = _PIECE.match(text, end)
@@ -90,6 +105,9 @@ def read_filter(text: str, columns: Collection[str]) -> Words | Expression:
                 "to look for words, put them in double quotes"
             )
         shown = piece[piece.lastgroup or 0]
+        if shown == ")" and pieces[-1:] == ["("] and pieces[-2:][0].lower() in FUNCTIONS:
+            # polars would panic, not refuse.
+            raise UsageError(f"{pieces[-2]}() of what: name a column, as in abs(value_gain)")
         if piece.lastgroup == "name":
             word = shown.strip('"').lower()
             is_call = text[piece.end() : piece.end() + 1] == "("

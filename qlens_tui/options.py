@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ import click
 from qlens_tui.printing import Output
 
 if TYPE_CHECKING:
+    from lens_core.config import Config
     from lens_core.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -100,17 +101,51 @@ def open_lens(
     *,
     offline: bool,
     progress: Callable[[int, int], None] | None = None,
+    layers: Sequence[int] | None = None,
+    feature: int | None = None,
     **overrides: Any,
 ) -> Session:
-    """Open the configuration `name` with what the command line says instead of it."""
+    """Open the configuration `name` with what the command line says instead of it.
+
+    Args:
+        layers: those that will be asked for (`None`: the config's).
+        feature: the one of these layers that will be asked for, if it is one.
+
+    Raises:
+        UsageError: there is no such layer or feature; before the model is loaded, which takes
+            most of the time, where that is known without it.
+    """
     from lens_core.config import load_config, with_overrides
 
     config = with_overrides(load_config(name), **overrides)
+    demand_features(config, layers or (), feature)
     prepare_libraries(offline=offline)
     output.step("importing torch and transformers")
     from lens_core.session import open_session
 
     return open_session(config, offline=offline, say=output.step, progress=progress)
+
+
+def demand_features(config: Config, layers: Sequence[int], feature: int | None = None) -> None:
+    """Refuse layers, and a feature of them, that the dictionary does not have.
+
+    Neurons of all layers, and features of what is on a hub, are left to the model and to the
+    dictionary themselves.
+    """
+    from lens_core._catalog import (
+        demand_feature,
+        demand_layer,
+        features_without_loading,
+        layers_without_model,
+    )
+
+    known = layers_without_model(config.dictionary)
+    for layer in layers:
+        if known is not None:
+            demand_layer(layer, known)
+        count = features_without_loading(config.dictionary, layer)
+        if feature is not None and count is not None:
+            demand_feature(layer, feature, count)
 
 
 def prepare_libraries(*, offline: bool) -> None:

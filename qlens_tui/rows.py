@@ -11,7 +11,6 @@ thread; polars and numpy let the others run meanwhile.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -19,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 
 from lens_core.atlas_files import SCHEMA
 from lens_core.errors import UsageError
+from qlens_tui.conditions import answer
 from qlens_tui.filters import Expression, nearest, read_filter
 
 MARKS: Mapping[str, Any] = {
@@ -34,8 +33,8 @@ MARKS: Mapping[str, Any] = {
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
 """The lists that words are looked for in, beside tags and notes."""
-KNOWN = (*SCHEMA, *MARKS)
-"""All columns that a filter may name."""
+KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
+"""All columns that a filter may name, and their types."""
 _ROW = "row number"
 
 
@@ -206,32 +205,15 @@ def sorted_by(
 def _matching(frame: pl.DataFrame, asked: Expression) -> np.ndarray[Any, np.dtype[np.bool_]]:
     for name in asked.columns:
         _check_present(name, frame)
-    try:
-        condition = pl.sql_expr(asked.sql)
-        plain = frame.lazy().select(sorted(asked.columns)).with_columns(cs.float().fill_nan(None))
-        if "tags" in asked.columns:
-            plain = plain.with_columns(pl.col("tags").list.join(", "))
-        answers = plain.select(condition.alias("kept"))
-        dtype = answers.collect_schema()["kept"]
-        if dtype != pl.Boolean:
-            raise UsageError(
-                "the filter is neither true nor false: compare something, as in density > 0.01"
-            )
-        kept = answers.collect()["kept"].fill_null(False)
-    except pl.exceptions.PolarsError as error:
-        said = re.sub(r" at Line: \d+, Column: \d+", "", str(error).partition("\n")[0])
-        raise UsageError(
-            f"the filter cannot be used: {said}; to look for words, put them in double quotes"
-        ) from None
-    answer = kept.to_numpy()
-    return answer if len(answer) == frame.height else np.full(frame.height, bool(answer.all()))
+    kept = answer(frame, asked).to_numpy()
+    return kept if len(kept) == frame.height else np.full(frame.height, bool(kept.all()))
 
 
 def _having(
     frame: pl.DataFrame, word: str, texts: Sequence[str] | None
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     found = np.zeros(frame.height, dtype=bool)
-    if "tags" in frame.columns:
+    if "tags" in frame.columns and "\n" not in word:  # which no tag has, but lies between two
         found |= _contains(frame["tags"].list.join("\n"), word)
     if "note" in frame.columns:
         found |= _contains(frame["note"], word)

@@ -89,7 +89,7 @@ class _Page:
         return Text(fit(shown, width, ellipsis=self._ellipsis).rstrip(" "))
 
     def header(self, report: FeatureReport) -> Iterator[Text]:
-        from lens_core.model import block_names
+        from lens_core.blocks import block_names
 
         session, signature = report.session, report.signature
         settings, reference = signature.settings, session.reference

@@ -34,7 +34,8 @@ _MEANS = ("value_gain", "key_gain", "value_stability", "key_stability")
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write the table, a .parquet or .ndjson file.  [default: only to the cache]",
+    help="Where to write the table, a .parquet or .ndjson file; replaces FILE if there is one.  "
+    "[default: only to the cache]",
 )
 @click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
 @click.option("-k", type=click.IntRange(min=1), help="Tokens per list.  [default: the config's]")
@@ -71,7 +72,7 @@ def atlas(
     if file is not None:
         check_destination(file)
     session = open_lens(
-        output, config, offline=offline, k=k, device=device, dtype=dtype,
+        output, config, offline=offline, layers=layers, k=k, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
     found = fill_atlas(output, session, layers)
@@ -176,9 +177,9 @@ def _table(layers: Sequence[CachedLayer]) -> Table:
 
     table = plain_table()
     for name in ("layer", "features", "silent"):
-        table.add_column(name, justify="right")
+        table.add_column(f"\n{name}", justify="right")
     for name in ("value gain", "key gain", "value stab", "key stab"):
-        table.add_column(name, justify="right", min_width=10)
+        table.add_column(f"mean\n{name}", justify="right", min_width=10)
     for each in atlas_summary(layers):
         means = [each[name] for name in _MEANS]
         table.add_row(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE",
     required=True,
-    help="A .csv, .parquet or .ndjson file.",
+    help="A .csv, .parquet or .ndjson file; replaces FILE if there is one.",
 )
 @click.option("--starred", is_flag=True, help="The starred features.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Those with a tag; repeatable.")
@@ -81,7 +81,7 @@ def export(
     # Nothing is made where nothing was marked yet.
     with Triage() if triage_path().exists() else nullcontext() as triage:
         session = open_lens(
-            output, config, offline=offline, device=device, dtype=dtype,
+            output, config, offline=offline, layers=layers, device=device, dtype=dtype,
             reference_tokens=reference_tokens,
         )  # fmt: skip
         found = fill_atlas(output, session, layers)
@@ -128,11 +128,10 @@ def export(
 
 def _columns(where: str) -> list[str]:
     """The columns of the atlas that a filter needs; a mistake in it is found before the work."""
-    from lens_core.atlas_files import SCHEMA
     from qlens_tui.filters import Expression, read_filter
-    from qlens_tui.rows import MARKS, SEARCHED
+    from qlens_tui.rows import KNOWN, MARKS, SEARCHED
 
-    asked = read_filter(where, (*SCHEMA, *MARKS))
+    asked = read_filter(where, KNOWN)
     needed = asked.columns if isinstance(asked, Expression) else SEARCHED
     return ["layer", "feature", *sorted({*needed} - {"layer", "feature", *MARKS})]
 

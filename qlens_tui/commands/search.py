@@ -74,7 +74,7 @@ def search(
         raise click.UsageError("give a token, or --id NUMBER")
     watch = Watch(output)
     session = open_lens(
-        output, config, offline=offline, progress=watch, device=device, dtype=dtype,
+        output, config, offline=offline, progress=watch, layers=layers, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
     vocabulary = session.lens.vocabulary

@@ -81,11 +81,12 @@ def show(
     """
     if off and only:
         raise click.UsageError("--off and --only exclude each other: give one of them")
+    _blocks(only or off)  # a name that is none is refused before the model is loaded
     watch = Watch(output)
     session = open_lens(
-        output, config, offline=offline, progress=watch, k=k, transition=transition,
-        convention=convention, final_norm=final_norm, device=device, dtype=dtype,
-        reference_tokens=reference_tokens,
+        output, config, offline=offline, progress=watch, layers=feature[:1], feature=feature[1],
+        k=k, transition=transition, convention=convention, final_norm=final_norm,
+        device=device, dtype=dtype, reference_tokens=reference_tokens,
     )  # fmt: skip
     settings = _settings(session, method, off, only)
     output.step("loading the dictionary")
@@ -114,7 +115,7 @@ def _settings(
     return replace(session.settings, off=blocks, method=method)
 
 
-def _blocks(lists: tuple[str, ...], n_layers: int) -> frozenset[int]:
-    from lens_core.model import block_index
+def _blocks(lists: tuple[str, ...], n_layers: int | None = None) -> frozenset[int]:
+    from lens_core.blocks import block_index
 
     return frozenset(block_index(name, n_layers) for names in lists for name in names.split(","))

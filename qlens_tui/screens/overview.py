@@ -225,7 +225,7 @@ class OverviewScreen(Screen[int | None]):
         unread, whole = self._unread(), self._numbers(None)
         bare = sum(found.measured is None for _, found in self._read.values())
         pieces = [
-            "overview",
+            "overview by medians",
             f"{len(layers)} layer{'' if len(layers) == 1 else 's'}",
             f"{whole.features:,} features",
             *([f"{len(unread)} layers to read"] if unread else []),

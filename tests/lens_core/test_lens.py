@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from lens_core.blocks import block_name
 from lens_core.building import assemble, build_operators
 from lens_core.config import DictionaryConfig
 from lens_core.dictionary import load_dictionary, read_function
 from lens_core.errors import OperatorError, UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
-from lens_core.model import block_name
 from lens_core.plan import plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache

@@ -57,6 +57,68 @@ def test_every_command_has_help_with_an_example(place: Workplace, command: str) 
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("show demo 99:1", "there is no dictionary for layer 99: layers are 4, 10, 20"),
+        ("show demo 10:99999", "layer 10 has features 0 to 2303"),
+        ("show demo 10:5 --off att.1", "'att.1' is not a block"),
+        ("search demo x --layers 4,7", "there is no dictionary for layer 7"),
+        ("atlas demo --layers 3-5", "there is no dictionary for layer 3"),
+        ("export demo -o a.csv --layers 5", "there is no dictionary for layer 5"),
+        ("export demo -o a.csv --where key_gain>", "it is not a whole condition"),
+        ("export demo -o a.csv --where note>1", "cannot compare string with numeric type"),
+        ("export demo -o a.csv --where gain>1", "no column gain: the nearest is key_gain"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_torch_is_imported(
+    place: Workplace, command: str, told: str
+) -> None:
+    program = "import sys; sys.modules['torch'] = None; from qlens_tui.cli import main; main()"
+    env = os.environ | {"QLENS_CACHE_DIR": str(place.cache), "PYTHONPATH": os.getcwd()}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command.split()],
+        capture_output=True, text=True, env=env, cwd=place.folder,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert told in line
+
+
+def test_a_folder_of_one_layer_and_a_release_tell_their_layers_without_a_model(
+    place: Workplace,
+) -> None:
+    folder = place.folder / "sae"
+    folder.mkdir()
+    cfg = {"d_sae": 12, "metadata": {"hook_name": "blocks.3.hook_resid_post"}}
+    (folder / "cfg.json").write_text(json.dumps(cfg), "utf-8")
+    model = '[model]\nname = "./nowhere"\n[dictionary]\nkind = "sae"\n'
+    one = place.write("one.toml", model + 'path = "sae"\n')
+    listed = 'release = "gpt2-small-resid-post-v5-32k"\nid = "blocks.{layer}.hook_resid_post"\n'
+    release = place.write("release.toml", model + listed)
+
+    assert "layers are 3" in place.refusal(2, "show", one, "2:0")
+    assert "layer 3 has features 0 to 11" in place.refusal(2, "show", one, "3:12")
+    assert "layers are 0, 1, 2, 3" in place.refusal(2, "search", release, "x", "--layers", "12")
+
+
+def test_a_bad_reference_file_is_found_before_a_model_is_looked_for(place: Workplace) -> None:
+    settings = '[model]\nname = "./nowhere"\n[dictionary]\nkind = "neurons"\n[reference]\n'
+    config = place.write("tiny.toml", settings + 'source = "text:nowhere.txt"\n')
+    tokens = place.write("ids.json", "[[1, 2], [3]]")
+
+    assert "reference text" in place.refusal(1, "show", config, "0:0")
+    line = place.refusal(1, "show", config, "0:0", "--reference-tokens", tokens)
+    assert "ids.json, sample 1: has 1 tokens" in line
+
+
+@pytest.mark.parametrize("command", ["atlas", "export"])
+def test_help_says_that_a_file_is_replaced(place: Workplace, command: str) -> None:
+    assert "replaces FILE" in " ".join(place.run(command, "--help").stdout.split())
+
+
 def test_later_commands_are_not_there_yet(place: Workplace) -> None:
     for command in ("score", "channels"):
         assert f"No such command '{command}'" in place.refusal(2, command)

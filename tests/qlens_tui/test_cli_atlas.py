@@ -75,10 +75,11 @@ def test_a_run_says_how_far_it_is_and_sums_the_table_up(place: Workplace) -> Non
 
     assert result.exit_code == 0
     assert result.stderr.splitlines()[-1] == f"qlens: 100% ({ROWS} of {ROWS} features)"
-    head, *rest = result.stdout.splitlines()
+    means, head, *rest = result.stdout.splitlines()
     layers, total, path = rest[:N_LAYERS], rest[N_LAYERS], "".join(rest[N_LAYERS + 1 :])
     names = "layer features silent value gain key gain value stab key stab"
     assert " ".join(head.split()) == names
+    assert means.split() == ["mean"] * 4
     assert [line.split()[:2] for line in layers] == [[str(i), "24"] for i in range(N_LAYERS)]
     assert total.startswith(f"{ROWS} features, ")
     assert path == str(file)
@@ -97,6 +98,12 @@ def test_rows_are_what_show_prints(place: Workplace, table: pl.DataFrame) -> Non
                 assert row[f"{side}_{ours}_scores"] == pytest.approx(scores, rel=1e-4, abs=1e-6)
             assert row[f"{side}_query_moved"] == shown[side]["query_lens"]["moved"]
             assert row[f"{side}_stability"] == pytest.approx(shown[side]["stability"])
+        for ours, theirs in (
+            ("logit", "logit_lens"), ("query", "query_lens"), ("first_order", "first_order")
+        ):  # fmt: skip
+            length = row["key_norm" if ours == "logit" else f"key_{ours}_norm"]
+            units = [score / length for score in row[f"key_{ours}_scores"]]
+            assert units == pytest.approx(shown["key"][theirs]["unit_scores"], rel=1e-4, abs=1e-6)
         activity = shown["activity"]
         assert row["silent"] == activity["silent"]
         assert row["density"] == pytest.approx(activity["density"])

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from lens_core.atlas_files import SCHEMA
 from lens_core.errors import UsageError
 from qlens_tui.filters import FUNCTIONS, KEYWORDS, Expression, Words, read_filter
-from qlens_tui.rows import MARKS, SEARCHED, Rows, all_rows, filtered, sorted_by, with_marks
+from qlens_tui.rows import KNOWN, MARKS, SEARCHED, Rows, all_rows, filtered, sorted_by, with_marks
+from qlens_tui.text import visible
 
-COLUMNS = (*SCHEMA, *MARKS)
 TEXTS = [
     " dry",
     "Dry",
@@ -291,10 +291,15 @@ def test_words_wait_for_the_vocabulary() -> None:
         ("don't", ["don't"]),
         ("寿司", ["寿司"]),
         ('5"', ['5"']),
+        ("␣war dry", [" war", "dry"]),
+        ('"␣war"', [" war"]),
+        ('" war"', [" war"]),
+        (r"a⏎b ⇥ \x1b[31m \u202e \\n", ["a\nb", "\t", "\x1b[31m", "\u202e", r"\n"]),
+        (r"C:\dir \x", [r"C:\dir", r"\x"]),
     ],
 )
 def test_what_does_not_look_like_sql_is_words(typed: str, words: list[str]) -> None:
-    assert read_filter(typed, COLUMNS) == Words(tuple(words))
+    assert read_filter(typed, KNOWN) == Words(tuple(words))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +319,7 @@ def test_what_does_not_look_like_sql_is_words(typed: str, words: list[str]) -> N
 def test_what_looks_like_sql_is_taken_apart_and_put_together(
     typed: str, sql: str, columns: set[str]
 ) -> None:
-    assert read_filter(typed, COLUMNS) == Expression(sql, frozenset(columns))
+    assert read_filter(typed, KNOWN) == Expression(sql, frozenset(columns))
 
 
 @pytest.mark.parametrize(
@@ -325,8 +330,13 @@ def test_what_looks_like_sql_is_taken_apart_and_put_together(
         ("star wars", "no column wars: the nearest is star"),
         ("absolute(density) > 1", "no function absolute in a filter: the nearest is"),
         ("density + 1", "neither true nor false"),
-        ("density >", "cannot be used"),
-        ("density > 'a'", "cannot be used"),
+        ("density >", "it is not a whole condition, such as density > 0.01"),
+        ("key_gain > > 1", "cannot be used"),
+        ("(star", "it is not a whole condition"),
+        ("density > 'a'", "cannot compare string with numeric type"),
+        ("value_query_ids = density", "cannot be used"),
+        ("density > least()", "least() of what"),
+        ("note", "neither true nor false"),
         ("density > 1; star", "cannot be read from '; star' on"),
         ("note like 'open", "cannot be read from"),
         ("->", "cannot be"),
@@ -334,10 +344,8 @@ def test_what_looks_like_sql_is_taken_apart_and_put_together(
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_mend(typed: str, said: str) -> None:
-    frame = pl.DataFrame(schema={**SCHEMA, **MARKS})
-
     with pytest.raises(UsageError, match=r"\A[^\n]*\Z") as raised:
-        filtered(all_rows(frame), typed, TEXTS)
+        read_filter(typed, KNOWN)
     assert said in str(raised.value)
 
 
@@ -384,21 +392,80 @@ def test_nothing_but_an_expression_over_the_columns_is_let_through(
         filtered(rows, typed.format(file=file), TEXTS)
 
 
-PIECES = st.sampled_from(
-    [*KEYWORDS, *FUNCTIONS, *COLUMNS, *"<>=+-*/%(),", "''", "'%('", "1", "1e400", "99999999999"]
-)  # fmt: skip
+def test_a_shown_space_tells_a_word_from_the_end_of_another() -> None:
+    texts = [" war", "toward", " WARM", "a\nb", "war "]
+    frame = pl.DataFrame(
+        {
+            "layer": [0] * 5,
+            "feature": range(5),
+            "value_query_ids": [[number] for number in range(5)],
+            "tags": [[], ["a", "b"], [], [], []],
+            "note": ["", "", "", "", "on war"],
+        },
+        {"layer": pl.Int32, "feature": pl.Int32}
+        | {name: KNOWN[name] for name in ("value_query_ids", "tags", "note")},
+    )
+
+    def found(typed: str) -> list[int]:
+        return [feature for _, feature in names(filtered(all_rows(frame), typed, texts))]
+
+    assert found("war") == [0, 1, 2, 4]
+    assert found("␣war") == found('"␣war"') == found('" war"') == [0, 2, 4]
+    assert found("war␣") == [4]
+    assert found("a⏎b") == [3]
+    assert found("⏎") == [3]
 
 
-@given(st.lists(PIECES, max_size=12).map(" ".join) | st.text(max_size=30))
-@settings(deadline=None, max_examples=400)
-def test_whatever_is_typed_is_answered_or_refused_in_one_line(typed: str) -> None:
-    frame = pl.DataFrame(schema={**SCHEMA, **MARKS}).clear(2)
-    frame = frame.with_columns(layer=0, feature=pl.int_range(2))
+LITERALS = ("''", "'%('", "'it''s'", "1", "-0.5", "1e400", "99999999999", "null", "true")
+PIECES = st.sampled_from([*KEYWORDS, *FUNCTIONS, *KNOWN, *"<>=+-*/%(),", *LITERALS])
+VALUES = st.recursive(
+    st.sampled_from([*KNOWN, *LITERALS]),
+    lambda each: (
+        st.builds("{}({})".format, st.sampled_from(sorted(FUNCTIONS)), each)
+        | st.builds("{}({}, {})".format, st.sampled_from(sorted(FUNCTIONS)), each, each)
+        | st.builds("({} {} {})".format, each, st.sampled_from("+-*/%"), each)
+    ),
+    max_leaves=3,
+)
+COMPARED = st.builds(
+    "{} {} {}".format, VALUES, st.sampled_from(["<", "=", "<>", "like", "is distinct from"]), VALUES
+) | st.builds("{} in ({}, {})".format, VALUES, VALUES, VALUES)  # fmt: skip
+HOLDS: dict[Any, list[Any]] = {
+    pl.Boolean: [None, True, False],
+    pl.Int32: [None, 2**31 - 1, -3],
+    pl.Float32: [None, math.nan, -math.inf],
+    pl.String: [None, "é\n%(", "12"],
+    pl.List(pl.Int32): [None, [], [5, 6]],
+    pl.List(pl.Float32): [None, [0.5, None], []],
+    pl.List(pl.String): [None, [], ["x", "y"]],
+}
+WHOLE = pl.DataFrame({name: pl.Series(HOLDS[dtype], dtype=dtype) for name, dtype in KNOWN.items()})
+FULL = all_rows(WHOLE.with_columns(layer=pl.lit(0, pl.Int32), feature=pl.int_range(3)))
 
-    said, kept = "", 0
+
+@given(
+    st.lists(PIECES, max_size=12).map(" ".join)
+    | st.text(max_size=30)
+    | COMPARED
+    | st.builds("({}) {} ({})".format, COMPARED, st.sampled_from(["and", "or"]), COMPARED)
+)
+@settings(deadline=None, max_examples=800)
+def test_whatever_is_typed_is_refused_in_one_line_or_can_be_used_on_any_rows(typed: str) -> None:
+    refusal = None
     try:
-        kept = len(filtered(all_rows(frame), typed, TEXTS))
+        read_filter(typed, KNOWN)
     except UsageError as error:
-        said = str(error)
-    assert "\n" not in said
-    assert kept <= 2
+        refusal = str(error)
+    if refusal is not None:
+        assert len(refusal.splitlines()) == 1
+        return
+    assert len(filtered(FULL, typed, TEXTS)) <= 3
+    assert len(filtered(all_rows(WHOLE.clear()), typed, TEXTS)) == 0
+
+
+@given(st.text(st.characters(exclude_categories=[]), min_size=1, max_size=8))
+def test_a_token_is_found_by_what_lists_show_of_it(text: str) -> None:
+    shown = visible(text)
+    assume('"' not in shown)
+
+    assert read_filter(f'"{shown}"', KNOWN) == Words((text,))

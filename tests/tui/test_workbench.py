@@ -196,6 +196,21 @@ def test_a_wrong_filter_names_the_nearest_column_and_stays(place):
     run(place, act, size=(160, 48))
 
 
+def test_a_filter_that_is_no_whole_condition_is_refused_in_the_prompt(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f")
+        prompt = terminal.pilot.app.screen
+        prompt.query_one("#typed").value = "key_gain >"
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen is prompt
+        assert "it is not a whole condition" in prompt.query_one("#told").lines[0]
+        prompt.query_one("#typed").value = "key_gain > -2"
+        await settled(terminal.pilot, "enter")
+        assert len(bench.table.rows) == 24
+
+    run(place, act, size=(160, 48))
+
+
 def test_sorting_by_a_column_and_again_the_other_way(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "o")
