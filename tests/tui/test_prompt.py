@@ -26,7 +26,7 @@ def said(terminal) -> str:
     ("keys", "hint"),
     [
         (("f",), RULE),
-        (("slash",), "type a token, choose one with up and down; a leading space counts"),
+        (("slash",), "type a token, up and down choose; a leading space (or ␣) counts; #7 is id 7"),
         (("t",), "a tag it has is taken off; -tag takes it off all; no commas"),
         (("e", "enter"), ".csv (for spreadsheets), .parquet or .ndjson"),
         (("p",), r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"),

@@ -15,7 +15,7 @@ from qlens_tui.screens.reverse_search import ReverseSearch
 from qlens_tui.text import token_label
 from qlens_tui.widgets.choice_list import ChoiceList
 from qlens_tui.widgets.line_input import LineInput
-from qlens_tui.widgets.told_line import ToldLine
+from qlens_tui.widgets.told_lines import ToldLines
 from tests.tui.desk import SIZES, run, settled
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -39,7 +39,7 @@ def searches(bench) -> list[m.Search]:
 
 
 def told(terminal) -> str:
-    return terminal.pilot.app.screen.query_one("#told", ToldLine).lines[0]
+    return terminal.pilot.app.screen.query_one("#told", ToldLines).lines[0]
 
 
 async def offered(terminal, typed: str) -> list[int]:
