@@ -23,6 +23,7 @@ from torch import Tensor
 from lens_core.dictionary import FeatureDictionary
 from lens_core.errors import UsageError
 from lens_core.readout import top_k
+from lens_core.scoring import ranks_in_product
 from lens_core.transition import Transition
 from lens_core.transport import Settings, Side, carried_by, vectors_of
 
@@ -112,6 +113,29 @@ def scores_among(
     vectors = vectors_of(side, dictionary)[features]
     matrix = _matrix(lens, dictionary, side, kind)
     return _scores_of(lens, vectors, token_id, side, kind, matrix=matrix)
+
+
+def ranks_among(
+    lens: QueryLens,
+    dictionary: FeatureDictionary,
+    features: Sequence[int] | Int[Tensor, " n"],
+    token_id: int,
+    side: Side,
+    kind: Lens,
+) -> Int[Tensor, " n"]:
+    """The token's rank (1 is best) in the list of each of some features.
+
+    A high score may be one of many: search ranks features, this the feature's tokens. Costs the
+    product of those features with the vocabulary.
+    """
+    vectors, matrix = vectors_of(side, dictionary)[features], _matrix(lens, dictionary, side, kind)
+    carried = vectors if matrix is None else carried_by(side, matrix, vectors)
+    ids = torch.full((len(carried), 1), token_id, device=carried.device)
+    model = lens.model
+    if side == "key":
+        rows = model.embedding if kind == "logit" else lens.rows
+        return ranks_in_product(carried, rows, None, ids)[:, 0] + 1
+    return ranks_in_product(model.final_norm(carried), model.W_U.T, model.b_U, ids)[:, 0] + 1
 
 
 def _scores_of(

@@ -7,7 +7,8 @@ long work calls with what it does, how much is done, and of how much.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import starmap
 from typing import TYPE_CHECKING, cast
 
@@ -270,14 +271,30 @@ class Answers:
             beside = self._query_scores(request, layer, frame["feature"].to_list())
             hits += map(m.Hit, *frame.get_columns(), beside)
         hits.sort(key=lambda hit: (-hit.score, hit.layer, hit.feature))
+        hits = hits[:n]
+        ranks = self._ranks(request, hits)
         return m.Found(
             id=request.id,
             token_id=request.token_id,
             token=token,
             side=request.side,
             lens=request.lens,
-            hits=tuple(hits[:n]),
+            hits=tuple(replace(hit, rank=ranks[hit.layer, hit.feature]) for hit in hits),
         )
+
+    def _ranks(self, request: m.Search, hits: Sequence[m.Hit]) -> dict[tuple[int, int], int]:
+        from lens_core.search import ranks_among
+
+        lens = self._session.lens
+        found: dict[tuple[int, int], int] = {}
+        for layer in dict.fromkeys(hit.layer for hit in hits):
+            features = [hit.feature for hit in hits if hit.layer == layer]
+            dictionary = lens.dictionaries[layer]
+            ranks = ranks_among(
+                lens, dictionary, features, request.token_id, request.side, request.lens
+            )
+            found.update(zip(((layer, each) for each in features), ranks.tolist(), strict=True))
+        return found
 
     def _query_scores(
         self, request: m.Search, layer: int, features: list[int]

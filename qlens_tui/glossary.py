@@ -101,7 +101,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         (
             Word("score", "a value's: the logit that the vector gives the token"),
             Word(
-                "unit",
+                "unit, cosine",
                 "a key's score divided by the length of the key it was read from (the feature's "
                 "own for Logit Lens, else the carried one), so that features compare. Under "
                 "Query Lens and first order it is a cosine, -1 to 1, with the way from the "
@@ -115,8 +115,17 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "key_query_scores by key_query_norm, key_first_order_scores by "
                 "key_first_order_norm",
             ),
-            Word("moved", "how many ranks the token rose (+) or fell (-) against Logit Lens"),
+            Word(
+                "moved",
+                "how many ranks the token rose (+) or fell (-) against Logit Lens; of a key also "
+                "because the two read it in different ways (see unit)",
+            ),
             Word("=", "the token is in more than one of the lists shown"),
+            Word(
+                "rank",
+                "where a token stands among all tokens of the feature, 1 the best. Search orders "
+                "features by score, and a high score need not be the feature's best",
+            ),
             Word(
                 "length, carried",
                 "the length of the feature's own vector, and of what the transition made of it",

@@ -36,9 +36,14 @@ class Job:
     @property
     def progress(self) -> str:
         """What it is doing, how far it is, how long it will take."""
-        share = f" {100 * self.done / self.total:.0f}%" if self.total else ""
+        share = f" {self.share}" if self.total else ""
         left = f", {duration(self.eta)} left" if self.eta is not None else ""
         return f"{self.text}{share}{left}"
+
+    @property
+    def share(self) -> str:
+        """How far it is, or else what it is doing."""
+        return f"{100 * self.done / self.total:.0f}%" if self.total else self.text
 
     def update(self, event: m.Status) -> None:
         """Take over what the engine says of it."""

@@ -459,6 +459,7 @@ class Evidence(Event):
 class Hit:
     """A feature and the token's score under the lens that was asked for, and under Logit Lens.
 
+    `rank` is the token's among all tokens of the feature under the lens asked for, 1 the best.
     `query_score`, Query Lens's, stands beside what Logit Lens found; `None` without operators,
     or where another lens was asked for.
     """
@@ -468,6 +469,7 @@ class Hit:
     score: float
     logit_score: float
     query_score: float | None = None
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

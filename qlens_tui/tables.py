@@ -124,13 +124,14 @@ class _Page:
         if signature.relative_variance is not None:
             facts.append(f"relative variance {signature.relative_variance:.2f}")
         width = max(6, min(_WIDEST_TOKEN, (self._width - _FIXED) // 2))
-        score = "score" if side == "value" else "unit score"
+        # Of a key Query Lens's is a cosine and Logit Lens's is not: see `lens_core.readout`.
+        score, query_score = ("score", "score") if side == "value" else ("unit score", "cosine")
         table = plain_table()
         table.add_column("", justify="right")
         table.add_column("Logit Lens", min_width=width)
         table.add_column(score, justify="right", min_width=8)
         table.add_column("Query Lens", min_width=width)
-        table.add_column(score, justify="right", min_width=8)
+        table.add_column(query_score, justify="right", min_width=8)
         table.add_column("moved", justify="right", min_width=6)
         plain, query = signature.logit_lens, signature.query_lens
         rows = zip(

@@ -34,7 +34,8 @@ def _run(
     from qlens_tui.app import QlensApp
 
     path = load_config(config).path
-    colours = os.environ.get("TERM", "") in ("linux", "vt100", "ansi")
+    # Without colours nothing is painted in the terminal's place: no ground of ours either.
+    colours = os.environ.get("TERM") in ("linux", "vt100", "ansi") or "NO_COLOR" in os.environ
     app = QlensApp(
         Path(path),
         name=config,

@@ -61,8 +61,8 @@ def search(
 ) -> None:
     """Find the features for one token, indirect effects included.
 
-    A score is the one that `qlens show` prints for the token. Most tokens begin with a
-    space: quote it.
+    A score is the one that `qlens show` prints for the token; its rank is the token's in the
+    feature's list, 1 the best. Most tokens begin with a space: quote it.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def search(
     with watch.on("searching"):
         hits = session.lens.search(wanted, side=side, lens=lens, layers=layers, n=n)
         results = [
-            {**hit, **_best(session, hit["layer"], hit["feature"], side, lens)}
+            {**hit, **_best(session, hit["layer"], hit["feature"], wanted, side, lens)}
             for hit in hits.iter_rows(named=True)
         ]
     searched = session.lens.dictionaries.layers if layers is None else layers
@@ -115,10 +115,11 @@ def search(
 
 
 def _best(
-    session: Session, layer: int, feature: int, side: Side, lens: Lens
-) -> dict[str, list[Any]]:
-    """The best tokens of a feature under the lens that found it."""
+    session: Session, layer: int, feature: int, token_id: int, side: Side, lens: Lens
+) -> dict[str, Any]:
+    """The best tokens of a feature under the lens that found it, and the rank of this one."""
     from lens_core.readout import top_k
+    from lens_core.search import ranks_among
     from lens_core.transport import Settings
 
     ours = session.lens
@@ -133,7 +134,8 @@ def _best(
         carried = ours.transport.carry(side, dictionary, feature, transition)
         scores = ours.scores(side, carried.vector)
     ids = top_k(scores, _TOKENS)[0].tolist()
-    return {"ids": ids, "tokens": ours.vocabulary.texts(ids)}
+    rank = int(ranks_among(ours, dictionary, [feature], token_id, side, lens))
+    return {"rank": rank, "ids": ids, "tokens": ours.vocabulary.texts(ids)}
 
 
 def _tables(
@@ -156,15 +158,15 @@ def _tables(
         f"features that {verb} ", (label, "bold"), f" (id {token_id}), {lens} lens"
     )
     table = plain_table()
-    for name in ("layer", "feature", "score", "logit"):
+    for name in ("layer", "feature", "score", "logit", "rank"):
         table.add_column(name, justify="right", min_width=7)
     table.add_column("its tokens", no_wrap=True)
-    room = max(8, output.console.width - 42)
+    room = max(8, output.console.width - 51)
     for hit in results:
         labels = (token_label(each, ascii_only=output.ascii_only) for each in hit["tokens"])
         shown = fit(" ".join(labels), room, ellipsis="..." if output.ascii_only else "…")
         table.add_row(
             str(hit["layer"]), str(hit["feature"]), number(hit["score"]),
-            number(hit["logit_score"]), Text(shown.rstrip(" ")),
+            number(hit["logit_score"]), f"{hit['rank']:,}", Text(shown.rstrip(" ")),
         )  # fmt: skip
     return [title, table]

@@ -25,7 +25,7 @@ class Choice(ModalScreen[int | None]):
         width: 90%; max-width: 110; height: auto; max-height: 90%;
         background: $surface; border: round $foreground 40%;
     }
-    Choice ChoiceList { max-height: 30; }
+    Choice ChoiceList { max-height: 65vh; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", "Back")]

@@ -52,19 +52,19 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 3] + "..."
 
 
-def now(dialogue: Dialogue) -> str:
-    """What is going on."""
+def now(dialogue: Dialogue) -> tuple[str, ...]:
+    """What is going on, in its wordings, longest first."""
     jobs = dialogue.inquiry.jobs
     if jobs:
         # The newest that moves is the one that others give way to.
         job = next((job for job in reversed(jobs.values()) if job.done), next(iter(jobs.values())))
         more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
-        return f"{job.name}: {job.progress}{more}"
+        return f"{job.name}: {job.progress}{more}", f"{job.name} {job.share}{more}"
     if dialogue.ready is None:
-        return dialogue.state
+        return (dialogue.state,)
     if dialogue.released:
-        return "model released; it comes back when asked"
-    return "ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready"
+        return "model released; it comes back when asked", "model released"
+    return ("ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready",)
 
 
 def keys(bench: Workbench) -> list[Key]:

@@ -226,7 +226,8 @@ def _scores(lens: m.SearchLens, hits: Sequence[m.Hit]) -> list[list[str]]:
         columns.append(_column("logit", [hit.logit_score for hit in hits]))
     elif any(hit.query_score is not None for hit in hits):
         columns.append(_column("query", [hit.query_score for hit in hits]))
-    return columns
+    ranks = [f"{hit.rank:,}" for hit in hits]
+    return [*columns, [f"{cell:>7}" for cell in ("rank", *ranks)]]
 
 
 def _column(heading: str, scores: Sequence[float | None]) -> list[str]:

@@ -441,7 +441,7 @@ class Workbench(Screen[None]):
         if self.has_class("-tiny"):
             size = self.app.size
             words = f"80x24 is the least; this is {size.width}x{size.height}"
-            self.query_one(StatusLine).tell([[words]], "")
+            self.query_one(StatusLine).tell([[words]], [""])
             return
         self.query_one(StatusLine).tell(edges.where(self), edges.now(self.dialogue))
         self._show_keys()

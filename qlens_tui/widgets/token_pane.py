@@ -264,7 +264,7 @@ class TokenPane(FeaturePane[Signature]):
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
             if column.id:
                 text += f" {'id':>{column.id}}"
-            text += f" {'score' if self.side == 'value' else 'unit':>{column.score}}"
+            text += f" {_measure(column.rows):>{column.score}}"
             if column.moved:
                 text += f" {'moved':>{column.moved}}"
         return ((text, "pane--quiet"),)
@@ -348,6 +348,13 @@ class TokenPane(FeaturePane[Signature]):
     def _shared(self, columns: Sequence[_Column]) -> frozenset[int]:
         times = Counter(i for column in columns for i in column.rows.ids)
         return frozenset(i for i, n in times.items() if n > 1)
+
+
+def _measure(rows: Tokens) -> str:
+    """What the numbers are: Logit Lens and Query Lens read a key out in different ways."""
+    if rows.unit_scores is None:
+        return "score"
+    return "cosine" if "cosine" in rows.readout else "unit"
 
 
 def _scores(rows: Tokens) -> tuple[float, ...]:

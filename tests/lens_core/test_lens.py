@@ -15,7 +15,7 @@ from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.plan import plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.results import ResultCache
-from lens_core.search import scores_among, token_scores
+from lens_core.search import ranks_among, scores_among, token_scores
 from lens_core.transition import key_transition, value_transition
 from lens_core.transport import Settings, Transport
 from lens_core.vocabulary import Vocabulary
@@ -165,6 +165,20 @@ def test_search_ranks_over_layers_and_shows_logit_lens_beside(lens):
     both = hits.join(plain, on=["layer", "feature"], suffix="_plain")
     assert len(both) == 12
     assert both["logit_score"].to_list() == pytest.approx(both["score_plain"].to_list())
+
+
+@pytest.mark.parametrize("kind", ["query", "logit", "first-order"])
+@pytest.mark.parametrize("side", ["value", "key"])
+def test_a_rank_is_the_place_in_the_features_own_list(lens, side, kind):
+    dictionary = lens.dictionary(LAYER)
+    d_vocab = lens.model.d_vocab
+    whole = lens.with_k(d_vocab)
+    for feature in (0, 5, 11):
+        signature = getattr(whole.signature(LAYER, feature), side)
+        ids = getattr(signature, f"{kind}_lens" if kind != "first-order" else "first_order").ids
+        for token in (0, 7, d_vocab - 1):
+            (rank,) = ranks_among(lens, dictionary, [feature], token, side, kind).tolist()
+            assert list(ids)[rank - 1] == token
 
 
 @pytest.mark.parametrize("lens_name", ["query", "logit", "first-order"])

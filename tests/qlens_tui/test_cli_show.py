@@ -355,7 +355,7 @@ def test_people_see_search_results_with_their_tokens(built: Workplace) -> None:
 
     title, head, *hits = result.stdout.splitlines()
     assert title.startswith("features that promote t (id ")
-    assert head.split() == ["layer", "feature", "score", "logit", "its", "tokens"]
+    assert head.split() == ["layer", "feature", "score", "logit", "rank", "its", "tokens"]
     assert len(hits) == 4
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 

@@ -41,8 +41,9 @@ def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int 
     known = [*LOGIT, *QUERY, *FIRST]
     ids = [known.index(w) if w in known else 1000 + i for i, w in enumerate(words)]
     scores = tuple(base - i / 8 for i in range(k))
+    readout = ("embed_centered_cosine" if moved else "embed") if unit else "unembed"
     return Tokens(
-        "unembed",
+        readout,
         tuple(i + 100 * turn for turn in range(k) for i in ids)[:k],
         tuple(islice(cycle(words), k)),
         scores,

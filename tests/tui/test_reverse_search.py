@@ -30,7 +30,10 @@ def lines(terminal) -> list[str]:
 
 def rows(terminal) -> dict[tuple[int, int], str]:
     """What stands after the scores, by layer and feature, of the lines on the screen."""
-    found = (re.match(r"[> ] +(\d+):(\d+) +\S+ +\S+(?:  (.*))?", line) for line in lines(terminal))
+    found = (
+        re.match(r"[> ] +(\d+):(\d+) +\S+ +\S+ +[\d,]+(?:  (.*))?", line)
+        for line in lines(terminal)
+    )
     return {(int(row[1]), int(row[2])): row[3].strip() for row in found if row}
 
 
@@ -83,6 +86,23 @@ def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size
     run(place, act, size=size)
 
 
+@pytest.mark.parametrize("keys", [(), ("tab",), ("c",), ("c", "c"), ("tab", "c")])
+def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, *keys)
+        sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen._hits
+        name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
+        for hit in hits[:4]:
+            asked = m.Sign(layer=hit.layer, feature=hit.feature, k=1000)
+            bench.dialogue.inquiry.ask(asked)
+            await settled(terminal.pilot)
+            key = (hit.layer, hit.feature, m.Settings(), 1000)
+            side = getattr(bench.dialogue.inquiry.signatures.get(key), sought.side)
+            assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
+
+    run(place, act)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_every_lens_stands_under_its_name_and_no_score_stands_there_twice(place, size):
     async def act(terminal, bench):
@@ -114,7 +134,7 @@ def test_without_operators_logit_lens_has_the_only_column_of_scores(place):
         bare = replace(kept, hits=tuple(replace(hit, query_score=None) for hit in kept.hits))
         screen.found(bare)
         await settled(terminal.pilot)
-        assert lines(terminal)[0].split() == ["feature", "logit", "promotes"]
+        assert lines(terminal)[0].split() == ["feature", "logit", "rank", "promotes"]
 
     run(place, act)
 

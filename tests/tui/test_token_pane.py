@@ -47,6 +47,7 @@ def test_a_token_in_both_lists_is_marked_in_both_and_no_other_is() -> None:
 def test_key_scores_are_those_of_a_key_of_length_one() -> None:
     head, body = drawn(TokenPane("key"), width=80, height=13)
 
+    assert head[2].split()[-3:] == ["Lens", "cosine", "moved"]
     assert "unit" in head[2]
     assert body[1].split() == ["2", "ondyl", "0.049", "│", "Dry", "0.149", "+622"]
 
