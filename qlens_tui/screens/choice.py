@@ -25,7 +25,6 @@ class Choice(ModalScreen[int | None]):
         width: 90%; max-width: 110; height: auto; max-height: 90%;
         background: $surface; border: round $foreground 40%;
     }
-    Choice ChoiceList { max-height: 65vh; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", "Back")]
@@ -55,6 +54,11 @@ class Choice(ModalScreen[int | None]):
             yield ToldLine(ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, nothing=self._nothing)
             yield KeyLine(ascii_only=self._ascii)
+
+    def on_resize(self, event: events.Resize) -> None:
+        # Title, keys and border stay on the screen, however long the list is.
+        room = event.size.height * 9 // 10 - 4
+        self.query_one(ChoiceList).styles.max_height = max(3, room)
 
     def on_mount(self) -> None:
         self.query_one(KeyLine).tell(self._told)
