@@ -21,7 +21,7 @@ from qlens_tui.screens.workbench import Workbench
 
 SHOTS: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {
     "app": ((160, 48), ()),
-    "search": ((120, 36), ("slash", *"war", "enter", "tab")),
+    "search": ((120, 36), ("slash", *" change", "enter", "tab")),
     "overview": ((120, 36), ("v",)),
 }
 """Pictures by name: the size of the window, and the keys that lead to the screen."""

@@ -10,7 +10,7 @@ import click
 from qlens_tui.options import FeatureName, pass_output
 from qlens_tui.printing import Output
 
-DEMO_BEGINS_AT = (10, 1160)  # war: Logit Lens reads it as fragments
+DEMO_BEGINS_AT = (10, 453)  # change: its contexts bear the lists out, Logit Lens has fragments
 _LEAST = 80, 24
 
 
