@@ -19,6 +19,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from qlens_tui import messages as m
+from qlens_tui.keymap import KEYMAP
 from qlens_tui.place import Place, remember
 from qlens_tui.screens import edges, finding
 from qlens_tui.screens.browsing import Browsing
@@ -82,85 +83,7 @@ class Workbench(Screen[None]):
     Workbench.-tiny #keys { display: none; }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "feature(1)", "Next feature", show=False),
-        Binding("k,up", "feature(-1)", "Previous feature", show=False),
-        Binding("h,left", "layer(-1)", "Previous layer", show=False),
-        Binding("l,right", "layer(1)", "Next layer", show=False),
-        Binding("tab", "pane(1)", "Next pane"),
-        Binding("shift+tab", "pane(-1)", "Previous pane", show=False),
-        Binding("colon", "jump", "Jump to layer:feature", show=False, key_display=":"),
-        Binding(
-            "slash", "token_search", "Token", key_display="/", tooltip="Search features by token"
-        ),
-        Binding(
-            "p",
-            "prompt",
-            "What fires on a text",
-            show=False,
-            tooltip="Type a text, see what fires on it",
-        ),
-        Binding("f", "filter", "Filter", tooltip="Filter the table's rows"),
-        Binding("o", "sort", "Sort", tooltip="Sort the table's rows"),
-        Binding("s", "star", "Star", tooltip="Star the feature or selection, or take it off"),
-        Binding("x", "reject", "Reject", tooltip="Reject the feature or selection, or take it off"),
-        Binding("t", "tag", "Tag", tooltip="Tag the feature or selection, or take a tag off"),
-        Binding("m", "note", "Note", tooltip="Write a note on the feature"),
-        Binding("u", "undo", "Undo", show=False, tooltip="Undo the last change of marks"),
-        Binding("ctrl+r", "redo", "Redo", show=False, tooltip="Redo what was undone"),
-        Binding("e", "export", "Export", tooltip="Export features to a file"),
-        Binding(
-            "1",
-            "transition('identity')",
-            "Identity",
-            show=False,
-            tooltip="Identity: carry nothing through blocks",
-        ),
-        Binding(
-            "2",
-            "transition('first-order')",
-            "First order",
-            show=False,
-            tooltip="First order: each block by itself",
-        ),
-        Binding(
-            "3",
-            "transition('full')",
-            "Full",
-            show=False,
-            tooltip="Full: blocks after blocks, as Query Lens does",
-        ),
-        Binding("b", "look('other_end')", "Top or bottom lists", show=False),
-        Binding("i", "look('ids')", "Token ids", show=False, tooltip="Show or hide token ids"),
-        Binding(
-            "c",
-            "look('lenses')",
-            "Lenses compared",
-            show=False,
-            tooltip="Next choice of lenses to compare",
-        ),
-        Binding("plus,equals_sign", "longer(1)", "Longer lists", show=False),
-        Binding("minus", "longer(-1)", "Shorter lists", show=False),
-        Binding("y", "copy", "Copy", show=False, tooltip="Copy the pane's text"),
-        Binding("v", "overview", "Overview of the layers", show=False),
-        Binding(
-            "w",
-            "jobs",
-            "Jobs",
-            show=False,
-            tooltip="Jobs: what is being computed, and a way to stop it",
-        ),
-        Binding("B", "build", "Build operators and atlas", show=False),
-        Binding("escape", "back", "Back: to the table, then to where a jump came from", show=False),
-        Binding(
-            "question_mark",
-            "help",
-            "All keys",
-            key_display="?",
-            tooltip="All keys, and what the words mean",
-        ),
-        Binding("q", "quit", "Quit", show=False, tooltip="Quit qlens"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*KEYMAP]
 
     def __init__(self, config: Path, place: Place, triage: Triage | None) -> None:
         super().__init__()
