@@ -25,7 +25,7 @@ from lens_core.activity import FeatureActivity, feature_activity
 from lens_core.dictionary import FeatureDictionary
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
-from lens_core.paths import PathShare, Split, paths
+from lens_core.paths import PathShare, Split, block_tokens, paths
 from lens_core.readout import (
     FinalNorm,
     centered_cosine_rows,
@@ -357,6 +357,15 @@ class QueryLens:
         """
         dictionary = self.dictionary(layer, feature)
         return paths(self, side, dictionary, feature, settings or Settings(), split)
+
+    def block_tokens(
+        self, side: Side, layer: int, feature: int, block: int
+    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Ids and texts of what a block favours in the first-reader split; see `lens_core.paths`.
+
+        Two passes over the reference, of which the next block needs only one.
+        """
+        return block_tokens(self, side, self.dictionary(layer, feature), feature, block)
 
     def search(
         self,

@@ -111,6 +111,32 @@ def paths(
     return chosen, rows
 
 
+def block_tokens(
+    lens: QueryLens, side: Side, dictionary: FeatureDictionary, feature: int, block: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Ids and texts of the tokens that one block favours in the first-reader split, best first.
+
+    For where only the shares are known: `C_k` is the feature carried with all blocks off that a
+    path through `k` may not have met before, less the same with `k` off too; two direct passes,
+    of which the next block needs only one.
+
+    Raises:
+        UsageError: the block is not on the side's way.
+    """
+    path = lens.transport.path(side, dictionary)
+    if block not in path:
+        raise UsageError(f"{block_name(block)} is not on the way of the {side}")
+    others = range(path.start, block) if side == "value" else range(block + 1, path.stop)
+    with_block, without = (
+        lens.transport.carry(side, dictionary, feature, Settings(off=off, method="direct")).vector
+        for off in (frozenset(others), frozenset((*others, block)))
+    )
+    contributions = with_block.new_zeros(lens.model.n_blocks, lens.model.d_model)
+    contributions[block] = with_block - without
+    found = _favoured(lens, side, with_block, contributions, normed=False)
+    return found.get(block, ((), ()))
+
+
 def _choose(
     lens: QueryLens,
     side: Side,

@@ -65,6 +65,8 @@ class Answers:
                 return self._signature(request)
             case m.Split():
                 return self._paths(request)
+            case m.Favour():
+                return self._favoured(request)
             case m.Examine():
                 return self._evidence(request)
             case m.Search():
@@ -206,6 +208,14 @@ class Answers:
             split=split,
             rows=tuple(map(_path_row, rows)),
         )
+
+    def _favoured(self, request: m.Favour) -> m.Event:
+        side, layer, feature, block = request.side, request.layer, request.feature, request.block
+        ids, tokens = self._session.lens.block_tokens(side, layer, feature, block)
+        return m.Favoured(
+            id=request.id, layer=layer, feature=feature, side=side, block=block, ids=ids,
+            tokens=tokens,
+        )  # fmt: skip
 
     def _evidence(self, request: m.Examine) -> m.Event:
         layer, feature, lens = request.layer, request.feature, self._session.lens

@@ -88,6 +88,7 @@ class Inquiry:
         self.signatures: Kept[m.Signature] = Kept()
         self.paths: Kept[m.Paths] = Kept()
         self.evidence: Kept[m.Evidence] = Kept()
+        self.favoured: Kept[m.Favoured] = Kept()
         self.searches: Kept[m.Found] = Kept(_SEARCHES)
 
     def ask(self, request: m.Request, job: str | None = None) -> int:
@@ -119,6 +120,8 @@ class Inquiry:
                 case m.Sign() | m.Split():
                     asked = request.layer, request.feature, request.settings, request.k
                     stale = asked != wanted
+                case m.Favour():
+                    stale = wanted is None or (request.layer, request.feature) != wanted[:2]
                 case m.Examine():
                     stale = wanted is None or request.layer != wanted[0]
                 case _:
@@ -141,6 +144,7 @@ class Inquiry:
         self.signatures.clear()
         self.paths.clear()
         self.evidence.clear()
+        self.favoured.clear()
         self.searches.clear()
 
 

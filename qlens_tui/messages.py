@@ -125,6 +125,21 @@ class Split(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Favour(Request):
+    """The tokens that a block favours, where `Split` gave its share alone; answered by `Favoured`.
+
+    First-reader split, all blocks on: two passes over the reference.
+    """
+
+    pane: ClassVar[str] = "favoured"
+    urgency: ClassVar[int] = WHEN_IDLE
+    layer: int
+    feature: int
+    side: Side
+    block: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Examine(Request):
     """Contexts, density and nearest features; answered by `Evidence`.
 
@@ -416,6 +431,18 @@ class Paths(Event):
     n_tokens: int
     split: Literal["first-reader", "last-writer", "first-order"]
     rows: tuple[PathRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Favoured(Event):
+    """The tokens that a block favours, best first."""
+
+    layer: int
+    feature: int
+    side: Side
+    block: int
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
 
 
 @dataclass(frozen=True)

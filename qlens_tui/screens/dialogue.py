@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 
 SIDES: tuple[m.Side, m.Side] = ("value", "key")
 _RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
+_RESTS_ON_BLOCK = 0.4  # seconds; what follows takes passes
 # A key held down repeats every 30 ms or so: a pane that followed each would fill a slow line.
 _QUICK, _SETTLES = 0.1, 0.06
+
+
+_PASSES = m.Sign | m.Split | m.Favour | m.Examine
 
 
 class Dialogue:
@@ -55,6 +59,7 @@ class Dialogue:
         self.probe: ProbeScreen | None = None
         self._completion: Completion | None = None
         self._rest: Timer | None = None
+        self._block: Timer | None = None
         self._settling: Timer | None = None
         self._moved = 0.0
 
@@ -99,6 +104,10 @@ class Dialogue:
             case m.Paths() if isinstance(request, m.Split):
                 self.inquiry.paths.put((event.side, *_key_of(request)), event)
                 self._show_paths(event)
+            case m.Favoured():
+                of = event.layer, event.feature, event.side, event.block
+                self.inquiry.favoured.put(of, event)
+                self.show_block()
             case m.Evidence():
                 self.inquiry.evidence.put((event.layer, event.feature), event)
                 self._show_evidence(event)
@@ -119,7 +128,7 @@ class Dialogue:
                 self._bench.qlens.toast(event.text, "warning")
             case m.Failed():
                 self._failed(event.text, request)
-            case m.Cancelled() if isinstance(request, m.Sign | m.Split | m.Examine):
+            case m.Cancelled() if isinstance(request, _PASSES):
                 self._failed("cancelled: go to another feature and back to compute it", request)
         self._bench.say()
 
@@ -200,7 +209,7 @@ class Dialogue:
 
     def _progress(self, event: m.Status, request: m.Request | None) -> None:
         bench, job = self._bench, self.inquiry.jobs.get(event.id)
-        if job is None and event.total and isinstance(request, m.Sign | m.Split | m.Examine):
+        if job is None and event.total and isinstance(request, _PASSES):
             job = self.inquiry.jobs[event.id] = Job(event.id, _pass_of(request))
         if job is not None:
             job.update(event)
@@ -215,6 +224,9 @@ class Dialogue:
                     bench.pane(side).expect(request.layer, request.feature, doing)
             case m.Split():
                 bench.paths.expect(request.layer, request.feature, doing)
+            case m.Favour():
+                of = request.layer, request.feature, request.side, request.block
+                bench.paths.favour(of, (), doing)
             case m.Examine():
                 # One pass serves a layer: the cursor may have moved on in it.
                 here = bench.table.feature
@@ -239,6 +251,9 @@ class Dialogue:
                     bench.pane(side).fail(request.layer, request.feature, text)
             case m.Split():
                 bench.paths.fail(request.layer, request.feature, text)
+            case m.Favour():
+                of = request.layer, request.feature, request.side, request.block
+                bench.paths.favour(of, (), text)
             case m.Examine() if bench.table.feature == (request.layer, request.feature):
                 bench.evidence.fail(request.layer, request.feature, text)
             case m.Search():
@@ -354,6 +369,29 @@ class Dialogue:
             self._rest.stop()
         self._rest = bench.set_timer(_RESTS, self._ask_at_rest)
 
+    def rest_on_block(self) -> None:
+        """The cursor is on another block, or came into the pane: see to it if it stays there."""
+        if self._block is not None:
+            self._block.stop()
+        self._block = self._bench.set_timer(_RESTS_ON_BLOCK, self.show_block)
+
+    def show_block(self) -> None:
+        """The tokens of the block under the cursor, if only its share is known: kept, or asked for.
+
+        They take passes of their own; who is not in the pane has not asked for them.
+        """
+        paths = self._bench.paths
+        of = paths.bare_block
+        if of is None:
+            return
+        found = self.inquiry.favoured.get(of)
+        if found is not None:
+            paths.favour(of, found.tokens)
+        elif paths.has_focus and self.ready is not None:
+            layer, feature, side, block = of
+            paths.favour(of, (), "its tokens")
+            self.ask(m.Favour(layer=layer, feature=feature, side=side, block=block))
+
     def show_nothing(self) -> None:
         """There is no feature to show: no row passes the filter."""
         self.inquiry.stop_what_is_stale(None)
@@ -456,6 +494,7 @@ class Dialogue:
     def _show_paths(self, paths: m.Paths) -> None:
         if self._bench.table.feature == (paths.layer, paths.feature) and self.ready is not None:
             self._bench.paths.show_paths(paths, self.ready.n_layers)
+            self.show_block()
 
     def _show_evidence(self, evidence: m.Evidence) -> None:
         feature = evidence.layer, evidence.feature
@@ -472,13 +511,15 @@ class Dialogue:
         )
 
 
-def _pass_of(request: m.Sign | m.Split | m.Examine) -> str:
+def _pass_of(request: m.Sign | m.Split | m.Favour | m.Examine) -> str:
     """What passes over the reference are made for."""
     match request:
         case m.Sign():
             return f"lists of {request.layer}:{request.feature}"
         case m.Split():
             return f"{request.side} paths of {request.layer}:{request.feature}"
+        case m.Favour():
+            return f"block tokens of {request.layer}:{request.feature}"
         case m.Examine():
             return f"contexts of layer {request.layer}"
 

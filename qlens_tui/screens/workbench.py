@@ -200,12 +200,17 @@ class Workbench(Screen[None]):
         self.dialogue.resize(event.look.length)
         self.save_soon()
 
+    def on_paths_grid_block_focused(self, event: PathsGrid.BlockFocused) -> None:
+        event.stop()
+        self.dialogue.rest_on_block()
+
     def on_evidence_pane_feature_chosen(self, event: EvidencePane.FeatureChosen) -> None:
         event.stop()
         self.browsing.go(event.layer, event.feature)
 
     def on_descendant_focus(self) -> None:
         self._show_keys()
+        self.dialogue.rest_on_block()
 
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size.width, event.size.height

@@ -29,6 +29,10 @@ _LABELS = 6  # columns in front of the cells
 _WAYS: dict[Side, str] = {"value": "out of value", "key": "into key"}
 
 
+FeatureBlock = tuple[int, int, Side, int]
+"""A feature by layer and number, and a block on one side's way."""
+
+
 @dataclass(frozen=True)
 class BothWays:
     """A feature's paths by side, as far as they are there."""
@@ -142,6 +146,23 @@ class PathsGrid(FeaturePane[BothWays]):
         self._rows: dict[int, tuple[Side, PathRow]] = {}
         self._layers = 0
         self._arrived: dict[Side, Paths] = {}
+        self._favoured: tuple[FeatureBlock, tuple[str, ...], str] | None = None
+
+    @property
+    def bare_block(self) -> FeatureBlock | None:
+        """Layer, feature, side and block under the cursor, if its share came without tokens."""
+        if self.view is None or self.stale or self._cursor not in self._rows:
+            return None
+        side, row = self._rows[self._cursor]
+        split = self.view.paths[side].split
+        if row.tokens or not row.on or split != "first-reader" or not self._as_asked(side):
+            return None
+        return *_of(self.view), side, self._cursor
+
+    def favour(self, of: FeatureBlock, tokens: tuple[str, ...], doing: str = "") -> None:
+        """What a block favours, or what is being done to know it."""
+        self._favoured = of, tokens, doing
+        self.redraw()
 
     @property
     def off(self) -> frozenset[int]:
@@ -411,7 +432,16 @@ class PathsGrid(FeaturePane[BothWays]):
         way = f"{_WAYS[side]}  ", "pane--quiet"
         if self._cursor in self._off:
             return (start, way, ("off", "paths--off"))
-        return (start, way, self._share(side, row))
+        return (start, way, self._share(side, row), *self._found_later())
+
+    def _found_later(self) -> Line:
+        """The tokens of the block under the cursor, where they did not come with its share."""
+        if self._favoured is None or self._favoured[0] != self.bare_block:
+            return ()
+        _, tokens, doing = self._favoured
+        if doing:
+            return ((f" {self.printable(doing)}{self.ellipsis}", "pane--waiting"),)
+        return (("  ".join(token_label(each, ascii_only=self.ascii_only) for each in tokens), ""),)
 
     def _share(self, side: Side, row: PathRow) -> Run:
         labels = (token_label(token, ascii_only=self.ascii_only) for token in row.tokens)

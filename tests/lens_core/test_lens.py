@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lens_core.blocks import block_name
+from lens_core.blocks import block_index, block_name
 from lens_core.building import assemble, build_operators
 from lens_core.config import DictionaryConfig
 from lens_core.dictionary import load_dictionary, read_function
@@ -165,6 +165,23 @@ def test_search_ranks_over_layers_and_shows_logit_lens_beside(lens):
     both = hits.join(plain, on=["layer", "feature"], suffix="_plain")
     assert len(both) == 12
     assert both["logit_score"].to_list() == pytest.approx(both["score_plain"].to_list())
+
+
+@pytest.mark.parametrize("side", ["value", "key"])
+def test_what_a_block_favours_is_the_same_by_passes_of_its_own_as_by_operators(lens, side):
+    split, rows = lens.paths(side, LAYER, FEATURE)
+    assert split == "first-reader"
+    blocks = [row for row in rows if row.block not in ("direct", "bias")]
+    assert blocks
+    for row in blocks:
+        ids, texts = lens.block_tokens(side, LAYER, FEATURE, block_index(row.block))
+        assert (ids, texts) == (row.ids, row.tokens)
+
+
+@pytest.mark.parametrize(("side", "block"), [("value", 0), ("key", 5)])
+def test_a_block_that_is_not_on_the_way_favours_nothing(lens, side, block):
+    with pytest.raises(UsageError, match=f"is not on the way of the {side}"):
+        lens.block_tokens(side, LAYER, FEATURE, block)
 
 
 @pytest.mark.parametrize("kind", ["query", "logit", "first-order"])
