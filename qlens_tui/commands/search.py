@@ -158,7 +158,8 @@ def _tables(
         f"features that {verb} ", (label, "bold"), f" (id {token_id}), {lens} lens"
     )
     table = plain_table()
-    for name in ("layer", "feature", "score", "logit", "rank"):
+    beside = () if lens == "logit" else ("logit",)
+    for name in ("layer", "feature", "score", *beside, "rank"):
         table.add_column(name, justify="right", min_width=7)
     table.add_column("its tokens", no_wrap=True)
     room = max(8, output.console.width - 51)
@@ -167,6 +168,7 @@ def _tables(
         shown = fit(" ".join(labels), room, ellipsis="..." if output.ascii_only else "…")
         table.add_row(
             str(hit["layer"]), str(hit["feature"]), number(hit["score"]),
-            number(hit["logit_score"]), f"{hit['rank']:,}", Text(shown.rstrip(" ")),
+            *(number(hit[f"{name}_score"]) for name in beside), f"{hit['rank']:,}",
+            Text(shown.rstrip(" ")),
         )  # fmt: skip
     return [title, table]

@@ -90,6 +90,15 @@ def demo(tmp_path_factory):
         yield open_session(with_overrides(load_config("demo"), device="cpu"))
 
 
+@pytest.mark.parametrize("text", [pytest.param("The capital of France is", marks=needs_model)])
+def test_the_model_from_its_package_speaks(demo, text):
+    model = demo.model
+    assert (model.n_layers, model.d_model, model.d_vocab) == (30, 576, 49152)
+    prompt = model.tokenizer(text, return_tensors="pt").input_ids
+    logits = model.unembed(model.final_norm(model.sites(prompt)[-1]))
+    assert model.tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+
+
 @pytest.fixture(scope="module")
 def held_out_streams(demo):
     """The stream behind each layer on the text that the stated figures are of."""

