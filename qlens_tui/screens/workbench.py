@@ -51,6 +51,7 @@ _SECTIONS = {"value": "token lists", "key": "token lists", "paths": "paths", "ev
 PANES = ("table", "value", "key", "paths", "evidence")
 Tab = Literal["value", "key", "paths", "evidence"]
 _SAVE_AFTER = 1.0  # seconds from a move until the place is written
+_WAKE = 1.0  # seconds
 _WATCH_MARKS = 2.0  # seconds between looks for another session's marks
 
 
@@ -129,6 +130,8 @@ class Workbench(Screen[None]):
         self.browsing.begin_empty()
         self.marking.read_all()
         self.browsing.refresh()
+        # Seldom a repaint was seen to wait for the next key: nothing had woken the screen for it.
+        self.set_interval(_WAKE, self.check_idle)
         self.set_interval(_WATCH_MARKS, self.marking.watch)
 
     @property

@@ -244,7 +244,7 @@ def test_an_engine_that_is_killed_comes_back(session):
     for engine in app.engines:
         engine.kill()
     app.until("starting it again")
-    app.until("exact on")
+    app.until(lambda screen: re.search(r"\bready\b", screen.splitlines()[0]) is not None)
     app.press("j")
     app.until("VALUE  0:1")
 
