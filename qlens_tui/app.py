@@ -87,7 +87,7 @@ class QlensApp(KeysInOrder):
             ansi: the terminal's own 16 colours.
         """
         self.ascii_only = ascii_only  # the driver is made next
-        super().__init__(ansi_color=ansi)
+        super().__init__(ansi_color=ansi or None)  # None: as the theme has it
         self.config = config
         self.config_name = name or str(config)
         self.begin_at = jump_to or begin_at

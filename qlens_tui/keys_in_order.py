@@ -25,9 +25,9 @@ _LOOK = 0.005
 
 
 class KeysInOrder(App[None]):
-    """An app whose keys, and pastes, are never overtaken by the next."""
+    """An app whose keys, and pastes, are not overtaken by the next, for up to a second each."""
 
-    def __init__(self, *, ansi_color: bool = False) -> None:
+    def __init__(self, *, ansi_color: bool | None = None) -> None:
         super().__init__(ansi_color=ansi_color)
         self._waiting: deque[events.Key | events.Paste] = deque()
         self._handing_on: asyncio.Task[None] | None = None
