@@ -45,12 +45,17 @@ class Request:
 
     id: int = 0
     pane: ClassVar[str] = ""
-    urgency: ClassVar[int] = SOON
+    usual_urgency: ClassVar[int] = SOON
 
     @property
     def place(self) -> str:
         """Of the requests that wait for one place the newest is kept."""
         return self.pane
+
+    @property
+    def urgency(self) -> int:
+        """When it is taken, from `SESSION`, the first, to `BACKGROUND`."""
+        return self.usual_urgency
 
     def keeps(self, running: Request) -> bool:
         """Whether `running`, of the same place, does work that this request needs too."""
@@ -65,7 +70,7 @@ class Open(Request):
     """
 
     pane: ClassVar[str] = "session"
-    urgency: ClassVar[int] = SESSION
+    usual_urgency: ClassVar[int] = SESSION
     config: str
     overrides: Mapping[str, str | int | tuple[int, ...] | None] = field(default_factory=dict)
     offline: bool = False
@@ -84,15 +89,18 @@ class DescribeLayers(Request):
     """The same for every layer that was not described yet, one `Layer` each, then `Done`."""
 
     pane: ClassVar[str] = "layers"
-    urgency: ClassVar[int] = BACKGROUND
+    usual_urgency: ClassVar[int] = BACKGROUND
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadVocabulary(Request):
-    """All token strings, in the order of ids; answered by `Vocabulary`."""
+    """All token strings, in the order of ids; answered by `Vocabulary`.
+
+    The table writes its lists with them, so that they come before an atlas does.
+    """
 
     pane: ClassVar[str] = "vocabulary"
-    urgency: ClassVar[int] = BACKGROUND
+    usual_urgency: ClassVar[int] = NEXT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,7 @@ class Sign(Request):
     """Both sides of a feature under the three lenses; answered by `Signature`."""
 
     pane: ClassVar[str] = "signature"
-    urgency: ClassVar[int] = AT_ONCE
+    usual_urgency: ClassVar[int] = AT_ONCE
     layer: int
     feature: int
     settings: Settings = Settings()
@@ -112,7 +120,7 @@ class Split(Request):
     """The shares of one side's blocks; answered by `Paths`."""
 
     pane: ClassVar[str] = "paths"
-    urgency: ClassVar[int] = WHEN_IDLE
+    usual_urgency: ClassVar[int] = WHEN_IDLE
     layer: int
     feature: int
     side: Side
@@ -132,7 +140,7 @@ class Favour(Request):
     """
 
     pane: ClassVar[str] = "favoured"
-    urgency: ClassVar[int] = WHEN_IDLE
+    usual_urgency: ClassVar[int] = WHEN_IDLE
     layer: int
     feature: int
     side: Side
@@ -148,7 +156,7 @@ class Examine(Request):
     """
 
     pane: ClassVar[str] = "evidence"
-    urgency: ClassVar[int] = NEXT
+    usual_urgency: ClassVar[int] = NEXT
     layer: int
     feature: int
     contexts: int = 20
@@ -189,7 +197,7 @@ class Complete(Request):
     """Tokens that begin with, or hold, what was typed; answered by `Completions`."""
 
     pane: ClassVar[str] = "complete"
-    urgency: ClassVar[int] = AT_ONCE
+    usual_urgency: ClassVar[int] = AT_ONCE
     prefix: str
     n: int = 50
 
@@ -199,17 +207,26 @@ class Complete(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Tabulate(Request):
-    """Bring the atlas of a layer into the cache; answered by `AtlasReady`."""
+    """Bring the atlas of a layer into the cache; answered by `AtlasReady`.
 
-    urgency: ClassVar[int] = BACKGROUND
+    That of the layer `in_sight`, whose columns are blank until then, comes before the paths of
+    its features; any other when nothing else is to do. What is asked again for the other reason
+    goes on from the pieces that are done.
+    """
+
     layer: int
+    in_sight: bool = False
 
     @property
     def place(self) -> str:
         return f"atlas-{self.layer}"
 
+    @property
+    def urgency(self) -> int:
+        return NEXT if self.in_sight else BACKGROUND
+
     def keeps(self, running: Request) -> bool:
-        return True
+        return running.urgency == self.urgency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +234,7 @@ class Build(Request):
     """Build the operators, or go on with them; answered by `Built`."""
 
     pane: ClassVar[str] = "build"
-    urgency: ClassVar[int] = BACKGROUND
+    usual_urgency: ClassVar[int] = BACKGROUND
 
     def keeps(self, running: Request) -> bool:
         return True

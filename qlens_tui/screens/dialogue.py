@@ -1,7 +1,6 @@
-"""The talk with the engine: what it is asked, and which pane each of its answers goes to.
+"""The talk with the engine: what it is asked, and where each of its answers goes.
 
-Answers are kept for the features last looked at; until the engine is ready, the lists of an
-atlas that is there stand already.
+Answers are kept for the features last looked at; `showing` brings them into the panes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from qlens_tui.completion import Completion
 from qlens_tui.inquiry import FeatureKey, Inquiry, Job, duration
 from qlens_tui.place import KnownLayer, Place
 from qlens_tui.screens import known
-from qlens_tui.widgets.evidence_pane import WhatIsKnown
+from qlens_tui.screens.showing import SIDES, Showing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from qlens_tui.screens.reverse_search import ReverseSearch, Sought
     from qlens_tui.screens.workbench import Workbench
 
-SIDES: tuple[m.Side, m.Side] = ("value", "key")
 _RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
 _RESTS_ON_BLOCK = 0.4  # seconds; what follows takes passes
 # A key held down repeats every 30 ms or so: a pane that followed each would fill a slow line.
@@ -43,6 +41,7 @@ class Dialogue:
     def __init__(self, bench: Workbench, place: Place) -> None:
         self._bench = bench
         self._place = place
+        self._showing = Showing(bench, self)
         self.ready: m.Ready | None = None
         self.released = False
         self.ways: dict[int, m.Layer] = {}
@@ -100,17 +99,18 @@ class Dialogue:
                 self._texts_arrived()
             case m.Signature() if isinstance(request, m.Sign):
                 self.inquiry.signatures.put(_key_of(request), event)
-                self._show_signature(event)
+                self._showing.signature(event)
             case m.Paths() if isinstance(request, m.Split):
                 self.inquiry.paths.put((event.side, *_key_of(request)), event)
-                self._show_paths(event)
+                self._showing.paths(event)
+                self.show_block()
             case m.Favoured():
                 of = event.layer, event.feature, event.side, event.block
                 self.inquiry.favoured.put(of, event)
                 self.show_block()
             case m.Evidence():
                 self.inquiry.evidence.put((event.layer, event.feature), event)
-                self._show_evidence(event)
+                self._showing.evidence(event)
             case m.Found() if isinstance(request, m.Search):
                 self.inquiry.searches.put(request, event)
                 if self.search is not None:
@@ -139,12 +139,8 @@ class Dialogue:
         for screen in (self.search, self.probe):
             if screen is not None:
                 screen.failed(text)
-        bench = self._bench
-        for pane in bench.panes:
-            feature = bench.table.feature
-            if feature is not None and pane.waiting:
-                pane.fail(*feature, text)
-        bench.say("restarting the engine" if again else "no engine: B starts it")
+        self._showing.unanswered(text)
+        self._bench.say("restarting the engine" if again else "no engine: B starts it")
 
     def _opened(self, ready: m.Ready) -> None:
         self.ready = ready
@@ -218,24 +214,8 @@ class Dialogue:
             doing += f" {100 * event.done // event.total}%"
         if event.eta is not None:
             doing += f", {duration(event.eta)} left"
+        self._showing.doing(request, doing)
         match request:
-            case m.Sign():
-                for side in SIDES:
-                    bench.pane(side).expect(request.layer, request.feature, doing)
-            case m.Split():
-                bench.paths.expect(request.layer, request.feature, doing)
-            case m.Favour():
-                of = request.layer, request.feature, request.side, request.block
-                bench.paths.favour(of, (), doing)
-            case m.Examine():
-                # One pass serves a layer: the cursor may have moved on in it.
-                here = bench.table.feature
-                if (
-                    here is not None
-                    and here[0] == request.layer
-                    and here not in self.inquiry.evidence
-                ):
-                    bench.evidence.expect(*here, doing)
             case m.Probe():
                 if self.probe is not None:
                     self.probe.doing(doing)
@@ -245,17 +225,9 @@ class Dialogue:
 
     def _failed(self, text: str, request: m.Request | None) -> None:
         bench = self._bench
+        if self._showing.failed(request, text):
+            return
         match request:
-            case m.Sign():
-                for side in SIDES:
-                    bench.pane(side).fail(request.layer, request.feature, text)
-            case m.Split():
-                bench.paths.fail(request.layer, request.feature, text)
-            case m.Favour():
-                of = request.layer, request.feature, request.side, request.block
-                bench.paths.favour(of, (), text)
-            case m.Examine() if bench.table.feature == (request.layer, request.feature):
-                bench.evidence.fail(request.layer, request.feature, text)
             case m.Search():
                 if self.search is not None:
                     self.search.failed(text)
@@ -282,10 +254,15 @@ class Dialogue:
             self.ask(m.DescribeLayer(layer=layer))
         elif self.ready is not None and found.atlas is None and self.origin(layer) != "none":
             self.tabulate(layer)
+        for request in list(self.inquiry.asked.values()):
+            if isinstance(request, m.Tabulate) and request.in_sight:
+                self.tabulate(request.layer)  # it can wait, if that one is no more in sight
 
     def tabulate(self, layer: int) -> None:
-        """Have a layer's atlas made."""
-        self.inquiry.ask_once(m.Tabulate(layer=layer), job=f"atlas of layer {layer}")
+        """Have a layer's atlas made: at once if the layer is in sight, else in the background."""
+        in_sight = layer == self._bench.browsing.layer
+        request = m.Tabulate(layer=layer, in_sight=in_sight)
+        self.inquiry.ask_once(request, job=f"atlas of layer {layer}")
 
     def is_tabulating(self, layers: Sequence[int]) -> bool:
         """Whether the atlas of one of these layers is under way."""
@@ -343,27 +320,15 @@ class Dialogue:
     def show_feature(self) -> None:
         """Fill the panes for the feature under the cursor: from what is kept, else by asking."""
         bench, feature = self._bench, self._bench.table.feature
-        key = None if feature is None else self._key(*feature)
+        key = None if feature is None else self.key(*feature)
         self.inquiry.stop_what_is_stale(key)
         if feature is None or key is None:
             return
-        layer, number = feature
-        # Also what is at hand is expected first: a pane takes no other feature's answer.
-        for pane in bench.panes:
-            pane.expect(*feature, self._waiting_word())
-        signature = self.inquiry.signatures.get(key)
-        if signature is not None:
-            self._show_signature(signature)
-        else:
-            self._show_from_atlas()
+        self._showing.feature(*feature)
+        self.show_block()
+        if key not in self.inquiry.signatures:
+            layer, number = feature
             self.ask(m.Sign(layer=layer, feature=number, settings=self.settings, k=self.k))
-        for side in SIDES:
-            paths = self.inquiry.paths.get((side, *key))
-            if paths is not None:
-                self._show_paths(paths)
-        evidence = self.inquiry.evidence.get(feature)
-        if evidence is not None:
-            self._show_evidence(evidence)
         # Whoever walks on at once does not wait for what takes longer.
         if self._rest is not None:
             self._rest.stop()
@@ -395,14 +360,13 @@ class Dialogue:
     def show_nothing(self) -> None:
         """There is no feature to show: no row passes the filter."""
         self.inquiry.stop_what_is_stale(None)
-        for pane in self._bench.panes:
-            pane.clear()
+        self._showing.nothing()
 
     def _ask_at_rest(self) -> None:
         feature = self._bench.table.feature
         if feature is None:
             return
-        key, (layer, number) = self._key(*feature), feature
+        key, (layer, number) = self.key(*feature), feature
         for side in SIDES:
             if (side, *key) not in self.inquiry.paths:
                 self.ask(
@@ -413,13 +377,11 @@ class Dialogue:
         if feature not in self.inquiry.evidence:
             self.ask(m.Examine(layer=layer, feature=number))
 
-    def _key(self, layer: int, feature: int) -> FeatureKey:
+    # What is known.
+
+    def key(self, layer: int, feature: int) -> FeatureKey:
+        """What a feature's answers are kept under, as it is carried now."""
         return layer, feature, self.settings, self.k
-
-    def _waiting_word(self) -> str:
-        return "computing" if self.ready is not None else f"waiting for the model: {self.state}"
-
-    # What is shown.
 
     @property
     def n_tokens(self) -> int:
@@ -456,59 +418,8 @@ class Dialogue:
 
     def _texts_arrived(self) -> None:
         self._bench.table.set_texts(self.texts)
-        self._show_from_atlas()
+        self._showing.from_atlas()
         self._bench.browsing.texts_arrived()
-
-    def _show_from_atlas(self) -> None:
-        """The feature's lists from its atlas row, until the engine has answered."""
-        bench = self._bench
-        feature, rows = bench.table.feature, bench.table.rows
-        plain = self.settings.transition == "full" and not self.settings.off
-        if (
-            feature is None
-            or rows is None
-            or not plain
-            or bench.pane("value").look.end == "bottom"
-            or self._key(*feature) in self.inquiry.signatures
-        ):
-            return
-        from qlens_tui.features import signature_of
-
-        row = rows.page(bench.table.row, 1, rows.frame.columns)[0]
-        origin = self.origin(feature[0])
-        found = signature_of(row, self.texts, n_tokens=self.n_tokens, operators=origin)
-        if found is not None:
-            self._show_signature(found, settled=False)
-
-    def _show_signature(self, signature: m.Signature, *, settled: bool = True) -> None:
-        if self._bench.table.feature != (signature.layer, signature.feature):
-            return
-        if settled and self._key(signature.layer, signature.feature) not in self.inquiry.signatures:
-            return  # of other settings than those asked for now
-        way = self.ways.get(signature.layer)
-        stored = "float16" if signature.operators == "shipped" else ""
-        out, into = (way.value_blocks, way.key_blocks) if way is not None else (None, None)
-        self._bench.pane("value").show_signature(signature, out, stored)
-        self._bench.pane("key").show_signature(signature, into, stored)
-
-    def _show_paths(self, paths: m.Paths) -> None:
-        if self._bench.table.feature == (paths.layer, paths.feature) and self.ready is not None:
-            self._bench.paths.show_paths(paths, self.ready.n_layers)
-            self.show_block()
-
-    def _show_evidence(self, evidence: m.Evidence) -> None:
-        feature = evidence.layer, evidence.feature
-        if self._bench.table.feature != feature:
-            return
-        near = [(each.layer, each.feature) for each in (*evidence.by_value, *evidence.by_key)]
-        self._bench.evidence.show(
-            WhatIsKnown(
-                evidence,
-                self.inquiry.signatures.get(self._key(*feature)),
-                labels=self.labels(near),
-                provenance=tuple(known.provenance(self.ready, self.ways.get(evidence.layer))),
-            )
-        )
 
 
 def _pass_of(request: m.Sign | m.Split | m.Favour | m.Examine) -> str:

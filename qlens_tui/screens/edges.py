@@ -48,6 +48,22 @@ def where(bench: Workbench) -> list[list[str]]:
     return facts
 
 
+def lacking(bench: Workbench) -> str:
+    """Why the table has no columns: what an atlas waits for that no layer in sight has."""
+    browsing, dialogue = bench.browsing, bench.dialogue
+    layers = [browsing.layer] if browsing.layer is not None else sorted(browsing.known)
+    found = [browsing.known[layer] for layer in layers if layer in browsing.known]
+    if not found or any(layer.atlas is not None for layer in found):
+        return ""
+    if all(dialogue.origin(layer.layer) == "none" for layer in found):
+        return "columns come with operators: B builds them"
+    if dialogue.ready is None:
+        return "columns come when the model is loaded"
+    if dialogue.is_tabulating(layers):
+        return "columns are being computed (w: jobs)"
+    return "columns were cancelled: another layer and back computes them"
+
+
 def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 3] + "..."
 

@@ -23,13 +23,14 @@ from qlens_tui.keymap import KEYMAP
 from qlens_tui.place import Place, remember
 from qlens_tui.screens import edges, finding
 from qlens_tui.screens.browsing import Browsing
-from qlens_tui.screens.dialogue import SIDES, Dialogue
+from qlens_tui.screens.dialogue import Dialogue
 from qlens_tui.screens.help import Help, bindings_of
 from qlens_tui.screens.jobs import show_jobs
 from qlens_tui.screens.marking import Marking
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.probe import ProbeScreen, ask_prompt
 from qlens_tui.screens.reverse_search import ReverseSearch
+from qlens_tui.screens.showing import SIDES
 from qlens_tui.triage import Triage
 from qlens_tui.widgets.evidence_pane import EvidencePane
 from qlens_tui.widgets.feature_pane import FeaturePane
@@ -375,6 +376,7 @@ class Workbench(Screen[None]):
             self.query_one(StatusLine).tell([[words]], [""])
             return
         self.query_one(StatusLine).tell(edges.where(self), edges.now(self.dialogue))
+        self.table.set_lacking(edges.lacking(self))
         self._show_keys()
 
     def show_layers(self) -> None:

@@ -104,6 +104,7 @@ class FeatureTable(LinePane):
         self._writing = Writing(ascii_only=ascii_only)
         self._sorted: tuple[str | None, bool] = (None, False)
         self._nothing = "no features"
+        self._lacking = ""
         self._cursor = 0
         self._anchor: int | None = None
         self._all = False
@@ -151,6 +152,12 @@ class FeatureTable(LinePane):
         self._writing = replace(self._writing, with_layer=rows.spans_layers)
         self._id_width = rows.widest_feature + 3 * rows.spans_layers
         self._show()
+
+    def set_lacking(self, why: str) -> None:
+        """What the head says instead of columns where no row has any, a text of ours."""
+        if why != self._lacking:
+            self._lacking = why
+            self._show()
 
     def set_marks(self, marks: Mapping[int, Mapping[int, Mark]]) -> None:
         """Show these marks, given by layer and feature; lines without a change stay."""
@@ -275,14 +282,16 @@ class FeatureTable(LinePane):
     def _heading(self) -> str:
         by, descending = self._sorted
         arrow = ("\\" if descending else "/") if self.ascii_only else "▼" if descending else "▲"
-        return " " + "".join(
-            placed.column.heading(
+        text = " "
+        for placed in self._columns:
+            if self._lacking and placed.column.is_computed:
+                return text + self._lacking
+            text += placed.column.heading(
                 placed.width,
                 arrow if placed.column.source == by else "",
                 self._writing.edge(placed),
             )
-            for placed in self._columns
-        )
+        return text
 
     def _go(self, to: int, *, extend: bool = False, roll: int = 0) -> None:
         self._all = False

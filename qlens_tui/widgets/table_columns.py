@@ -99,6 +99,11 @@ class Column:
     is_baseline: bool = False
     has_edge: bool = False
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether it is of the atlas; the others are there without one."""
+        return self.source in SOURCES[3:]
+
     def cell(self, writing: Writing, values: Values, width: int) -> str:
         """Exactly `width` columns."""
         text = self.write(writing, values, width)

@@ -13,6 +13,7 @@ from qlens_tui.messages import (
     Dropped,
     Examine,
     Open,
+    ReadVocabulary,
     Search,
     Sign,
     Split,
@@ -55,6 +56,26 @@ def test_background_work_comes_after_everything_and_in_its_order(desk):
     put(desk, Build(id=1), Tabulate(id=2, layer=3), Search(id=3, token_id=1))
     put(desk, Tabulate(id=4, layer=4))
     assert taken(desk, 4) == [3, 1, 2, 4]
+
+
+def test_the_atlas_in_sight_comes_before_the_paths_but_not_before_lists_or_words(desk):
+    paths = Split(id=2, layer=3, feature=0, side="value")
+    put(desk, Tabulate(id=1, layer=4), paths, ReadVocabulary(id=3))
+    put(desk, Tabulate(id=4, layer=3, in_sight=True), Sign(id=5, layer=3, feature=0))
+    assert taken(desk, 5) == [5, 3, 4, 2, 1]
+
+
+def test_an_atlas_that_leaves_or_comes_into_sight_begins_again_in_its_new_place(desk):
+    for before, after in ((True, False), (False, True)):
+        first = Tabulate(id=1, layer=3, in_sight=before)
+        with desk.running(first):
+            put(desk, Tabulate(id=2, layer=3, in_sight=before))
+            desk.check(first)  # the same once more
+            put(desk, Tabulate(id=3, layer=3, in_sight=after))
+            with pytest.raises(Halted) as halted:
+                desk.check(first)
+            assert halted.value.event == Dropped(id=1)
+        assert desk.take().id == 3
 
 
 def test_a_build_gives_way_to_a_pane_but_not_to_another_job(desk):

@@ -20,6 +20,7 @@ from qlens_tui import messages as m
 from qlens_tui.app import QlensApp
 from qlens_tui.engine_answers import Answers
 from qlens_tui.screens.workbench import Workbench
+from qlens_tui.widgets.status_line import StatusLine
 from tests.qlens_tui.workplace import Workplace
 from tests.tui.terminal import Terminal, in_terminal
 
@@ -115,3 +116,13 @@ async def settled(pilot: Pilot[None], *keys: str) -> None:
             await pilot.app.workers.wait_for_complete()
         await pilot.pause(0.02)
     await pilot.pause(0.15)  # longer than the app waits for the cursor to rest
+
+
+def status(bench: Workbench) -> str:
+    """The first line of the screen."""
+    return bench.query_one(StatusLine).lines[0]
+
+
+def told(app: QlensApp) -> str:
+    """All that toasts said."""
+    return "\n".join(notification.message for notification in app._notifications)

@@ -6,19 +6,9 @@ import pytest
 
 from qlens_tui import messages as m
 from qlens_tui.place import KnownLayer
-from qlens_tui.screens.workbench import Workbench
-from qlens_tui.widgets.status_line import StatusLine
-from tests.tui.desk import SIZES, Desk, run, settled
+from tests.tui.desk import SIZES, run, settled, status, told
 
 pytestmark = pytest.mark.usefixtures("place")
-
-
-def status(bench: Workbench) -> str:
-    return bench.query_one(StatusLine).lines[0]
-
-
-def told(app: Desk) -> str:
-    return "\n".join(notification.message for notification in app._notifications)
 
 
 @pytest.mark.parametrize("size", SIZES)

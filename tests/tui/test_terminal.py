@@ -6,6 +6,7 @@ there, put together by a reader of the few sequences that Textual sends.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -61,6 +62,7 @@ class Session:
         self._reader.start()
 
     def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while not self._dropped:
             try:
                 if not select.select([self.master], [], [], 0.1)[0]:
@@ -68,7 +70,7 @@ class Session:
                 part = os.read(self.master, 65536)
             except OSError:
                 return
-            self.written += part.decode("utf-8", "replace")
+            self.written += decoder.decode(part)
 
     @property
     def screen(self) -> str:
@@ -99,8 +101,7 @@ class Session:
 
     def drop(self) -> None:
         """What a broken line is to the app: nobody holds the other end of its terminal."""
-        self._dropped = True
-        self._reader.join()  # who reads holds it open
+        self._stop_reading()  # who reads holds it open
         os.close(self.slave)
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, self.master)
@@ -110,8 +111,15 @@ class Session:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._stop_reading()
         os.close(self.slave)
         os.close(self.master)
+
+    def _stop_reading(self) -> None:
+        """First of all: once our end is closed its number is the next session's, and who still
+        reads there takes half of what that one writes."""
+        self._dropped = True
+        self._reader.join()
 
 
 @pytest.fixture

@@ -9,20 +9,9 @@ from lens_core.errors import StoreError
 from qlens_tui.export import read_export
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.prompt import Prompt
-from qlens_tui.screens.workbench import Workbench
-from qlens_tui.widgets.status_line import StatusLine
-from tests.tui.desk import SIZES, Desk, run, settled
+from tests.tui.desk import SIZES, run, settled, status, told
 
 pytestmark = pytest.mark.usefixtures("place")
-
-
-def status(bench: Workbench) -> str:
-    return bench.query_one(StatusLine).lines[0]
-
-
-def told(app: Desk) -> str:
-    """All that toasts said."""
-    return "\n".join(notification.message for notification in app._notifications)
 
 
 def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):

@@ -15,24 +15,14 @@ from qlens_tui.place import KnownLayer, recall
 from qlens_tui.screens.choice import Choice
 from qlens_tui.screens.prompt import Prompt
 from qlens_tui.screens.reverse_search import ReverseSearch
-from qlens_tui.screens.workbench import PANES, Workbench
+from qlens_tui.screens.workbench import PANES
 from qlens_tui.widgets.choice_list import ChoiceList
 from qlens_tui.widgets.key_line import KeyLine
 from qlens_tui.widgets.layer_column import LayerColumn
-from qlens_tui.widgets.status_line import StatusLine
-from tests.tui.desk import SIZES, Desk, run, settled
+from tests.tui.desk import SIZES, Desk, run, settled, status, told
 from tests.tui.terminal import in_terminal
 
 pytestmark = pytest.mark.usefixtures("place")
-
-
-def status(bench: Workbench) -> str:
-    return bench.query_one(StatusLine).lines[0]
-
-
-def told(app: Desk) -> str:
-    """All that toasts said."""
-    return "\n".join(notification.message for notification in app._notifications)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -280,77 +270,6 @@ def test_hits_of_layers_that_were_not_visited_have_their_tokens_too(place):
         there = [line for line in lines if re.match(r"\W*[12]:", line)]
         assert there
         assert all(len(line.split()) > 3 for line in there)
-
-    run(place, act)
-
-
-def test_what_was_left_is_found_again_the_next_time(place):
-    async def leave(terminal, bench):
-        bench.browsing.sort_by("value_gain")
-        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "c", "minus")
-        await settled(terminal.pilot, "tab", "tab", "2")
-
-    async def come_back(terminal, bench):
-        assert bench.table.feature == (1, 5)
-        assert bench.browsing.sort == "value_gain"
-        assert bench.pane("key").look.ids
-        assert bench.pane("key").look.end == "bottom"
-        assert bench.pane("key").look.lenses == ("first_order", "query_lens")
-        assert bench.pane("key").look.length == 5
-        assert bench.paths.transition == "first-order"
-        assert bench.focused is bench.pane("key")
-
-    run(place, leave)
-    run(place, come_back)
-
-
-def test_a_first_visit_says_that_the_features_come_with_the_model(place):
-    app = Desk(Path(place.config))
-    app.engine.start = lambda: None  # type: ignore[method-assign]
-
-    async def whole() -> None:
-        async with in_terminal(app, (80, 24)) as terminal:
-            await terminal.pilot.pause(0.3)
-            assert "the features come with the model" in "".join(app._bench.table.lines)
-            assert "all layers" not in status(app._bench)
-            await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
-            assert terminal.pilot.app.screen is app._bench
-            app.finish()
-        app.end()
-
-    asyncio.run(whole())
-
-
-def test_the_table_and_the_lists_stand_before_the_model_does(place):
-    async def visit(terminal, bench):
-        await settled(terminal.pilot, "j")
-
-    run(place, visit)
-    app = Desk(Path(place.config))
-    app.engine.start = lambda: None  # type: ignore[method-assign]
-
-    async def whole() -> None:
-        async with in_terminal(app, (160, 48)) as terminal:
-            await terminal.pilot.pause(0.3)
-            await settled(terminal.pilot, "j")
-            bench = app._bench
-            assert bench.table.feature == (0, 2)
-            assert bench.pane("value").view.feature == 2
-            assert bench.pane("value").view.value.top.query_lens.ids
-            app.finish()
-        app.end()
-
-    asyncio.run(whole())
-
-
-def test_an_engine_that_dies_is_started_again_and_the_user_told(place):
-    async def act(terminal, bench):
-        bench.qlens.engine.die()
-        await terminal.pilot.pause(0.8)
-        await settled(terminal.pilot, "j")
-        assert bench.qlens.engine.alive
-        assert "SIGKILL" in told(bench.app)
-        assert bench.pane("value").view.feature == 1
 
     run(place, act)
 
