@@ -9,7 +9,6 @@ from qlens_tui.screens.help import keys_of
 from qlens_tui.widgets.key_line import Key
 
 if TYPE_CHECKING:
-    from qlens_tui.screens.dialogue import Dialogue
     from qlens_tui.screens.workbench import Workbench
 
 _BEFORE: Mapping[str, list[Key]] = {
@@ -68,8 +67,9 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 3] + "..."
 
 
-def now(dialogue: Dialogue) -> tuple[str, ...]:
+def now(bench: Workbench) -> tuple[str, ...]:
     """What is going on, in its wordings, longest first."""
+    dialogue = bench.dialogue
     jobs = dialogue.inquiry.jobs
     if jobs:
         # The newest that moves is the one that others give way to.
@@ -80,6 +80,8 @@ def now(dialogue: Dialogue) -> tuple[str, ...]:
         return (dialogue.state,)
     if dialogue.released:
         return "model released; it comes back when asked", "model released"
+    if not bench.browsing.known:
+        return ("loading the dictionary",)
     return ("ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready",)
 
 

@@ -375,7 +375,7 @@ class Workbench(Screen[None]):
             words = f"80x24 is the least; this is {size.width}x{size.height}"
             self.query_one(StatusLine).tell([[words]], [""])
             return
-        self.query_one(StatusLine).tell(edges.where(self), edges.now(self.dialogue))
+        self.query_one(StatusLine).tell(edges.where(self), edges.now(self))
         self.table.set_lacking(edges.lacking(self))
         self._show_keys()
 
