@@ -60,6 +60,8 @@ def lacking(bench: Workbench) -> str:
         return "columns come when the model is loaded"
     if dialogue.is_tabulating(layers):
         return "columns are being computed (w: jobs)"
+    if browsing.layer is None:
+        return "columns come with the first visit of each layer"
     return "columns were cancelled: another layer and back computes them"
 
 

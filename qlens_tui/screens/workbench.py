@@ -131,7 +131,7 @@ class Workbench(Screen[None]):
         self.browsing.begin_empty()
         self.marking.read_all()
         self.browsing.refresh()
-        # Seldom a repaint was seen to wait for the next key: nothing had woken the screen for it.
+        # Toasts were once seen to stay until the next key, as if nothing had woken the screen.
         self.set_interval(_WAKE, self.check_idle)
         self.set_interval(_WATCH_MARKS, self.marking.watch)
 
