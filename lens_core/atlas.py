@@ -223,10 +223,11 @@ def _frame(
     tick: Callable[[], None],
 ) -> pl.DataFrame:
     columns = {"feature": torch.arange(rows.start, rows.stop)}
-    columns |= _activity(lens, layer, rows)
     for side in SIDES:
         for name, found in _side(lens, side, dictionary, rows, k, tick).items():
             columns[f"{side}_{name}"] = found
+    # Last: who asks for a feature's contexts meanwhile has made the pass that this takes.
+    columns |= _activity(lens, layer, rows)
     frame = pl.DataFrame([_series(name, found) for name, found in columns.items()])
     # Fewer contexts where it fired less often, none where it did not.
     fired = pl.col("context_samples").list.eval(pl.element() >= 0).list.sum()

@@ -130,7 +130,7 @@ def is_whole_piece(path: Path) -> bool:
 def caches(cache: Path) -> list[Path]:
     """The user's own cache, and the read-only one in `QLENS_SHARED_CACHE`."""
     shared = os.environ.get("QLENS_SHARED_CACHE")
-    return [cache, Path(shared).expanduser()] if shared else [cache]
+    return [cache, Path(os.path.expanduser(shared))] if shared else [cache]
 
 
 def find_layer(cache: Path, fingerprint: str) -> CachedLayer | None:

@@ -84,7 +84,7 @@ def load_model(
     if config.name.startswith("package:"):
         hf_model, tokenizer, fingerprint = _from_package(config.name, cache_dir, say)
     else:
-        where = Path(config.name).expanduser()
+        where = Path(os.path.expanduser(config.name))
         local = where.is_dir()
         if not local and (config.name.startswith((".", "/", "~")) or where.is_absolute()):
             raise ModelError(f"no model directory {where}: check [model].name")
@@ -144,7 +144,7 @@ def _why_not_loaded(name: str, what: str, error: Exception, offline: bool) -> st
     def met(*kinds: type[BaseException]) -> bool:
         return any(isinstance(each, kinds) for each in chain)
 
-    is_local = Path(name).expanduser().is_dir()
+    is_local = Path(os.path.expanduser(name)).is_dir()
     if met(GatedRepoError):
         return (
             f"{name} is gated: accept its terms on https://huggingface.co/{name} and set HF_TOKEN"

@@ -66,10 +66,16 @@ def check_place(path: Path) -> None:
     Raises:
         StoreError: it is a directory, its folder is missing, or no file can be made in that.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise StoreError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise StoreError(f"cannot write {path}: there is no directory {path.parent}")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise StoreError(f"cannot write {path}: {one_line(error)}") from None
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise StoreError(f"cannot write {path}: no permission to make files in {path.parent}")
 

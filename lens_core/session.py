@@ -108,7 +108,7 @@ def _finished_operators(
     cache: Path, model: ResidualModel, reference: ReferenceSample
 ) -> Operators | ShippedOperators | None:
     shared = os.environ.get("QLENS_SHARED_CACHE")
-    for root in (cache, Path(shared).expanduser()) if shared else (cache,):
+    for root in (cache, Path(os.path.expanduser(shared))) if shared else (cache,):
         directory = operators_directory(root, model, reference)
         if is_complete(directory):
             # The directory's name is the fingerprint that its content must have.

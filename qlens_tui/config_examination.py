@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -76,7 +77,7 @@ def _model(config: Config) -> tuple[Finding, Shape | None]:
     name = config.model.name
     if name.startswith("package:"):
         return _package(name)
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))
     if local.is_absolute() and not local.is_dir():
         return Finding("model", "broken", f"no directory {local}", "check [model].name"), None
     from transformers import AutoConfig

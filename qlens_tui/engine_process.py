@@ -23,6 +23,7 @@ import threading
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
 from qlens_tui.engine_answers import Answers
@@ -48,15 +49,13 @@ class Worker:
 
     def run(self) -> None:
         """Until the desk is closed."""
-        while True:
-            try:
+        with suppress(Closed):
+            while True:
                 request = self._desk.take(self._answers.idle_seconds)
-            except Closed:
-                return
-            if request is None:
-                self._tell(self._answers.release())
-            else:
-                self._serve(request)
+                if request is None:
+                    self._tell(self._answers.release())
+                else:
+                    self._serve(request)
 
     def tick(self, text: str, done: int, total: int) -> None:
         """Report progress of what runs, and serve what is more urgent; may end what runs."""

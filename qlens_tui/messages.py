@@ -23,7 +23,7 @@ Method = Literal["operator", "direct"]
 SearchLens = Literal["query", "logit", "first-order"]
 OperatorsFrom = Literal["built", "shipped", "none"]
 
-SESSION, AT_ONCE, SOON, NEXT, WHEN_IDLE, BACKGROUND = range(6)
+SESSION, AT_ONCE, SOON, NEXT, IN_SIGHT, WHEN_IDLE, BACKGROUND = range(7)
 """In this order requests are taken. A request that runs gives way at its ticks to those up to
 `SOON` and to more urgent ones than itself; a session is opened when nothing runs."""
 
@@ -210,8 +210,8 @@ class Tabulate(Request):
     """Bring the atlas of a layer into the cache; answered by `AtlasReady`.
 
     That of the layer `in_sight`, whose columns are blank until then, comes before the paths of
-    its features; any other when nothing else is to do. What is asked again for the other reason
-    goes on from the pieces that are done.
+    its features, but after their contexts; any other when nothing else is to do. What is asked
+    again for the other reason goes on from the pieces that are done.
     """
 
     layer: int
@@ -223,7 +223,7 @@ class Tabulate(Request):
 
     @property
     def urgency(self) -> int:
-        return NEXT if self.in_sight else BACKGROUND
+        return IN_SIGHT if self.in_sight else BACKGROUND
 
     def keeps(self, running: Request) -> bool:
         return running.urgency == self.urgency

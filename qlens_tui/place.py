@@ -53,6 +53,8 @@ class Place:
     k: int | None = None
     transition: str | None = None
     off: tuple[int, ...] = ()
+    convention: str = "paper"
+    final_norm: str = "apply"
     tab: str = "value"
     pane: str = "table"
     ids: bool = False
@@ -68,7 +70,9 @@ class Place:
 def state_dir() -> Path:
     """QLENS_STATE_DIR, or the platform's directory for state; not made here."""
     chosen = os.environ.get("QLENS_STATE_DIR")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_state_path("qlens", False)
+    if not chosen:
+        return platformdirs.user_state_path("qlens", False)
+    return Path(os.path.expanduser(chosen))
 
 
 def _file(config: Path) -> Path:
@@ -103,6 +107,8 @@ def _sane(place: Place) -> bool:
     if place.lenses is not None and not all(lens in lenses for lens in place.lenses):
         return False
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
+        return False
+    if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):
         return False
     words = (place.filter, place.tab, place.pane, place.model)
     optional = (place.sort, place.transition, place.theme)

@@ -70,7 +70,7 @@ class Browsing:
         """The rows of layers that are in memory."""
         return {
             layer: frame
-            for layer, (known, frame) in self._frames.items()
+            for layer, (known, frame) in list(self._frames.items())  # threads put more there
             if self.known.get(layer) == known
         }
 
@@ -86,10 +86,14 @@ class Browsing:
 
     def keep_only(self, layers: Sequence[int]) -> None:
         """Forget what was remembered of layers that the configuration has no more."""
-        for gone in set(self.known) - set(layers):
+        lost = set(self.known) - set(layers)
+        for gone in lost:
             for kept in (self.known, self._frames, self._last):
                 kept.pop(gone, None)
         self._behind = [stop for stop in self._behind if stop.feature[0] in layers]
+        if lost:
+            self._empty("reading")  # there are no marks for rows of what is gone
+            self.refresh()
 
     def begin(self, layers: Sequence[int], at: tuple[int, int] | None) -> None:
         """The layers are known: begin `at` a feature, unless the user is somewhere already."""
@@ -189,6 +193,16 @@ class Browsing:
         if not self.known:
             self._empty("the features come with the model")
 
+    def wait_for(self, layer: int) -> None:
+        """A layer's dictionary is being loaded: say so where its features will be."""
+        if layer == self.layer and layer not in self.known:
+            self._empty(f"reading layer {layer}")
+
+    def cannot_show(self, layer: int, why: str) -> None:
+        """A layer's dictionary was not to be had: say so where its features would be."""
+        if layer == self.layer and layer not in self.known:
+            self._empty(why)
+
     def texts_arrived(self) -> None:
         """The vocabulary is there, which words and an order by token wait for."""
         if self.filter or (self.sort or "").endswith("_ids"):
@@ -272,7 +286,7 @@ class Browsing:
 
     def _drop_frames(self, shown: Sequence[int]) -> None:
         """Let go the frames of other layers, those read first, where they are large."""
-        others = [layer for layer in self._frames if layer not in shown]
+        others = [layer for layer in list(self._frames) if layer not in shown]
         sizes = [self._frames[layer][1].estimated_size() for layer in others]
         while others and sum(sizes) > _KEPT_BYTES:
             del self._frames[others.pop(0)], sizes[0]

@@ -45,10 +45,14 @@ class Dialogue:
         self.ready: m.Ready | None = None
         self.released = False
         self.ways: dict[int, m.Layer] = {}
+        self.no_atlas: dict[int, str] = {}
+        """Why a layer's atlas is neither there nor on its way."""
         self.texts: list[str] | None = None
         self.k = place.k
         self.settings = m.Settings(
             transition=place.transition or "full",  # type: ignore[arg-type]
+            convention=place.convention,  # type: ignore[arg-type]
+            final_norm=place.final_norm,  # type: ignore[arg-type]
             off=place.off,
         )
         self._switched = place.transition is not None
@@ -72,6 +76,7 @@ class Dialogue:
     def started(self) -> None:
         """A new process is up, or a new session: what was asked before will not be answered."""
         self.inquiry.forget()
+        self.no_atlas.clear()
         self.ready = None
         self._bench.say("opening")
 
@@ -127,9 +132,16 @@ class Dialogue:
             case m.Notice():
                 self._bench.qlens.toast(event.text, "warning")
             case m.Failed():
-                self._failed(event.text, request)
+                self._failed(event, event.text, request)
             case m.Cancelled() if isinstance(request, _PASSES):
-                self._failed("cancelled: go to another feature and back to compute it", request)
+                text = "cancelled: go to another feature and back to compute it"
+                self._failed(event, text, request)
+            case m.Cancelled() if isinstance(request, m.Tabulate):
+                self.no_atlas[request.layer] = "columns were cancelled: B computes them"
+            case m.Dropped() if isinstance(request, m.Examine):
+                # Nobody asked anew if the cursor was back before this was heard.
+                if self._bench.table.feature == (request.layer, request.feature):
+                    self._ask_at_rest()
         self._bench.say()
 
     def died(self, text: str, again: bool) -> None:
@@ -223,17 +235,23 @@ class Dialogue:
                 self.state = doing
         bench.say()
 
-    def _failed(self, text: str, request: m.Request | None) -> None:
+    def _failed(self, event: m.Event, text: str, request: m.Request | None) -> None:
         bench = self._bench
         if self._showing.failed(request, text):
             return
         match request:
             case m.Search():
                 if self.search is not None:
-                    self.search.failed(text)
+                    self.search.failed(text, event.id)
             case m.Probe():
                 if self.probe is not None:
-                    self.probe.failed(text)
+                    self.probe.failed(text, event.id)
+            case m.DescribeLayer():
+                bench.browsing.cannot_show(request.layer, text)
+                bench.qlens.toast(text, "error")
+            case m.Tabulate():
+                self.no_atlas[request.layer] = f"no columns (B tries again): {text}"
+                bench.qlens.toast(text, "error")
             case m.Open():
                 self.state = "cannot open: B tries again"
                 bench.qlens.toast(text, "error", long=True)
@@ -252,6 +270,7 @@ class Dialogue:
         found = self._bench.browsing.known.get(layer)
         if found is None:
             self.ask(m.DescribeLayer(layer=layer))
+            self._bench.browsing.wait_for(layer)
         elif self.ready is not None and found.atlas is None and self.origin(layer) != "none":
             self.tabulate(layer)
         for request in list(self.inquiry.asked.values()):
@@ -260,9 +279,12 @@ class Dialogue:
 
     def tabulate(self, layer: int) -> None:
         """Have a layer's atlas made: at once if the layer is in sight, else in the background."""
-        in_sight = layer == self._bench.browsing.layer
-        request = m.Tabulate(layer=layer, in_sight=in_sight)
-        self.inquiry.ask_once(request, job=f"atlas of layer {layer}")
+        wanted = m.Tabulate(layer=layer, in_sight=layer == self._bench.browsing.layer)
+        for number, request in list(self.inquiry.asked.items()):
+            if isinstance(request, m.Tabulate) and request.layer == layer and request != wanted:
+                self.inquiry.answered(number)  # it makes place for this one
+        self.no_atlas.pop(layer, None)
+        self.inquiry.ask_once(wanted, job=f"atlas of layer {layer}")
 
     def is_tabulating(self, layers: Sequence[int]) -> bool:
         """Whether the atlas of one of these layers is under way."""
@@ -279,6 +301,9 @@ class Dialogue:
                 bench.notify("the model is still loading", severity="warning")
             else:
                 bench.qlens.reopen()
+        elif bench.browsing.layer is not None and not self._is_complete(bench.browsing.layer):
+            self.need_layer(bench.browsing.layer)
+            bench.say()
         elif self.ready.operators == "built":
             for layer in self.ready.layers:
                 self.tabulate(layer)
@@ -286,6 +311,13 @@ class Dialogue:
         else:
             self.inquiry.ask_once(m.Build(), job="operators")
             bench.notify("building the operators (w: jobs)")
+
+    def _is_complete(self, layer: int) -> bool:
+        """Whether nothing is left to do for a layer, or it is being done."""
+        found = self._bench.browsing.known.get(layer)
+        if found is None or self.origin(layer) == "none":
+            return found is not None
+        return found.atlas is not None or self.is_tabulating([layer])
 
     def switch(self, settings: m.Settings) -> None:
         """Carry features in another way."""

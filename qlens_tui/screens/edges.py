@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from qlens_tui import messages as m
 from qlens_tui.screens.help import keys_of
+from qlens_tui.text import visible
 from qlens_tui.widgets.key_line import Key
 
 if TYPE_CHECKING:
@@ -58,11 +60,10 @@ def lacking(bench: Workbench) -> str:
         return "columns come with operators: B builds them"
     if dialogue.ready is None:
         return "columns come when the model is loaded"
-    if dialogue.is_tabulating(layers):
-        return "columns are being computed (w: jobs)"
     if browsing.layer is None:
         return "columns come with the first visit of each layer"
-    return "columns were cancelled: another layer and back computes them"
+    why = dialogue.no_atlas.get(browsing.layer, "columns are being computed (w: jobs)")
+    return visible(why, ascii_only=bench.ascii)
 
 
 def _cut(text: str, room: int) -> str:
@@ -82,8 +83,11 @@ def now(bench: Workbench) -> tuple[str, ...]:
         return (dialogue.state,)
     if dialogue.released:
         return "model released; it comes back when asked", "model released"
-    if not bench.browsing.known:
-        return ("loading the dictionary",)
+    layer = bench.browsing.layer
+    if layer is not None and layer not in bench.browsing.known:
+        asked = dialogue.inquiry.asked.values()
+        loading = any(isinstance(each, m.DescribeLayer) and each.layer == layer for each in asked)
+        return ("loading the dictionary" if loading else "no dictionary: B tries again",)
     return ("ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready",)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,11 @@ class _Scope:
 
 def ask_and_export(bench: Workbench) -> None:
     """Ask for the features and the file, then write it."""
-    scopes = _scopes(bench)
+    try:
+        scopes = _scopes(bench)
+    except LensError as error:  # of the file of marks
+        bench.qlens.toast(str(error), "error")
+        return
     if not scopes:
         bench.notify("there is nothing to export yet", severity="warning")
         return
@@ -75,7 +80,7 @@ def _ask_file(bench: Workbench, scope: _Scope) -> None:
     from qlens_tui.export import check_destination
 
     def typed(prompt: Prompt, text: str) -> None:
-        if check(text) is None and _path(text).exists():
+        if check(text) is None and os.path.exists(_path(text)):
             prompt.tell("this file exists: enter replaces it", problem=True)
 
     def check(text: str) -> str | None:
@@ -111,7 +116,7 @@ def _free_name() -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(text.strip()).expanduser()
+    return Path(os.path.expanduser(text.strip()))
 
 
 async def _export(bench: Workbench, scope: _Scope, path: Path) -> None:
@@ -140,7 +145,7 @@ def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
     layers = sorted(rows["layer"].unique().to_list())
     atlases = []
     for layer in layers or sorted(known)[:1]:
-        place = known[layer].atlas
+        place = known[layer].atlas if layer in known else None
         found = None
         if place is not None:
             found = find_layer(Path(place).parent.parent, Path(place).name)

@@ -43,15 +43,24 @@ class Marking:
         selection, triage = self._selection(), self.triage
         if not selection or triage is None:
             return
-        tags, count = triage.tags(), _count(selection)
-        here = self._tags_of(selection) if count == 1 else frozenset()
+        count = _count(selection)
+        try:
+            tags = triage.tags()
+            here = self._tags_of(selection) if count == 1 else frozenset()
+        except LensError as error:
+            self._bench.qlens.toast(str(error), "error")
+            return
 
         def typed(prompt: Prompt, text: str) -> None:
-            wanted = text.strip().casefold()
+            sign = "-" if text.strip().startswith("-") else ""
+            wanted = text.strip().removeprefix("-").casefold()
             matching = [tag for tag in tags if wanted in tag.casefold()][:50]
             prompt.offer(
                 [
-                    Suggestion(f"{shown(tag)}{'  (take off)' if tag in here else ''}", tag)
+                    Suggestion(
+                        f"{sign}{shown(tag)}{'  (take off)' if sign or tag in here else ''}",
+                        f"{sign}{tag}",
+                    )
                     for tag in matching
                 ]
             )
@@ -63,18 +72,25 @@ class Marking:
             if not text.strip():
                 return None
             try:
-                tag_name(text.strip().removeprefix("-"))
+                tag, off = meant(text)
             except LensError as error:
                 return str(error)
-            return None
+            return f"there is no tag {shown(tag)} to take off" if off and tag not in tags else None
+
+        def meant(text: str) -> tuple[str, bool]:
+            """The tag as it is kept, and whether it is to be taken off."""
+            tag = tag_name(text)
+            if tag not in tags and tag.startswith("-"):
+                return tag_name(tag[1:]), True
+            return tag, tag in here
 
         def apply(answer: Answer | None) -> None:
-            tag = answer.text.strip() if answer is not None else ""
-            if tag.startswith("-") and tag[1:].strip() in tags:
-                self._edit(lambda: triage.apply(selection, remove=[tag[1:].strip()]), selection)
-            elif tag in here:
+            if answer is None or not answer.text.strip():
+                return
+            tag, off = meant(answer.text)
+            if off:
                 self._edit(lambda: triage.apply(selection, remove=[tag]), selection)
-            elif tag:
+            else:
                 self._edit(lambda: triage.apply(selection, add=[tag]), selection)
 
         what = f"{count:,} features" if count > 1 else "this feature"
@@ -99,7 +115,11 @@ class Marking:
                 return str(error)
             return None
 
-        before = triage.mark(dictionary.sha256, number).note
+        try:
+            before = triage.mark(dictionary.sha256, number).note
+        except LensError as error:
+            self._bench.qlens.toast(str(error), "error")
+            return
         title = f"note on {layer}:{number}"
         self._bench.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._bench.ascii))
 

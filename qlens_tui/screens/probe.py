@@ -125,9 +125,10 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
         if self._request is not None and self.is_attached:
             self._tell(text, "pane--waiting")
 
-    def failed(self, text: str) -> None:
-        """The engine cannot answer."""
-        if self._request is not None and self.is_attached:
+    def failed(self, text: str, request: int | None = None) -> None:
+        """The engine cannot answer what was asked last; `request`, if it says which."""
+        of_it = request in (None, self._request)
+        if self._request is not None and of_it and self.is_attached:
             self._request = None
             self._tell(f"! {text}", "pane--problem")
             self._list()

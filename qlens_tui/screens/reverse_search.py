@@ -124,6 +124,10 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("searching")
         chosen.set_choices(())
+        if self._bench.dialogue.ready is None:
+            self._request = 0
+            self.failed("the model is still loading: ask again when it is ready")
+            return
         self._request = inquiry.ask(question)
 
     def found(self, event: m.Found) -> None:
@@ -184,9 +188,9 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         known = self._bench.browsing.known.get(hit.layer)
         return "" if reading and known is not None and known.atlas is not None else _NO_ATLAS
 
-    def failed(self, text: str) -> None:
-        """The engine cannot answer."""
-        if self.is_attached:
+    def failed(self, text: str, request: int | None = None) -> None:
+        """The engine cannot answer what was asked last; `request`, if it says which."""
+        if request in (None, self._request) and self.is_attached:
             self.query_one(ChoiceList).say_nothing(visible(text, ascii_only=self._bench.ascii))
 
     def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:

@@ -63,7 +63,7 @@ class Showing:
                 for side in SIDES:
                     bench.pane(side).expect(request.layer, request.feature, text)
             case m.Split():
-                bench.paths.expect(request.layer, request.feature, text)
+                bench.paths.expect(request.layer, request.feature, text, side=request.side)
             case m.Favour():
                 bench.paths.favour(_block_of(request), (), text)
             case m.Examine():
@@ -84,7 +84,7 @@ class Showing:
                 for side in SIDES:
                     bench.pane(side).fail(request.layer, request.feature, text)
             case m.Split():
-                bench.paths.fail(request.layer, request.feature, text)
+                bench.paths.fail(request.layer, request.feature, text, side=request.side)
             case m.Favour():
                 bench.paths.favour(_block_of(request), (), text)
             case m.Examine() if bench.table.feature == (request.layer, request.feature):
@@ -101,14 +101,13 @@ class Showing:
                 pane.fail(*feature, text)
 
     def from_atlas(self) -> None:
-        """The feature's lists from its atlas row, until the engine has answered."""
+        """The feature's lists from its atlas row, if those are asked for, until the engine's."""
         bench, dialogue = self._bench, self._dialogue
         feature, rows = bench.table.feature, bench.table.rows
-        plain = dialogue.settings.transition == "full" and not dialogue.settings.off
         if (
             feature is None
             or rows is None
-            or not plain
+            or dialogue.settings != m.Settings(method=dialogue.settings.method)
             or bench.pane("value").look.end == "bottom"
             or dialogue.key(*feature) in dialogue.inquiry.signatures
         ):

@@ -411,6 +411,8 @@ class Workbench(Screen[None]):
             k=dialogue.k if ready is None or dialogue.k != ready.k else None,
             transition=dialogue.settings.transition,
             off=dialogue.settings.off,
+            convention=dialogue.settings.convention,
+            final_norm=dialogue.settings.final_norm,
             tab=self._tab,
             pane=focused.id if focused is not None and focused.id in PANES else "table",
             ids=look.ids,

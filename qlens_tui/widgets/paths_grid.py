@@ -147,6 +147,7 @@ class PathsGrid(FeaturePane[BothWays]):
         self._layers = 0
         self._arrived: dict[Side, Paths] = {}
         self._favoured: tuple[FeatureBlock, tuple[str, ...], str] | None = None
+        self._failed: dict[Side, str] = {}
 
     @property
     def bare_block(self) -> FeatureBlock | None:
@@ -207,7 +208,9 @@ class PathsGrid(FeaturePane[BothWays]):
         others = {**(shown.paths if shown is not None else {}), **self._arrived}
         others = {side: known for side, known in others.items() if _of(known) == of}
         self._arrived = {**others, paths.side: paths}
-        if len(self._arrived) == len(SIDES) or shown is not None or self._late:
+        self._failed.pop(paths.side, None)
+        sides = self._arrived.keys() | self._failed.keys()
+        if len(sides) == len(SIDES) or shown is not None or self._late:
             self._show_arrived()
 
     def _show_arrived(self) -> None:
@@ -226,17 +229,29 @@ class PathsGrid(FeaturePane[BothWays]):
         self.show(BothWays(layer, feature, self._arrived))
 
     def clear(self) -> None:
-        self._arrived = {}
+        self._arrived, self._failed = {}, {}
         super().clear()
+
+    def expect(
+        self, layer: int, feature: int, doing: str = "computing", side: Side | None = None
+    ) -> None:
+        """As of any pane; `side` if it is about one of them, else both are asked for anew."""
+        if side is None:
+            self._failed = {}
+        else:
+            self._failed.pop(side, None)
+        super().expect(layer, feature, doing)
 
     def _give_up_waiting(self) -> None:
         super()._give_up_waiting()
         if self._awaited in {_of(paths) for paths in self._arrived.values()}:
             self._show_arrived()
 
-    def fail(self, layer: int, feature: int, problem: str) -> None:
+    def fail(self, layer: int, feature: int, problem: str, side: Side | None = None) -> None:
         """Say why there are no shares; what was shown of the same feature stays, in grey."""
         view = self.view
+        if side is not None:
+            self._failed[side] = problem
         super().fail(layer, feature, problem)
         if view is not None and (view.layer, view.feature) == (layer, feature):
             self._view = view
@@ -351,14 +366,20 @@ class PathsGrid(FeaturePane[BothWays]):
         arrow = ">" if self.ascii_only else "▸"
         missing = [side for side in SIDES if side not in view.paths]
         if missing:
-            return f"{arrow} {missing[0]} {self.doing()}"
+            return self._failure(missing[0]) or f"{arrow} {missing[0]} {self.doing()}"
         late = [side for side in view.paths if not self._as_asked(side)]
         if not late:
             return ""
         settings = view.paths[late[0]].settings
         off = len(set(settings.off) & self._rows.keys())
         shown = f"grey: {settings.transition}, {f'{off} off' if off else 'all on'}"
-        return shown if self._problem else f"{arrow} {self.doing()} {shown}"
+        if self._problem:
+            return shown
+        return f"{self._failure(late[0]) or f'{arrow} {self.doing()}'} {shown}"
+
+    def _failure(self, side: Side) -> str:
+        problem = self._failed.get(side)
+        return f"! {side}: {self.printable(problem)}" if problem is not None else ""
 
     def _grid(self, width: int) -> Iterator[Line]:
         room = max(0, width - _LABELS - 1)

@@ -22,6 +22,8 @@ from lens_core.neighbours import neighbours
 from lens_core.session import open_session
 from qlens_tui import messages as m
 from qlens_tui.engine import COMMAND, Engine
+from qlens_tui.engine_desk import Desk
+from qlens_tui.engine_process import Worker
 from qlens_tui.wire import LARGEST_FRAME, messages_of, write_message
 from tests.qlens_tui.workplace import D_VOCAB, HOSTILE, N_LAYERS, Workplace, make_workplace
 
@@ -392,6 +394,21 @@ def test_closing_leaves_no_process_no_thread_and_says_nothing(workplace):
     assert not process.is_running()
     assert set(threading.enumerate()) == threads
     assert client.told.empty()
+
+
+def test_closing_while_something_is_served_ends_the_work_and_is_no_crash(monkeypatch):
+    desk, told = Desk(), []
+    worker = Worker(desk, told.append)
+
+    def answer(request):
+        desk.close()
+        worker.tick("building", 0, 9)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(worker._answers, "to", answer)
+    desk.put(m.Build(id=1))
+    worker.run()
+    assert not told
 
 
 def customised(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:

@@ -61,8 +61,13 @@ def test_background_work_comes_after_everything_and_in_its_order(desk):
 def test_the_atlas_in_sight_comes_before_the_paths_but_not_before_lists_or_words(desk):
     paths = Split(id=2, layer=3, feature=0, side="value")
     put(desk, Tabulate(id=1, layer=4), paths, ReadVocabulary(id=3))
-    put(desk, Tabulate(id=4, layer=3, in_sight=True), Sign(id=5, layer=3, feature=0))
+    atlas = Tabulate(id=4, layer=3, in_sight=True)
+    put(desk, atlas, Sign(id=5, layer=3, feature=0))
     assert taken(desk, 5) == [5, 3, 4, 2, 1]
+    with desk.running(atlas):
+        put(desk, paths, Examine(id=6, layer=3, feature=0))
+        assert desk.take_meanwhile().id == 6  # one pass, which the atlas needs too
+        assert desk.take_meanwhile() is None
 
 
 def test_an_atlas_that_leaves_or_comes_into_sight_begins_again_in_its_new_place(desk):

@@ -307,6 +307,7 @@ for path in sys.argv[1:]:
         ("x", UsageError, "end its name in .csv"),
         ("none/x.csv", StoreError, "there is no directory"),
         ("folder.csv", StoreError, "it is a directory"),
+        ("x" * 300 + ".csv", StoreError, "File name too long"),
     ],
 )
 def test_a_destination_that_cannot_be_is_one_line(

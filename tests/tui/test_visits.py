@@ -105,7 +105,7 @@ def test_a_layer_without_an_atlas_says_what_its_columns_wait_for(place):
         ]  # fmt: skip
         for each in atlases:
             bench.dialogue.hear(m.Cancelled(id=each.id))
-        assert "another layer and back computes them" in bench.table.lines[0]
+        assert "columns were cancelled: B computes them" in bench.table.lines[0]
         await settled(terminal.pilot, "h")
         assert bench.browsing.layer is None
         assert "columns come with the first visit of each layer" in bench.table.lines[0]
