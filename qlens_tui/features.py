@@ -33,14 +33,14 @@ _READOUTS = {
 }
 
 
-def layer_frame(known: KnownLayer) -> tuple[pl.DataFrame, bool]:
-    """The rows of a layer, and whether they are its atlas's."""
+def layer_frame(known: KnownLayer) -> pl.DataFrame:
+    """The rows of a layer: its atlas's, or for want of one layer and feature alone."""
     frame = atlas_rows(known)
     if frame is not None:
-        return frame, True
+        return frame
     features = pl.int_range(known.n_features, dtype=pl.Int32, eager=True).alias("feature")
     layer = pl.lit(known.layer, pl.Int32).alias("layer")
-    return features.to_frame().select(layer, features), False
+    return features.to_frame().select(layer, features)
 
 
 def atlas_rows(

@@ -271,7 +271,7 @@ class Browsing:
         for known in layers:
             kept = self._frames.get(known.layer)
             if kept is None or kept[0] != known:
-                kept = self._frames[known.layer] = known, layer_frame(known)[0]
+                kept = self._frames[known.layer] = known, layer_frame(known)
             frames.append(kept[1])
         frame = together(frames)
         if wanted or sort in _MARKS:

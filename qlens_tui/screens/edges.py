@@ -50,13 +50,12 @@ def where(bench: Workbench) -> list[list[str]]:
 
 
 def lacking(bench: Workbench) -> str:
-    """Why the table has no columns: what an atlas waits for that no layer in sight has."""
-    browsing, dialogue = bench.browsing, bench.dialogue
-    layers = [browsing.layer] if browsing.layer is not None else sorted(browsing.known)
-    found = [browsing.known[layer] for layer in layers if layer in browsing.known]
-    if not found or any(layer.atlas is not None for layer in found):
+    """Why the table has no columns: what the atlas waits for that no layer in sight has."""
+    browsing, dialogue, rows = bench.browsing, bench.dialogue, bench.table.rows
+    if rows is None or not rows.frame.height or "value_query_ids" in rows.frame.columns:
         return ""
-    if all(dialogue.origin(layer.layer) == "none" for layer in found):
+    layers = [browsing.layer] if browsing.layer is not None else sorted(browsing.known)
+    if all(dialogue.origin(layer) == "none" for layer in layers):
         return "columns come with operators: B builds them"
     if dialogue.ready is None:
         return "columns come when the model is loaded"
