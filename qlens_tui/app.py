@@ -290,7 +290,8 @@ class QlensApp(KeysInOrder):
         # A line that drops, or ctrl+q, in the middle of a note.
         for screen in self.screen_stack:
             if isinstance(screen, NoteEditor):
-                screen.keep_now()
+                # Not kept at first where another session changed it; nobody is there to decide.
+                _ = screen.keep_now() or screen.keep_now()
         if self._bench is not None:
             self._bench.save()
         self.exit()

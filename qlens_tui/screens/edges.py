@@ -87,6 +87,8 @@ def now(bench: Workbench) -> tuple[str, ...]:
         asked = dialogue.inquiry.asked.values()
         loading = any(isinstance(each, m.DescribeLayer) and each.layer == layer for each in asked)
         return ("loading the dictionary" if loading else "no dictionary: B tries again",)
+    if dialogue.ready.operators == "shipped":
+        return "ready; B builds operators: paths without passes", "ready"
     return ("ready, no operators: B builds" if dialogue.ready.operators == "none" else "ready",)
 
 

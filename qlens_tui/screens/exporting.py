@@ -79,10 +79,6 @@ def _scopes(bench: Workbench) -> list[_Scope]:
 def _ask_file(bench: Workbench, scope: _Scope) -> None:
     from qlens_tui.export import check_destination
 
-    def typed(prompt: Prompt, text: str) -> None:
-        if check(text) is None and os.path.exists(_path(text)):
-            prompt.tell("this file exists: enter replaces it", problem=True)
-
     def check(text: str) -> str | None:
         if not text.strip():
             return "a file name, ending in .csv, .parquet or .ndjson"
@@ -92,6 +88,9 @@ def _ask_file(bench: Workbench, scope: _Scope) -> None:
             return str(error)
         return None
 
+    def confirm(text: str) -> str | None:
+        return "this file exists: enter again replaces it" if _path(text).exists() else None
+
     def write(answer: Answer | None) -> None:
         if answer is not None:
             bench.run_worker(_export(bench, scope, _path(answer.text)), group="export")
@@ -100,9 +99,9 @@ def _ask_file(bench: Workbench, scope: _Scope) -> None:
         Prompt(
             f"export {scope.label} to",
             value=_free_name(),
-            typed=typed,
             hint=".csv (for spreadsheets), .parquet or .ndjson",
             check=check,
+            confirm=confirm,
             ascii_only=bench.ascii,
         ),
         write,

@@ -50,6 +50,20 @@ def read_labels(
     return found
 
 
+def stability(layer: int, feature: int, frames: Mapping[int, pl.DataFrame]) -> str:
+    """A feature's stability in the table, and of how long lists; empty if that is not known."""
+    frame = frames.get(layer)
+    if frame is None or "value_stability" not in frame.columns or feature >= frame.height:
+        return ""
+    said = []
+    for side in ("value", "key"):
+        value = frame[f"{side}_stability"][feature]
+        if value is not None:
+            said.append(f"{side} {value:.2f}")
+    length = len(frame["value_query_ids"][feature])
+    return f"{'   '.join(said)}   (of lists of {length})" if said else ""
+
+
 def provenance(ready: m.Ready | None, layer: m.Layer | None) -> Iterator[tuple[str, str]]:
     """Lines on where the numbers come from, each a name and a text."""
     if ready is not None:

@@ -107,19 +107,27 @@ class Marking:
             return
         layer, number = feature
         dictionary = self._name(layer)
-
-        def keep(note: str) -> str | None:
-            try:
-                self._tell(triage.apply({dictionary: [number]}, note=note), [layer])
-            except LensError as error:
-                return str(error)
-            return None
-
         try:
             before = triage.mark(dictionary.sha256, number).note
         except LensError as error:
             self._bench.qlens.toast(str(error), "error")
             return
+
+        def keep(note: str) -> str | None:
+            nonlocal before
+            try:
+                there = triage.mark(dictionary.sha256, number).note
+                if there != before:
+                    before = there
+                    return (
+                        "another session changed this note meanwhile: "
+                        "again replaces it, escape twice leaves that one"
+                    )
+                self._tell(triage.apply({dictionary: [number]}, note=note), [layer])
+            except LensError as error:
+                return str(error)
+            return None
+
         title = f"note on {layer}:{number}"
         self._bench.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._bench.ascii))
 

@@ -42,6 +42,7 @@ class Prompt(ModalScreen[Answer | None]):
     Prompt { align: left bottom; background: transparent; }
     Prompt > Vertical { height: auto; width: 100%; background: $surface; }
     Prompt ChoiceList { max-height: 8; }
+    Prompt ToastRack { dock: top; align: right top; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,6 +59,7 @@ class Prompt(ModalScreen[Answer | None]):
         value: str = "",
         hint: str = "",
         check: Callable[[str], str | None] | None = None,
+        confirm: Callable[[str], str | None] | None = None,
         typed: Callable[[Prompt, str], None] | None = None,
         must_choose: bool = False,
         ascii_only: bool = False,
@@ -67,12 +69,14 @@ class Prompt(ModalScreen[Answer | None]):
         Args:
             hint: said under the line, as it is: text of the app's own, in ASCII.
             check: says in one line what is wrong with a text, `None` if nothing is.
+            confirm: says in one line what a second enter is needed for, `None` if one will do.
             typed: called at every change; may call `offer`, now or later.
             must_choose: only a suggestion can be taken.
         """
         super().__init__()
         self._title, self._value, self._hint = title, value, hint
-        self._check, self._typed = check, typed
+        self._check, self._confirm, self._typed = check, confirm, typed
+        self._asked: str | None = None
         self._must_choose = must_choose
         self._ascii = ascii_only
         self._offered: tuple[Suggestion, ...] = ()
@@ -101,6 +105,7 @@ class Prompt(ModalScreen[Answer | None]):
         offered = self.query_one("#offered", ChoiceList)
         offered.display = bool(suggestions)
         offered.set_choices([each.shown for each in suggestions])
+        offered.mark(self._chosen is not None)
 
     def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:
         """Say something under the line; `printable` as `ToldLines` means it."""
@@ -128,6 +133,7 @@ class Prompt(ModalScreen[Answer | None]):
             return
         if self._chosen is None:
             self._chosen = offered.cursor
+            offered.mark(True)
         else:
             offered.action_move(by)
             self._chosen = offered.cursor
@@ -162,6 +168,8 @@ class Prompt(ModalScreen[Answer | None]):
         problem = self._check(text) if self._check is not None else None
         if problem is None and self._must_choose:
             problem = "no such token: choose one of those offered"
+        if problem is None and self._confirm is not None and text != self._asked:
+            problem, self._asked = self._confirm(text), text
         if problem is not None:
             self.tell(problem, problem=True)
             return

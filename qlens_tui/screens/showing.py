@@ -144,6 +144,7 @@ class Showing:
                 dialogue.inquiry.signatures.get(dialogue.key(*feature)),
                 labels=dialogue.labels(near),
                 provenance=tuple(known.provenance(dialogue.ready, way)),
+                atlas_stability=known.stability(*feature, self._bench.browsing.frames),
             )
         )
 

@@ -51,6 +51,7 @@ class ChoiceList(LinePane):
         self._heading = ""
         self._nothing = nothing
         self._cursor = 0
+        self._is_marked = True
 
     @property
     def cursor(self) -> int | None:
@@ -67,6 +68,11 @@ class ChoiceList(LinePane):
         self._cursor = max(0, min(kept, len(self._choices) - 1))
         self.styles.height = max(1, len(self._choices)) + bool(heading)
         self._follow()
+
+    def mark(self, shown: bool) -> None:
+        """Whether the line under the cursor is told apart: not where enter takes something else."""
+        self._is_marked = shown
+        self.redraw()
 
     def say_nothing(self, nothing: str) -> None:
         """What an empty list says."""
@@ -105,7 +111,7 @@ class ChoiceList(LinePane):
         head = [fitted(line((f"  {self._heading}", "pane--quiet")), width)] if self._heading else []
         body = []
         for index, choice in enumerate(self._choices):
-            here = index == self._cursor
+            here = self._is_marked and index == self._cursor
             text = f"{'>' if here else ' '} {choice}"
             style = "pane--cursor" if here else ""
             body.append(fitted(line((text, style)), width, self.ellipsis))

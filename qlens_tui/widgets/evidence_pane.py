@@ -31,13 +31,14 @@ class WhatIsKnown:
     """A feature's evidence, with what the app knows of it beside.
 
     `labels` are tokens that tell neighbours apart, by layer and feature; `provenance` are
-    lines of a label and a text.
+    lines of a label and a text; `atlas_stability` is that of the table's lists, as text of ours.
     """
 
     evidence: Evidence
     signature: Signature | None = None
     labels: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     provenance: tuple[tuple[str, str], ...] = ()
+    atlas_stability: str = ""
 
     @property
     def layer(self) -> int:
@@ -216,7 +217,8 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
             )
             yield self._fact("length", "   ".join(lengths))
             stable = [f"{n} {s.stability:.2f}" for n, s in sides if s.stability is not None]
-            yield self._fact("stability", "   ".join(stable) or "not known")
+            known = "   ".join(stable) or view.atlas_stability or "not known"
+            yield self._fact("stability", known)
         for label, text in view.provenance:
             yield self._fact(self.printable(label), self.printable(text))
 

@@ -226,7 +226,11 @@ class PathsGrid(FeaturePane[BothWays]):
             self._cursor = min(self._on_side("value") or self._rows)
         elif self._rows and self._cursor not in self._rows:
             self._cursor = min(self._rows, key=lambda block: abs(block - self._cursor))
+        doing = self._doing
         self.show(BothWays(layer, feature, self._arrived))
+        if not all(self._as_asked(side) or side in self._failed for side in SIDES):
+            self._awaited, self._doing = (layer, feature), doing  # the other side is on its way
+            self.redraw()
 
     def clear(self) -> None:
         self._arrived, self._failed = {}, {}
@@ -345,10 +349,14 @@ class PathsGrid(FeaturePane[BothWays]):
         if view is None:
             return start
         room = width - width_of(start) - 2
-        pieces: list[list[str]] = [[self._transition]]
-        for side in view.paths:
+        # Of another feature than the awaited one it says what is shown, else what is asked for.
+        shown = next(iter(view.paths.values())).settings
+        is_left = bool(self.waiting_for())
+        pieces: list[list[str]] = [[shown.transition if is_left else self._transition]]
+        for side, paths in view.paths.items():
             blocks = self._on_side(side)
-            pieces.append([f"{side} {len(blocks - self._off)} of {len(blocks)} on"])
+            off = frozenset(paths.settings.off) if is_left else self._off
+            pieces.append([f"{side} {len(blocks - off)} of {len(blocks)} on"])
         waiting = self._waiting(view)
         if waiting:
             said = facts(pieces, room - cells(waiting) - 2)
@@ -365,17 +373,17 @@ class PathsGrid(FeaturePane[BothWays]):
             return self.waiting_for()
         arrow = ">" if self.ascii_only else "▸"
         missing = [side for side in SIDES if side not in view.paths]
-        if missing:
-            return self._failure(missing[0]) or f"{arrow} {missing[0]} {self.doing()}"
         late = [side for side in view.paths if not self._as_asked(side)]
-        if not late:
-            return ""
-        settings = view.paths[late[0]].settings
-        off = len(set(settings.off) & self._rows.keys())
-        shown = f"grey: {settings.transition}, {f'{off} off' if off else 'all on'}"
-        if self._problem:
-            return shown
-        return f"{self._failure(late[0]) or f'{arrow} {self.doing()}'} {shown}"
+        said = []
+        if missing:
+            said.append(self._failure(missing[0]) or f"{arrow} {missing[0]} {self.doing()}")
+        elif late and not self._problem:
+            said.append(self._failure(late[0]) or f"{arrow} {self.doing()}")
+        if late:
+            settings = view.paths[late[0]].settings
+            off = len(set(settings.off) & self._rows.keys())
+            said.append(f"grey: {settings.transition}, {f'{off} off' if off else 'all on'}")
+        return " ".join(said)
 
     def _failure(self, side: Side) -> str:
         problem = self._failed.get(side)
@@ -453,6 +461,8 @@ class PathsGrid(FeaturePane[BothWays]):
         way = f"{_WAYS[side]}  ", "pane--quiet"
         if self._cursor in self._off:
             return (start, way, ("off", "paths--off"))
+        if not row.on:
+            return (start, way, ("off in the shares shown", "paths--off"))
         return (start, way, self._share(side, row), *self._found_later())
 
     def _found_later(self) -> Line:

@@ -41,6 +41,12 @@ _TITLES: dict[Lens, tuple[str, str]] = {
     "query_lens": ("Query Lens", "Query"),
     "first_order": ("First order", "First"),
 }
+# Query Lens's list is that of the transition, whichever it is.
+_CARRIED = {
+    "full": _TITLES["query_lens"],
+    "first-order": _TITLES["first_order"],
+    "identity": ("Identity", "Ident."),
+}
 _MEANING: dict[tuple[Side, End], str] = {
     ("value", "top"): "what it promotes",
     ("value", "bottom"): "what it suppresses",
@@ -260,6 +266,8 @@ class TokenPane(FeaturePane[Signature]):
         text = fit(" " + arrows, ranks + 2, ellipsis="")
         for index, column in enumerate(columns):
             long, short = _TITLES[column.lens]
+            if column.lens == "query_lens" and self.view is not None:
+                long, short = _CARRIED[self.view.settings.transition]
             title = long if cells(long) <= column.token else short
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
             if column.id:
@@ -316,7 +324,7 @@ class TokenPane(FeaturePane[Signature]):
         if look.lenses is None:
             choices.insert(0, (TRIPLE, True, _ROOMY))
         for lenses, moved, least in choices:
-            columns = [self._column(side, lens, look, moved) for lens in lenses]
+            columns = [self._column(side, lens, look, moved) for lens in self._different(lenses)]
             ranks = len(str(max(len(column.rows.ids) for column in columns))) + 2
             ranks += look.end == "bottom"
             taken = ranks + sum(map(_fixed, columns)) + 2 * (len(columns) - 1)
@@ -327,6 +335,13 @@ class TokenPane(FeaturePane[Signature]):
             replace(column, token=min(_WIDEST, each + (index >= len(columns) - more)))
             for index, column in enumerate(columns)
         ]
+
+    def _different(self, lenses: tuple[Lens, ...]) -> tuple[Lens, ...]:
+        """Without first order where the transition's list is just that."""
+        transition = self.view.settings.transition if self.view is not None else "full"
+        if transition == "first-order" and "query_lens" in lenses:
+            return tuple(lens for lens in lenses if lens != "first_order")
+        return lenses
 
     def _column(self, side: OneSide, lens: Lens, look: TokenLook, with_moved: bool) -> _Column:
         lists = side.top if look.end == "top" else side.bottom

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qlens_tui.text import cells
 from qlens_tui.widgets.evidence_pane import EvidencePane, WhatIsKnown
-from tests.tui.features import SIZES, Stage, evidence, leaked, signature
+from tests.tui.features import SIZES, Stage, evidence, leaked, one_side, signature
 from tests.tui.terminal import HOSTILE, Terminal, in_terminal
 
 Step = Callable[[Stage, EvidencePane, Terminal], Awaitable[None]]
@@ -45,6 +45,16 @@ def test_facts_of_the_feature_follow() -> None:
     assert "length value 4.250 → 9.500 key 4.250 → 9.500" in lines
     assert "stability value 0.86 key 0.86" in lines
     assert "reference 16 x 32 tokens" in lines
+
+
+def test_stability_that_these_lists_lack_is_that_of_the_table_and_says_so() -> None:
+    of = replace(signature(), value=replace(one_side(), stability=None))
+    of = replace(of, key=of.value)
+    known = replace(evidence(), signature=of)
+
+    assert "stability not known" in " ".join(" ".join(drawn(known, width=80)).split())
+    known = replace(known, atlas_stability="value 0.52   (of lists of 25)")
+    assert "value 0.52   (of lists of 25)" in "".join(drawn(known, width=80))
 
 
 def test_another_features_lengths_are_not_shown() -> None:

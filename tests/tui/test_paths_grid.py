@@ -114,6 +114,49 @@ def test_every_line_takes_exactly_the_width_of_the_pane(
     assert {cells(text(line)) for line in lines} == {width}
 
 
+def test_numbers_of_another_transition_are_never_under_the_name_of_the_asked_one() -> None:
+    grid = PathsGrid()
+    grid.ask(frozenset(), "first-order")
+    grid._late = True  # it took too long to wait for both sides
+    grid.show_paths(paths("value", transition="first-order"), LAYERS)
+    grid.ask(frozenset(), "full")
+    assert "grey: first-order, all on" in text(grid.lay_out(150, 6)[0][0])
+    # The cursor went on: what stands there still is of the feature, and transition, before.
+    grid._late, grid._awaited = True, (6, 36)
+    head = text(grid.lay_out(150, 6)[0][0])
+    assert "6:35  first-order," in head
+    assert "full" not in head
+
+
+def test_a_block_that_the_shown_shares_left_out_has_none() -> None:
+    grid = PathsGrid()
+    grid.show_paths(paths("value", off=(14,)), LAYERS)
+    grid.show_paths(paths("key"), LAYERS)
+    grid.ask(frozenset(), "full")
+    info = text(grid.lay_out(150, 6)[0][4])
+    assert "off in the shares shown" in info
+    assert "%" not in info
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_while_one_side_is_there_the_head_says_steadily_what_is_done_for_the_other(size) -> None:
+    async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
+        grid.expect(6, 36, "computing")
+        await terminal.pilot.pause(0.3)
+        grid.show_paths(paths("value", 6, 36), LAYERS)
+        for done in range(4):
+            grid.expect(6, 36, f"reading {done}", side="key")
+            for _ in range(4):
+                await terminal.pilot.pause(0.06)
+                assert f"key reading {done}" in stage.painted[0]
+        grid.show_paths(paths("key", 6, 36), LAYERS)
+        await terminal.pilot.pause(0.3)
+        assert "exact on" in stage.painted[0]
+        assert not grid.waiting
+
+    on_stage(walk, size)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("keys", "off"),

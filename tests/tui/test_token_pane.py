@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlens_tui.messages import OneSide
+from qlens_tui.messages import OneSide, Settings
 from qlens_tui.text import cells
 from qlens_tui.widgets.token_pane import LENGTHS, TRIPLE, End, TokenLook, TokenPane
 from tests.tui.features import SIZES, Stage, leaked, one_side, signature
@@ -93,6 +93,20 @@ def test_first_order_joins_where_there_is_room() -> None:
 
     assert "First order" not in narrow[2]
     assert re.search(r"Logit Lens .* First order .* Query Lens", wide[2])
+
+
+@pytest.mark.parametrize(
+    ("transition", "lists"),
+    [("first-order", ["Logit", "First"]), ("identity", ["Logit", "First", "Identity"])],
+)
+def test_the_list_of_another_transition_bears_its_name_and_stands_once(transition, lists) -> None:
+    pane = TokenPane("value")
+    found = signature()
+    pane.show_signature(replace(found, settings=Settings(transition=transition)), WAY)
+    heads = text(pane.lay_out(120, 13)[0][2])
+
+    assert "Query" not in heads
+    assert [word for word in heads.split() if word[0].isupper() and word != "Lens"] == lists
 
 
 def test_bottom_lists_are_named_as_such_and_counted_from_below() -> None:

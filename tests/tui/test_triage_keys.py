@@ -9,6 +9,7 @@ from lens_core.errors import StoreError
 from qlens_tui.export import read_export
 from qlens_tui.screens.note import NoteEditor
 from qlens_tui.screens.prompt import Prompt
+from qlens_tui.triage import Triage
 from tests.tui.desk import SIZES, run, settled, status, told
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -87,6 +88,38 @@ def test_a_note_that_cannot_be_kept_stays_in_the_editor(place):
     run(place, act)
 
 
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_note_that_another_session_changed_meanwhile_is_not_lost_unasked(place, decides):
+    async def act(terminal, bench):
+        dictionary = bench.marking._name(0)
+        await settled(terminal.pilot, "m", *"mine")
+        with Triage() as other:
+            other.apply({dictionary: [0]}, note="theirs")
+        if decides:
+            await settled(terminal.pilot, "ctrl+s")
+            assert "another session changed this note" in told(bench.app)
+            assert bench.triage.mark(dictionary.sha256, 0).note == "theirs"
+            await settled(terminal.pilot, "ctrl+s")
+        else:
+            bench.app.finish()  # the line dropped
+        assert bench.triage.mark(dictionary.sha256, 0).note == "mine"
+
+    run(place, act)
+
+
+def test_a_tag_that_enter_does_not_take_is_not_marked(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t", *"food", "enter", "j", "t", *"fo")
+        offered = terminal.pilot.app.screen.query_one("#offered")
+        assert ">" not in "".join(offered.lines)
+        await settled(terminal.pilot, "down")
+        assert "> food" in "".join(offered.lines)
+        await settled(terminal.pilot, "enter")
+        assert bench.triage.tags() == ["food"]
+
+    run(place, act)
+
+
 def test_quitting_in_a_note_keeps_it(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "m", *"half")
@@ -106,9 +139,13 @@ def test_an_export_proposes_a_name_that_is_free_and_says_what_would_be_replaced(
         assert prompt.query_one("#typed").value == "features-2.csv"
         prompt.query_one("#typed").value = "features.csv"
         await settled(terminal.pilot)
-        assert "enter replaces it" in prompt.query_one("#told").lines[0]
-        await settled(terminal.pilot, "escape")
+        await settled(terminal.pilot, "enter")
+        assert "enter again replaces it" in prompt.query_one("#told").lines[0]
+        await settled(terminal.pilot)
         assert (tmp_path / "features.csv").read_text() == "mine"
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen is bench
+        assert read_export(tmp_path / "features.csv").height == 24
 
     run(place, act)
 
