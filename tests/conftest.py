@@ -35,6 +35,14 @@ def tolerance(architecture: str) -> float:
     return EXACT.get(architecture, ROUNDED)
 
 
+# Files that take a minute and more are begun first, so that no worker is left alone with one.
+LONG = ("test_demo", "test_workbench", "test_cli_build", "test_terminal", "test_engine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(scope="session", params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
