@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlens_tui.screens import known
 from qlens_tui.text import cells
 from qlens_tui.widgets.evidence_pane import EvidencePane, WhatIsKnown
 from tests.tui.features import SIZES, Stage, evidence, leaked, one_side, signature
@@ -50,11 +52,29 @@ def test_facts_of_the_feature_follow() -> None:
 def test_stability_that_these_lists_lack_is_that_of_the_table_and_says_so() -> None:
     of = replace(signature(), value=replace(one_side(), stability=None))
     of = replace(of, key=of.value)
-    known = replace(evidence(), signature=of)
+    shown = replace(evidence(), signature=of)
 
-    assert "stability not known" in " ".join(" ".join(drawn(known, width=80)).split())
-    known = replace(known, atlas_stability="value 0.52   (of lists of 25)")
-    assert "value 0.52   (of lists of 25)" in "".join(drawn(known, width=80))
+    assert "stability not known" in " ".join(" ".join(drawn(shown, width=80)).split())
+    shown = replace(shown, atlas_stability="value 0.52   (of lists of 25)")
+    assert "value 0.52   (of lists of 25)" in "".join(drawn(shown, width=80))
+
+
+def test_the_tables_stability_is_that_of_the_features_row_and_names_its_length() -> None:
+    frame = pl.DataFrame(
+        {
+            "value_stability": [0.25, 0.5, None],
+            "key_stability": [0.75, None, None],
+            "value_query_ids": [[1, 2], [3, 4], [5, 6]],
+        }
+    )
+
+    found = [known.stability(4, feature, {4: frame}) for feature in range(4)]
+
+    assert found == [
+        "value 0.25   key 0.75   (of lists of 2)", "value 0.50   (of lists of 2)", "", "",
+    ]  # fmt: skip
+    assert known.stability(5, 0, {4: frame}) == ""
+    assert known.stability(4, 0, {4: frame.select("value_query_ids")}) == ""
 
 
 def test_another_features_lengths_are_not_shown() -> None:
