@@ -35,10 +35,10 @@ _SETTLED = 2.0
 """The same after keys came faster than they may have been painted: they queue without a byte."""
 _REPEAT = 30  # keys a second of a key that is held
 _STYLE = re.compile(rb"\x1b\[[0-9;]*m")
-_MAIN = "from qlens_tui.cli import main; main()"
+_MAIN = "from qlens_tui.cli.main import main; main()"
 # Says on leaving whether torch was imported, in the file named first.
 _TELLING = (
-    "import pathlib, sys; from qlens_tui.cli import main; file = sys.argv.pop(1)\n"
+    "import pathlib, sys; from qlens_tui.cli.main import main; file = sys.argv.pop(1)\n"
     "try: main()\nfinally: pathlib.Path(file).write_text(repr('torch' in sys.modules))"
 )
 
@@ -79,7 +79,7 @@ def _help(place: Workplace, again: int) -> list[Row]:
     once()
     times = Times(tuple(once()[0] for _ in range(again)))
     imported = {line.rpartition("|")[2].strip() for line in once("-X", "importtime")[1].split("\n")}
-    assert "qlens_tui.cli" in imported
+    assert "qlens_tui.cli.main" in imported
     return [
         Row("qlens --help, median", median(times.seconds), "s", times.spread, HELP),
         Row("  torch imported by it (0: no)", float("torch" in imported), "", "", 0),

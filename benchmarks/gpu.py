@@ -27,14 +27,14 @@ from torch import Tensor
 
 from benchmarks.measure import Report, Row, machine, progress, timed
 from benchmarks.shape import GPT2_SMALL, TINY, Shape
+from lens_core.blocked_topk import top_k_of_product
 from lens_core.errors import LensError
-from lens_core.families import FAMILIES, Family, Positions
 from lens_core.linearization import Linearization
 from lens_core.memory import FULL_TOKENS
 from lens_core.model import ResidualModel
-from lens_core.plan import BuildPlan, plan_build
+from lens_core.operators.passes import FAMILIES, Family, Positions
+from lens_core.operators.plan import BuildPlan, plan_build
 from lens_core.reference import ReferenceSample
-from lens_core.scoring import top_k_of_product
 
 PRECISIONS = ("float32", "TF32", "bfloat16")
 _K = 25

@@ -23,14 +23,14 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
+from lens_core.blocked_topk import top_k_of_product
+from lens_core.carry import SIDES, carried_by, vectors_of
 from lens_core.coherence import coherence
 from lens_core.config import load_config
-from lens_core.dictionary import FeatureDictionary, read_function
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
 from lens_core.lens import QueryLens
-from lens_core.scoring import top_k_of_product
 from lens_core.session import open_session
 from lens_core.stability import best
-from lens_core.transport import SIDES, carried_by, vectors_of
 
 LENGTH = 128
 BATCH = 16

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.measure import Report, Row, in_turns, peak_memory, progress
 from benchmarks.shape import GPT2_SMALL, TINY
-from lens_core.dictionary import FeatureDictionary
+from lens_core.blocked_topk import ranks_in_product, top_k_of_product
+from lens_core.carry import SIDES, Side, carried_by, vectors_of
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.lens import QueryLens
-from lens_core.scoring import ranks_in_product, top_k_of_product
-from lens_core.transport import SIDES, Side, carried_by, vectors_of
 
 AT_MOST = 2
 _K = 25

@@ -12,9 +12,9 @@ import torch
 from benchmarks.measure import Report, Row, Times, in_turns, peak_memory, progress, timed
 from benchmarks.shape import GPT2_SMALL, TINY
 from lens_core.errors import LensError
-from lens_core.families import FAMILIES, Positions
 from lens_core.linearization import Linearization
 from lens_core.model import ResidualModel
+from lens_core.operators.passes import FAMILIES, Positions
 from lens_core.reference import ReferenceSample
 
 REVERSE_AT_MOST, FORWARD_AT_MOST = 1.2, 1.4

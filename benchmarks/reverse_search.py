@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from benchmarks.measure import Report, Row, Times, peak_memory, progress, timed
 from benchmarks.shape import GPT2_SMALL, TINY
-from lens_core.transport import SIDES
+from lens_core.carry import SIDES
 
 AT_MOST = 0.3
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lens_core.dictionary import FeatureDictionary
+from lens_core.carry import Transport
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
-from lens_core.transport import Transport
 
 
 @dataclass(frozen=True)

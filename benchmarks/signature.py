@@ -19,11 +19,11 @@ from tokenizers import Tokenizer, decoders, models
 from benchmarks.measure import Report, Row, peak_memory, progress
 from benchmarks.shape import GPT2_SMALL, TINY
 from benchmarks.workplace import vocabulary
+from lens_core.carry import Settings
 from lens_core.lens import QueryLens, SideSignature, TokenList
-from lens_core.transport import Settings
 from lens_core.vocabulary import Vocabulary
-from qlens_tui import messages as m
-from qlens_tui.wire import decode, encode
+from qlens_tui.engine import messages as m
+from qlens_tui.engine.wire import decode, encode
 
 AT_MOST = 60
 """Milliseconds (p95), on a CPU."""

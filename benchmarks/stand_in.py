@@ -19,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.workplace import CONTEXTS, VOCABULARY, atlas_piece, vocabulary
-from qlens_tui import messages as m
-from qlens_tui.app import QlensApp
-from qlens_tui.engine_desk import Closed, Desk
-from qlens_tui.features import signature_of
-from qlens_tui.place import KnownLayer, recall
+from qlens_tui.app.app import QlensApp
+from qlens_tui.app.last_visit import KnownLayer, recall
+from qlens_tui.engine import messages as m
+from qlens_tui.engine.scheduler import Closed, Desk
+from qlens_tui.table.frames import signature_of
 
 LAYERS, LAYER, N_TOKENS = 12, 5, 32_768
 LATENCY = {m.Sign: 0.035, m.Split: 0.010, m.Examine: 0.010}

@@ -23,8 +23,8 @@ from textual.drivers.headless_driver import HeadlessDriver
 from benchmarks.measure import Row, timed
 from benchmarks.terminal import Presses
 from benchmarks.workplace import TOKENS, VOCABULARY, vocabulary
-from qlens_tui.rows import SEARCHED, Rows, all_rows, filtered, sorted_by
-from qlens_tui.widgets.feature_table import FeatureTable
+from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.table.rows import SEARCHED, Rows, all_rows, filtered, sorted_by
 
 ROWS = 1_000_000
 LATENCY, BYTES = 50, 1536

@@ -25,15 +25,15 @@ from torch import Tensor
 from benchmarks.layer_lists import lists_of
 from benchmarks.measure import Report, Row, in_turns, peak_memory, progress, timed
 from benchmarks.shape import GPT2_SMALL, TINY
-from lens_core.building import assemble, build_operators
-from lens_core.dictionary import FeatureDictionary
-from lens_core.families import FAMILIES
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.lens import QueryLens
 from lens_core.model import ResidualModel
-from lens_core.plan import BuildPlan, plan_build
+from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.passes import FAMILIES
+from lens_core.operators.plan import BuildPlan, plan_build
 from lens_core.readout import top_k
 from lens_core.reference import ReferenceSample
-from lens_core.store import write_tensors
+from lens_core.storage.files import write_tensors
 
 AT_LEAST = 250
 
@@ -60,8 +60,8 @@ def run(*, quick: bool) -> Report:
         f"{', '.join(map(str, layers))} timed ({theirs.features} features), the others by "
         "their number of blocks;",
         "  full transition and the lists of Query Lens and Logit Lens; the stream given",
-        f"ours: {built.passes} passes of each family timed through lens_core.building, times "
-        f"{shape.d_model}; recording and assembling once;",
+        f"ours: {built.passes} passes of each family timed through lens_core.operators.build, "
+        f"times {shape.d_model}; recording and assembling once;",
         f"  scoring from {slice_.n_features} features: top 25 of Query Lens, Logit Lens and first "
         "order, both sides",
     )  # fmt: skip

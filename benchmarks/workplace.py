@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lens_core.atlas_files import FOLDER, SCHEMA, piece_name, write_piece
-from qlens_tui.place import KnownLayer, Place, remember
+from lens_core.atlas.files import FOLDER, SCHEMA, piece_name, write_piece
+from qlens_tui.app.last_visit import KnownLayer, Place, remember
 
 TOKENS, CONTEXTS, VOCABULARY, PIECE = 25, 5, 50_257, 1024
 _SYLLABLES = "ka lo mi ser ton ber ing qua zel dor vin ash pre ul".split()  # noqa: SIM905

@@ -12,32 +12,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_core.atlas_files import read_atlas
+    from lens_core.atlas.files import read_atlas
+    from lens_core.carry import Settings
     from lens_core.config import load_config
-    from lens_core.dictionary import FeatureDictionary, load_dictionary
+    from lens_core.dictionaries.feature_dictionary import FeatureDictionary, load_dictionary
+    from lens_core.direct import key_transition, value_transition
     from lens_core.errors import LensError
     from lens_core.lens import QueryLens
     from lens_core.model import ResidualModel
-    from lens_core.operators import Operators
+    from lens_core.operators.files import Operators
     from lens_core.reference import ReferenceSample
     from lens_core.session import open_session
-    from lens_core.transition import key_transition, value_transition
-    from lens_core.transport import Settings
 
 _HOME = {
-    "FeatureDictionary": "dictionary",
+    "FeatureDictionary": "dictionaries.feature_dictionary",
     "LensError": "errors",
-    "Operators": "operators",
+    "Operators": "operators.files",
     "QueryLens": "lens",
     "ReferenceSample": "reference",
     "ResidualModel": "model",
-    "Settings": "transport",
-    "key_transition": "transition",
+    "Settings": "carry",
+    "key_transition": "direct",
     "load_config": "config",
-    "load_dictionary": "dictionary",
+    "load_dictionary": "dictionaries.feature_dictionary",
     "open_session": "session",
-    "read_atlas": "atlas_files",
-    "value_transition": "transition",
+    "read_atlas": "atlas.files",
+    "value_transition": "direct",
 }
 
 __all__ = [

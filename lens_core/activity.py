@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from lens_core.dictionary import FeatureDictionary, read_function
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
 from lens_core.errors import DictionaryError, UsageError
 from lens_core.memory import is_out_of_memory, release, samples_at_once
 from lens_core.model import ResidualModel

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lens_core.activity import BLOCK_BYTES
-from lens_core.dictionary import FeatureDictionary, read_function
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
 from lens_core.errors import DictionaryError, UsageError
 from lens_core.memory import free_bytes, is_out_of_memory, release
 from lens_core.model import ResidualModel

@@ -20,9 +20,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core._catalog import demand_feature, demand_layer
 from lens_core.activity import FeatureActivity, feature_activity
-from lens_core.dictionary import FeatureDictionary
+from lens_core.blocked_topk import ranks_of
+from lens_core.carry import (
+    SIDES,
+    Method,
+    Settings,
+    Side,
+    Transport,
+    carried_by,
+    site_of,
+    vectors_of,
+)
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.releases import demand_feature, demand_layer
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.paths import PathShare, Split, block_tokens, paths
@@ -36,18 +47,7 @@ from lens_core.readout import (
     unembed,
 )
 from lens_core.reference import reference_center
-from lens_core.scoring import ranks_of
 from lens_core.search import TRANSITION_OF, Lens, search
-from lens_core.transport import (
-    SIDES,
-    Method,
-    Settings,
-    Side,
-    Transport,
-    carried_by,
-    site_of,
-    vectors_of,
-)
 from lens_core.vocabulary import Vocabulary
 
 __all__ = [

@@ -22,7 +22,12 @@ import torch
 from lens_core.config import ModelConfig
 from lens_core.errors import ModelError, StoreError, UsageError
 from lens_core.model import ResidualModel, weights_fingerprint
-from lens_core.store import build_lock, temporary_beside, write_checksums, write_text_atomically
+from lens_core.storage.files import (
+    build_lock,
+    temporary_beside,
+    write_checksums,
+    write_text_atomically,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

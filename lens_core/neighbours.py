@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.dictionary import FeatureDictionary
-from lens_core.transport import Side, vectors_of
+from lens_core.carry import Side, vectors_of
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 
 _ROWS_AT_ONCE = 8192
 

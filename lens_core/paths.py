@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.blocks import block_name
-from lens_core.dictionary import FeatureDictionary
+from lens_core.carry import Settings, Side, vectors_of
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.direct import Transported
 from lens_core.errors import UsageError
 from lens_core.readout import embed_centered_cosine, top_k
-from lens_core.transition import Transported
-from lens_core.transport import Settings, Side, vectors_of
+from lens_core.terms import block_name
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens

@@ -39,8 +39,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lens_core._hub import is_offline
 from lens_core.config import ReferenceConfig
+from lens_core.dictionaries.hub import is_offline
 from lens_core.errors import SampleError, UsageError
 
 POOL_SAMPLES = 16

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.dictionary import FeatureDictionary
+from lens_core.blocked_topk import ranks_in_product
+from lens_core.carry import Settings, Side, carried_by, vectors_of
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.direct import Transition
 from lens_core.errors import UsageError
 from lens_core.readout import top_k
-from lens_core.scoring import ranks_in_product
-from lens_core.transition import Transition
-from lens_core.transport import Settings, Side, carried_by, vectors_of
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens

@@ -7,20 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_core._hub import is_offline
+from lens_core.carry import Settings, Transport
 from lens_core.config import Config
-from lens_core.dictionary import available_layers, load_dictionary
+from lens_core.dictionaries.feature_dictionary import available_layers, load_dictionary
+from lens_core.dictionaries.hub import is_offline
+from lens_core.direct import Progress
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
-from lens_core.operators import Operators
-from lens_core.plan import is_complete, operator_inputs
+from lens_core.operators.demo import ShippedOperators, shipped_operators
+from lens_core.operators.files import Operators
+from lens_core.operators.plan import is_complete, operator_inputs
 from lens_core.reference import ReferenceSample, check_file, load_reference
-from lens_core.results import ResultCache
-from lens_core.shipped import ShippedOperators, shipped_operators
-from lens_core.store import cache_dir, fingerprint, results_dir
-from lens_core.transition import Progress
-from lens_core.transport import Settings, Transport
+from lens_core.storage.files import cache_dir, fingerprint, results_dir
+from lens_core.storage.results import ResultCache
 from lens_core.vocabulary import Vocabulary
 
 Say = Callable[[str], None]

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.dictionary import FeatureDictionary
-from lens_core.scoring import top_k_of_product
-from lens_core.transport import Side, carried_by, site_of, vectors_of
+from lens_core.blocked_topk import top_k_of_product
+from lens_core.carry import Side, carried_by, site_of, vectors_of
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens

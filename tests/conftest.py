@@ -11,7 +11,7 @@ with install_import_hook("lens_core", "beartype.beartype"):
     import lens_core.firing
     import lens_core.lens
     import lens_core.loading
-    import lens_core.operators
+    import lens_core.operators.files
     import lens_core.session  # noqa: F401
 
 import pytest
@@ -36,7 +36,7 @@ def tolerance(architecture: str) -> float:
 
 
 # Files that take a minute and more are begun first, so that no worker is left alone with one.
-LONG = ("test_demo", "test_workbench", "test_cli_build", "test_terminal", "test_engine")
+LONG = ("test_demo", "test_workbench", "test_build_command", "test_terminal", "test_engine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from lens_core.config import load_config
-from lens_core.families import FAMILIES, Family, Positions
 from lens_core.linearization import Linearization
 from lens_core.model import ResidualModel
+from lens_core.operators.demo import DEMO, write_shipped
+from lens_core.operators.passes import FAMILIES, Family, Positions
 from lens_core.session import Session, open_session
-from lens_core.shipped import DEMO, write_shipped
-from lens_core.store import open_tensors, write_tensors
+from lens_core.storage.files import open_tensors, write_tensors
 
 MICRO_BATCH = 16
 

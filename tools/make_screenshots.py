@@ -15,9 +15,9 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from lens_core.config import load_config
-from qlens_tui.app import QlensApp
-from qlens_tui.commands.open import DEMO_BEGINS_AT
-from qlens_tui.screens.workbench import Workbench
+from qlens_tui.app.app import QlensApp
+from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.cli.commands.open import DEMO_BEGINS_AT
 
 SHOTS: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {
     "app": ((160, 48), ()),

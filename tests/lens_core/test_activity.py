@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lens_core.activity as activity_module
 from lens_core.activity import FeatureActivity, feature_activity
-from lens_core.dictionary import FeatureDictionary, sae_layer_norm
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary, sae_layer_norm
 from lens_core.errors import DictionaryError, UsageError
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample

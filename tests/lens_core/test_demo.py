@@ -10,19 +10,19 @@ import pytest
 import torch
 from sae_lens import SAE
 
+from lens_core.carry import vectors_of
 from lens_core.config import load_config, with_overrides
-from lens_core.errors import DictionaryError
-from lens_core.families import Positions
-from lens_core.search import compute_scales
-from lens_core.session import open_session
-from lens_core.shipped import DEMO
-from lens_core.transition import (
+from lens_core.direct import (
     key_transition,
     pull_back,
     push_forward,
     value_transition,
 )
-from lens_core.transport import vectors_of
+from lens_core.errors import DictionaryError
+from lens_core.operators.demo import DEMO
+from lens_core.operators.passes import Positions
+from lens_core.search import compute_scales
+from lens_core.session import open_session
 from tests.oracles import relative
 
 LAYERS = (4, 10, 20)
@@ -64,7 +64,7 @@ def test_fewer_than_a_tenth_of_the_latents_are_dead_on_a_million_tokens(layer):
 
 def test_a_flipped_bit_in_a_shipped_sae_is_one_line_that_names_the_file(tmp_path):
     from lens_core.config import DictionaryConfig
-    from lens_core.dictionary import load_dictionary
+    from lens_core.dictionaries.feature_dictionary import load_dictionary
 
     folder = tmp_path / "layer_10"
     shutil.copytree(DEMO / "layer_10", folder)

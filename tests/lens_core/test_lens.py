@@ -6,18 +6,18 @@ import math
 import pytest
 import torch
 
-from lens_core.blocks import block_index, block_name
-from lens_core.building import assemble, build_operators
+from lens_core.carry import Settings, Transport
 from lens_core.config import DictionaryConfig
-from lens_core.dictionary import load_dictionary, read_function
+from lens_core.dictionaries.feature_dictionary import load_dictionary, read_function
+from lens_core.direct import key_transition, value_transition
 from lens_core.errors import OperatorError, UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
-from lens_core.plan import plan_build
+from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
-from lens_core.results import ResultCache
 from lens_core.search import ranks_among, scores_among, token_scores
-from lens_core.transition import key_transition, value_transition
-from lens_core.transport import Settings, Transport
+from lens_core.storage.results import ResultCache
+from lens_core.terms import block_index, block_name
 from lens_core.vocabulary import Vocabulary
 from tests.conftest import tolerance
 from tests.oracles import (
@@ -440,7 +440,7 @@ def nothing_computes(monkeypatch):
 
     def forbid():
         for name in ("value_transition", "key_transition", "pull_back", "push_forward"):
-            monkeypatch.setattr(f"lens_core.transport.{name}", computes)
+            monkeypatch.setattr(f"lens_core.carry.{name}", computes)
         monkeypatch.setattr("lens_core.lens.feature_activity", computes)
 
     return forbid
@@ -511,8 +511,8 @@ def test_another_reference_finds_nothing_in_the_cache(answered, nothing_computes
 @pytest.mark.parametrize(
     ("what", "now"),
     [
-        ("lens_core.transport.RESULTS_FORMAT", -1),
-        ("lens_core.transport.versions", lambda: {"torch": "0"}),
+        ("lens_core.carry.RESULTS_FORMAT", -1),
+        ("lens_core.carry.versions", lambda: {"torch": "0"}),
     ],
     ids=["format", "version"],
 )

@@ -11,14 +11,14 @@ import pytest
 import sae_lens
 import torch
 
-from lens_core.blocks import block_name
-from lens_core.building import assemble, build_operators
+from lens_core.carry import Settings, Transport
 from lens_core.config import DictionaryConfig
-from lens_core.dictionary import FeatureDictionary, load_dictionary
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary, load_dictionary
 from lens_core.errors import UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
-from lens_core.plan import plan_build
-from lens_core.transport import Settings, Transport
+from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.plan import plan_build
+from lens_core.terms import block_name
 from lens_core.vocabulary import Vocabulary
 from tests.conftest import tolerance
 from tests.oracles import mean, push, relative, run, spread

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lens_core.blocks import block_index, block_name
 from lens_core.errors import ModelError, UsageError
 from lens_core.model import ResidualModel, weights_fingerprint
+from lens_core.terms import block_index, block_name
 from tests.models import D_VOCAB, tiny_hf
 
 # GPT-2 computes in float64 throughout; the others cast norms and softmax to float32.

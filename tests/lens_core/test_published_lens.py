@@ -10,9 +10,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis import JacobianLens
 
-from lens_core.building import assemble, build_operators
 from lens_core.model import ResidualModel
-from lens_core.plan import plan_build
+from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
 from tests.models import D_VOCAB, tiny_hf
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from lens_core.building import assemble, build_operators
 from lens_core.config import load_config
 from lens_core.errors import SampleError, StoreError
-from lens_core.plan import plan_build
+from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.plan import plan_build
 from lens_core.session import open_session
 from tests.models import tiny_hf
 

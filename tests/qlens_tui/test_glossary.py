@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 
+from lens_core.direct import Transition
 from lens_core.paths import Split
-from lens_core.transition import Transition
+from qlens_tui.app.widgets.table_columns import COLUMNS
 from qlens_tui.glossary import GLOSSARY
-from qlens_tui.widgets.table_columns import COLUMNS
 
 WORDS = [word for _, words in GLOSSARY for word in words]
 TERMS = [term for word in WORDS for term in word.term.split(", ")]

@@ -19,7 +19,7 @@ import transformers
 from click.testing import CliRunner, Result
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from qlens_tui.cli import cli
+from qlens_tui.cli.main import cli
 
 N_LAYERS, D_MLP, D_VOCAB = 3, 24, 300
 HOSTILE = (
@@ -94,7 +94,7 @@ class Workplace:
         self, *args: str, stdin: int | None = None, stdout: int = subprocess.PIPE, **env: str
     ) -> subprocess.Popen[str]:
         """A process of its own, as a shell starts it."""
-        program = "from qlens_tui.cli import main; main()"
+        program = "from qlens_tui.cli.main import main; main()"
         ours = {"QLENS_CACHE_DIR": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
         return subprocess.Popen(
             [sys.executable, "-c", program, *args],

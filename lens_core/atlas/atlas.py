@@ -1,0 +1,317 @@
+"""The whole dictionary of a layer as one polars frame: a row for every feature.
+
+Every number is the one that `QueryLens.signature` gives for the feature with operators:
+
+    ids, scores    top k of  readout(T v)                     per side and lens
+    coherence      mean pairwise cosine of the tokens' rows   per list; gain = query - logit
+    overlap        |query & logit| / k                        per side
+    moved          Logit Lens's rank less Query Lens's        per token of Query Lens's list
+    stability      |A & B| / |A u B|, A and B the lists of the two halves of the reference
+
+Coherence is taken of unembedding rows on the value side and of embedding rows on the key
+side, less the vocabulary's mean row on both. The readout of keys has another centre, the
+reference's mean embedding, which is that of frequent tokens: seen from there all rare tokens
+lie in one direction, and any list of them would look coherent. From the vocabulary's mean,
+tokens drawn at random have coherence 0 on both sides, so that 0 means "no theme" and the
+gains of the two sides can be compared.
+
+Costs five products of the dictionary with the vocabulary a side, `10 n d V` multiplications
+in all, and one forward pass over the reference. They are made for `ROWS_PER_PIECE` features
+at a time, the best tokens taken from each block of scores while it is there (`scoring`), so
+that beside the dictionary, the vocabulary's rows and one block of scores some 100 MiB
+are in use, however many features there are. Pieces go to the cache as they are made: what is
+killed goes on at the next piece, and gives the same numbers to the last bit, because the
+pieces are the same however often it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from polars import selectors
+from torch import Tensor
+
+from lens_core.atlas.files import (
+    FOLDER,
+    FORMAT,
+    SCHEMA,
+    CachedLayer,
+    find_layer,
+    is_whole_piece,
+    piece_name,
+    write_piece,
+)
+from lens_core.blocked_topk import top_k_and_ranks_of_product
+from lens_core.carry import SIDES, Side, carried_by, vectors_of
+from lens_core.coherence import coherence, overlap
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.direct import Progress
+from lens_core.lens import QueryLens
+from lens_core.search import scales
+from lens_core.stability import best, stability
+from lens_core.storage.files import build_lock, fingerprint, versions
+
+# Part of the numbers to the last bit: BLAS sums in another order for another shape. Ten
+# seconds or so of two CPU cores at GPT-2's shape, which is what a kill can cost.
+ROWS_PER_PIECE = 1024
+# As many as `qlens show` prints.
+CONTEXTS = 5
+
+
+def atlas(
+    lens: QueryLens,
+    layer: int,
+    *,
+    k: int | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """The features of `layer`, with the columns of `lens_core.atlas.files.SCHEMA`.
+
+    Always by operators, and so in the paper's convention with the final norm applied.
+
+    Args:
+        k: tokens per list; `None` is the lens's own.
+        cache: keep the rows in this cache directory and take those that are there.
+        progress: told the features done and how many there are to do.
+
+    Raises:
+        OperatorError: there are no operators yet.
+    """
+    k = _size(lens, k)
+    if cache is not None:
+        return atlas_layer(lens, layer, cache, k=k, progress=progress).scan().collect()
+    dictionary = lens.dictionary(layer)
+    frames = []
+    for rows in _pieces(dictionary.n_features):
+        tick = _ticking(progress, rows.start, dictionary.n_features)
+        frames.append(_frame(lens, dictionary, layer, rows, k, tick))
+        if progress is not None:
+            progress(rows.stop, dictionary.n_features)
+    return pl.concat(frames)
+
+
+def atlas_layer(
+    lens: QueryLens,
+    layer: int,
+    cache: Path,
+    *,
+    k: int | None = None,
+    progress: Progress | None = None,
+) -> CachedLayer:
+    """Bring the atlas of `layer` into the cache, piece by piece, unless it is there.
+
+    What `search` divides the layer's scores by comes into the cache with it.
+    `progress` is told the features done and how many were missing.
+
+    Raises:
+        OperatorError: there are no operators yet.
+        StoreError: another process is making it, or the disk is full; whole pieces are kept.
+    """
+    k = _size(lens, k)
+    dictionary = lens.dictionary(layer)
+    name = atlas_fingerprint(lens, layer, k)
+    found = find_layer(cache, name)
+    if found is not None:
+        return found
+    directory = cache / FOLDER / name
+    n = dictionary.n_features
+    pieces = {rows: directory / piece_name(rows, n) for rows in _pieces(n)}
+    with build_lock(directory):
+        missing = {rows: path for rows, path in pieces.items() if not is_whole_piece(path)}
+        done, total = 0, sum(map(len, missing))
+        for side in SIDES if missing else ():
+            scales(lens, dictionary, side, "query")  # cached: a first search need not wait for them
+        for rows, path in missing.items():
+            tick = _ticking(progress, done, total)
+            frame = _frame(lens, dictionary, layer, rows, k, tick)
+            write_piece(frame, path, _provenance(lens, dictionary, layer, k))
+            done += len(rows)
+            if progress is not None:
+                progress(done, total)
+    return CachedLayer(directory, tuple(pieces.values()))
+
+
+def atlas_fingerprint(lens: QueryLens, layer: int, k: int | None = None) -> str:
+    """What the layer's atlas depends on, by content: the name of its directory."""
+    dictionary = lens.dictionary(layer)
+    return fingerprint(
+        {
+            "kind": "atlas",
+            "format": FORMAT,
+            "model": lens.model.fingerprint,
+            "layer": layer,
+            "dictionary": dictionary.sha256,
+            "reference": lens.transport.reference.sha256,
+            "operators": lens.transport.operators_for(dictionary).fingerprint,
+            "dtype": str(lens.model.dtype),
+            "k": _size(lens, k),
+            "rows_per_piece": ROWS_PER_PIECE,
+            "versions": versions(),
+        }
+    )
+
+
+def _size(lens: QueryLens, k: int | None) -> int:
+    d_vocab: int = lens.model.d_vocab
+    return min(lens.k if k is None else k, d_vocab)
+
+
+def _pieces(n_features: int) -> Iterator[range]:
+    for start in range(0, n_features, ROWS_PER_PIECE):
+        yield range(start, min(start + ROWS_PER_PIECE, n_features))
+
+
+def _ticking(progress: Progress | None, done: int, total: int) -> Callable[[], None]:
+    """To be called between two products, which take a moment each: progress may cancel there."""
+
+    def tick() -> None:
+        if progress is not None:
+            progress(done, total)
+
+    return tick
+
+
+def _provenance(
+    lens: QueryLens, dictionary: FeatureDictionary, layer: int, k: int
+) -> dict[str, Any]:
+    reference = lens.transport.reference
+    return {
+        "kind": "atlas",
+        "format": FORMAT,
+        "model": lens.model.name,
+        "model_fingerprint": lens.model.fingerprint,
+        "layers": [
+            {
+                "layer": layer,
+                "dictionary": dictionary.name,
+                "dictionary_sha256": dictionary.sha256,
+                "features": dictionary.n_features,
+                "atlas": atlas_fingerprint(lens, layer, k),
+            }
+        ],
+        "reference": {
+            "samples": reference.samples,
+            "length": reference.length,
+            "skip_first": reference.skip_first,
+            "skip_last": reference.skip_last,
+            "sha256": reference.sha256,
+            "origin": reference.origin,
+        },
+        "operators": lens.transport.operators_for(dictionary).fingerprint,
+        "dtype": str(lens.model.dtype).removeprefix("torch."),
+        "k": k,
+        "transition": "full",
+        "convention": "paper",
+        "final_norm": "apply",
+        "versions": versions(),
+    }
+
+
+@torch.no_grad()
+def _frame(
+    lens: QueryLens,
+    dictionary: FeatureDictionary,
+    layer: int,
+    rows: range,
+    k: int,
+    tick: Callable[[], None],
+) -> pl.DataFrame:
+    columns = {"feature": torch.arange(rows.start, rows.stop)}
+    for side in SIDES:
+        for name, found in _side(lens, side, dictionary, rows, k, tick).items():
+            columns[f"{side}_{name}"] = found
+    # Last: who asks for a feature's contexts meanwhile has made the pass that this takes.
+    columns |= _activity(lens, layer, rows)
+    frame = pl.DataFrame([_series(name, found) for name, found in columns.items()])
+    # Fewer contexts where it fired less often, none where it did not.
+    fired = pl.col("context_samples").list.eval(pl.element() >= 0).list.sum()
+    return (
+        frame.with_columns(pl.lit(layer).alias("layer"), selectors.float().fill_nan(None))
+        .with_columns(selectors.starts_with("context_").list.head(fired))
+        .select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+    )
+
+
+def _series(name: str, found: Tensor) -> pl.Series:
+    series = pl.Series(name, found.cpu().numpy())
+    return series.arr.to_list() if found.ndim == 2 else series
+
+
+def _activity(lens: QueryLens, layer: int, rows: range) -> dict[str, Tensor]:
+    found, part = lens.activity(layer), slice(rows.start, rows.stop)
+    samples, positions = (
+        places[part, :CONTEXTS].cpu() for places in (found.top_samples, found.top_positions)
+    )
+    return {
+        "silent": found.density[part] == 0,
+        "density": found.density[part],
+        "max_activation": found.max_activation[part],
+        "context_samples": samples,
+        "context_positions": positions,
+        "context_ids": lens.transport.reference.tokens.cpu()[samples, positions],
+        "context_activations": found.top_activations[part, :CONTEXTS],
+    }
+
+
+def _side(
+    lens: QueryLens,
+    side: Side,
+    dictionary: FeatureDictionary,
+    rows: range,
+    k: int,
+    tick: Callable[[], None],
+) -> dict[str, Tensor]:
+    transport = lens.transport
+    start = vectors_of(side, dictionary)[rows.start : rows.stop]
+    full = carried_by(side, transport.matrix(side, dictionary, "full"), start)
+    first = carried_by(side, transport.matrix(side, dictionary, "first-order"), start)
+    tick()
+    query, query_scores = best(lens, side, full, k)
+    tick()
+    first_order, first_order_scores = best(lens, side, first, k)
+    plain = _plain(lens, side, start)
+    tick()
+    logit, logit_scores, ranks = top_k_and_ranks_of_product(*plain, k, query)
+    moved = ranks - torch.arange(query.shape[1], device=ranks.device)
+    tick()
+    part = slice(rows.start, rows.stop)
+    found_stability = stability(lens, side, dictionary, k, part)
+    unknown = start.new_full((len(start),), float("nan"))
+    tokens = lens.model.W_U.T if side == "value" else lens.model.embedding
+    center = tokens.mean(0)
+    found = {
+        "norm": start.norm(dim=-1),
+        "query_norm": full.norm(dim=-1),
+        "first_order_norm": first.norm(dim=-1),
+        "logit_ids": logit,
+        "logit_scores": logit_scores,
+        "logit_coherence": coherence(logit, tokens, center),
+        "query_ids": query,
+        "query_scores": query_scores,
+        "query_coherence": coherence(query, tokens, center),
+        "query_moved": moved,
+        "first_order_ids": first_order,
+        "first_order_scores": first_order_scores,
+        "first_order_coherence": coherence(first_order, tokens, center),
+        "overlap": overlap(logit, query),
+        "median_moved": moved.double().quantile(0.5, dim=-1),
+        "stability": found_stability if found_stability is not None else unknown,
+    }
+    return found | {"gain": found["query_coherence"] - found["logit_coherence"]}
+
+
+def _plain(
+    lens: QueryLens, side: Side, vectors: Float[Tensor, "n d_model"]
+) -> tuple[
+    Float[Tensor, "n d_model"], Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None
+]:
+    """The product, with its bias, that gives Logit Lens's scores."""
+    if side == "value":
+        return lens.model.final_norm(vectors), lens.model.W_U.T, lens.model.b_U
+    return vectors, lens.model.embedding, None

@@ -1,0 +1,346 @@
+"""One feature's vector at the end where it is read: by operators, or directly and cached.
+
+Operators answer in two matrix-vector products, for any feature. They do not answer a
+full transition with blocks off (a mean of products is not a product of means), nor a
+norm's own Jacobian in front of the dictionary, nor a linearised final norm: those are
+direct passes over the reference, whose results are kept in the result cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_core.dictionaries.feature_dictionary import (
+    FeatureDictionary,
+    read_function,
+    write_function,
+)
+from lens_core.direct import (
+    Progress,
+    Transition,
+    Transported,
+    key_transition,
+    pull_back,
+    push_forward,
+    value_transition,
+)
+from lens_core.errors import OperatorError, UsageError
+from lens_core.model import ResidualModel
+from lens_core.operators.demo import ShippedOperators
+from lens_core.operators.files import Operators
+from lens_core.reference import ReferenceSample
+from lens_core.storage.files import fingerprint, versions
+from lens_core.storage.results import ResultCache
+
+# Raise it when the same question gets another number: results of before are then not found.
+RESULTS_FORMAT = 1
+Side = Literal["value", "key"]
+Method = Literal["operator", "direct"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a feature is carried: the transition, the conventions, the blocks that are off."""
+
+    transition: Transition = "full"
+    convention: Literal["paper", "exact"] = "paper"
+    final_norm: Literal["apply", "linearize"] = "apply"
+    off: frozenset[int] = frozenset()
+    method: Method | None = None
+    """`None`: operators where they are there and answer, else directly."""
+
+    def with_transition(self, transition: Transition) -> Settings:
+        return replace(self, transition=transition)
+
+
+def vectors_of(side: Side, dictionary: FeatureDictionary) -> Float[Tensor, "n_features d_model"]:
+    """What is carried: the values (decoder rows) or the keys (encoder columns)."""
+    return dictionary.values if side == "value" else dictionary.keys
+
+
+def site_of(side: Side, dictionary: FeatureDictionary) -> int:
+    """Where the walk starts: the site that the dictionary writes to, or reads."""
+    return dictionary.write_site if side == "value" else dictionary.read_site
+
+
+def carried_by(
+    side: Side,
+    matrix: Float[Tensor, "d_model d_model"],
+    vectors: Float[Tensor, "*many d_model"],
+) -> Float[Tensor, "*many d_model"]:
+    """`matrix v` for values, `k^T matrix` for keys."""
+    return vectors @ (matrix.T if side == "value" else matrix)
+
+
+class Transport:
+    """Carries features of `model`'s dictionaries over `reference`."""
+
+    def __init__(
+        self,
+        model: ResidualModel,
+        reference: ReferenceSample,
+        operators: Operators | ShippedOperators | None,
+        results: ResultCache | None,
+        *,
+        batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.reference = reference
+        self.operators = operators
+        self._results = results
+        self.batch = batch
+        self.progress = progress
+
+    def path(self, side: Side, dictionary: FeatureDictionary) -> range:
+        """The blocks between the dictionary and the end that `side` is read at."""
+        if side == "value":
+            return range(dictionary.write_site, self.model.n_blocks)
+        return range(dictionary.read_site)
+
+    def off(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> frozenset[int]:
+        """The blocks that are off among those on the way."""
+        return settings.off & frozenset(self.path(side, dictionary))
+
+    def norm(
+        self, side: Side, dictionary: FeatureDictionary, settings: Settings
+    ) -> Callable[[Tensor], Tensor] | None:
+        """The norm at the dictionary whose Jacobian `settings.convention` puts in front."""
+        if settings.convention == "paper":
+            return None
+        if side == "value":
+            return write_function(dictionary, self.model)
+        return None if dictionary.read_norm == "none" else read_function(dictionary, self.model)
+
+    def obstacle(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> str | None:
+        """Why operators cannot answer; `None` if they can (once they are built)."""
+        if side == "value" and settings.final_norm == "linearize":
+            return "the final norm is linearised"
+        if self.norm(side, dictionary, settings) is not None:
+            return "the exact convention puts a norm's Jacobian in front of this dictionary"
+        off = self.off(side, dictionary, settings)
+        if off and len(off) < len(self.path(side, dictionary)):
+            if settings.transition == "full":
+                return "blocks are off in a full transition"
+            if settings.transition == "first-order" and not self.has_blocks(dictionary):
+                return "blocks are off and the operators that come with qlens hold no single ones"
+        return None
+
+    def has_operators(self, dictionary: FeatureDictionary) -> bool:
+        """Whether there are operators that carry this dictionary's features."""
+        return self.operators is not None and all(
+            self.operators.covers(side, site_of(side, dictionary)) for side in SIDES
+        )
+
+    def has_blocks(self, dictionary: FeatureDictionary) -> bool:
+        """Whether single blocks can be told apart without a pass (once operators are built)."""
+        return not self.has_operators(dictionary) or (
+            self.operators is not None and self.operators.has_blocks
+        )
+
+    def operators_for(self, dictionary: FeatureDictionary) -> Operators | ShippedOperators:
+        """The operators that carry this dictionary's features.
+
+        Raises:
+            OperatorError: there are none yet.
+        """
+        if self.operators is None or not self.has_operators(dictionary):
+            raise OperatorError(
+                "no operators for this model and reference: run `qlens build` first"
+            )
+        return self.operators
+
+    def method(self, dictionary: FeatureDictionary, settings: Settings) -> Method:
+        """Which method answers for both sides of a feature.
+
+        Raises:
+            UsageError: `settings` ask for operators where they give no exact answer.
+            OperatorError: they ask for operators that are not built.
+        """
+        obstacles = [
+            why for side in SIDES if (why := self.obstacle(side, dictionary, settings)) is not None
+        ]
+        if settings.method == "operator":
+            if obstacles:
+                raise UsageError(f"operators cannot answer, {obstacles[0]}: use --method direct")
+            if not self.has_operators(dictionary):
+                raise OperatorError(
+                    "no operators for this model and reference: run `qlens build`, "
+                    "or use --method direct"
+                )
+        if settings.method is not None:
+            return settings.method
+        return "direct" if obstacles or not self.has_operators(dictionary) else "operator"
+
+    def carry(
+        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
+    ) -> Transported:
+        """The feature's vector, transported and averaged."""
+        start = vectors_of(side, dictionary)[feature]
+        off = self.off(side, dictionary, settings)
+        norm = self.norm(side, dictionary, settings)
+        linearize = side == "value" and settings.final_norm == "linearize"
+        identity = settings.transition == "identity" or len(off) == len(self.path(side, dictionary))
+        if identity and norm is None and not linearize:
+            steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
+            return Transported(start, start, steps, 0.0)
+        if self.method(dictionary, settings) == "direct":
+            return self._direct(side, dictionary, feature, settings)
+        matrix = self.matrix(side, dictionary, settings.transition, off)
+        return Transported(carried_by(side, matrix, start), start, None, None)
+
+    def matrix(
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        transition: Transition,
+        off: frozenset[int] = frozenset(),
+    ) -> Float[Tensor, "d_model d_model"]:
+        """The operator of a transition; `off` is for first order only.
+
+        Raises:
+            OperatorError: there are no operators yet.
+        """
+        try:
+            operators, site = self.operators_for(dictionary), site_of(side, dictionary)
+        except OperatorError as error:
+            raise OperatorError(f"{error}, or search with --lens logit") from None
+        if transition == "first-order":
+            return operators.first_order(side, site, off)
+        return operators.value(site) if side == "value" else operators.key(site)
+
+    def contributions(
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        feature: int,
+        transition: Transition,
+        off: frozenset[int],
+    ) -> Float[Tensor, "blocks d_model"]:
+        """What each block adds, by operators: responses at first order, else first readers."""
+        assert isinstance(self.operators, Operators)
+        start = vectors_of(side, dictionary)[feature]
+        path = self.path(side, dictionary)
+        found = start.new_zeros(self.model.n_blocks, self.model.d_model)
+        if transition == "first-order":
+            for k in path:
+                if k not in off:
+                    found[k] = carried_by(side, self.operators.response(k), start)
+            return found
+        at_site = self.operators.value if side == "value" else self.operators.key
+        carried = {
+            site: carried_by(side, at_site(site), start)
+            for site in range(path.start, path.stop + 1)
+        }
+        for k in path:
+            step = carried[k] - carried[k + 1]
+            found[k] = step if side == "value" else -step
+        return found
+
+    def _direct(
+        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
+    ) -> Transported:
+        off = self.off(side, dictionary, settings)
+        norm = self.norm(side, dictionary, settings)
+        linearize = side == "value" and settings.final_norm == "linearize"
+        site, start = site_of(side, dictionary), vectors_of(side, dictionary)[feature]
+
+        def compute() -> dict[str, Any]:
+            common: dict[str, Any] = {
+                "transition": settings.transition,
+                "off": off,
+                "batch": self.batch,
+                "progress": self.progress,
+            }
+            if side == "value":
+                found = value_transition(
+                    self.model, self.reference, start, site,
+                    write_norm=norm, linearize_final_norm=linearize, **common,
+                )  # fmt: skip
+            else:
+                found = key_transition(
+                    self.model, self.reference, start, site,
+                    read_norm=norm, **common,
+                )  # fmt: skip
+            return {
+                "direct": found.direct,
+                "steps": found.steps,
+                "vector": found.vector,
+                "relative_variance": found.relative_variance,
+            }
+
+        asked = {
+            "kind": "transported",
+            "side": side,
+            "dictionary": dictionary.sha256,
+            "feature": feature,
+            "transition": settings.transition,
+            "off": sorted(off),
+            "norm": norm is not None,
+            "linearize": linearize,
+        }
+        kept = self.cached(asked, compute)
+        return Transported(
+            kept["vector"],
+            kept["direct"],
+            kept["steps"],
+            float(kept["relative_variance"]),
+            linearize,
+        )
+
+    def read_back(
+        self, side: Side, direction: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, "sites d_model"]:
+        """`T_value[site]^T w` or `T_key[site] w` at every site, without operators, by one pass."""
+        walk = pull_back if side == "value" else push_forward
+
+        def compute() -> dict[str, Any]:
+            sites = walk(
+                self.model, self.reference, direction, batch=self.batch, progress=self.progress
+            )
+            return {"sites": sites}
+
+        content = hashlib.sha256(direction.cpu().contiguous().numpy().tobytes()).hexdigest()
+        sites = self.cached({"kind": "read_back", "side": side, "direction": content}, compute)
+        found: Tensor = sites["sites"]
+        return found
+
+    def cached(
+        self, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """`compute()`, or what it gave before for the same model, reference and question."""
+        if self._results is None:
+            return compute()
+        key = fingerprint(
+            asked
+            | {
+                "format": RESULTS_FORMAT,
+                "model": self.model.fingerprint,
+                "reference": self.reference.sha256,
+                "dtype": str(self.model.dtype),
+                "versions": versions(),
+            }
+        )
+        kept = self._results.get(key)
+        if kept is None:
+            kept = {
+                name: value.cpu().numpy() if isinstance(value, Tensor) else value
+                for name, value in compute().items()
+            }
+            self._results.put(key, kept)
+        return {
+            name: torch.from_numpy(value.copy()).to(self.model.device)
+            if hasattr(value, "__array__")
+            else value
+            for name, value in kept.items()
+        }
+
+
+SIDES: tuple[Side, Side] = ("value", "key")

@@ -1,0 +1,97 @@
+"""MLP neurons as a dictionary: every model has them, and no training is needed.
+
+    ungated:  a = act(x W_in + b_in)                       keys: columns of W_in
+    gated:    a = act(x W_gate + b_gate) * (x W_in + b_in) keys: columns of W_gate or W_in
+    values: rows of W_out;   MLP(x) = a W_out + b_out
+
+Neurons read behind the norm in front of the MLP and write in front of the post-norm,
+where the architecture has one. `encode` is the neuron's activation as the model
+computes it, so that activations times values add up to the MLP's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lens_core.dictionaries.feature_dictionary import (
+    DictionaryHost,
+    FeatureDictionary,
+    WriteNorm,
+    affine,
+    content_hash,
+    refuse_non_finite,
+)
+
+
+def neurons(
+    model: DictionaryHost,
+    layer: int,
+    key: Literal["gate", "up"],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> FeatureDictionary:
+    """The MLP neurons of `layer`; `key` chooses between a gated MLP's two projections."""
+    mlp = model.mlp_weights(layer)
+    name = f"neurons/mlp.{layer}"
+    tensors = {
+        "W_in": mlp.W_in, "b_in": mlp.b_in, "W_gate": mlp.W_gate, "b_gate": mlp.b_gate,
+        "W_out": mlp.W_out, "b_out": mlp.b_out,
+    }  # fmt: skip
+    refuse_non_finite(f"{name} of {model.name}", tensors)
+    placed = {
+        label: None if tensor is None else tensor.detach().to(device, dtype)
+        for label, tensor in tensors.items()
+    }
+    W_in, W_out, W_gate = placed["W_in"], placed["W_out"], placed["W_gate"]
+    assert W_in is not None
+    assert W_out is not None
+    up, up_bias = W_in.T, placed["b_in"]
+    gate, gate_bias = (None if W_gate is None else W_gate.T), placed["b_gate"]
+    activation: Callable[[Tensor], Tensor] = mlp.activation
+
+    def encode(x: Tensor) -> Tensor:
+        raised = affine(x, up, up_bias)
+        return (
+            activation(raised) if gate is None else activation(affine(x, gate, gate_bias)) * raised
+        )
+
+    reads_gate = gate is not None and key == "gate"
+    keys, bias = (gate, gate_bias) if reads_gate and gate is not None else (up, up_bias)
+    projection = "W_gate" if reads_gate else "W_in"
+    post_norm = model.mlp_post_norm(layer) is not None
+    write_norm: WriteNorm = "ln2_post" if post_norm else "none"
+    read_site, write_site = 2 * layer + 1, 2 * layer + 2
+    facts: dict[str, str | int | float | bool] = {
+        "kind": "neurons", "activation": type(activation).__name__, "key": projection,
+        "read_site": read_site, "write_site": write_site,
+        "read_norm": "ln2", "write_norm": write_norm,
+    }  # fmt: skip
+    return FeatureDictionary(
+        name=name,
+        kind="neurons",
+        layer=layer,
+        keys=keys,
+        values=W_out,
+        read_site=read_site,
+        write_site=write_site,
+        encoder_bias=bias,
+        decoder_bias=placed["b_out"],
+        read_norm="ln2",
+        write_norm=write_norm,
+        provenance={
+            "source": "neurons",
+            "model": model.name,
+            "key": f"columns of {projection}",
+            "gated": gate is not None,
+            "activation": type(activation).__name__,
+            "reads": "the MLP's input, behind ln2",
+            "writes": "in front of the MLP's post-norm" if post_norm else "straight to the stream",
+        },
+        sha256=content_hash(tensors, facts),
+        encode=encode,
+    )

@@ -1,0 +1,339 @@
+"""The direct method: one feature's vector carried through the blocks of the reference.
+
+    value:  t = v at every position;  t += m_k J_k t  for k = write_site .. 2L-1
+    key:    t = k at every position;  t += m_k J_k^T t  for k = read_site-1 .. 0
+
+(paper, equations of section 3.2; `m_k` is the mask of a block, 1 unless it is
+switched off.) `first-order` applies every `J_k` to the *starting* vector instead.
+The result is the mean over the reference's tokens. One evaluation costs one pass
+over the reference per vector, forward mode for values (`torch.func.jvp`, the
+primal goes along) and reverse mode for keys. `operators` answers the unmasked
+question for all features at once; this module is its oracle, and the only exact
+answer where blocks are off, where a norm's own Jacobian stands in front of the
+dictionary, or where the final norm is linearised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_core.errors import ModelError
+from lens_core.linearization import LinearMap
+from lens_core.memory import is_out_of_memory, release, samples_at_once
+from lens_core.model import ResidualStream, Stream
+from lens_core.operators.passes import Positions
+from lens_core.reference import ReferenceSample
+
+Result = TypeVar("Result")
+Transition = Literal["identity", "first-order", "full"]
+Progress = Callable[[int, int], None]
+"""Called with what is done (blocks of samples, passes) and how much there is; may raise to
+cancel."""
+
+NO_BLOCKS: frozenset[int] = frozenset()
+# What one block holds while it is differentiated, in copies of the stream: the hidden layer
+# of a gated MLP (about four widths, several times) is the most.
+_COPIES_OF_STREAM = 48
+
+
+@dataclass(frozen=True)
+class Transported:
+    """A feature's vector at the end of its walk, averaged over the reference.
+
+    `vector` is `direct` plus the sum of `steps`: what `v` (or `k`) gives by itself, and
+    what the walk added at each block (the last-writer split for `full`, the block's own
+    response for `first-order`; zero for a block that is off or not on the way).
+    `relative_variance` is `E|g - mu|^2 / E|g|^2` over the reference's tokens (paper,
+    section 5), 0 when every token transports the vector alike. `normed` says that the
+    final norm's Jacobian is already inside. Operators know neither steps nor variance of
+    a full transition: both are then `None`.
+    """
+
+    vector: Float[Tensor, " d_model"]
+    direct: Float[Tensor, " d_model"]
+    steps: Float[Tensor, "blocks d_model"] | None
+    relative_variance: float | None
+    normed: bool = False
+
+
+def value_transition(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    value: Float[Tensor, " d_model"],
+    write_site: int,
+    *,
+    transition: Transition = "full",
+    off: frozenset[int] = NO_BLOCKS,
+    write_norm: Callable[[Tensor], Tensor] | None = None,
+    linearize_final_norm: bool = False,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Transported:
+    """Carry `value`, written at `write_site`, to the final stream.
+
+    `write_norm` is the post-norm between the dictionary's output and the stream whose
+    Jacobian the "exact" convention puts in front (it reads the MLP's own output).
+    `linearize_final_norm` carries every token's vector through the final norm's Jacobian
+    before the mean. `batch` is the number of samples at once, `None` to choose.
+    """
+    blocks = range(write_site, model.n_blocks)
+
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+        h = model.embed(tokens)
+        raw = None
+        for k in range(write_site):
+            tick()
+            if write_norm is not None and k == write_site - 1:
+                raw = model.mlp_output(k // 2, h)
+            h = h + model.block(k, h)
+        running = positions.spread(value[None], h.shape)
+        if write_norm is not None:
+            assert raw is not None, "a post-norm lies behind an MLP"
+            running = _jvp(write_norm, raw, running)
+        first, steps = running, [(-1, running)]
+        for k in blocks:
+            tick()
+            tangent = first if transition == "first-order" else running
+            if transition == "identity" or k in off:
+                h = h + model.block(k, h)
+                continue
+            added, step = _primal_and_jvp(lambda x, k=k: model.block(k, x), h, tangent)  # type: ignore[misc]
+            h, running = h + added, running + step
+            steps.append((k, step))
+        if linearize_final_norm:
+            steps = [(k, _jvp(model.final_norm, h, step)) for k, step in steps]
+        return steps
+
+    return _averaged(
+        model, reference, walk, model.n_blocks, batch, progress, normed=linearize_final_norm
+    )
+
+
+def key_transition(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    key: Float[Tensor, " d_model"],
+    read_site: int,
+    *,
+    transition: Transition = "full",
+    off: frozenset[int] = NO_BLOCKS,
+    read_norm: Callable[[Tensor], Tensor] | None = None,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Transported:
+    """Carry `key`, read at `read_site`, back to the embedded input.
+
+    `read_norm` is the norm between the stream and the dictionary's encoder whose
+    Jacobian the "exact" convention puts in front.
+    """
+
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+        sites = _sites(model, tokens, read_site, tick)
+        running = positions.spread(key[None], sites[-1].shape)
+        if read_norm is not None:
+            running = LinearMap(read_norm, sites[-1], forward_mode=False).vjp(running)
+        first, steps = running, [(-1, running)]
+        for k in reversed(range(read_site)):
+            tick()
+            if transition == "identity" or k in off:
+                continue
+            cotangent = first if transition == "first-order" else running
+            step = _block_at(model, k, sites[k]).vjp(cotangent)
+            running = running + step
+            steps.append((k, step))
+        return steps
+
+    return _averaged(model, reference, walk, 2 * read_site, batch, progress, normed=False)
+
+
+def pull_back(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    cotangent: Float[Tensor, " d_model"],
+    *,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Float[Tensor, "sites d_model"]:
+    """`T_value[site]^T cotangent` for every site, by one reverse pass, without operators."""
+
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+        sites = _sites(model, tokens, model.n_blocks, tick)
+        running = positions.spread(cotangent[None], sites[-1].shape)
+        places = [(model.n_blocks, running)]
+        for k in reversed(range(model.n_blocks)):
+            tick()
+            running = running + _block_at(model, k, sites[k]).vjp(running)
+            places.append((k, running))
+        return places
+
+    return _place_means(model, reference, walk, 2 * model.n_blocks, batch, progress)
+
+
+def push_forward(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    tangent: Float[Tensor, " d_model"],
+    *,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Float[Tensor, "sites d_model"]:
+    """`T_key[site] tangent` for every site, by one forward-mode pass, without operators."""
+
+    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+        h = model.embed(tokens)
+        running = positions.spread(tangent[None], h.shape)
+        places = [(0, running)]
+        for k in range(model.n_blocks):
+            tick()
+            added, step = _primal_and_jvp(lambda x, k=k: model.block(k, x), h, running)  # type: ignore[misc]
+            h, running = h + added, running + step
+            places.append((k + 1, running))
+        return places
+
+    return _place_means(model, reference, walk, model.n_blocks, batch, progress)
+
+
+Tick = Callable[[], None]
+"""Called before each block, so that a pass over a large micro-batch shows and can be cancelled."""
+Walk = Callable[[Tensor, Positions, Tick], list[tuple[int, Tensor]]]
+"""What each place (a block, or -1 for the start) gave at every token of a micro-batch."""
+
+
+def _averaged(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    walk: Walk,
+    steps_of_walk: int,
+    batch: int | None,
+    progress: Progress | None,
+    *,
+    normed: bool,
+) -> Transported:
+    def attempt(size: int) -> Transported:
+        steps = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
+        square = 0.0
+        for positions, places in _micro_batches(
+            model, reference, walk, steps_of_walk, size, progress
+        ):
+            total = torch.stack([place for _, place in places]).sum(0)
+            square += float(_counted(total, positions).cpu().double().square().sum())
+            for k, place in places:
+                steps[k] += _counted(place, positions).sum((0, 1)).cpu().double()
+        steps /= reference.n_tokens
+        vector = steps.sum(0)
+        mean_square = square / reference.n_tokens
+        variance = 1 - float(vector.square().sum()) / mean_square if mean_square else 0.0
+        if not bool(torch.isfinite(steps).all()):
+            raise ModelError(
+                "the transported vector is not finite: the feature, or the model's derivatives in "
+                'this dtype, overflow; try compute.dtype = "float64"'
+            )
+        vector, direct = (
+            part.to(device=model.device, dtype=model.dtype) for part in (vector, steps[-1])
+        )
+        walked = steps[:-1].to(device=model.device, dtype=model.dtype)
+        return Transported(vector, direct, walked, max(0.0, variance), normed)
+
+    return _shrinking(model, reference, batch, attempt)
+
+
+def _place_means(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    walk: Walk,
+    steps_of_walk: int,
+    batch: int | None,
+    progress: Progress | None,
+) -> Float[Tensor, "sites d_model"]:
+    def attempt(size: int) -> Tensor:
+        means = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
+        for positions, places in _micro_batches(
+            model, reference, walk, steps_of_walk, size, progress
+        ):
+            for site, place in places:
+                means[site] += _counted(place, positions).sum((0, 1)).cpu().double()
+        return (means / reference.n_tokens).to(device=model.device, dtype=model.dtype)
+
+    return _shrinking(model, reference, batch, attempt)
+
+
+def _counted(h: Stream, positions: Positions) -> Float[Tensor, "batch counted d_model"]:
+    """The part of `h` at the positions that count."""
+    return h[:, positions.start : positions.stop]
+
+
+def _micro_batches(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    walk: Walk,
+    steps: int,
+    size: int,
+    progress: Progress | None,
+) -> Iterator[tuple[Positions, list[tuple[int, Tensor]]]]:
+    """What a walk of so many `steps` gives, one micro-batch after the other."""
+    positions = Positions(reference.included.start, reference.included.stop)
+    total = reference.samples * max(1, steps)
+    for batch in range(0, reference.samples, size):
+        tokens = reference.tokens[batch : batch + size].to(model.device)
+        done = batch * max(1, steps)
+
+        def tick(samples: int = len(tokens)) -> None:
+            nonlocal done
+            if progress is not None:
+                progress(done, total)
+            done += samples
+
+        with torch.no_grad():
+            places = walk(tokens, positions, tick)
+        yield positions, places
+    if progress is not None:
+        progress(total, total)
+
+
+def _shrinking(
+    model: ResidualStream,
+    reference: ReferenceSample,
+    batch: int | None,
+    attempt: Callable[[int], Result],
+) -> Result:
+    """`attempt(size)`, halving the number of samples at once when memory runs out."""
+    per_sample = (
+        _COPIES_OF_STREAM + model.n_blocks
+    ) * reference.length * model.d_model * model.dtype.itemsize  # fmt: skip
+    size = batch or samples_at_once(model.device, reference.length, per_sample)
+    while True:
+        try:
+            return attempt(size)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        release(model.device)
+        size //= 2
+
+
+def _sites(model: ResidualStream, tokens: Tensor, last: int, tick: Tick) -> list[Stream]:
+    sites = [model.embed(tokens)]
+    for k in range(last):
+        tick()
+        sites.append(sites[-1] + model.block(k, sites[-1]))
+    return sites
+
+
+def _block_at(model: ResidualStream, k: int, h: Stream) -> LinearMap:
+    return LinearMap(lambda x: model.block(k, x), h, forward_mode=False)
+
+
+def _primal_and_jvp(
+    function: Callable[[Tensor], Tensor], h: Stream, tangent: Stream
+) -> tuple[Stream, Stream]:
+    return cast(tuple[Tensor, Tensor], torch.func.jvp(function, (h,), (tangent,)))
+
+
+def _jvp(function: Callable[[Tensor], Tensor], h: Stream, tangent: Stream) -> Stream:
+    return _primal_and_jvp(function, h, tangent)[1]

@@ -1,0 +1,199 @@
+"""The `d x d` operators of every site: what Query Lens does to any feature, as matrices.
+
+    T_value[site] = 1/N sum_{b,s,s'} d h_final[b,s] / d h_site[b,s']
+    T_key[site]   = 1/N sum_{b,s,s'} d h_site[b,s'] / d h_0[b,s]
+    R[block]      = 1/N sum_{b,s,s'} d block_out[b,s] / d block_in[b,s']
+
+The mean of the transported vector is linear in the feature and the same map for all
+features (method.md, section 3), so that these serve every feature of every dictionary of a
+model. On disk are *sums*, in two halves of the reference and, for the transitions, two
+buckets of the feature's position, with the counts to divide by; and the means, which the
+lens reads. Reading a site costs its size and a checksum, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_core.errors import DamagedError, OperatorError
+from lens_core.operators.passes import N_BUCKETS
+from lens_core.operators.plan import (
+    COMPLETE,
+    DTYPES,
+    BuildPlan,
+    is_complete,
+    mean_file,
+    read_manifest,
+    sums_file,
+)
+from lens_core.storage.files import open_tensors, write_tensors
+
+# Half operators are two matrices a side; a cursor stays on one site for a while.
+_HALVES_KEPT = 8
+
+
+class Operators:
+    """Finished operators, read from disk tensor by tensor and kept once read.
+
+    Matrices act on column vectors: a value is carried by `T_value[site] @ v`, a key by
+    `k @ T_key[site]`.
+    """
+
+    origin = "built"
+    has_blocks = True
+
+    def __init__(
+        self,
+        directory: Path,
+        device: torch.device | str = "cpu",
+        *,
+        expected: str | None = None,
+        writable: bool = True,
+    ) -> None:
+        """Open the operators in `directory`.
+
+        `expected` is the fingerprint that they must have (`None`: whatever is there);
+        `writable` is false for a cache that is not one's own, where nothing is mended.
+        """
+        self.directory = directory
+        self.plan = read_manifest(directory)
+        if expected is not None and self.plan.fingerprint != expected:
+            raise OperatorError(
+                f"{directory} holds operators of another model, reference or version: remove it"
+            )
+        if not is_complete(directory):
+            raise OperatorError(f"the operators in {directory} are not finished: run `qlens build`")
+        self.device = torch.device(device)
+        self.n_blocks = self.plan.n_blocks
+        self.d_model = self.plan.d_model
+        self._writable = writable
+        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._verified: dict[int, dict[str, Tensor]] = {}
+        self._first_order: dict[tuple[str, int], Tensor] = {}
+        self._halves: dict[tuple[str, int], list[Tensor]] = {}
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Of the matrices on disk."""
+        return DTYPES[self.plan.dtype]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the operators were made from."""
+        return self.plan.fingerprint
+
+    def covers(self, side: str, site: int) -> bool:
+        """Whether they carry the features of a dictionary at `site`: of every one."""
+        return True
+
+    def value(self, site: int) -> Float[Tensor, "d_model d_model"]:
+        """`T_value[site]`."""
+        return self._mean("value", site)
+
+    def key(self, site: int) -> Float[Tensor, "d_model d_model"]:
+        """`T_key[site]`."""
+        return self._mean("key", site)
+
+    def response(self, block: int) -> Float[Tensor, "d_model d_model"]:
+        """`R[block]`."""
+        return self._mean("response", block)
+
+    def _mean(self, name: str, site: int) -> Tensor:
+        if (name, site) not in self._kept:
+            # The file's own tensors are pages of the file; only a GPU gets copies.
+            self._kept[name, site] = self._means(site)[name].to(self.device)
+        return self._kept[name, site]
+
+    def _means(self, site: int) -> dict[str, Tensor]:
+        if site not in self._verified:
+            path = self.directory / mean_file(site)
+            try:
+                found = self._read(path)
+            except DamagedError:
+                # The sums say the same: only where they too are damaged is a build lost.
+                found = means_of(self.plan, self._sums(site))
+                if self._writable:
+                    write_tensors(path, found, self.plan.provenance)
+            self._verified[site] = found
+        return self._verified[site]
+
+    def first_order(
+        self, side: str, site: int, off: frozenset[int] = frozenset()
+    ) -> Float[Tensor, "d_model d_model"]:
+        """`I + sum R[k]` over the blocks after (`value`) or before (`key`) `site`, less `off`."""
+        blocks = range(site, self.n_blocks) if side == "value" else range(site)
+        if (side, site) not in self._first_order:
+            eye = torch.eye(self.d_model, dtype=DTYPES[self.plan.dtype], device=self.device)
+            self._first_order[side, site] = eye + sum(self.response(k) for k in blocks)
+        total = self._first_order[side, site]
+        silenced = off & set(blocks)
+        return total - sum(self.response(k) for k in silenced) if silenced else total
+
+    def halves(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"]]:
+        """The transition of each half of the reference (a single one for a single sample)."""
+        if (side, site) not in self._halves:
+            tokens = self.plan.tokens.sum(1)
+            sums = self._sums(site)[side].double().sum(1)
+            self._halves[side, site] = [
+                (sums[half] / tokens[half]).to(DTYPES[self.plan.dtype]).to(self.device)
+                for half in range(2)
+                if tokens[half] > 0
+            ]
+            while len(self._halves) > _HALVES_KEPT:
+                del self._halves[next(iter(self._halves))]
+        return self._halves[side, site]
+
+    def stability(self, side: str, dictionary: str, k: int) -> Float[Tensor, " n_features"] | None:
+        """Nothing is stored: `halves` tell it, where the reference has two."""
+        return None
+
+    def scale(
+        self, side: str, transition: str, dictionary: str
+    ) -> Float[Tensor, " n_features"] | None:
+        """Nothing is stored: search computes it once."""
+        return None
+
+    def buckets(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"] | None]:
+        """The transition for features before and from position 16, each over its own tokens.
+
+        `None` for a bucket that no position of the reference falls into.
+        """
+        tokens = self.plan.tokens.sum(0)
+        sums = self._sums(site)[side].double().sum(0)
+        dtype = DTYPES[self.plan.dtype]
+        return [
+            (sums[bucket] / tokens[bucket]).to(dtype).to(self.device) if tokens[bucket] else None
+            for bucket in range(N_BUCKETS)
+        ]
+
+    def _sums(self, site: int) -> dict[str, Tensor]:
+        try:
+            return self._read(self.directory / sums_file(site))
+        except DamagedError as error:
+            if self._writable:
+                (self.directory / COMPLETE).unlink(missing_ok=True)
+            raise OperatorError(
+                f"the operators in {self.directory} are damaged ({error}): run `qlens build` again"
+            ) from error
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        with open_tensors(path) as file:
+            file.verify()
+            if file.metadata.get("operators") != self.plan.fingerprint:
+                raise DamagedError(f"{path} belongs to other operators")
+            return {name: file.get(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def means_of(
+    plan: BuildPlan, sums: Mapping[str, Tensor]
+) -> dict[str, Float[Tensor, "d_model d_model"]]:
+    n_tokens = plan.tokens.sum()
+    return {
+        name: (parts.double().sum((0, 1)) / n_tokens).to(DTYPES[plan.dtype])
+        for name, parts in sums.items()
+    }

@@ -1,0 +1,282 @@
+"""Small results by key, on diskcache without pickle, never shown unless whole.
+
+A value is one blob: a magic, the JSON part and the arrays as safetensors, and a SHA-256
+over key and content. What fails it is removed and counts as missing. Rows live inside
+SQLite, so that no row can name a file to read or remove.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import diskcache
+
+from lens_core.errors import StoreError
+from lens_core.storage.files import (
+    demand_json,
+    discard,
+    is_network_filesystem,
+    one_line,
+    refusal_of,
+    remove,
+)
+
+_MAGIC = b"qlens result 1\n"
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in the cache that is not what was written."""
+
+    path: Path
+    reason: str
+    removed: bool
+
+
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]
+    """diskcache's storage without pickle: plain keys, values of bytes, all inside SQLite.
+
+    Its parent pickles what it cannot store and unpickles any row that says so,
+    which makes a cache file run code. Here such a row is an error, and no row
+    can name a file to read or remove.
+    """
+
+    def put(self, key: object) -> tuple[object, bool]:
+        if type(key) is bytes:
+            return sqlite3.Binary(key), True
+        if type(key) is str or (type(key) is int and -(1 << 63) <= key < 1 << 63):
+            return key, True
+        raise TypeError(f"a cache key must be str, bytes or a 64-bit int, not {_kind(key)}")
+
+    def get(self, key: Any, raw: object) -> object:
+        if not raw or type(key) not in (str, bytes, int):
+            raise _DamagedEntryError("its key is pickled")
+        return key
+
+    def store(
+        self, value: object, read: bool, key: object = diskcache.UNKNOWN
+    ) -> tuple[int, int, None, memoryview]:
+        if read or type(value) is not bytes:
+            raise TypeError(f"a cache value must be bytes, not {_kind(value)}")
+        return 0, diskcache.core.MODE_RAW, None, sqlite3.Binary(value)
+
+    def fetch(self, mode: object, filename: object, value: object, read: object) -> bytes:
+        if mode != diskcache.core.MODE_RAW or filename is not None or type(value) is not bytes:
+            raise _DamagedEntryError("it is not plain bytes")
+        return value
+
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+        raise TypeError("results live inside the database")
+
+    def remove(self, file_path: object) -> None:
+        """Nothing: no row of ours has a file."""
+
+
+class ResultCache:
+    """Small results by key: dictionaries of JSON values and numpy arrays.
+
+    Safe for several processes. The oldest entries go when the file reaches
+    `size_limit` bytes. A damaged entry is dropped and counts as missing; a
+    database that is damaged as a whole is set aside and begun anew.
+    """
+
+    def __init__(self, directory: Path, *, size_limit: int = 1 << 30) -> None:
+        self.directory = directory
+        self._size_limit = size_limit
+        self._cache = self._opened()
+
+    def __enter__(self) -> ResultCache:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        with self._errors():
+            return len(self._cache)
+
+    def close(self) -> None:
+        self._cache.close()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What was put under `key`, or None: missing, or not provably what was put."""
+        try:
+            with self._errors():
+                entry = self._cache.get(key)
+            return None if entry is None else _decoded(key, entry)
+        except _DamagedEntryError:
+            with self._errors():
+                self._cache.delete(key)
+        except _DamagedDatabaseError:
+            self._begin_anew()
+        return None
+
+    def put(self, key: str, payload: Mapping[str, Any]) -> None:
+        """Keep `payload`: JSON values (tuples come back as lists), and arrays at its top level."""
+        entry = _encoded(key, payload)
+        try:
+            with self._errors():
+                self._cache.set(key, entry)
+        except _DamagedDatabaseError:
+            self._begin_anew()
+            with self._errors():
+                self._cache.set(key, entry)
+
+    def _opened(self) -> Any:
+        try:
+            return self._open()
+        except _DamagedDatabaseError:
+            discard(self.directory)
+            return self._open()
+
+    def _open(self) -> Any:
+        journal = "delete" if is_network_filesystem(self.directory) else "wal"
+        # All settings, because diskcache would take missing ones from the file.
+        settings = {
+            **diskcache.DEFAULT_SETTINGS,
+            "size_limit": self._size_limit,
+            "sqlite_journal_mode": journal,
+            "sqlite_mmap_size": 0,  # an error under a memory map kills the process
+        }
+        with self._errors():
+            try:
+                return diskcache.Cache(str(self.directory), timeout=10, disk=BytesDisk, **settings)
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise _DamagedDatabaseError(one_line(error)) from error
+
+    def _begin_anew(self) -> None:
+        self._cache.close()
+        discard(self.directory)
+        self._cache = self._open()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except diskcache.Timeout:
+            raise StoreError(
+                f"cannot write to {self.directory}: it is locked by another process or read-only"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise _sqlite_refusal(error, self.directory) from error
+        except OSError as error:
+            raise refusal_of(error, self.directory) from error
+
+
+class _DamagedEntryError(Exception):
+    pass
+
+
+class _DamagedDatabaseError(Exception):
+    pass
+
+
+def _sqlite_refusal(error: sqlite3.DatabaseError, directory: Path) -> Exception:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    if code & 0xFF == sqlite3.SQLITE_FULL:
+        return refusal_of(OSError(errno.ENOSPC, ""), directory)
+    # Not ours (a table is missing), garbled, or moved away by another process's repair.
+    garbled = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if code & 0xFF in garbled or code == sqlite3.SQLITE_READONLY_DBMOVED:
+        return _DamagedDatabaseError(one_line(error))
+    return StoreError(f"cannot use {directory}: {one_line(error)}: set QLENS_CACHE_DIR to another")
+
+
+def _encoded(key: str, payload: Mapping[str, Any]) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    arrays = {name: item for name, item in payload.items() if isinstance(item, np.ndarray)}
+    rest = {name: item for name, item in payload.items() if name not in arrays}
+    demand_json(rest)
+    little_endian = {
+        name: np.require(array, array.dtype.newbyteorder("<"), "C")
+        for name, array in arrays.items()
+    }
+    content = _MAGIC + save(little_endian, {"json": json.dumps(rest)})
+    return content + _seal(key, content)
+
+
+def _decoded(key: str, entry: bytes) -> dict[str, Any]:
+    content, seal = entry[:-_DIGEST_BYTES], entry[-_DIGEST_BYTES:]
+    if not content.startswith(_MAGIC) or _seal(key, content) != seal:
+        raise _DamagedEntryError("its checksum does not match")
+    from safetensors.numpy import load
+
+    tensors = content[len(_MAGIC) :]
+    header = json.loads(tensors[8 : 8 + int.from_bytes(tensors[:8], "little")])
+    rest: dict[str, Any] = json.loads(header["__metadata__"]["json"])
+    return rest | load(tensors)
+
+
+def _seal(key: str, content: bytes) -> bytes:
+    """The checksum covers the key: an entry moved under another key is damaged too."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass") + b"\0" + content).digest()
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _connected(root: Path, mode: str) -> sqlite3.Connection:
+    place = quote(str(root / diskcache.core.DBNAME))
+    return sqlite3.connect(f"file:{place}?mode={mode}", uri=True, timeout=10)
+
+
+def count_results(root: Path) -> int:
+    with suppress(sqlite3.Error), closing(_connected(root, "ro")) as database:
+        return int(database.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+    return 0
+
+
+def verify_results(root: Path, repair: bool) -> list[Damage]:
+    path = root / diskcache.core.DBNAME
+    if not path.exists():
+        return []
+    damaged: list[tuple[int, str]] = []
+    try:
+        with closing(_connected(root, "rw")) as database:
+            rows = database.execute("SELECT rowid, key, raw, mode, filename, value FROM Cache")
+            disk = BytesDisk(str(root))
+            for rowid, key, raw, mode, filename, value in rows:
+                try:
+                    name = disk.get(key, raw)
+                    _decoded(str(name), disk.fetch(mode, filename, value, False))
+                except _DamagedEntryError as error:
+                    damaged.append((rowid, f"entry {rowid} is damaged: {error}"))
+            if repair:
+                with database:
+                    database.executemany(
+                        "DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid, _ in damaged]
+                    )
+    except sqlite3.DatabaseError as error:
+        refusal = _sqlite_refusal(error, root)
+        if not isinstance(refusal, _DamagedDatabaseError):
+            raise refusal from error
+        return [Damage(path, f"not a readable database: {refusal}", repair and remove(root))]
+    return [Damage(path, reason, repair) for _, reason in damaged]
+
+
+def clear_results(root: Path) -> None:
+    """Empty the database in place, for other processes may have it open; else remove it."""
+    if not root.is_dir():
+        return
+    try:
+        with closing(_connected(root, "rw")) as database:
+            with database:
+                database.execute("DELETE FROM Cache")
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.DatabaseError as error:
+        # Garbled, or so full a disk that nothing can even be deleted inside the file.
+        if not remove(root):
+            raise refusal_of(OSError(errno.EACCES, one_line(error)), root) from error

@@ -1,0 +1,1 @@
+"""The terminal app: one screen over one engine."""

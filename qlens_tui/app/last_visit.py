@@ -1,0 +1,144 @@
+"""Where the user was in a configuration, so that the app opens there again.
+
+One small JSON file per configuration in the user's state directory (QLENS_STATE_DIR, or the
+platform's). It holds no results: layer, feature, sort, filter, panes, and what the app last
+knew of the model and its dictionaries, so that a table with marks and atlas stands on the screen
+before the engine is up. A file that cannot be read is as good as none: the app then opens at the
+beginning. Two sessions on one configuration: the one that moved last is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import platformdirs
+
+from lens_core.errors import StoreError
+from lens_core.storage.files import write_text_atomically
+from qlens_tui.engine.messages import OperatorsFrom
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class KnownLayer:
+    """A dictionary as the engine last described it.
+
+    `atlas` is its directory, once there is one, and `operators` those that it answered by.
+    """
+
+    layer: int
+    sha256: str
+    name: str
+    n_features: int
+    atlas: str | None = None
+    operators: OperatorsFrom = "built"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position in the app; the defaults are where a first visit begins."""
+
+    layer: int | None = None
+    feature: int | None = None
+    everywhere: bool = False
+    sort: str | None = None
+    descending: bool = False
+    filter: str = ""
+    k: int | None = None
+    transition: str | None = None
+    off: tuple[int, ...] = ()
+    convention: str = "paper"
+    final_norm: str = "apply"
+    tab: str = "value"
+    pane: str = "table"
+    ids: bool = False
+    bottom: bool = False
+    lenses: tuple[str, ...] | None = None
+    length: int | None = None
+    theme: str | None = None
+    model: str = ""
+    tokens: int = 0
+    known: tuple[KnownLayer, ...] = field(default=())
+
+
+def state_dir() -> Path:
+    """QLENS_STATE_DIR, or the platform's directory for state; not made here."""
+    chosen = os.environ.get("QLENS_STATE_DIR")
+    if not chosen:
+        return platformdirs.user_state_path("qlens", False)
+    return Path(os.path.expanduser(chosen))
+
+
+def _file(config: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(os.path.realpath(config))).hexdigest()[:24]
+    return state_dir() / f"{name}.json"
+
+
+def recall(config: Path) -> Place:
+    """Where the user was in `config`; the beginning if that is not known."""
+    try:
+        found = json.loads(_file(config).read_text("utf-8"))
+        if found.pop("format") != FORMAT:
+            return Place()
+        known = tuple(KnownLayer(**layer) for layer in found.pop("known", ()))
+        names = {f.name: f for f in fields(Place)}
+        kept = {name: value for name, value in found.items() if name in names}
+        kept["off"] = tuple(int(block) for block in kept.get("off", ()))
+        if kept.get("lenses") is not None:
+            kept["lenses"] = tuple(kept["lenses"]) or None
+        place = Place(**kept, known=known)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Place()
+    return place if _sane(place) else Place()
+
+
+def _sane(place: Place) -> bool:
+    def natural(value: object) -> bool:
+        return value is None or (type(value) is int and value >= 0)
+
+    flags = (place.descending, place.ids, place.bottom, place.everywhere)
+    lenses = ("logit_lens", "query_lens", "first_order")
+    if place.lenses is not None and not all(lens in lenses for lens in place.lenses):
+        return False
+    if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
+        return False
+    if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):
+        return False
+    words = (place.filter, place.tab, place.pane, place.model)
+    optional = (place.sort, place.transition, place.theme)
+    return (
+        all(
+            map(
+                natural,
+                (place.layer, place.feature, place.k, place.length, place.tokens, *place.off),
+            )
+        )
+        and all(isinstance(flag, bool) for flag in flags)
+        and all(isinstance(word, str) for word in words)
+        and all(word is None or isinstance(word, str) for word in optional)
+        and all(
+            type(k.layer) is int
+            and type(k.n_features) is int
+            and 0 <= k.n_features < 1 << 31
+            and all(isinstance(text, str) for text in (k.sha256, k.name))
+            and (k.atlas is None or isinstance(k.atlas, str))
+            and k.operators in get_args(OperatorsFrom)
+            for k in place.known
+        )
+    )
+
+
+def remember(config: Path, place: Place) -> bool:
+    """Keep `place` for the next start; False where it cannot be written, which loses no work."""
+    document: dict[str, Any] = {"format": FORMAT, "config": str(config), **asdict(place)}
+    try:
+        write_text_atomically(_file(config), json.dumps(document, indent=1) + "\n")
+    except (StoreError, OSError):
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""Which features go to which file: asked, then written off the UI's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lens_core.errors import LensError, StoreError
+from qlens_tui.app.screens.choice import Choice
+from qlens_tui.app.screens.prompt import Answer, Prompt
+from qlens_tui.text import visible
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from qlens_tui.app.screens.workbench import Workbench
+    from qlens_tui.table.rows import Rows
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """A set of features by what the user calls it: rows of the table, or marks anywhere."""
+
+    label: str
+    rows: Rows | None = None
+    starred: bool = False
+    marked: bool = False
+    tag: str | None = None
+
+
+def ask_and_export(bench: Workbench) -> None:
+    """Ask for the features and the file, then write it."""
+    try:
+        scopes = _scopes(bench)
+    except LensError as error:  # of the file of marks
+        bench.qlens.toast(str(error), "error")
+        return
+    if not scopes:
+        bench.notify("there is nothing to export yet", severity="warning")
+        return
+
+    def chosen(index: int | None) -> None:
+        if index is not None:
+            _ask_file(bench, scopes[index])
+
+    bench.app.push_screen(
+        Choice(
+            "export",
+            [visible(scope.label, ascii_only=bench.ascii) for scope in scopes],
+            ascii_only=bench.ascii,
+        ),
+        chosen,
+    )
+
+
+def _scopes(bench: Workbench) -> list[_Scope]:
+    table, triage = bench.table, bench.triage
+    found = []
+    if table.rows is not None and len(table.rows):
+        rows, chosen = table.rows, table.chosen
+        if len(chosen) > 1:
+            selected = rows[chosen.start : chosen.stop]
+            found.append(_Scope(f"the {len(chosen):,} selected rows", rows=selected))
+        found.append(_Scope(f"the {len(rows):,} rows of the table, in this order", rows=rows))
+    if triage is not None:
+        ready, known = bench.dialogue.ready, len(bench.browsing.known)
+        layers = "every layer"
+        if ready is None or known < len(ready.layers):
+            layers = f"the {known} layers that are known so far"
+        found.append(_Scope(f"all starred features, of {layers}", starred=True))
+        found.append(_Scope(f"all features with any mark, of {layers}", marked=True))
+        found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in triage.tags()]
+    return found
+
+
+def _ask_file(bench: Workbench, scope: _Scope) -> None:
+    from qlens_tui.export.write import check_destination
+
+    def check(text: str) -> str | None:
+        if not text.strip():
+            return "a file name, ending in .csv, .parquet or .ndjson"
+        try:
+            check_destination(_path(text))
+        except LensError as error:
+            return str(error)
+        return None
+
+    def confirm(text: str) -> str | None:
+        return "this file exists: enter again replaces it" if _path(text).exists() else None
+
+    def write(answer: Answer | None) -> None:
+        if answer is not None:
+            bench.run_worker(_export(bench, scope, _path(answer.text)), group="export")
+
+    bench.app.push_screen(
+        Prompt(
+            f"export {scope.label} to",
+            value=_free_name(),
+            hint=".csv (for spreadsheets), .parquet or .ndjson",
+            check=check,
+            confirm=confirm,
+            ascii_only=bench.ascii,
+        ),
+        write,
+    )
+
+
+def _free_name() -> str:
+    """The first of features.csv, features-2.csv and so on that is not there."""
+    names = ("features.csv", *(f"features-{number}.csv" for number in range(2, 1000)))
+    return next((name for name in names if not Path(name).exists()), names[0])
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text.strip()))
+
+
+async def _export(bench: Workbench, scope: _Scope, path: Path) -> None:
+    try:
+        count = await asyncio.to_thread(_write, bench, scope, path)
+    except (LensError, OSError) as error:
+        bench.qlens.toast(str(error), "error", long=True)
+        return
+    bench.qlens.toast(f"{count:,} features in {path}")
+
+
+def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
+    """In a worker thread; reads only what does not change under it."""
+    import polars as pl
+
+    from lens_core.atlas.files import find_layer, merged_provenance
+    from qlens_tui.export.write import export
+    from qlens_tui.triage.triage import marks_frame
+
+    texts, known = bench.dialogue.texts, dict(bench.browsing.known)
+    if texts is None:
+        raise StoreError("the vocabulary is still loading: export when the model is ready")
+    shas = {layer: each.sha256 for layer, each in known.items()}
+    marks = marks_frame(bench.triage, shas).sort("layer", "feature")
+    rows = _rows(scope, marks)
+    layers = sorted(rows["layer"].unique().to_list())
+    atlases = []
+    for layer in layers or sorted(known)[:1]:
+        place = known[layer].atlas if layer in known else None
+        found = None
+        if place is not None:
+            found = find_layer(Path(place).parent.parent, Path(place).name)
+        if found is None:
+            raise StoreError(
+                f"layer {layer} has no atlas yet: go there, or press B, and export when it is made"
+            )
+        atlases.append(found)
+    export(
+        rows,
+        path,
+        atlas=pl.concat([each.scan() for each in atlases]),
+        marks=marks,
+        texts=texts,
+        provenance=merged_provenance(atlases),
+    )
+    return rows.height
+
+
+def _rows(scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    if scope.rows is not None:
+        return scope.rows.features()
+    if scope.starred:
+        return marks.filter("star")
+    if scope.marked:
+        return marks
+    return marks.filter(pl.col("tags").list.contains(scope.tag))

@@ -1,0 +1,166 @@
+"""All keys, from the real bindings, so that nothing here can be out of date; then the words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from qlens_tui.app.widgets.key_line import KeyLine
+from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
+from qlens_tui.glossary import GLOSSARY
+from qlens_tui.text import fit, wrapped
+
+_NAMES = {
+    "plus": "+", "equals_sign": "=", "minus": "-", "colon": ":", "slash": "/", "space": "space",
+    "question_mark": "?", "pagedown": "pgdn", "pageup": "pgup",
+}  # fmt: skip
+_TITLE = "keys, and what the words mean"
+_TERM = 18  # columns of a key, or of a term
+_WORDS = "what the columns and words mean"
+
+
+def keys_of(binding: Binding) -> str:
+    """The keys of a binding as a person writes them."""
+    return " ".join(_NAMES.get(key, key) for key in binding.key.split(","))
+
+
+def words_of(binding: Binding) -> str:
+    """What a binding does, in words that need no pane around them; the footer has shorter ones."""
+    return binding.tooltip or binding.description
+
+
+def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
+    """The bindings of a class, however they were written down."""
+    for binding in bindings:
+        yield binding if isinstance(binding, Binding) else Binding(*binding)
+
+
+class _Keys(LinePane):
+    def __init__(
+        self, sections: Sequence[tuple[str, Sequence[Binding]]], begin: str, *, ascii_only: bool
+    ) -> None:
+        super().__init__(ascii_only=ascii_only)
+        self._sections, self._begin = sections, begin
+        self._starts: dict[str, int] = {}
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        body: list[Line] = []
+        self._starts = {}
+        if not width:
+            return [], []
+        for title, bindings in self._sections:
+            keys = ((keys_of(binding), words_of(binding)) for binding in bindings)
+            self._add(body, title, keys, width)
+        self._add(body, _WORDS, (), width)
+        for title, words in GLOSSARY:
+            terms = ((word.shown(ascii_only=self.ascii_only), word.meaning) for word in words)
+            self._add(body, title, terms, width)
+        return [self._top_line(width, height - 1, len(body))], body
+
+    def _add(
+        self, body: list[Line], title: str, terms: Iterable[tuple[str, str]], width: int
+    ) -> None:
+        self._starts[title] = len(body)
+        body.append(fitted(line((f" {title}", "pane--title")), width))
+        for term, meaning in terms:
+            body += self._entry(term, meaning, width)
+        body.append(())
+
+    def _entry(self, term: str, meaning: str, width: int) -> Iterator[Line]:
+        """A term at the left, its meaning beside it, both wrapped."""
+        left = wrapped(term, _TERM)
+        right = wrapped(meaning, max(1, width - _TERM - 5))
+        for at in range(max(len(left), len(right))):
+            name = fit(left[at] if at < len(left) else "", _TERM)
+            said = right[at] if at < len(right) else ""
+            yield fitted(line((f"   {name} ", "pane--strong"), said), width)
+
+    def _top_line(self, width: int, height: int, count: int) -> Line:
+        """The title, and at the right whether there is more than fits."""
+        up, down = ("^", "v") if self.ascii_only else ("▴", "▾")
+        top = max(0, min(self.top, count - height))
+        last = min(top + height, count)
+        arrows = f"{up if top else ''}{down if last < count else ''}"
+        place = f"{arrows} {top + 1}-{last} of {count} "
+        title = fitted(line((f" {_TITLE}", "pane--title")), max(0, width - len(place)))
+        return fitted((*title, (place, "pane--quiet")), width)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Begin where the user was, once it is known how the lines fall."""
+        self.redraw()
+        if self._begin in self._starts:
+            self._scroll_top(self._starts[self._begin])
+            self._begin = ""
+
+    def action_section(self, by: int) -> None:
+        """To the next section's title, or the one before."""
+        starts = sorted(self._starts.values())
+        others = [start for start in starts if (start - self.top) * by > 0]
+        if others:
+            self._scroll_top(others[0] if by > 0 else others[-1])
+
+    def action_words(self) -> None:
+        self._scroll_top(self._starts.get(_WORDS, self.top))
+
+
+class Help(ModalScreen[None]):
+    """What every key does, by pane, and what the words mean; escape or `?` closes it."""
+
+    DEFAULT_CSS = """
+    Help { align: center middle; background: transparent; }
+    Help > Vertical {
+        width: 76; max-width: 95%; height: 90%; background: $surface;
+        border: round $foreground 40%;
+    }
+    Help.-ascii > Vertical { border: ascii $foreground 40%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark", "leave", "Back"),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("k", "scroll(-1)", "Up", show=False),
+        Binding("tab", "section(1)", "Next section"),
+        Binding("shift+tab", "section(-1)", "Section before", show=False),
+        Binding("w", "words", "What the words mean"),
+    ]
+
+    def __init__(
+        self,
+        sections: Sequence[tuple[str, Sequence[Binding]]],
+        *,
+        begin: str = "",
+        ascii_only: bool = False,
+    ) -> None:
+        """Show the keys by section; `begin` is the title of the one to open at."""
+        super().__init__()
+        self._sections, self._begin, self._ascii = sections, begin, ascii_only
+        self.set_class(ascii_only, "-ascii")
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield _Keys(self._sections, self._begin, ascii_only=self._ascii)
+            yield KeyLine(ascii_only=self._ascii)
+
+    def on_mount(self) -> None:
+        self.query_one(KeyLine).tell(
+            [("j/k", "line"), ("pgdn/pgup", "page"), ("tab", "next section"),
+             ("w", "words"), ("esc", "back")]
+        )  # fmt: skip
+        self.query_one(_Keys).focus()
+
+    def action_scroll(self, by: int) -> None:
+        self.query_one(_Keys).action_scroll(by)
+
+    def action_section(self, by: int) -> None:
+        self.query_one(_Keys).action_section(by)
+
+    def action_words(self) -> None:
+        self.query_one(_Keys).action_words()
+
+    def action_leave(self) -> None:
+        self.dismiss()

@@ -1,0 +1,121 @@
+"""A note on a feature: several lines, any text, kept when the user says so."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import TextArea
+from textual.widgets.text_area import EditResult
+
+from qlens_tui.app.widgets.key_line import KeyLine
+from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.text import has_shape, visible
+
+
+def shown(text: str) -> str:
+    """A line to be edited: spaces, tabs and backslashes as they are, what has no shape escaped."""
+    return "".join(
+        character
+        if character == "\t" or unicodedata.category(character) == "Zs" or has_shape(character)
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+class _Area(TextArea):
+    """A text area that is not given what it must not paint."""
+
+    def _replace_via_keyboard(
+        self, insert: str, start: tuple[int, int], end: tuple[int, int]
+    ) -> EditResult | None:
+        lines = insert.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return super()._replace_via_keyboard("\n".join(map(shown, lines)), start, end)
+
+
+class NoteEditor(ModalScreen[None]):
+    """Edits a note; ctrl+s keeps it, escape leaves it as it was, and asks first if it changed.
+
+    Control and format characters are shown as escapes, never raw; a line that is left as it was
+    is kept as it was, whatever it holds.
+    """
+
+    DEFAULT_CSS = """
+    NoteEditor { align: center middle; background: transparent; }
+    NoteEditor > Vertical {
+        width: 90%; max-width: 100; height: 70%; background: $surface;
+        border: round $foreground 40%;
+    }
+    NoteEditor TextArea, NoteEditor TextArea:focus { border: none; height: 1fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "keep", "Keep", priority=True, tooltip="Keep the note"),
+        Binding("escape", "leave", "Leave", priority=True, tooltip="Leave the note as it was"),
+    ]
+
+    def __init__(
+        self,
+        title: str,
+        note: str,
+        keep: Callable[[str], str | None],
+        *,
+        ascii_only: bool = False,
+    ) -> None:
+        """`keep` writes a note, or says in one line why it cannot: the editor then stays."""
+        super().__init__()
+        self._keep = keep
+        self._title = title
+        self._raw = {shown(part): part for part in note.split("\n")}
+        self._before = "\n".join(map(shown, note.split("\n")))
+        self._ascii = ascii_only
+        self._asked = False
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield ToldLine(self._title, ascii_only=self._ascii)
+            yield _Area(self._before, show_line_numbers=False)
+            yield KeyLine(ascii_only=self._ascii)
+
+    def on_mount(self) -> None:
+        area = self.query_one(TextArea)
+        area.focus()
+        area.move_cursor(area.document.end)
+        self._tell("leave as it was")
+
+    def _tell(self, leave: str) -> None:
+        self.query_one(KeyLine).tell([("ctrl+s", "keep"), ("esc", leave)])
+
+    def action_keep(self) -> None:
+        if self.keep_now():
+            self.dismiss()
+
+    def keep_now(self) -> bool:
+        """Write what was changed; False, with the reason told, where that failed."""
+        text = self.edited
+        problem = None if text is None else self._keep(text)
+        if problem is not None:
+            self.notify(
+                visible(problem, ascii_only=self._ascii), severity="error", timeout=12, markup=False
+            )
+        return problem is None
+
+    @property
+    def edited(self) -> str | None:
+        """The note as it is now, `None` where it is what it was."""
+        text = self.query_one(TextArea).text
+        if text == self._before:
+            return None
+        return "\n".join(self._raw.get(part, part) for part in text.split("\n"))
+
+    def action_leave(self) -> None:
+        if self.query_one(TextArea).text != self._before and not self._asked:
+            self._asked = True
+            self._tell("again: throw the change away")
+            return
+        self.dismiss()

@@ -1,0 +1,120 @@
+"""A list to choose a line from: completions, columns, hits, jobs, tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
+
+
+class ChoiceList(LinePane):
+    """Lines with a cursor. Whoever sets the choices has made them printable."""
+
+    DEFAULT_CSS = """
+    ChoiceList { height: auto; max-height: 16; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "move(1)", "Next", show=False),
+        Binding("k,up", "move(-1)", "Previous", show=False),
+        Binding("pagedown,ctrl+d", "move(10)", "Ten down", show=False),
+        Binding("pageup,ctrl+u", "move(-10)", "Ten up", show=False),
+        Binding("home,g", "move(-1000000)", "First", show=False),
+        Binding("end,G", "move(1000000)", "Last", show=False),
+        Binding("enter", "take", "Take", show=False),
+    ]
+
+    class Taken(Message):
+        """The user wants the line with this number."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+    class Moved(Message):
+        """The cursor is on the line with this number."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+    def __init__(
+        self, *, ascii_only: bool = False, id: str | None = None, nothing: str = "nothing"
+    ) -> None:
+        super().__init__(ascii_only=ascii_only, id=id)
+        self._choices: tuple[str, ...] = ()
+        self._heading = ""
+        self._nothing = nothing
+        self._cursor = 0
+        self._is_marked = True
+
+    @property
+    def cursor(self) -> int | None:
+        """The line under the cursor, `None` of none."""
+        return self._cursor if self._choices else None
+
+    def set_choices(
+        self, choices: Sequence[str], *, heading: str = "", cursor: int | None = 0
+    ) -> None:
+        """Offer these lines; `cursor` `None` leaves the cursor where it is."""
+        self._choices = tuple(choices)
+        self._heading = heading
+        kept = self._cursor if cursor is None else cursor
+        self._cursor = max(0, min(kept, len(self._choices) - 1))
+        self.styles.height = max(1, len(self._choices)) + bool(heading)
+        self._follow()
+
+    def mark(self, shown: bool) -> None:
+        """Whether the line under the cursor is told apart: not where enter takes something else."""
+        self._is_marked = shown
+        self.redraw()
+
+    def say_nothing(self, nothing: str) -> None:
+        """What an empty list says."""
+        self._nothing = nothing
+        self.redraw()
+
+    def action_move(self, by: int) -> None:
+        before = self._cursor
+        self._cursor = max(0, min(self._cursor + by, len(self._choices) - 1))
+        self._follow()
+        if self._cursor != before:
+            self.post_message(self.Moved(self._cursor))
+
+    def action_take(self) -> None:
+        if self._choices:
+            self.post_message(self.Taken(self._cursor))
+
+    def on_click(self, event: events.Click) -> None:
+        place = event.get_content_offset(self)
+        if place is not None:
+            index = place.y - bool(self._heading) + self.top
+            if 0 <= index < len(self._choices):
+                self._cursor = index
+                self.redraw()
+                self.post_message(self.Taken(index))
+
+    def on_resize(self, event: events.Resize) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        self.redraw()
+        if self.body_height:  # a list without a size yet would scroll to the cursor's line
+            self.show_line(self._cursor)
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        head = [fitted(line((f"  {self._heading}", "pane--quiet")), width)] if self._heading else []
+        body = []
+        for index, choice in enumerate(self._choices):
+            here = self._is_marked and index == self._cursor
+            text = f"{'>' if here else ' '} {choice}"
+            style = "pane--cursor" if here else ""
+            body.append(fitted(line((text, style)), width, self.ellipsis))
+        if not body:
+            body.append(fitted(line((f"  {self._nothing}", "pane--quiet")), width))
+        return head, body

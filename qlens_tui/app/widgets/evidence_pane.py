@@ -1,0 +1,241 @@
+"""What else is known of a feature: where it fires, which features are like it, how we know.
+
+Contexts stand in a concordance: the token that fires in brackets, one under the other, with
+what comes before and after it. Below them the nearest features, one step away with enter,
+and what the numbers were made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from qlens_tui.app.widgets.feature_pane import FeaturePane
+from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
+from qlens_tui.cli.tables import density, number
+from qlens_tui.engine.messages import Context, Evidence, Neighbour, Signature
+from qlens_tui.text import cells, fit, token_label
+
+_BRACKETS = 2
+_LABEL = 10  # columns of what a fact is about
+_BESIDE, _NEIGHBOURS = 120, 46  # columns from which neighbours stand beside contexts, and theirs
+
+
+@dataclass(frozen=True)
+class WhatIsKnown:
+    """A feature's evidence, with what the app knows of it beside.
+
+    `labels` are tokens that tell neighbours apart, by layer and feature; `provenance` are
+    lines of a label and a text; `atlas_stability` is that of the table's lists, as text of ours.
+    """
+
+    evidence: Evidence
+    signature: Signature | None = None
+    labels: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    provenance: tuple[tuple[str, str], ...] = ()
+    atlas_stability: str = ""
+
+    @property
+    def layer(self) -> int:
+        return self.evidence.layer
+
+    @property
+    def feature(self) -> int:
+        return self.evidence.feature
+
+
+class EvidencePane(FeaturePane[WhatIsKnown]):
+    """A feature's contexts, neighbours and provenance."""
+
+    DEFAULT_CSS = """
+    EvidencePane > .evidence--token { text-style: bold underline; color: $text-accent; }
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"evidence--token"}
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Open feature", tooltip="Go to the chosen neighbour")
+    ]
+
+    @dataclass
+    class FeatureChosen(Message):
+        """The user wants to see this feature."""
+
+        pane: EvidencePane
+        layer: int
+        feature: int
+
+        @property
+        def control(self) -> EvidencePane:
+            return self.pane
+
+    def __init__(
+        self,
+        *,
+        ascii_only: bool = False,
+        name: str | None = None,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
+        self._chosen: int | None = None
+        self._choices: dict[int, Neighbour] = {}
+
+    @property
+    def chosen(self) -> Neighbour | None:
+        """The neighbour that enter opens, where it is on the screen."""
+        return self._choices[self._chosen] if self._chosen in self._on_screen() else None
+
+    def show(self, view: WhatIsKnown) -> None:
+        """Show this evidence, no neighbour chosen if it is another feature's."""
+        old = self.view
+        if old is None or (old.layer, old.feature) != (view.layer, view.feature):
+            self._chosen = None
+        super().show(view)
+
+    def action_scroll(self, by: int) -> None:
+        """Choose the next neighbour on the screen; where there is none, scroll."""
+        seen = sorted(self._on_screen())
+        if self._chosen in seen:
+            seen = [k for k in seen if (k - self._chosen) * by > 0]
+        if seen and abs(by) == 1:
+            self._chosen = seen[0] if by > 0 else seen[-1]
+            self.redraw()
+        else:
+            super().action_scroll(by)
+
+    def action_open(self) -> None:
+        chosen = self.chosen
+        if chosen is not None and not self.stale:
+            self.post_message(self.FeatureChosen(self, chosen.layer, chosen.feature))
+
+    def _on_screen(self) -> set[int]:
+        return set(range(self.top, self.top + self.body_height)) & self._choices.keys()
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        self._choices = {}
+        instead = self.instead()
+        head = [fitted(self._title(width), width, self.ellipsis)]
+        if self.view is None or instead is not None:
+            return head, [fitted(instead or (), width, self.ellipsis)]
+        if width < _BESIDE:
+            body: list[Line] = list(self._contexts(self.view.evidence, width))
+            body += [(), *self._nearest(self.view, len(body) + 1), (), *self._facts(self.view)]
+        else:
+            left = [*self._contexts(self.view.evidence, width - _NEIGHBOURS - 1), ()]
+            left += self._facts(self.view)
+            right = list(self._nearest(self.view, 0))
+            body = [
+                (*fitted(one, width - _NEIGHBOURS - 1, self.ellipsis), (" ", ""), *other)
+                for one, other in zip_longest(left, right, fillvalue=())
+            ]
+        return head, [fitted(one, width, self.ellipsis) for one in body]
+
+    def _title(self, width: int) -> Line:
+        start = line(
+            (" EVIDENCE ", self.title_style()), (f" {self.feature_name()}", "pane--strong"), "  "
+        )
+        waiting = self.waiting_for()
+        if self.view is None:
+            return start
+        if waiting:
+            return (*start, (waiting, "pane--waiting"))
+        of = self.view.evidence
+        tokens = f"{of.n_tokens:,}"
+        if of.silent:
+            return (*start, (f"silent in {tokens} reference tokens", "pane--waiting"))
+        fired = f"{round(of.density * of.n_tokens):,}"
+        pieces = [
+            [f"fires on {fired} of {tokens} reference tokens", f"on {fired} of {tokens}"],
+            [f"density {density(of.density)}"],
+            [f"at most {number(of.max_activation)}"],
+        ]
+        return (*start, (facts(pieces, width - width_of(start)), "pane--quiet"))
+
+    def _contexts(self, of: Evidence, width: int) -> Iterator[Line]:
+        if not of.contexts:
+            return
+        yield ((" strongest contexts", self.shade("pane--strong")),)
+        where = max(len(f"{at.sample}:{at.position}") for at in of.contexts)
+        score = max(len(number(at.activation)) for at in of.contexts)
+        room = max(0, width - where - score - 4)
+        # Most of what drives an activation lies before it.
+        before = room * 11 // 20
+        for at in of.contexts:
+            place = f" {f'{at.sample}:{at.position}':>{where}} {number(at.activation):>{score}}  "
+            yield line((place, "pane--quiet"), *self._concordance(at, before, room - before))
+
+    def _concordance(self, at: Context, before: int, after: int) -> Line:
+        token = token_label(at.token, ascii_only=self.ascii_only)
+        room = max(0, after - _BRACKETS)
+        token = fit(token, min(cells(token), room), ellipsis=self.ellipsis)
+        rest = fit(self._inner("".join(at.after)), room - cells(token), ellipsis="")
+        return line(
+            (_last(self._inner("".join(at.before)), before), self.shade()),
+            (f"[{token}]", self.shade("evidence--token")),
+            (rest, self.shade()),
+        )
+
+    def _nearest(self, view: WhatIsKnown, start: int) -> Iterator[Line]:
+        """The neighbours of both sides, the first line being line `start` of the body."""
+        of = view.evidence
+        named = max((len(_name(near)) for near in (*of.by_value, *of.by_key)), default=0)
+        for title, nearest in (("nearest by value", of.by_value), ("nearest by key", of.by_key)):
+            if title.endswith("key"):
+                yield ()
+                start += 1
+            yield ((f" {title}", self.shade("pane--strong")),)
+            start += 1
+            for near in nearest:
+                self._choices[start] = near
+                chosen = start == self._chosen
+                tokens = view.labels.get((near.layer, near.feature), ())
+                labels = "  ".join(token_label(t, ascii_only=self.ascii_only) for t in tokens)
+                text = (
+                    f"{'>' if chosen else ' '}{_name(near):>{named}}  {near.cosine:+.2f}  {labels}"
+                )
+                style = "pane--cursor" if chosen and self.has_focus else self.shade()
+                yield ((text, style),)
+                start += 1
+
+    def _facts(self, view: WhatIsKnown) -> Iterator[Line]:
+        signature = view.signature
+        if signature is not None and (signature.layer, signature.feature) == (
+            view.layer,
+            view.feature,
+        ):
+            arrow = "->" if self.ascii_only else "→"
+            sides = ("value", signature.value), ("key", signature.key)
+            lengths = (
+                f"{name} {number(side.norm)} {arrow} {number(side.transported_norm)}"
+                for name, side in sides
+            )
+            yield self._fact("length", "   ".join(lengths))
+            stable = [f"{n} {s.stability:.2f}" for n, s in sides if s.stability is not None]
+            known = "   ".join(stable) or view.atlas_stability or "not known"
+            yield self._fact("stability", known)
+        for label, text in view.provenance:
+            yield self._fact(self.printable(label), self.printable(text))
+
+    def _fact(self, label: str, text: str) -> Line:
+        return line((f" {fit(label, _LABEL)} ", "pane--quiet"), (text, self.shade()))
+
+    def _inner(self, text: str) -> str:
+        """Text in the middle of more text: its outer spaces are spaces."""
+        return self.printable(f"|{text}|")[1:-1]
+
+
+def _name(near: Neighbour) -> str:
+    return f"{near.layer}:{near.feature}"
+
+
+def _last(text: str, width: int) -> str:
+    """The end of the text, in exactly `width` columns."""
+    while cells(text) > width:
+        text = text[1:]
+    return " " * (width - cells(text)) + text

@@ -1,0 +1,319 @@
+"""The features as a table, as quick with a million rows as with a hundred.
+
+The rows stay in their frame; what is on the screen is read from it by slicing, and lines that
+did not change are not painted again (see `line_pane`). A cursor move is two lines. Where the
+cursor leaves the window, the window jumps so that the cursor is in its middle: scrolling by a
+line would send every line of it at every key, the jump does so once in half a window.
+
+`>` stands at the cursor, `|` at a selected range, `*`, `x` and `m` for a star, a rejection and
+a note: nothing hangs on colour.
+
+Cost of a key: some dozen rows read where the window moves, else two lines of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events
+from textual.actions import SkipAction
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
+from qlens_tui.app.widgets.table_columns import SOURCES, Placed, Writing, fitted_columns
+from qlens_tui.triage.marks import Mark
+
+if TYPE_CHECKING:
+    from qlens_tui.table.rows import Rows
+
+_WHEEL = 3
+
+
+class FeatureTable(LinePane):
+    """Attributes down: `set_rows`, `set_marks`, `set_texts`, `set_sort`, `move_to`."""
+
+    DEFAULT_CSS = """
+    FeatureTable > .feature-table--head { text-style: bold; }
+    FeatureTable > .feature-table--baseline { color: $foreground 70%; }
+    FeatureTable > .feature-table--chosen { text-style: bold; }
+    FeatureTable > .feature-table--cursor { text-style: bold; }
+    FeatureTable:focus > .feature-table--cursor { text-style: bold reverse; }
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "feature-table--head",
+        "feature-table--baseline",
+        "feature-table--chosen",
+        "feature-table--cursor",
+    }
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "move(1)", "Next feature", show=False),
+        Binding("k,up", "move(-1)", "Previous feature", show=False),
+        Binding("ctrl+d", "turn(0.5)", "Half a page down", show=False),
+        Binding("ctrl+u", "turn(-0.5)", "Half a page up", show=False),
+        Binding("pagedown", "turn(1)", "Page down", show=False),
+        Binding("pageup", "turn(-1)", "Page up", show=False),
+        Binding("g,home", "first", "First feature", show=False),
+        Binding("G,end", "last", "Last feature", show=False),
+        Binding("J,shift+down", "move(1, True)", "Select down", show=False),
+        Binding("K,shift+up", "move(-1, True)", "Select up", show=False),
+        Binding("shift+pagedown", "turn(1, True)", "Select a page down", show=False),
+        Binding("shift+pageup", "turn(-1, True)", "Select a page up", show=False),
+        Binding("shift+home", "first(True)", "Select to the first", show=False),
+        Binding("shift+end", "last(True)", "Select to the last", show=False),
+        Binding("A", "select_all", "Select all rows", show=False),
+        Binding("escape", "deselect", "Deselect", show=False, tooltip="Give the selection up"),
+        Binding("o", "sort", "Sort", show=False, tooltip="Sort the table's rows"),
+    ]
+
+    class FeatureFocused(Message):
+        """The cursor is on this feature, `row` (from 0) of `of`; `layer` is None of no rows."""
+
+        def __init__(self, layer: int | None, feature: int | None, row: int, of: int) -> None:
+            super().__init__()
+            self.layer, self.feature, self.row, self.of = layer, feature, row, of
+
+    class SelectionChanged(Message):
+        """A range of rows is selected, or none is."""
+
+        def __init__(self, rows: range | None) -> None:
+            super().__init__()
+            self.rows = rows
+
+    class SortRequested(Message):
+        """The user wants the rows sorted: by this column of the frame, or (None) to choose one."""
+
+        def __init__(self, column: str | None) -> None:
+            super().__init__()
+            self.column = column
+
+    def __init__(
+        self,
+        *,
+        ascii_only: bool = False,
+        name: str | None = None,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
+        self._rows: Rows | None = None
+        self._writing = Writing(ascii_only=ascii_only)
+        self._sorted: tuple[str | None, bool] = (None, False)
+        self._nothing = "no features"
+        self._lacking = ""
+        self._cursor = 0
+        self._anchor: int | None = None
+        self._all = False
+        self._first = 0
+        self._id_width = 0
+        self._columns: tuple[Placed, ...] = ()
+        self._page: tuple[object, Sequence[Line]] = (None, ())
+        self._said: tuple[object, ...] = ()
+        self._said_range: range | None = None
+
+    @property
+    def rows(self) -> Rows | None:
+        return self._rows
+
+    @property
+    def row(self) -> int:
+        """Where the cursor is, from 0."""
+        return self._cursor
+
+    @property
+    def chosen(self) -> range:
+        """The selected rows; without a selection, that of the cursor."""
+        if self._all or not self._count:
+            return range(self._count)
+        other = self._cursor if self._anchor is None else self._anchor
+        return range(min(self._cursor, other), max(self._cursor, other) + 1)
+
+    @property
+    def feature(self) -> tuple[int, int] | None:
+        """Layer and feature under the cursor."""
+        return self._rows.feature(self._cursor) if self._rows is not None and self._count else None
+
+    def set_rows(self, rows: Rows, nothing: str = "no features") -> None:
+        """Show these rows; the cursor stays on its feature and on its line, where it can.
+
+        A selection stays while the rows are the same ones in the same order; it is let go where
+        they moved. `nothing` (a text of ours) is what an empty table says.
+        """
+        before, line_before = self._rows, self._cursor - self._first
+        if self._selects and before is not None and not rows.same_as(before):
+            self._anchor, self._all = None, False
+        self._rows, self._nothing = rows, nothing
+        self._cursor = rows.follow(before, self._cursor) if before is not None else 0
+        self._first = self._cursor - line_before
+        self._writing = replace(self._writing, with_layer=rows.spans_layers)
+        self._id_width = rows.widest_feature + 3 * rows.spans_layers
+        self._show()
+
+    def set_lacking(self, why: str) -> None:
+        """What the head says instead of columns where no row has any, a text of ours."""
+        if why != self._lacking:
+            self._lacking = why
+            self._show()
+
+    def set_marks(self, marks: Mapping[int, Mapping[int, Mark]]) -> None:
+        """Show these marks, given by layer and feature; lines without a change stay."""
+        self._writing = replace(self._writing, marks=marks)
+        self._show()
+
+    def set_texts(self, texts: Sequence[str] | None) -> None:
+        """The raw strings of all token ids; None shows ids."""
+        self._writing = replace(self._writing, texts=texts, _labels={})
+        self._show()
+
+    def set_sort(self, column: str | None, descending: bool = False) -> None:
+        """What the head says of the order of the rows."""
+        self._sorted = column, descending
+        self._show()
+
+    def move_to(self, layer: int, feature: int) -> bool:
+        """Put the cursor on a feature; False where no row is of it."""
+        place = self._rows.find(layer, feature) if self._rows is not None else None
+        if place is not None:
+            self._go(place)
+        return place is not None
+
+    def action_move(self, by: int, extend: bool = False) -> None:
+        self._go(self._cursor + by, extend=extend)
+
+    def action_turn(self, pages: float, extend: bool = False) -> None:
+        by = int(pages * self._window) or (1 if pages > 0 else -1)
+        self._go(self._cursor + by, extend=extend, roll=by)
+
+    def action_first(self, extend: bool = False) -> None:
+        self._go(0, extend=extend)
+
+    def action_last(self, extend: bool = False) -> None:
+        self._go(self._count - 1, extend=extend)
+
+    def action_select_all(self) -> None:
+        self._anchor, self._all = None, self._count > 1
+        self._show()
+
+    def action_deselect(self) -> None:
+        if not self._selects:
+            raise SkipAction
+        self._go(self._cursor)
+
+    def action_sort(self) -> None:
+        self.post_message(self.SortRequested(None))
+
+    def on_click(self, event: events.Click) -> None:
+        place = event.get_content_offset(self)
+        if place is None:
+            return
+        if place.y == 0:
+            end = 1
+            for placed in self._columns:
+                end += placed.width + 1
+                if place.x < end:
+                    self.post_message(self.SortRequested(placed.column.source))
+                    break
+        elif self._first + place.y - 1 < self._count:
+            self._go(self._first + place.y - 1, extend=event.shift)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        self._go(self._cursor + _WHEEL)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        event.stop()
+        self._go(self._cursor - _WHEEL)
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        self._columns = fitted_columns(self._id_width, width - 1, self._sorted[0])
+        head = fitted(line((self._heading(), "feature-table--head")), width)
+        if not self._count:
+            return [head], [line("", (f"  {self._nothing}", "pane--quiet"))]
+        window = self._window
+        if not self._first <= self._cursor < self._first + window:
+            self._first = self._cursor - window // 2
+        self._first = max(0, min(self._first, self._count - window))
+        chosen = self.chosen if self._selects else range(0)
+        body = []
+        for position, text in enumerate(self._texts(window), self._first):
+            if position == self._cursor:
+                whole = "".join(part for part, _ in text)
+                body.append(line((f">{whole}", "feature-table--cursor")))
+            elif position in chosen:
+                parts = ((part, style or "feature-table--chosen") for part, style in text)
+                body.append(line(("|", "feature-table--chosen"), *parts))
+            else:
+                body.append(line(" ", *text))
+        return [head], body
+
+    @property
+    def _selects(self) -> bool:
+        return self._all or self._anchor is not None
+
+    @property
+    def _count(self) -> int:
+        return 0 if self._rows is None else len(self._rows)
+
+    @property
+    def _window(self) -> int:
+        return max(1, self.content_size.height - 1)
+
+    def _texts(self, window: int) -> Sequence[Line]:
+        """The rows in the window as text, without what shows cursor and selection."""
+        assert self._rows is not None
+        key = self._rows, self._first, window, self._columns, self._writing
+        if self._page[0] != key:
+            page = self._rows.page(self._first, window, SOURCES)
+            self._page = key, [self._text(values) for values in page]
+        return self._page[1]
+
+    def _text(self, values: Mapping[str, object]) -> Line:
+        runs = []
+        for placed in self._columns:
+            cell = placed.column.cell(self._writing, values, placed.width)
+            style = "feature-table--baseline" if placed.column.is_baseline else ""
+            runs += [(cell, style), (self._writing.edge(placed), "")]
+        return line(*runs)
+
+    def _heading(self) -> str:
+        by, descending = self._sorted
+        arrow = ("\\" if descending else "/") if self.ascii_only else "▼" if descending else "▲"
+        text = " "
+        for placed in self._columns:
+            if self._lacking and placed.column.is_computed:
+                return text + self._lacking
+            text += placed.column.heading(
+                placed.width,
+                arrow if placed.column.source == by else "",
+                self._writing.edge(placed),
+            )
+        return text
+
+    def _go(self, to: int, *, extend: bool = False, roll: int = 0) -> None:
+        self._all = False
+        if extend and self._anchor is None:
+            self._anchor = self._cursor
+        elif not extend:
+            self._anchor = None
+        self._cursor = max(0, min(to, self._count - 1))
+        self._first += roll
+        self._show()
+
+    def _show(self) -> None:
+        self.redraw()
+        if self._rows is None:
+            return
+        feature = self.feature
+        said = (feature, self._cursor, self._count)
+        if said != self._said:
+            self._said = said
+            layer, number = feature or (None, None)
+            self.post_message(self.FeatureFocused(layer, number, self._cursor, self._count))
+        selected = self.chosen if self._selects and self._count else None
+        if selected != self._said_range:
+            self._said_range = selected
+            self.post_message(self.SelectionChanged(selected))

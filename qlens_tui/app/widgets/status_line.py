@@ -1,0 +1,50 @@
+"""One line that says where the user is, on what, and what is being done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from qlens_tui.app.widgets.line_pane import Line, LinePane, facts, fitted, line
+from qlens_tui.text import cells, fit, visible
+
+_PLACE = 48  # columns for where the user is, if what is going on has a shorter wording
+
+
+class StatusLine(LinePane, can_focus=False):
+    """Where, left, as much as fits; what is going on, right, always."""
+
+    DEFAULT_CSS = """
+    StatusLine { height: 1; }
+    StatusLine > .status--name { text-style: bold reverse; }
+    StatusLine > .status--now { text-style: bold; }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"status--name", "status--now"}
+
+    def __init__(self, *, ascii_only: bool = False, id: str | None = None) -> None:
+        super().__init__(ascii_only=ascii_only, id=id)
+        self._where: tuple[tuple[str, ...], ...] = ()
+        self._now: tuple[str, ...] = ("",)
+
+    def tell(self, where: Sequence[Sequence[str]], now: Sequence[str]) -> None:
+        """`where`: facts, each in its wordings, longest first; `now`: what is going on, so too."""
+        said = tuple(
+            tuple(visible(words, ascii_only=self.ascii_only) for words in fact)
+            for fact in where
+            if any(fact)
+        )
+        doing = tuple(visible(words, ascii_only=self.ascii_only) for words in now)
+        if (said, doing) != (self._where, self._now):
+            self._where, self._now = said, doing
+            self.redraw()
+
+    def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
+        name = " qlens "
+        fitting = [words for words in self._now if cells(words) <= width - _PLACE]
+        doing = fitting[0] if fitting else self._now[-1]
+        now = fit(doing, min(cells(doing), max(0, width - 30)), ellipsis=self.ellipsis)
+        room = max(0, width - cells(name) - cells(now) - 4)
+        where = facts(self._where, room, "  ")
+        gap = " " * (room - cells(where) + 2)
+        text = line((name, "status--name"), f" {where}{gap}", (now, "status--now"), " ")
+        return [fitted(text, width, self.ellipsis)], []

@@ -1,0 +1,307 @@
+"""`qlens build` and `qlens merge`: what a configuration needs, made here or brought together.
+
+A build is a list of units, each written whole, so it may be stopped at any time and
+run again; `--shard I/N` computes every N-th unit. Whoever finds all units present
+puts them together: all look, one after the other, so the last one does. Where one process
+does everything, the atlas of the configuration's dictionaries follows.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lens_core.errors import OperatorError
+from qlens_tui.cli.commands.atlas import atlas_summary, fill_atlas
+from qlens_tui.cli.exits import InterruptionError
+from qlens_tui.cli.options import Command, Shard, open_lens, pass_output, with_common
+from qlens_tui.cli.output import Output, counted, in_bytes
+from qlens_tui.cli.progress import build_progress
+from qlens_tui.disk_space import demand_space, size_of
+
+if TYPE_CHECKING:
+    from lens_core.atlas.files import CachedLayer
+    from lens_core.operators.files import Operators
+    from lens_core.operators.plan import BuildPlan, Unit
+    from lens_core.session import Session
+
+
+@click.command(cls=Command, short_help="Compute the operators of a model, once, resumable.")
+@click.argument("config")
+@click.option(
+    "--shard",
+    type=Shard(),
+    default="1/1",
+    metavar="I/N",
+    help="Compute the I-th of N parts only, for several GPUs or machines.",
+)
+@click.option("--no-atlas", is_flag=True, help="Leave the tables of the dictionaries out.")
+@with_common
+@pass_output
+def build(
+    output: Output,
+    config: str,
+    shard: tuple[int, int],
+    no_atlas: bool,
+    reference_tokens: Path | None,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Compute what CONFIG needs, once: the operators of its model, then its atlas.
+
+    Operators serve every feature of every dictionary; the atlas tabulates CONFIG's (see
+    `qlens atlas`). Stop it at any time; run again, it goes on where it was. Several
+    processes may each take a shard of the operators: with one cache directory the last one
+    finishes them, with several `qlens merge` does; a build without --shard then makes the
+    atlas.
+
+    \b
+    Examples:
+      qlens build smollm2-neurons
+      qlens build smollm2-neurons --no-atlas
+      CUDA_VISIBLE_DEVICES=1 qlens build gpt2-small-32k --shard 2/4
+    """
+    start = time.monotonic()
+    session = open_lens(
+        output, config, offline=offline, device=device, dtype=dtype,
+        reference_tokens=reference_tokens,
+    )  # fmt: skip
+    finished, passes = _built(session), 0
+    if finished is not None:
+        output.note("the operators are complete: nothing to build")
+    else:
+        passes = _build(output, session, shard)
+        missing = _finish(output, session)
+        if missing:
+            _name_missing(output, session.operators_directory, missing, shard[1])
+        else:
+            _use(session)
+    directory = session.operators_directory if finished is None else finished.directory
+    table = None if no_atlas or shard[1] > 1 else fill_atlas(output, session)
+    _result(output, as_json, directory, passes, start, table)
+
+
+@click.command(cls=Command, short_help="Finish operators from shards of other machines.")
+@click.argument("config")
+@click.argument("directories", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
+@with_common
+@pass_output
+def merge(
+    output: Output,
+    config: str,
+    directories: tuple[Path, ...],
+    reference_tokens: Path | None,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Bring shards that other machines built into this cache, and finish the operators.
+
+    DIR is another machine's cache directory, or its directory of these operators.
+
+    \b
+    Examples:
+      qlens merge gpt2-small-32k /mnt/a/qlens-cache /mnt/b/qlens-cache
+      qlens merge gpt2-small-32k
+    """
+    start = time.monotonic()
+    session = open_lens(
+        output, config, offline=offline, device=device, dtype=dtype,
+        reference_tokens=reference_tokens,
+    )  # fmt: skip
+    finished = _built(session)
+    if finished is not None:
+        output.note("the operators are complete: nothing to merge")
+        _result(output, as_json, finished.directory, 0, start)
+        return
+    from lens_core.operators.build import import_units
+
+    directory = session.operators_directory
+    for place in directories:
+        brought = import_units(_source(place, directory), directory)
+        output.note(f"{counted(brought, 'unit')} from {place}")
+    missing = _finish(output, session)
+    if missing:
+        raise OperatorError(
+            f"{counted(len(missing), 'unit')} missing in {directory}: run the other shards of "
+            "`qlens build` first, or name their directories"
+        )
+    output.note("run `qlens build` to make the atlas too")
+    _result(output, as_json, directory, 0, start)
+
+
+def _built(session: Session) -> Operators | None:
+    """The finished operators of the session, if they are more than those that come with qlens."""
+    from lens_core.operators.files import Operators
+
+    operators = session.lens.transport.operators
+    return operators if isinstance(operators, Operators) else None
+
+
+def _use(session: Session) -> None:
+    """Let the open session's lens answer by the operators that were just finished."""
+    from lens_core.operators.files import Operators
+
+    directory = session.operators_directory
+    session.lens.transport.operators = Operators(
+        directory, session.model.device, expected=directory.name
+    )
+
+
+def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
+    """Compute the shard's missing units; the number of passes that took."""
+    from lens_core.operators.build import build_operators
+    from lens_core.operators.plan import plan_build
+
+    model, reference = session.model, session.reference
+    directory, batch = session.operators_directory, session.config.compute.batch
+    plan = _begun(directory) or plan_build(
+        model, model.fingerprint, reference, batch=None if batch == "auto" else batch
+    )
+    number, of = shard
+    units = plan.units()[number - 1 :: of]
+    there = sum(plan.passes(unit) for unit in units if _path(directory, unit).is_file())
+    total = sum(plan.passes(unit) for unit in units)
+    output.note(
+        f"{counted(total, 'pass', 'passes')} over batches of "
+        f"{plan.micro_batch} x {reference.length} tokens on {model.device}"
+        f"{f', {there:,} of them done before' if there else ''}"
+    )
+    output.note(
+        f"{in_bytes(plan.bytes_on_disk)} when finished, "
+        f"{in_bytes(plan.bytes_while_building)} while building, in {directory}"
+    )
+    # A shard writes its units; only the last one also writes what is made of them.
+    needed = plan.bytes_while_building if of == 1 else plan.bytes_on_disk // of
+    demand_space(directory, needed)
+    try:
+        with build_progress(output, there, total) as report:
+            build_operators(model, reference, plan, directory, shard=shard, progress=report)
+    except KeyboardInterrupt as error:
+        raise _interrupted(directory) from error
+    return total - there
+
+
+def _finish(output: Output, session: Session) -> list[Unit]:
+    """Put the units together if all are there, or return those that are missing.
+
+    Of several that end together each waits for the lock and looks again under it, so that
+    the last one finds every unit.
+    """
+    from lens_core.operators.build import assemble
+    from lens_core.operators.plan import is_complete, missing_units, read_manifest
+    from lens_core.storage.files import build_lock
+
+    directory = session.operators_directory
+    output.step("putting the units together")
+    try:
+        with build_lock(directory / "locks" / "assemble", wait=True):
+            if is_complete(directory):
+                return []
+            missing = missing_units(directory)
+            if not missing:
+                demand_space(directory, read_manifest(directory).bytes_while_building)
+                assemble(directory)
+            return missing
+    except KeyboardInterrupt as error:
+        raise _interrupted(directory) from error
+
+
+def _interrupted(directory: Path) -> InterruptionError:
+    plan = _begun(directory)
+    units = plan.units() if plan is not None else []
+    kept = sum(_path(directory, unit).is_file() for unit in units)
+    return InterruptionError(
+        f"interrupted: {kept} of {counted(len(units), 'unit')} are kept in {directory}; "
+        "run the same command again to go on"
+    )
+
+
+def _name_missing(output: Output, directory: Path, missing: list[Unit], of: int) -> None:
+    from lens_core.operators.plan import read_manifest
+
+    units = read_manifest(directory).units()
+    shards = sorted({units.index(unit) % of + 1 for unit in missing})
+    shown = ", ".join(f"--shard {number}/{of}" for number in shards[:8])
+    output.note(
+        f"this shard is done; {counted(len(missing), 'unit')} of {shown}"
+        f"{', ...' if len(shards) > 8 else ''} are missing"
+    )
+
+
+def _begun(directory: Path) -> BuildPlan | None:
+    """The plan of the build that `directory` holds; `None` where there is none to read."""
+    from lens_core.operators.plan import read_manifest
+
+    try:
+        return read_manifest(directory)
+    except OperatorError:
+        return None
+
+
+def _path(directory: Path, unit: Unit) -> Path:
+    return directory / "units" / unit.filename
+
+
+def _source(place: Path, directory: Path) -> Path:
+    from lens_core.operators.plan import is_complete
+
+    ours = directory.name
+    for candidate in (place, place / "operators" / ours, place / ours):
+        plan = _begun(candidate)
+        if plan is None:
+            continue
+        if plan.fingerprint != ours:
+            raise OperatorError(
+                f"{candidate} holds operators of another model, reference, dtype or version: "
+                "give shards of the same configuration and versions"
+            )
+        if is_complete(candidate):
+            raise OperatorError(
+                f"{candidate} holds finished operators, not shards: copy it to {directory}, "
+                "or set QLENS_SHARED_CACHE to its cache directory"
+            )
+        return candidate
+    raise OperatorError(
+        f"{place} holds no shard of these operators ({ours[:12]}...): give another "
+        "machine's cache directory, built from the same configuration and versions"
+    )
+
+
+def _result(
+    output: Output,
+    as_json: bool,
+    directory: Path,
+    passes: int,
+    start: float,
+    table: list[CachedLayer] | None = None,
+) -> None:
+    from lens_core.operators.plan import is_complete
+
+    complete, size = is_complete(directory), size_of(directory)
+    layers = None if table is None else atlas_summary(table)
+    if as_json:
+        document: dict[str, Any] = {
+            "directory": str(directory),
+            "bytes": size,
+            "passes": passes,
+            "seconds": round(time.monotonic() - start, 3),
+            "complete": complete,
+            "atlas": layers,
+        }
+        output.document(document)
+        return
+    from rich.text import Text
+
+    state = "complete" if complete else "not complete"
+    lines = [f"operators {state}, {in_bytes(size)}", output.shown(str(directory))]
+    if layers is not None:
+        features = counted(sum(each["features"] for each in layers), "feature")
+        lines.append(f"atlas complete, {features} of {counted(len(layers), 'layer')}")
+    output.show(*map(Text, lines))

@@ -1,0 +1,140 @@
+"""`qlens cache`: what is kept on disk, whether it is what was written, and how to be rid of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from qlens_tui.cli.options import Command, pass_output
+from qlens_tui.cli.output import Output, counted, in_bytes
+
+_KINDS = ("models", "operators", "atlas", "results")
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def cache() -> None:
+    """Look after the cache directory (QLENS_CACHE_DIR).
+
+    \b
+    Examples:
+      qlens cache info
+      qlens cache verify --repair
+      qlens cache clear --kind results --yes
+    """
+
+
+@cache.command(cls=Command)
+@_as_json
+@pass_output
+def info(output: Output, as_json: bool) -> None:
+    """Say what the cache holds and how much room it takes.
+
+    \b
+    Example:
+      qlens cache info --json
+    """
+    from lens_core.storage.files import cache_dir
+    from lens_core.storage.maintenance import cache_info
+
+    directory = cache_dir()
+    usage = cache_info(directory)
+    if as_json:
+        kinds = {kind: asdict(each) for kind, each in usage.items()}
+        output.document({"directory": str(directory), "kinds": kinds})
+        return
+    from rich.text import Text
+
+    from qlens_tui.cli.tables import plain_table
+
+    table = plain_table()
+    table.add_column("kind")
+    table.add_column("entries", justify="right")
+    table.add_column("size", justify="right", min_width=10)
+    for kind, each in usage.items():
+        table.add_row(kind, f"{each.entries:,}", in_bytes(each.bytes))
+    output.show(Text(output.shown(str(directory))), table)
+
+
+@cache.command(cls=Command)
+@click.option("--repair", is_flag=True, help="Remove what is damaged; it is computed again.")
+@_as_json
+@click.pass_context
+def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
+    """Check every file and entry against its checksum.
+
+    Status 1 if damage remains.
+
+    \b
+    Examples:
+      qlens cache verify
+      qlens cache verify --repair
+    """
+    from lens_core.storage.files import cache_dir
+    from lens_core.storage.maintenance import cache_verify
+
+    output: Output = ctx.obj
+    directory = cache_dir()
+    damage = cache_verify(directory, repair)
+    remains = [each for each in damage if not each.removed]
+    if as_json:
+        found = [{**asdict(each), "path": str(each.path)} for each in damage]
+        output.document({"directory": str(directory), "damaged": found, "whole": not remains})
+    else:
+        from rich.text import Text
+
+        lines = [
+            Text(
+                f"{'removed' if each.removed else 'damaged'}: "
+                f"{output.shown(str(each.path))}: {output.shown(each.reason)}"
+            )
+            for each in damage
+        ]
+        verdict = "nothing is damaged"
+        if remains:
+            verdict = f"{counted(len(remains), 'damaged entry', 'damaged entries')}"
+        elif damage:
+            verdict = "nothing damaged is left"
+        output.show(*lines, Text(verdict))
+    if remains:
+        output.note("run `qlens cache verify --repair` to remove what is damaged")
+        ctx.exit(1)
+
+
+@cache.command(cls=Command)
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(_KINDS),
+    multiple=True,
+    help="Only this kind; may be repeated.  [default: all]",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_as_json
+@pass_output
+def clear(output: Output, kinds: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Remove what can be computed again. Tags and notes are not in the cache.
+
+    \b
+    Examples:
+      qlens cache clear --kind results
+      qlens cache clear --yes
+    """
+    from lens_core.storage.files import cache_dir
+    from lens_core.storage.maintenance import cache_clear, cache_info
+
+    directory = cache_dir()
+    chosen = kinds or _KINDS
+    if not yes:
+        held = in_bytes(sum(cache_info(directory)[kind].bytes for kind in chosen))
+        place = output.shown(str(directory))
+        click.confirm(f"Remove {', '.join(chosen)} ({held}) from {place}?", abort=True, err=True)
+    freed = cache_clear(directory, chosen)
+    if as_json:
+        output.document({"directory": str(directory), "kinds": list(chosen), "freed": freed})
+        return
+    from rich.text import Text
+
+    output.show(Text(f"freed {in_bytes(freed)}"))

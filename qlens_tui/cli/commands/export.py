@@ -1,0 +1,144 @@
+"""`qlens export`: the features that were marked, or that a filter keeps, as a file to take away."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qlens_tui.cli.commands.atlas import fill_atlas
+from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
+from qlens_tui.cli.output import Output, counted, in_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+
+
+@click.command(cls=Command, short_help="Write marked or filtered features to a file.")
+@click.argument("config")
+@click.option(
+    "-o",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="A .csv, .parquet or .ndjson file; replaces FILE if there is one.",
+)
+@click.option("--starred", is_flag=True, help="The starred features.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Those with a tag; repeatable.")
+@click.option(
+    "--where", metavar="FILTER", help="Those that a filter keeps: words, or SQL over the columns."
+)
+@click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
+@click.option(
+    "--raw", is_flag=True, help="Leave CSV text as it is even where a spreadsheet would run it."
+)
+@with_common
+@pass_output
+def export(
+    output: Output,
+    config: str,
+    file: Path,
+    starred: bool,
+    tags: tuple[str, ...],
+    where: str | None,
+    layers: tuple[int, ...] | None,
+    raw: bool,
+    reference_tokens: Path | None,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Write features of CONFIG with their marks, token lists, metrics and provenance.
+
+    Without --starred, --tag or --where: all that have a star, a tag, a note or a rejection.
+    The columns are those of `qlens atlas`, and star, reject, tags and note. Tabulates the
+    layers first if that was not done yet (`qlens atlas`).
+
+    \b
+    Examples:
+      qlens export smollm2-neurons -o marked.csv
+      qlens export smollm2-neurons --tag food --tag cooking -o food.parquet
+      qlens export smollm2-neurons --where "star and key_gain > 0.2" -o good.csv
+      qlens export smollm2-neurons --where kiln --layers 6-9 -o kiln.ndjson
+    """
+    from qlens_tui.export.write import check_destination
+    from qlens_tui.export.write import export as write
+    from qlens_tui.triage.database import triage_path
+    from qlens_tui.triage.marks import tag_name
+    from qlens_tui.triage.triage import Triage, marks_frame
+
+    if starred + bool(tags) + (where is not None) > 1:
+        raise click.UsageError("--starred, --tag and --where exclude each other: give one of them")
+    check_destination(file)
+    names = [tag_name(tag) for tag in tags]
+    columns = None if where is None else _columns(where)
+    # Nothing is made where nothing was marked yet.
+    with Triage() if triage_path().exists() else nullcontext() as triage:
+        session = open_lens(
+            output, config, offline=offline, layers=layers, device=device, dtype=dtype,
+            reference_tokens=reference_tokens,
+        )  # fmt: skip
+        found = fill_atlas(output, session, layers)
+        import polars as pl
+
+        from lens_core.atlas.files import merged_provenance
+
+        provenance = merged_provenance(found)
+        dictionaries = {each["layer"]: each["dictionary_sha256"] for each in provenance["layers"]}
+        marks = marks_frame(triage, dictionaries).sort("layer", "feature")
+    atlas = pl.concat([layer.scan() for layer in found])
+    vocabulary = session.lens.vocabulary
+    texts = vocabulary.texts(list(range(vocabulary.d_vocab)))
+    if where is not None and columns is not None:
+        rows = _filtered(atlas.select(columns).collect(), marks, where, texts)
+    elif starred:
+        rows = marks.filter("star")
+    elif names:
+        rows = marks.filter(pl.col("tags").list.eval(pl.element().is_in(names)).list.any())
+    else:
+        rows = marks
+    if rows.is_empty():
+        output.note("no feature is in this selection: the table is empty")
+    output.step("writing the table")
+    write(
+        rows, file, atlas=atlas, marks=marks, texts=texts, provenance=provenance, raw=raw
+    )  # fmt: skip
+    size = file.stat().st_size
+    if as_json:
+        document: dict[str, Any] = {
+            "file": str(file),
+            "bytes": size,
+            "rows": rows.height,
+            "layers": sorted(dictionaries),
+            "provenance": provenance,
+        }
+        output.document(document)
+        return
+    from rich.text import Text
+
+    lines = (f"{counted(rows.height, 'feature')}, {in_bytes(size)}", output.shown(str(file)))
+    output.show(*map(Text, lines))
+
+
+def _columns(where: str) -> list[str]:
+    """The columns of the atlas that a filter needs; a mistake in it is found before the work."""
+    from qlens_tui.table.filter_words import Expression, read_filter
+    from qlens_tui.table.rows import KNOWN, MARKS, SEARCHED
+
+    asked = read_filter(where, KNOWN)
+    needed = asked.columns if isinstance(asked, Expression) else SEARCHED
+    return ["layer", "feature", *sorted({*needed} - {"layer", "feature", *MARKS})]
+
+
+def _filtered(
+    atlas: pl.DataFrame, marks: pl.DataFrame, where: str, texts: Sequence[str]
+) -> pl.DataFrame:
+    from qlens_tui.table.rows import all_rows, filtered, with_marks
+
+    return filtered(all_rows(with_marks(atlas, marks)), where, texts).taken()

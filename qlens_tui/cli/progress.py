@@ -1,0 +1,125 @@
+"""How far a long run is: a bar for somebody who watches, a line every tenth for a log.
+
+The rate counts only what this run did, so that a resumed build does not promise
+too much. Drawing happens a few times a second however often it is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qlens_tui.cli.output import Output, counted, in_time
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+Report = Callable[[int, int], None]
+"""Told how much is done, and of how much."""
+
+
+@dataclass
+class Pace:
+    """What is done per second since the first of this run; `first` were there before it."""
+
+    first: int
+    plural: str = "passes"
+    start: float = field(default_factory=time.monotonic)
+
+    def text(self, done: int, total: int) -> str:
+        seconds = time.monotonic() - self.start
+        rate = (done - self.first) / seconds if seconds > 0 else 0.0
+        if rate <= 0:
+            return ""
+        return f"{rate:,.1f} {self.plural}/s, {in_time(max(0, total - done) / rate)} left"
+
+
+@contextmanager
+def build_progress(
+    output: Output,
+    done: int,
+    total: int | None,
+    what: str = "building",
+    noun: tuple[str, str] = ("pass", "passes"),
+) -> Iterator[Report]:
+    """Report a build of `total` passes (`None`: not known yet), `done` of them already there."""
+    pace = Pace(done, noun[1])
+    if output.errors.is_terminal:
+        with _bar(output, what, done, total) as (bar, task):
+
+            def draw(now: int, of: int) -> None:
+                bar.update(task, completed=now, total=of, pace=pace.text(now, of))
+
+            yield draw
+        return
+    said = 10 * done // max(1, total or 1)
+
+    def write(now: int, of: int) -> None:
+        nonlocal said
+        tenth = 10 * now // max(1, of)
+        if tenth > said:
+            said = tenth
+            rate = pace.text(now, of)
+            output.note(
+                f"{tenth * 10}% ({now:,} of {counted(of, *noun)}"
+                f"{', ' + rate if rate and now < of else ''})"
+            )
+
+    yield write
+
+
+class Watch:
+    """Progress of the passes that a question turns out to need, drawn on a terminal only.
+
+    How many there will be is not known before, so the bar is that of the pass at hand.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._draw: Report | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._draw is not None:
+            self._draw(done, total)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Draw what is reported inside the block."""
+        if not self._output.errors.is_terminal:
+            yield
+            return
+        passes, last = 1, 0
+        with _bar(self._output, what, 0, None, transient=True) as (bar, task):
+
+            def draw(done: int, total: int) -> None:
+                nonlocal passes, last
+                passes += done < last
+                last = done
+                bar.update(task, completed=done, total=total, description=f"{what}, pass {passes}")
+
+            self._draw = draw
+            try:
+                yield
+            finally:
+                self._draw = None
+
+
+@contextmanager
+def _bar(
+    output: Output, what: str, done: int, total: int | None, *, transient: bool = False
+) -> Iterator[tuple[Progress, TaskID]]:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[pace]}"),
+    )
+    with Progress(
+        *columns, console=output.errors, transient=transient, redirect_stdout=False
+    ) as bar:
+        yield bar, bar.add_task(what, completed=done, total=total, pace="")

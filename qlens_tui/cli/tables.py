@@ -1,0 +1,220 @@
+"""A feature as tables for a terminal of 80 columns or more, or for a pipe.
+
+Every string from outside (tokens, names, paths) is made visible once, cropped,
+and put into `Text`, which interprets nothing. Colour only repeats what signs and
+words say already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from qlens_tui.cli.documents import FeatureReport, Paths, computed_on, operators_document
+from qlens_tui.cli.output import Output
+from qlens_tui.text import cells, fit, token_label, visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lens_core.lens import PathShare, SideSignature
+
+_BLOCKS = 8
+_MEANING = {"value": "what it promotes", "key": "what activates it"}
+_FIXED = 37  # columns of a token table that are not tokens
+_WIDEST_TOKEN = 32
+
+
+def feature_tables(report: FeatureReport, output: Output) -> Iterator[RenderableType]:
+    """What `qlens show` prints, part by part."""
+    page = _Page(output)
+    yield from page.header(report)
+    for side in ("value", "key"):
+        signature = report.signature.value if side == "value" else report.signature.key
+        yield Text()
+        yield page.side(side, signature)
+    if report.paths is not None:
+        for name, paths in report.paths.items():
+            yield Text()
+            yield page.paths(name, paths)
+    yield Text()
+    yield from page.activity(report)
+
+
+def number(value: float) -> str:
+    """A score in at most 8 columns; as many places as its size needs."""
+    if not math.isfinite(value):
+        return "n/a"
+    size = abs(value)
+    if size != 0 and not 1e-3 <= size < 1e5:
+        return f"{value:.1e}"
+    return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def share(value: float) -> str:
+    """A part of one in percent; of a feature of length zero there are no parts."""
+    return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
+
+
+def density(value: float) -> str:
+    """How often a feature fires, in at most 6 columns."""
+    percent = 100 * value
+    if 0 < percent < 0.001:
+        return "<.001%"
+    places = 3 if percent < 0.1 else 2 if percent < 10 else 1
+    return f"{percent:.{places}f}%"
+
+
+def plain_table() -> Table:
+    """Columns and nothing else: no box, no padding at the edge."""
+    return Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+
+
+class _Page:
+    def __init__(self, output: Output) -> None:
+        self._ascii = output.ascii_only
+        self._ellipsis = "..." if self._ascii else "…"
+        self._width = output.console.width
+
+    def visible(self, text: str) -> str:
+        return visible(text, ascii_only=self._ascii)
+
+    def label(self, token: str, width: int) -> Text:
+        shown = token_label(token, ascii_only=self._ascii)
+        return Text(fit(shown, width, ellipsis=self._ellipsis).rstrip(" "))
+
+    def header(self, report: FeatureReport) -> Iterator[Text]:
+        from lens_core.terms import block_names
+
+        session, signature = report.session, report.signature
+        settings, reference = signature.settings, session.reference
+        name = f"{signature.layer}:{signature.feature}"
+        yield Text.assemble(
+            (name, "bold"),
+            f"  {self.visible(report.dictionary.name)}  {self.visible(session.model.name)}",
+            f"  {' '.join(computed_on(session).values())}",
+        )
+        operators = operators_document(report)
+        method = f"{signature.method} method"
+        if operators is not None and operators["origin"] == "shipped":
+            method = f"operators that come with qlens ({operators['stored']})"
+        yield Text(
+            f"{settings.transition} transition, {method}, "
+            f"{settings.convention} convention, final norm: {settings.final_norm}"
+        )
+        if settings.off:
+            yield Text(f"off: {', '.join(block_names(settings.off))}")
+        skipped = ""
+        if reference.skip_first or reference.skip_last:
+            skipped = f", without the first {reference.skip_first} and last {reference.skip_last}"
+        yield Text(
+            f"reference: {reference.samples} x {reference.length} tokens{skipped}, "
+            f"{self.visible(reference.origin)}"
+        )
+
+    def side(self, side: str, signature: SideSignature) -> RenderableType:
+        facts = [f"length {number(signature.norm)}, carried {number(signature.transported_norm)}"]
+        if signature.stability is not None:
+            facts.append(f"stability {signature.stability:.2f}")
+        if signature.relative_variance is not None:
+            facts.append(f"relative variance {signature.relative_variance:.2f}")
+        width = max(6, min(_WIDEST_TOKEN, (self._width - _FIXED) // 2))
+        # Of a key Query Lens's is a cosine and Logit Lens's is not: see `lens_core.readout`.
+        score, query_score = ("score", "score") if side == "value" else ("unit score", "cosine")
+        table = plain_table()
+        table.add_column("", justify="right")
+        table.add_column("Logit Lens", min_width=width)
+        table.add_column(score, justify="right", min_width=8)
+        table.add_column("Query Lens", min_width=width)
+        table.add_column(query_score, justify="right", min_width=8)
+        table.add_column("moved", justify="right", min_width=6)
+        plain, query = signature.logit_lens, signature.query_lens
+        rows = zip(
+            plain.tokens,
+            plain.unit_scores or plain.scores,
+            query.tokens,
+            query.unit_scores or query.scores,
+            query.moved,
+            strict=True,
+        )
+        for rank, (before, its_score, after, score_after, moved) in enumerate(rows, 1):
+            table.add_row(
+                str(rank),
+                self.label(before, width),
+                number(its_score),
+                self.label(after, width),
+                number(score_after),
+                f"{moved:+d}" if moved else "0",
+            )
+        return Group(
+            Text.assemble((side.upper(), "bold"), f"  {_MEANING[side]}  ({', '.join(facts)})"),
+            table,
+        )
+
+    def paths(self, side: str, paths: Paths) -> RenderableType:
+        blocks = [row for row in paths.rows if row.block not in ("direct", "bias")]
+        carrying = sorted((row for row in blocks if row.on), key=lambda row: -abs(row.share))
+        kept = carrying[:_BLOCKS]
+        ends = {row.block: row for row in paths.rows if row.block in ("direct", "bias")}
+        table = plain_table()
+        table.add_column("block", min_width=8)
+        table.add_column("share", justify="right", min_width=6)
+        table.add_column("tokens")
+        for row in [ends["direct"], *kept, *([ends["bias"]] if "bias" in ends else [])]:
+            table.add_row(row.block, share(row.share), self._tokens(row))
+        of = f"{sum(row.on for row in blocks)} of {len(blocks)} blocks on"
+        rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
+        title = f"  {side}: {paths.split} split, {of}{rest}"
+        parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
+        # A feature of length zero has no shares, and no build would give its blocks tokens.
+        counted = [row for row in kept if math.isfinite(row.share)]
+        if counted and paths.split == "first-reader" and not any(row.tokens for row in counted):
+            parts.append(Text("blocks' tokens: after `qlens build`, or with --split last-writer"))
+        return Group(*parts)
+
+    def _tokens(self, row: PathShare) -> Text:
+        labels = [token_label(token, ascii_only=self._ascii) for token in row.tokens]
+        return Text(fit(" ".join(labels), self._width - 20, ellipsis=self._ellipsis).rstrip(" "))
+
+    def activity(self, report: FeatureReport) -> Iterator[RenderableType]:
+        activity, reference = report.activity, report.session.reference
+        if activity.silent:
+            yield Text.assemble(
+                ("ACTIVITY", "bold"), f"  silent in {reference.n_tokens} reference tokens"
+            )
+            return
+        fired = round(activity.density * reference.n_tokens)
+        yield Text.assemble(
+            ("ACTIVITY", "bold"),
+            f"  fires on {fired} of {reference.n_tokens} reference tokens "
+            f"({density(activity.density)}), at most {number(activity.max_activation)}",
+        )
+        table = plain_table()
+        table.add_column("where", justify="right")
+        table.add_column("activation", justify="right")
+        table.add_column("context", no_wrap=True)
+        for context in activity.contexts:
+            token = f"[{token_label(context.token, ascii_only=self._ascii)}]"
+            room = max(0, self._width - 24 - cells(token))
+            before = self._last(self._running(context.before), room * 2 // 3)
+            after = fit(self._running(context.after), max(0, room - cells(before)), ellipsis="")
+            table.add_row(
+                f"{context.sample}:{context.position}",
+                number(context.activation),
+                Text.assemble(before, (token, "bold"), after.rstrip(" ")),
+            )
+        yield table
+
+    def _running(self, text: str) -> str:
+        """Text in the middle of more text: its outer spaces are spaces."""
+        return self.visible(f"|{text}|")[1:-1]
+
+    def _last(self, shown: str, width: int) -> str:
+        while cells(shown) > width:
+            shown = shown[1:]
+        return shown

@@ -1,0 +1,1 @@
+"""What `qlens doctor` checks: the machine, and one configuration."""

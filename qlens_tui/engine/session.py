@@ -1,0 +1,193 @@
+"""The session that the engine holds: opened, given back when nobody asks, opened again as it was.
+
+On a shared server a model that nobody uses takes memory that others need. After a while without
+a request the session is dropped; the next request loads the same configuration again. What is
+loaded then must be what was open (weights, reference, every dictionary that was read), or the
+request fails: what is on the screen and what is answered would be of two models.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lens_core.errors import UsageError
+from qlens_tui.cli.options import prepare_libraries
+from qlens_tui.completion import Completion
+from qlens_tui.engine import messages as m
+
+if TYPE_CHECKING:
+    from lens_core.config import Config
+    from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+    from lens_core.lens import QueryLens
+    from lens_core.session import Session
+
+Tick = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass
+class Opened:
+    """A session and what was asked of it so far."""
+
+    session: Session
+    request: m.Open
+    lenses: dict[int, QueryLens] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    completion: Completion | None = None
+    described: set[int] = field(default_factory=set)
+
+
+@dataclass
+class _Before:
+    """What was given back; `problem` is why it cannot be had again, once that is known."""
+
+    request: m.Open
+    config: Config
+    device: str
+    content: dict[str, object]
+    problem: str | None = None
+
+
+class Holding:
+    """At most one session, and after it was given back what it was."""
+
+    def __init__(self, tell: Callable[[m.Event], None], tick: Tick) -> None:
+        self._tell = tell
+        self._tick = tick
+        self._opened: Opened | None = None
+        self._before: _Before | None = None
+        self._read: dict[int, str] = {}  # sha256 of the dictionaries read, by layer
+
+    @property
+    def opened(self) -> Opened:
+        """What is open.
+
+        Raises:
+            UsageError: nothing is.
+        """
+        if self._opened is None:
+            raise UsageError("no configuration is open: open one first")
+        return self._opened
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """After how long without a request to give the session back; `None`: never."""
+        if self._opened is None:
+            return None
+        session = self._opened.session
+        return session.config.compute.idle_seconds(str(session.model.device))
+
+    def open(self, request: m.Open) -> Opened:
+        """Open what `request` names, in place of what is open."""
+        say = self._saying(request)
+        self._opened = self._before = None  # two models may not fit
+        self._read = {}
+        say("reading the configuration")
+        config = _configuration(request)
+        prepare_libraries(offline=request.offline)
+        say("importing torch and transformers")
+        self._opened = self._load(request, config, say)
+        return self._opened
+
+    def give_back(self) -> None:
+        """Drop the session and its memory; `resume` has it back."""
+        session = self.opened.session
+        device = session.model.device
+        self._before = _Before(self.opened.request, session.config, str(device), _content(session))
+        self._opened = None
+        del session
+        _free(device)
+
+    def resume(self, request: m.Request) -> None:
+        """If the session was given back, open it again for `request`.
+
+        Raises:
+            UsageError: the configuration, or what it names, is not what was open.
+        """
+        before = self._before
+        if self._opened is not None or before is None:
+            return
+        if before.problem is not None:
+            raise UsageError(before.problem)
+        say = self._saying(request)
+        say("loading the model again")
+        config = _configuration(before.request)
+        for name in ("model", "dictionary", "reference"):
+            if getattr(config, name) != getattr(before.config, name):
+                raise UsageError(_changed(before, f"[{name}]"))
+        opened = self._load(before.request, before.config, say)
+        content, device = _content(opened.session), opened.session.model.device
+        different = [name for name, what in before.content.items() if content[name] != what]
+        if different:
+            del opened
+            _free(device)
+            before.problem = _changed(before, different[0])
+            raise UsageError(before.problem)
+        self._opened, self._before = opened, None
+        if str(device) != before.device:
+            self._tell(m.Notice(text=f"the model is on {device} now, no longer on {before.device}"))
+
+    def _load(self, request: m.Open, config: Config, say: Say) -> Opened:
+        from lens_core.lens import DictionaryShelf
+        from lens_core.session import open_session
+
+        session = open_session(
+            config,
+            offline=request.offline,
+            say=say,
+            progress=lambda done, total: self._tick("reading the reference", done, total),
+        )
+        say("preparing the readouts")
+        lens = session.lens
+        _ = lens.final_norm, lens.rows, lens.lengths
+        shelf, read = lens.dictionaries, self._read
+
+        def same(layer: int) -> FeatureDictionary:
+            dictionary = shelf[layer]
+            if read.setdefault(layer, dictionary.sha256) != dictionary.sha256:
+                raise UsageError(
+                    f"the dictionary of layer {layer} changed on the disk since "
+                    f"{config.path.name} was opened: start qlens again to use it"
+                )
+            return dictionary
+
+        # It keeps only the last one, which the shelf behind it keeps as well.
+        lens.dictionaries = DictionaryShelf(shelf.layers, same, budget=0)
+        return Opened(session, request)
+
+    def _saying(self, request: m.Request) -> Say:
+        return lambda text: self._tell(m.Status(id=request.id, text=text))
+
+
+def _configuration(request: m.Open) -> Config:
+    from lens_core.config import load_config, with_overrides
+
+    overrides: dict[str, Any] = dict(request.overrides)
+    if overrides.get("reference_tokens") is not None:
+        overrides["reference_tokens"] = Path(overrides["reference_tokens"])
+    return with_overrides(load_config(request.config), **overrides)
+
+
+def _content(session: Session) -> dict[str, object]:
+    """What a session answers from, by the name of the section that says so."""
+    return {
+        "model": session.model.fingerprint,
+        "dictionary": session.lens.dictionaries.layers,
+        "reference": session.reference.sha256,
+    }
+
+
+def _changed(before: _Before, what: str) -> str:
+    name = before.config.path.name
+    return f"{what} of {name} changed on the disk since it was opened: start qlens again to use it"
+
+
+def _free(device: Any) -> None:
+    from lens_core.memory import release
+
+    gc.collect()  # a model refers to itself
+    release(device)

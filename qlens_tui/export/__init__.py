@@ -1,0 +1,1 @@
+"""Features as a file to take away: CSV, Parquet, JSON lines."""

@@ -1,0 +1,1 @@
+"""The feature table as data: frames, row order, filters. No terminal."""

@@ -1,0 +1,81 @@
+"""SQL over the columns as polars answers it, and a trial of it on a few made-up rows.
+
+Only a trial finds every condition that cannot be used: polars plans a comparison of a list
+with a number, say, and refuses it when there are rows.
+
+Cost of a trial: some milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import polars.selectors as cs
+
+from lens_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from qlens_tui.table.filter_words import Expression
+
+_QUOTES = "to look for words, put them in double quotes"
+_SPECIMENS: Mapping[Any, tuple[Any, Any]] = {
+    pl.Boolean: (False, True),
+    pl.Int32: (0, 7),
+    pl.Float32: (-0.25, 2.0),
+    pl.String: ("", "It's 5 o'clock"),
+    pl.List(pl.Int32): ([], [7]),
+    pl.List(pl.Float32): ([], [2.0]),
+    pl.List(pl.String): ([], ["draft"]),
+}
+"""What may stand in a column, beside nothing at all."""
+
+
+def answer(frame: pl.DataFrame, asked: Expression) -> pl.Series:
+    """True or false for each row, or once for all of them; what is not known is false.
+
+    Raises:
+        UsageError: polars cannot answer it; the message is one line.
+    """
+    with _refusing():
+        plain = frame.lazy().select(sorted(asked.columns)).with_columns(cs.float().fill_nan(None))
+        if "tags" in asked.columns:
+            plain = plain.with_columns(pl.col("tags").list.join(", "))
+        answers = plain.select(pl.sql_expr(asked.sql).alias("kept"))
+        if answers.collect_schema()["kept"] != pl.Boolean:
+            raise UsageError(
+                "the filter is neither true nor false: compare something, as in density > 0.01; "
+                + _QUOTES
+            )
+        return answers.collect()["kept"].fill_null(False)
+
+
+def try_out(asked: Expression, columns: Mapping[str, Any]) -> None:
+    """Refuse what cannot be answered over `columns` (their types by name), whatever they hold.
+
+    Raises:
+        UsageError: as `answer`.
+    """
+    rows = {}
+    for number, name in enumerate(sorted(asked.columns), 2):
+        little, much = _SPECIMENS[columns[name]]
+        # Lists of two columns may be of other lengths, and cannot be added then.
+        fuller = [much * number] * 2 if isinstance(much, list) else [much, little]
+        rows[name] = pl.Series(name, [None, little, *fuller], columns[name])
+    answer(pl.DataFrame(rows), asked)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        said = re.sub(r" at Line: \d+, Column: \d+", "", str(error).partition("\n")[0])
+        if said.startswith("unable to parse"):
+            said = "it is not a whole condition, such as density > 0.01"
+        raise UsageError(
+            f"the filter cannot be used: {' '.join(said.split())}; {_QUOTES}"
+        ) from None

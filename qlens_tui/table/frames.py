@@ -1,0 +1,137 @@
+"""The frames behind the table: a layer's atlas where there is one, bare rows where there is not.
+
+Reading an atlas verifies it (some tenths of a second for a layer of 100,000 features); call it
+off the UI's thread. polars is imported here, so that the app can paint before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from lens_core.atlas.files import SCHEMA, find_layer
+from lens_core.errors import LensError
+from qlens_tui.app.last_visit import KnownLayer
+from qlens_tui.engine.messages import (
+    Lists,
+    OneSide,
+    OperatorsFrom,
+    Settings,
+    Signature,
+    Tokens,
+)
+
+_READOUTS = {
+    ("value", "logit"): "unembed",
+    ("value", "query"): "unembed",
+    ("value", "first_order"): "unembed",
+    ("key", "logit"): "embed",
+    ("key", "query"): "embed_centered_cosine",
+    ("key", "first_order"): "embed_centered_cosine",
+}
+
+
+def layer_frame(known: KnownLayer) -> pl.DataFrame:
+    """The rows of a layer: its atlas's, or for want of one layer and feature alone."""
+    frame = atlas_rows(known)
+    if frame is not None:
+        return frame
+    features = pl.int_range(known.n_features, dtype=pl.Int32, eager=True).alias("feature")
+    layer = pl.lit(known.layer, pl.Int32).alias("layer")
+    return features.to_frame().select(layer, features)
+
+
+def atlas_rows(
+    known: KnownLayer, columns: Sequence[str] | None = None, features: Sequence[int] | None = None
+) -> pl.DataFrame | None:
+    """A layer's atlas, or some columns of some features; `None` for a layer without.
+
+    An atlas that is not whole any more counts as none: the engine makes it again.
+    """
+    if known.atlas is None:
+        return None
+    directory = Path(known.atlas)
+    try:
+        found = find_layer(directory.parent.parent, directory.name)
+        if found is None or found.scan().collect_schema() != pl.Schema(SCHEMA):
+            return None
+        rows = found.scan()
+        if features is not None:
+            rows = rows.filter(pl.col("feature").is_in(list(features)))
+        # Whoever shows a page of rows looks into every chunk, and there is one a piece.
+        frame = rows.select(columns or pl.all()).collect().rechunk()
+    except (LensError, pl.exceptions.PolarsError, OSError):
+        return None
+    whole = len(set(features)) if features is not None else known.n_features
+    return frame if frame.height == whole else None
+
+
+def together(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of several layers, blank where a layer has no atlas."""
+    found = list(frames)
+    if not found:
+        return pl.DataFrame(schema={"layer": pl.Int32, "feature": pl.Int32})
+    return pl.concat(found, how="diagonal") if len(found) > 1 else found[0]
+
+
+def signature_of(
+    row: Mapping[str, object],
+    texts: list[str] | None,
+    *,
+    n_tokens: int,
+    operators: OperatorsFrom,
+) -> Signature | None:
+    """A feature's top lists as its atlas row has them; `None` for a row without."""
+    if "value_query_ids" not in row or row["value_query_ids"] is None:
+        return None
+
+    def text(token: int) -> str:
+        return texts[token] if texts is not None and token < len(texts) else f"#{token}"
+
+    def tokens(side: str, lens: str) -> Tokens:
+        ids = tuple(_list(row[f"{side}_{lens}_ids"]))
+        scores = tuple(_list(row[f"{side}_{lens}_scores"]))
+        unit = None
+        if side == "key":
+            name = "key_norm" if lens == "logit" else f"key_{lens}_norm"
+            length = float(row[name] or 0)  # type: ignore[arg-type]
+            unit = tuple(score / length if length else 0.0 for score in scores)
+        moved = tuple(_list(row[f"{side}_query_moved"])) if lens == "query" else ()
+        return Tokens(
+            readout=_READOUTS[side, lens],
+            ids=ids,
+            tokens=tuple(map(text, ids)),
+            scores=scores,
+            unit_scores=unit,
+            moved=moved,
+        )
+
+    def one_side(side: str) -> OneSide:
+        top = Lists(*(tokens(side, lens) for lens in ("logit", "query", "first_order")))
+        nothing = Tokens("", (), (), (), None, ())
+        stability = row[f"{side}_stability"]
+        return OneSide(
+            top=top,
+            bottom=Lists(nothing, nothing, nothing),
+            norm=float(row[f"{side}_norm"] or 0),  # type: ignore[arg-type]
+            transported_norm=float(row[f"{side}_query_norm"] or 0),  # type: ignore[arg-type]
+            stability=None if stability is None else float(stability),  # type: ignore[arg-type]
+            relative_variance=None,
+        )
+
+    return Signature(
+        layer=int(row["layer"]),  # type: ignore[call-overload]
+        feature=int(row["feature"]),  # type: ignore[call-overload]
+        method="operator",
+        operators=operators,
+        settings=Settings(),
+        n_tokens=n_tokens,
+        value=one_side("value"),
+        key=one_side("key"),
+    )
+
+
+def _list(value: object) -> list:  # type: ignore[type-arg]
+    return [] if value is None else list(value)  # type: ignore[call-overload]

@@ -1,0 +1,266 @@
+"""Which features are in the table, in which order: a frame that stays, and row numbers in it.
+
+A million features with their token lists are some hundred megabytes. Filtering or sorting the
+frame would copy them; row numbers (four bytes a row) are enough, and the table asks for the
+rows that are on screen. Frames have the columns of `lens_core.atlas.files.SCHEMA` or some of
+them, `layer` and `feature` at least, and those of `qlens_tui.triage.triage.marks_frame`.
+
+Cost at a million rows: see benchmarks/table.py. Whoever must not wait calls it off the UI's
+thread; polars and numpy let the others run meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lens_core.atlas.files import SCHEMA
+from lens_core.errors import UsageError
+from qlens_tui.table.filter_sql import answer
+from qlens_tui.table.filter_words import Expression, nearest, read_filter
+
+MARKS: Mapping[str, Any] = {
+    "star": pl.Boolean,
+    "reject": pl.Boolean,
+    "tags": pl.List(pl.String),
+    "note": pl.String,
+}
+"""The columns that triage adds."""
+SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
+"""The lists that words are looked for in, beside tags and notes."""
+KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
+"""All columns that a filter may name, and their types."""
+_ROW = "row number"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of `frame`, which is in the order of layer and feature (see `all_rows`).
+
+    `order` holds the numbers of the rows in the order they are shown; None: all, as they are.
+    """
+
+    frame: pl.DataFrame
+    order: pl.Series | None = None
+
+    def __len__(self) -> int:
+        return self.frame.height if self.order is None else len(self.order)
+
+    def __getitem__(self, part: slice) -> Rows:
+        """Some of the rows, still of the same frame."""
+        return Rows(self.frame, self.numbers[part])
+
+    @property
+    def numbers(self) -> pl.Series:
+        """The row numbers in the frame, in the order shown."""
+        if self.order is not None:
+            return self.order
+        return pl.int_range(self.frame.height, dtype=pl.UInt32, eager=True)
+
+    @cached_property
+    def spans_layers(self) -> bool:
+        layers = self.frame["layer"]
+        return layers.min() != layers.max()
+
+    @cached_property
+    def widest_feature(self) -> int:
+        """How many digits the largest feature index has."""
+        return len(str(self.frame["feature"].max() or 0))
+
+    def page(self, start: int, count: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The values of some rows that follow each other; columns that are not there are left out.
+
+        Cost: of `count` rows, however many there are.
+        """
+        present = [name for name in columns if name in self.frame.columns]
+        part = slice(start, start + count)
+        return self._taken(self.frame.select(present), part).rows(named=True)
+
+    def taken(self) -> pl.DataFrame:
+        """The rows as a frame of their own, all columns copied."""
+        return self._taken(self.frame, slice(None))
+
+    def features(self) -> pl.DataFrame:
+        """Layer and feature of the rows, in the order shown."""
+        return self._taken(self.frame.select("layer", "feature"), slice(None))
+
+    def feature(self, position: int) -> tuple[int, int]:
+        """The layer and feature in this place."""
+        row = self._row(position)
+        return self.frame["layer"][row], self.frame["feature"][row]
+
+    def find(self, layer: int, feature: int) -> int | None:
+        """The place of a feature."""
+        same = (self.frame["layer"] == layer) & (self.frame["feature"] == feature)
+        rows = same.arg_true()
+        return self._place(rows[0]) if len(rows) else None
+
+    def same_as(self, other: Rows) -> bool:
+        """Whether these are the same features in the same order."""
+        return len(self) == len(other) and self.features().equals(other.features())
+
+    def follow(self, before: Rows, position: int) -> int:
+        """Where a cursor goes from `position` in `before`.
+
+        To the same feature; if it is not here any more, to the next of `before` that is, or the
+        last one. 0 where the two have nothing to do with each other.
+        """
+        if not len(before) or not len(self):
+            return 0
+        place = self.find(*before.feature(position))
+        if place is not None:
+            return place
+        names = ["layer", "feature"]
+        if self.order is None or not self.frame[names].equals(before.frame[names]):
+            return 0
+        here = np.zeros(self.frame.height, dtype=bool)
+        here[self.order.to_numpy()] = True
+        following = before[position:].numbers.to_numpy()
+        kept = here[following]
+        following_place = self._place(int(following[kept.argmax()])) if kept.any() else None
+        return len(self) - 1 if following_place is None else following_place
+
+    def _taken(self, frame: pl.DataFrame, part: slice) -> pl.DataFrame:
+        return frame[part] if self.order is None else frame[self.order[part]]
+
+    def _row(self, position: int) -> int:
+        return position if self.order is None else int(self.order[position])
+
+    def _place(self, row: int) -> int | None:
+        if self.order is None:
+            return row
+        places = (self.order == row).arg_true()
+        return int(places[0]) if len(places) else None
+
+
+def all_rows(frame: pl.DataFrame) -> Rows:
+    """Every row of a frame, by layer and feature; it is copied only if it is in another order."""
+    number = pl.col("layer").cast(pl.Int64) * 2**32 + pl.col("feature")
+    ordered = frame.select(number).to_series().is_sorted()
+    return Rows(frame if ordered else frame.sort("layer", "feature"))
+
+
+def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
+    """The frame with the marks of `triage.marks_frame`, in place of those it had."""
+    keys = [pl.col(name).cast(pl.Int64) for name in ("layer", "feature")]
+    marks = frame.select(keys).join(
+        marked.with_columns(keys), on=["layer", "feature"], how="left", maintain_order="left"
+    )
+    blanks = {"star": False, "reject": False, "tags": pl.lit([], MARKS["tags"]), "note": ""}
+    filled = (pl.col(name).fill_null(blank) for name, blank in blanks.items())
+    return frame.with_columns(marks.select(filled).get_columns())
+
+
+def filtered(rows: Rows, text: str, texts: Sequence[str] | None = None) -> Rows:
+    """Those of the rows that a filter keeps (see `filter_words`), in the order they are in.
+
+    In SQL, `tags` is one text ("draft, keep") and what is not a number is null. Words are
+    looked for in the texts of the tokens of `SEARCHED`, in tags and in notes, small and
+    capital letters alike; a row must have all of them.
+
+    Args:
+        texts: the raw strings of all token ids; None: not known yet.
+
+    Raises:
+        UsageError: the filter cannot be read or used; the message is one line.
+    """
+    asked = read_filter(text, KNOWN)
+    if isinstance(asked, Expression):
+        kept = _matching(rows.frame, asked)
+    elif not asked.words:
+        return rows
+    else:
+        having = (_having(rows.frame, word.casefold(), texts) for word in asked.words)
+        kept = reduce(np.logical_and, having)
+    if rows.order is None:
+        return Rows(rows.frame, pl.Series(np.flatnonzero(kept), dtype=pl.UInt32))
+    return Rows(rows.frame, rows.order.filter(pl.Series(kept[rows.order.to_numpy()])))
+
+
+def sorted_by(
+    rows: Rows, column: str, descending: bool = False, texts: Sequence[str] | None = None
+) -> Rows:
+    """The rows by a column, those without a value last, ties by layer and feature.
+
+    A list counts by its first, its best; one of token ids by that token's text, if `texts`
+    are given. Text is sorted without regard to case and outer spaces.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    _check_present(column, rows.frame)
+    shown = rows.frame if rows.order is None else rows.frame[rows.order.sort()]
+    values = _sort_values(shown.select(column).to_series(), texts)
+    order = values.to_frame("value").with_row_index(_ROW).sort(
+        "value", descending=descending, nulls_last=True, maintain_order=True
+    )[_ROW]  # fmt: skip
+    return Rows(rows.frame, order if rows.order is None else rows.order.sort()[order])
+
+
+def _matching(frame: pl.DataFrame, asked: Expression) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    for name in asked.columns:
+        _check_present(name, frame)
+    kept = answer(frame, asked).to_numpy()
+    return kept if len(kept) == frame.height else np.full(frame.height, bool(kept.all()))
+
+
+def _having(
+    frame: pl.DataFrame, word: str, texts: Sequence[str] | None
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    found = np.zeros(frame.height, dtype=bool)
+    if "tags" in frame.columns and "\n" not in word:  # which no tag has, but lies between two
+        found |= _contains(frame["tags"].list.join("\n"), word)
+    if "note" in frame.columns:
+        found |= _contains(frame["note"], word)
+    lists = [frame[name] for name in SEARCHED if name in frame.columns]
+    if not lists:
+        raise UsageError("words are looked for in an atlas, which is not there yet: build it")
+    if texts is None:
+        raise UsageError("the vocabulary is still loading: look for words when it is there")
+    ids = [number for number, text in enumerate(texts or ()) if word in text.casefold()]
+    wanted = pl.Series([ids], dtype=pl.List(pl.Int32))
+    for tokens in lists if ids else ():
+        flat = tokens.explode(empty_as_null=False, keep_nulls=False)
+        ends = tokens.list.len().fill_null(0).cast(pl.Int64).cum_sum()
+        hits = flat.is_in(wanted).arg_true()
+        found[ends.search_sorted(hits, side="right").to_numpy()] = True
+    return found
+
+
+def _contains(texts: pl.Series, word: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    # Notes are few: those that are blank are not made lower case.
+    there = (texts.fill_null("") != "").arg_true()
+    found = np.zeros(len(texts), dtype=bool)
+    rows = [row for row, text in zip(there, texts[there], strict=True) if word in text.casefold()]
+    found[rows] = True
+    return found
+
+
+def _sort_values(values: pl.Series, texts: Sequence[str] | None) -> pl.Series:
+    """Numbers, or texts in lower case, that sort as the column should; null is last."""
+    if values.name.endswith("_ids") and texts is not None:
+        keys = [text.strip().casefold() or text for text in texts]
+        rank = {key: number for number, key in enumerate(sorted(set(keys)))}
+        ranks = pl.Series([rank[key] for key in keys], dtype=pl.Int32)
+        first = values.list.first()
+        return ranks.gather(first.set(first >= len(keys), None))
+    if values.dtype == pl.List(pl.String):
+        values = values.list.join(", ")
+    elif isinstance(values.dtype, pl.List):
+        values = values.list.first()
+    if values.dtype == pl.String:
+        values = values.str.strip_chars().str.to_lowercase().replace("", None)
+    return values.fill_nan(None) if values.dtype.is_float() else values
+
+
+def _check_present(name: str, frame: pl.DataFrame) -> None:
+    if name in frame.columns:
+        return
+    if name in KNOWN:
+        raise UsageError(f"{name} is not known for these features: build the atlas (`qlens build`)")
+    raise UsageError(f"no column {name}: the nearest is {nearest(name, KNOWN)}")

@@ -1,0 +1,1 @@
+"""Stars, rejections, tags and notes, kept in SQLite."""

@@ -1,0 +1,128 @@
+"""The whole app on a real tiny model, its engine in this process, for Pilot tests.
+
+`Answers` is what the engine process runs; here it answers at once, on the app's own thread, so
+that a test waits for nothing and sees what a user sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.worker import WorkerCancelled
+
+from lens_core.errors import LensError
+from qlens_tui.app.app import QlensApp
+from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.app.widgets.status_line import StatusLine
+from qlens_tui.engine import messages as m
+from qlens_tui.engine.handlers import Answers
+from tests.qlens_tui.app.terminal import Terminal, in_terminal
+from tests.qlens_tui.workplace import Workplace
+
+SIZES = [(80, 24), (160, 48)]
+
+
+class AnswersAtOnce:
+    """An engine without a process: every request is answered before `send` returns."""
+
+    def __init__(self, on_event: Callable[[m.Event], None]) -> None:
+        self._on_event = on_event
+        self._sent = 0
+        self.requests: list[m.Request] = []
+        self.alive = False
+        self.log: Path | None = None
+        self._answers = Answers(self._on_event, lambda *_: None)
+
+    @property
+    def pid(self) -> int | None:
+        return 1 if self.alive else None
+
+    def start(self) -> None:
+        self.alive = True
+
+    def send(self, request: m.Request) -> int:
+        self._sent += 1
+        numbered = replace(request, id=self._sent)
+        self.requests.append(numbered)
+        if self.alive and not isinstance(request, m.Cancel | m.Shutdown):
+            try:
+                self._on_event(self._answers.to(numbered))
+            except LensError as error:
+                self._on_event(m.Failed(id=self._sent, text=str(error)))
+        return self._sent
+
+    def close(self, patience: float = 2.0) -> None:
+        self.alive = False
+
+    def die(self, text: str = "the engine was ended by SIGKILL") -> None:
+        self.alive = False
+        self._on_event(m.Died(text=text))
+
+
+class Desk(QlensApp):
+    """The app with such an engine."""
+
+    def make_engine(self) -> AnswersAtOnce:  # type: ignore[override]
+        return AnswersAtOnce(self.relay)
+
+
+def run(
+    place: Workplace,
+    act: Callable[[Terminal, Workbench], Awaitable[None]],
+    *,
+    size: tuple[int, int] = (160, 48),
+    **options: object,
+) -> Desk:
+    """Run the app on `place`, act once it is ready, quit; the app, to be asked."""
+    app = Desk(Path(place.config), **options)  # type: ignore[arg-type]
+
+    async def whole() -> None:
+        async with in_terminal(app, size) as terminal:
+            bench = await ready(terminal.pilot)
+            await act(terminal, bench)
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+    return app
+
+
+async def ready(pilot: Pilot[None]) -> Workbench:
+    """The workbench, once the engine has answered for the first feature."""
+    for _ in range(200):
+        await pilot.pause(0.02)
+        bench = pilot.app.screen_stack[-1]
+        if isinstance(bench, Workbench) and bench.pane("value").view is not None:
+            if not bench.table.rows or "value_gain" not in bench.table.rows.frame.columns:
+                continue
+            if bench.evidence.view is not None:
+                return bench
+    raise AssertionError("the app did not become ready")
+
+
+async def settled(pilot: Pilot[None], *keys: str) -> None:
+    """Press keys and wait until workers and screens are at rest."""
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause(0.02)
+    while pilot.app.workers:
+        # A worker that a newer one takes the place of is cancelled, which is no failure.
+        with suppress(WorkerCancelled):
+            await pilot.app.workers.wait_for_complete()
+        await pilot.pause(0.02)
+    await pilot.pause(0.15)  # longer than the app waits for the cursor to rest
+
+
+def status(bench: Workbench) -> str:
+    """The first line of the screen."""
+    return bench.query_one(StatusLine).lines[0]
+
+
+def told(app: QlensApp) -> str:
+    """All that toasts said."""
+    return "\n".join(notification.message for notification in app._notifications)

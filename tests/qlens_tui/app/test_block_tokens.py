@@ -1,0 +1,110 @@
+"""The tokens of a block whose share came without them: asked for where the cursor rests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qlens_tui.engine import messages as m
+from qlens_tui.text import token_label
+from tests.qlens_tui.app.desk import SIZES, run, settled
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+async def bare(terminal, bench) -> dict[str, m.PathRow]:
+    """Shares without tokens, as without operators of the blocks; what they were before, by name."""
+    feature, found = bench.table.feature, {}
+    for side in ("value", "key"):
+        key = (side, *feature, bench.dialogue.settings, bench.dialogue.k)
+        paths = bench.dialogue.inquiry.paths.get(key)
+        found |= {row.block: row for row in paths.rows}
+        rows = tuple(replace(row, ids=(), tokens=()) for row in paths.rows)
+        bench.dialogue.inquiry.paths.put(key, replace(paths, rows=rows))
+    bench.dialogue.show_feature()
+    await settled(terminal.pilot)
+    return found
+
+
+def favours(bench) -> list[m.Favour]:
+    return [each for each in bench.qlens.engine.requests if isinstance(each, m.Favour)]
+
+
+def info(bench) -> str:
+    """The line of the block under the cursor."""
+    name = f"{'mlp' if bench.paths.cursor % 2 else 'attn'}.{bench.paths.cursor // 2} "
+    return next(line for line in bench.paths.lines if line.startswith(f" {name}"))
+
+
+async def rest(terminal, *keys: str) -> None:
+    await settled(terminal.pilot, *keys)
+    await terminal.pilot.pause(0.5)
+    await settled(terminal.pilot)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_where_the_cursor_rests_the_blocks_tokens_are_computed(place, size):
+    async def act(terminal, bench):
+        known = await bare(terminal, bench)
+        assert not favours(bench)
+        bench.focus_pane("paths")
+        await rest(terminal)
+        seen = 0
+        for key in ("l", "j", "h", "h", "k"):
+            block = bench.paths.cursor
+            name = f"{'mlp' if block % 2 else 'attn'}.{block // 2}"
+            # By passes of its own what it was by operators.
+            words = "  ".join(map(token_label, known[name].tokens))
+            assert words[:30] in info(bench)
+            seen += 1
+            await rest(terminal, key)
+        asked = len(favours(bench))
+        assert 1 < asked <= seen + 1
+        await rest(terminal, "k")
+        await rest(terminal, "j")
+        assert len(favours(bench)) <= asked + 1  # what is known is not asked for again
+
+    run(place, act, size=size)
+
+
+def test_who_is_not_in_the_pane_asks_for_no_passes(place):
+    async def act(terminal, bench):
+        await bare(terminal, bench)
+        await rest(terminal, "j", "k")
+        assert not favours(bench)
+
+    run(place, act)
+
+
+def test_what_is_being_done_is_said_and_a_move_to_another_feature_stops_it(place):
+    async def act(terminal, bench):
+        await bare(terminal, bench)
+        bench.qlens.engine.alive = False
+        bench.focus_pane("paths")
+        await rest(terminal)
+        (asked,) = favours(bench)
+        assert "its tokens" in info(bench)
+        bench.dialogue.hear(m.Status(id=asked.id, text="reading the reference", done=1, total=4))
+        assert "reading the reference 25%" in info(bench)
+        assert asked.id in bench.dialogue.inquiry.jobs
+        bench.action_feature(1)
+        await settled(terminal.pilot)
+        assert asked.id not in bench.dialogue.inquiry.asked
+        cancelled = [r.target for r in bench.qlens.engine.requests if isinstance(r, m.Cancel)]
+        assert asked.id in cancelled
+
+    run(place, act)
+
+
+def test_a_pass_that_fails_says_so_in_the_blocks_line(place):
+    async def act(terminal, bench):
+        await bare(terminal, bench)
+        bench.qlens.engine.alive = False
+        bench.focus_pane("paths")
+        await rest(terminal)
+        (asked,) = favours(bench)
+        bench.dialogue.hear(m.Failed(id=asked.id, text="the disk\x1b[2J is full"))
+        assert r"the disk\x1b[2J is full" in info(bench)
+
+    run(place, act, size=(160, 48))

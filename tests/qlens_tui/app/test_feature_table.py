@@ -1,0 +1,499 @@
+"""The feature table: its keys, what it sends to the terminal, and what it makes of hostile text."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.color import ColorSystem
+from textual.app import App, ComposeResult
+from textual.binding import Binding
+from textual.message import Message
+
+from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.app.widgets.table_columns import COLUMNS, Writing, fitted_columns
+from qlens_tui.table.rows import Rows, all_rows, filtered, sorted_by
+from qlens_tui.text import cells, token_label
+from qlens_tui.triage.marks import Mark
+from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal, leaks
+
+SIZES = [(80, 24), (160, 48)]
+BYTES = 1536
+WORDS = [" dry", "Dry", " wildflowers", " kiln", "mometown", "寿司", " smoky", "\n"]
+
+
+def atlas(rows: int = 200, layers: int = 1, vocabulary: int = len(WORDS)) -> Rows:
+    """Features whose numbers follow from their index: gain falls, density rises."""
+    number = np.arange(rows, dtype=np.int32)
+
+    def lists(step: int) -> pl.Series:
+        return pl.Series(((number[:, None] + step + np.arange(5)) % vocabulary).tolist())
+
+    frame = pl.DataFrame(
+        {
+            "layer": number % layers + 8,
+            "feature": number // layers,
+            "silent": number % 7 == 3,
+            "density": (number / rows).astype(np.float32),
+            "value_logit_ids": lists(0),
+            "value_query_ids": lists(1),
+            "key_query_ids": lists(2),
+            "value_gain": (-number / rows).astype(np.float32),
+            "key_gain": np.full(rows, np.nan, np.float32),
+            "value_stability": (number / rows).astype(np.float32),
+        }
+    )
+    return all_rows(frame)
+
+
+class TableApp(App[None]):
+    """A table, and a list of what it told."""
+
+    BINDINGS = [Binding("escape", "back", "Back")]  # noqa: RUF012
+
+    def __init__(
+        self,
+        rows: Rows | None = None,
+        texts: Sequence[str] | None = WORDS,
+        ascii_only: bool = False,
+        change: Callable[[FeatureTable], object] = lambda table: None,
+    ) -> None:
+        super().__init__()
+        self.table = FeatureTable(ascii_only=ascii_only)
+        self.told: list[Message] = []
+        self.backs = 0
+        self._start = atlas() if rows is None else rows, texts, change
+
+    def compose(self) -> ComposeResult:
+        yield self.table
+
+    def on_mount(self) -> None:
+        rows, texts, change = self._start
+        self.table.set_texts(texts)
+        self.table.set_rows(rows)
+        change(self.table)
+        self.table.focus()
+
+    def action_back(self) -> None:
+        self.backs += 1
+
+    def on_feature_table_feature_focused(self, event: FeatureTable.FeatureFocused) -> None:
+        self.told.append(event)
+
+    def on_feature_table_selection_changed(self, event: FeatureTable.SelectionChanged) -> None:
+        self.told.append(event)
+
+    def on_feature_table_sort_requested(self, event: FeatureTable.SortRequested) -> None:
+        self.told.append(event)
+
+    def told_of(self, kind: type[Message]) -> list[Any]:
+        return [event for event in self.told if isinstance(event, kind)]
+
+
+def play(
+    scene: Callable[[Terminal, TableApp], Awaitable[object]],
+    size: tuple[int, int] = (80, 24),
+    app: TableApp | None = None,
+) -> Terminal:
+    """Act a scene on a table in a terminal, which is given back."""
+
+    async def run() -> Terminal:
+        shown = app or TableApp()
+        async with in_terminal(shown, size) as terminal:
+            await scene(terminal, shown)
+        return terminal
+
+    return asyncio.run(run())
+
+
+async def wait(terminal: Terminal, app: TableApp) -> None:
+    """A scene in which nothing happens."""
+    await terminal.pilot.pause()
+
+
+def lines_painted(written: str) -> int:
+    """To how many lines of the screen a text goes; the last place is the resting cursor's."""
+    return len({y for y, _ in re.findall(r"\x1b\[(\d+);(\d+)H", written)[:-1]})
+
+
+LAST = 199
+KEYS = [
+    # keys, the row they lead to from row 0 in a window of so many lines
+    ("j", lambda window: 1),
+    ("down down", lambda window: 2),
+    ("j j k", lambda window: 1),
+    ("j up", lambda window: 0),
+    ("k", lambda window: 0),
+    ("G", lambda window: LAST),
+    ("end", lambda window: LAST),
+    ("G j", lambda window: LAST),
+    ("G g", lambda window: 0),
+    ("end home", lambda window: 0),
+    ("ctrl+d", lambda window: window // 2),
+    ("ctrl+d ctrl+d ctrl+u", lambda window: window // 2),
+    ("ctrl+u", lambda window: 0),
+    ("pagedown", lambda window: window),
+    ("pagedown pagedown pageup", lambda window: window),
+    ("G pagedown", lambda window: LAST),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_key_moves_the_cursor_and_tells_of_the_feature(size: tuple[int, int]) -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        for keys, row in KEYS:
+            app.table.move_to(8, 0)
+            await terminal.pilot.press(*keys.split())
+            await terminal.pilot.pause()
+
+            wanted = row(size[1] - 1)
+            assert (keys, app.table.row) == (keys, wanted)
+            assert app.table.feature == (8, wanted)
+            last = app.told_of(FeatureTable.FeatureFocused)[-1]
+            assert (last.layer, last.feature, last.row, last.of) == (8, wanted, wanted, 200)
+            cursors = [line[:5] for line in app.table.lines if line.startswith(">")]
+            assert cursors == [f">{wanted:4}"]
+
+    play(scene, size)
+
+
+SELECTIONS = [
+    ("j shift+down shift+down", lambda window: range(1, 4)),
+    ("j J J", lambda window: range(1, 4)),
+    ("j j j shift+up", lambda window: range(2, 4)),
+    ("j j j K", lambda window: range(2, 4)),
+    ("J J K K K", lambda window: range(1)),
+    ("j shift+pagedown", lambda window: range(1, window + 2)),
+    ("G shift+pageup", lambda window: range(LAST - window, 200)),
+    ("j shift+end", lambda window: range(1, 200)),
+    ("j j shift+home", lambda window: range(3)),
+    ("j A", lambda window: range(200)),
+    ("A A", lambda window: range(200)),
+    ("J J j", lambda window: range(3, 4)),
+    ("J J escape", lambda window: range(2, 3)),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_key_selects_a_range_and_tells_of_it(size: tuple[int, int]) -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        for keys, rows in SELECTIONS:
+            app.table.move_to(8, 0)
+            await terminal.pilot.press(*keys.split())
+            await terminal.pilot.pause()
+
+            wanted = rows(size[1] - 1)
+            assert (keys, app.table.chosen) == (keys, wanted)
+            told = app.told_of(FeatureTable.SelectionChanged)[-1].rows
+            let_go = keys.endswith(("j", "escape"))
+            assert told == (None if let_go else wanted)
+            for line in app.table.lines[1:]:
+                at = int(line[1:5])
+                sign = ">" if at == app.table.row else "|" if at in wanted else " "
+                assert line[:1] == sign
+        assert app.backs == 0
+
+    play(scene, size)
+
+
+def test_escape_is_the_tables_only_while_something_is_selected() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.press("J", "escape", "escape")
+
+        assert app.backs == 1
+
+    play(scene)
+
+
+def test_sorting_is_asked_for_by_key_and_by_a_click_on_the_head() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.press("o")
+        head = app.table.lines[0]
+        await terminal.pilot.click(FeatureTable, offset=(head.index("gain v"), 0))
+        await terminal.pilot.click(FeatureTable, offset=(3, 5))
+        await terminal.pilot.pause()
+
+        asked = [event.column for event in app.told_of(FeatureTable.SortRequested)]
+        assert asked == [None, "value_gain"]
+        assert app.table.row == 4
+
+    play(scene)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cursor_move_paints_two_lines_and_the_ends_none(size: tuple[int, int]) -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        assert await terminal.written_for("k") == ""
+        assert await terminal.written_for("g") == ""
+        moved = await terminal.written_for("j")
+        assert lines_painted(moved) == 2
+        await terminal.pilot.press("G")
+        assert await terminal.written_for("j", "pagedown", "end") == ""
+        selected = await terminal.written_for("K")
+        assert lines_painted(selected) == 2
+
+    play(scene, size)
+
+
+def test_a_cursor_move_stays_within_its_bytes_and_the_window_moves_seldom() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        sent = [len((await terminal.written_for("j")).encode()) for _ in range(80)]
+
+        assert sum(size > BYTES for size in sent) == 3
+        assert sum(sent) / len(sent) < BYTES
+
+    play(scene, (120, 40))
+
+
+def test_the_window_moves_so_that_the_cursor_is_in_its_middle() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.press(*["j"] * 23)
+        assert app.table.lines[12].startswith(">  23")
+        await terminal.pilot.press("G")
+        assert app.table.lines[23].startswith("> 199")
+
+    play(scene)
+
+
+def test_marks_are_signs_and_repaint_only_the_lines_that_they_are_on() -> None:
+    marks = {
+        8: {
+            1: Mark(star=True, tags=("keep",)),
+            2: Mark(reject=True, note="no\x1b[2J"),
+            99: Mark(star=True),
+        }
+    }
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.pause()
+        start = len(terminal.record)
+        app.table.set_marks(marks)
+        await terminal.pilot.pause()
+
+        assert lines_painted("".join(terminal.record[start:])) == 2
+        one, two, three = app.table.lines[2:5]
+        assert one.startswith("    1 *   keep")
+        assert two.startswith("    2  xm ")
+        assert three.startswith("    3     ")
+
+    assert not play(scene).leaks()
+
+
+def test_the_cursor_stays_on_its_feature_and_its_line_when_rows_are_sorted() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        assert app.table.move_to(8, 101)
+        await terminal.pilot.press("j", "j", "J")
+        line = [line[:1] for line in app.table.lines].index(">")
+
+        app.table.set_rows(sorted_by(app.table.rows, "value_gain"))
+        app.table.set_sort("value_gain")
+        await terminal.pilot.pause()
+
+        assert app.table.feature == (8, 104)
+        assert app.table.row == 95
+        assert app.table.lines[line].startswith("> 104")
+        assert app.table.lines[0].rstrip().endswith("gain v▲")
+        assert app.told_of(FeatureTable.SelectionChanged)[-1].rows is None
+
+        app.table.set_rows(filtered(app.table.rows, "feature % 10 = 0"))
+        assert app.table.feature == (8, 100)
+        assert app.table.move_to(8, 20)
+        assert not app.table.move_to(8, 21)
+        assert app.table.feature == (8, 20)
+
+    play(scene)
+
+
+def test_a_feature_is_told_of_once() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.press("k", "j", "j", "G", "G", "j")
+        app.table.set_marks({})
+        app.table.set_sort("density", True)
+        app.table.set_rows(app.table.rows)
+        await terminal.pilot.pause()
+
+        told = [event.feature for event in app.told_of(FeatureTable.FeatureFocused)]
+        assert told == [0, 1, 2, 199]
+
+    play(scene)
+
+
+def test_token_ids_stand_in_until_the_texts_are_there() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        assert "#0 #1 #2" in app.table.lines[1]
+        app.table.set_texts(WORDS[:2])
+        assert "␣dry Dry #2" in app.table.lines[1]
+
+    play(scene, app=TableApp(texts=None))
+
+
+def test_numbers_are_blank_where_they_are_not_known() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        assert app.table.lines[1].split()[-3:] == ["+0.00", "0.00", "0.000%"]
+        assert app.table.lines[3].split()[-3:] == ["-0.01", "0.01", "1.00%"]
+        assert app.table.lines[4].rstrip().endswith("silent")
+
+    play(scene, (160, 48))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_layer_without_an_atlas_has_its_features_and_blanks(size: tuple[int, int]) -> None:
+    bare = all_rows(pl.DataFrame({"layer": [3] * 40, "feature": range(40)}))
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.press("j")
+        assert app.table.lines[2].replace("│", " ").split() == [">", "1"]
+
+    play(scene, size, TableApp(bare))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_empty_table_says_so_and_takes_every_key(size: tuple[int, int]) -> None:
+    keys = {key for keys, _ in KEYS + SELECTIONS for key in keys.split()}
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_rows(filtered(atlas(), "feature < 0"), "nothing here")
+        await terminal.pilot.press(*sorted(keys))
+        await terminal.pilot.pause()
+
+        assert "nothing here" in "".join(app.table.lines)
+        assert app.table.feature is None
+        assert list(app.table.chosen) == []
+        assert app.told_of(FeatureTable.FeatureFocused)[-1].layer is None
+        app.table.set_rows(atlas())
+        assert app.table.feature == (8, 0)
+
+    play(scene, size)
+
+
+def test_features_of_several_layers_have_their_layer_before_them() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        assert app.table.lines[1].split()[1] == "8:0"
+        await terminal.pilot.press("G")
+        assert app.table.lines[-1].split()[0].lstrip(">") == "10:65"
+
+    play(scene, app=TableApp(atlas(198, layers=3)))
+
+
+def test_a_wide_table_has_all_columns_and_a_narrow_one_the_first_ones() -> None:
+    titles = [column.title for column in COLUMNS]
+
+    def shown(width: int) -> list[str]:
+        return [placed.column.title for placed in fitted_columns(5, width)]
+
+    assert shown(159) == titles
+    assert shown(79) == [*titles[:6], "gain v"]
+    assert shown(99) == shown(79)
+    assert "stab v" in shown(112)
+    assert shown(45) == ["id", "*xm", "QL value", "QL key"]
+    assert shown(1) == ["id"]
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("width", [33, 80, 97, 160])
+def test_every_line_is_as_wide_as_the_table(width: int, ascii_only: bool) -> None:
+    texts = list(HOSTILE.values())
+    rows = atlas(60, vocabulary=len(texts))
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_marks({8: {1: Mark(True, True, tuple(texts), "x")}})
+        await terminal.pilot.pause()
+        lines = app.table.lines
+        assert {cells(line) for line in lines} == {width}
+        assert all(line.isascii() for line in lines) or not ascii_only
+
+    play(scene, (width, 40), TableApp(rows, texts, ascii_only))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_hostile_tokens_and_tags_never_reach_the_terminal(
+    size: tuple[int, int], ascii_only: bool
+) -> None:
+    texts = list(HOSTILE.values())
+    marks = {8: {i: Mark(star=True, tags=(text,), note=text) for i, text in enumerate(texts)}}
+    app = TableApp(
+        atlas(len(texts) * 2, vocabulary=len(texts)),
+        texts,
+        ascii_only,
+        lambda table: table.set_marks(marks),
+    )
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        await terminal.pilot.press(*["j"] * 12, "G", "J", "ctrl+u", "g")
+        await terminal.pilot.pause()
+
+    terminal = play(scene, size, app)
+
+    assert not terminal.leaks()
+    written = terminal.written
+    written.encode("utf-8")
+    assert written.isascii() or not ascii_only
+    for text in texts:
+        label = token_label(text, ascii_only=ascii_only)
+        assert text in label or text.isspace() or text not in written
+        assert label in written or cells(label) > 14
+
+
+@given(st.lists(st.text(max_size=30), max_size=6), st.integers(1, 60), st.booleans())
+@settings(deadline=None)
+def test_a_cell_of_any_tokens_is_exactly_as_wide_and_begins_with_the_best(
+    texts: list[str], width: int, ascii_only: bool
+) -> None:
+    writing = Writing(texts, ascii_only=ascii_only)
+    values = {"layer": 0, "feature": 0, "value_query_ids": list(range(len(texts)))}
+    column = next(column for column in COLUMNS if column.title == "QL value")
+
+    cell = column.cell(writing, values, width)
+
+    assert cells(cell) == width
+    assert not leaks(cell)
+    first = token_label(texts[0], ascii_only=ascii_only) if texts else ""
+    assert cell.startswith(first) or cells(first) > width
+
+
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light", "nord", "ansi-dark"])
+@pytest.mark.parametrize("colours", [ColorSystem.STANDARD, ColorSystem.EIGHT_BIT])
+def test_with_few_colours_text_and_ground_differ_everywhere(
+    colours: ColorSystem, theme: str
+) -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.theme = theme
+        for focused in (True, False):
+            app.screen.set_focus(app.table if focused else None)
+            await terminal.pilot.pause()
+            for part in sorted(FeatureTable.COMPONENT_CLASSES):
+                style = app.table.get_component_rich_style(part)
+                text, ground = style.color, style.bgcolor
+                assert text is not None
+                assert ground is not None
+                differ = text.downgrade(colours) != ground.downgrade(colours)
+                assert differ or text.is_default
+
+    play(scene)
+
+
+def test_without_colours_cursor_selection_and_marks_can_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_marks({8: {0: Mark(star=True), 3: Mark(reject=True)}})
+        await terminal.pilot.press("j", "J")
+        await terminal.pilot.pause()
+
+    written = play(scene).written
+    greys = re.findall(r"[34]8;2;(\d+);(\d+);(\d+)", written)
+
+    assert all(red == green == blue for red, green, blue in greys)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    for sign in (">   1", "|   1", ">   2", "    0 *", "    3  x"):
+        assert sign in plain

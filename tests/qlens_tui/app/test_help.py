@@ -1,0 +1,135 @@
+"""Help and palette: what a stranger reads to find out what there is."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import pytest
+
+from qlens_tui.app.screens.help import Help, keys_of, words_of
+from qlens_tui.app.widgets.key_line import KeyLine
+from qlens_tui.glossary import GLOSSARY
+from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.terminal import screen_of
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def shown(screen: Help) -> list[str]:
+    """The lines of the help that are on the screen, head first."""
+    return [line.rstrip() for line in screen.query_one("_Keys").lines]
+
+
+def whole(screen: Help) -> list[str]:
+    """All of its lines below the head."""
+    body = screen.query_one("_Keys")._body
+    return ["".join(text for text, _ in line).rstrip() for line in body]
+
+
+def squeezed(lines: list[str]) -> str:
+    return re.sub(r"\s+", " ", " ".join(lines))
+
+
+def test_the_help_lists_every_binding_there_is(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark")
+        lines = whole(terminal.pilot.app.screen)
+        for _, bindings in bench.sections():
+            for binding in bindings:
+                entry = f"   {keys_of(binding):<18} {words_of(binding)}"
+                assert entry in lines
+
+    run(place, act, size=(80, 24))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("pane", "section"),
+    [
+        *(("table", "everywhere"), ("value", "token lists"), ("key", "token lists")),
+        *(("paths", "paths"), ("evidence", "evidence")),
+    ],
+)
+def test_the_help_opens_at_the_keys_of_the_pane_that_has_the_focus(place, pane, section, size):
+    async def act(terminal, bench):
+        bench.focus_pane(pane)
+        await settled(terminal.pilot, "question_mark")
+        lines = shown(terminal.pilot.app.screen)
+        assert "keys, and what the words mean" in lines[0]
+        assert lines[1] == f" {section}"
+
+    run(place, act, size=size)
+
+
+def test_the_head_of_the_help_says_whether_there_is_more_and_the_last_line_how_to_leave(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark")
+        screen = terminal.pilot.app.screen
+        count = len(whole(screen))
+        assert "▾ 1-" in shown(screen)[0]
+        assert "esc back" in screen.query_one(KeyLine).lines[0]
+        await settled(terminal.pilot, "j")
+        assert "▴▾ 2-" in shown(screen)[0]
+        await settled(terminal.pilot, "end")
+        assert re.search(rf"▴ \d+-{count} of {count}$", shown(screen)[0])
+        await settled(terminal.pilot, "k", "home")
+        assert shown(screen)[1] == " everywhere"
+        await settled(terminal.pilot, "pagedown", "pageup", "down", "up", "tab")
+        assert shown(screen)[1] == " table"
+        await settled(terminal.pilot, "shift+tab")
+        assert shown(screen)[1] == " everywhere"
+        await settled(terminal.pilot, "w")
+        assert shown(screen)[1] == " what the columns and words mean"
+        await settled(terminal.pilot, "question_mark")
+        assert terminal.pilot.app.screen is bench
+
+    run(place, act, size=(80, 24))
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_every_explanation_stands_in_the_help_whole(place, ascii_only):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark")
+        screen = terminal.pilot.app.screen
+        lines = whole(screen)
+        meanings = squeezed([line[22:] for line in lines])
+        terms = squeezed([line[:22] for line in lines])
+        for _, words in GLOSSARY:
+            for word in words:
+                assert word.meaning in meanings
+                assert word.shown(ascii_only=ascii_only) in terms
+        if ascii_only:
+            assert all(line.isascii() for line in (*lines, *shown(screen)))
+            rows = screen_of(terminal.written, 80, 24).split("\n")[1:-3]
+            assert all(row[2:78].isascii() for row in rows)  # the frame too
+
+    run(place, act, size=(80, 24), ascii_only=ascii_only)
+
+
+def test_the_palette_has_no_name_twice_and_writes_keys_as_the_help_does(place):
+    async def act(terminal, bench):
+        commands = list(terminal.pilot.app.get_system_commands(bench))
+        names = [command.title for command in commands]
+        assert len(names) == len(set(names))
+        told = {command.title: command.help for command in commands}
+        assert told["All keys, and what the words mean"] == "everywhere: ?"
+        assert told["All blocks off"] == "paths: n"
+        keys: dict[str, list[set[str]]] = defaultdict(list)
+        for _, bindings in bench.sections():
+            for binding in bindings:
+                assert words_of(binding) in told
+                keys[words_of(binding)].append(set(binding.key.split(",")))
+        # What is named once stands for the same key in two places, not for two things.
+        assert all(set.intersection(*places) for places in keys.values())
+
+    run(place, act)
+
+
+def test_the_footer_keeps_its_short_words(place):
+    async def act(terminal, bench):
+        bench.focus_pane("paths")
+        await settled(terminal.pilot)
+        assert "r row  O only this  a all  n none" in bench.query_one(KeyLine).lines[0]
+
+    run(place, act, size=(80, 24))

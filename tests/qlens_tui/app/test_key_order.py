@@ -1,0 +1,103 @@
+"""Keys that arrive together do what they do one by one."""
+
+from __future__ import annotations
+
+import pytest
+from textual import events
+
+from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.app.widgets.line_input import LineInput
+from tests.qlens_tui.app.desk import SIZES, run, settled
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+async def at_once(terminal, *keys: str) -> None:
+    """All of them, as one read of the terminal gives them."""
+    app = terminal.pilot.app
+    for key in keys:
+        character = " " if key == "space" else key if len(key) == 1 else None
+        name = {":": "colon", "/": "slash"}.get(key, key)
+        app.post_message(events.Key(name, character))
+    for _ in range(500):
+        await terminal.pilot.pause(0.02)
+        if app.keys_done:
+            break
+    await settled(terminal.pilot)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_jump_that_is_pasted_arrives(place, size):
+    async def act(terminal, bench):
+        for feature in (3, 17, 5):
+            await at_once(terminal, *f":0:{feature}", "enter")
+            assert bench.table.feature == (0, feature)
+        await at_once(terminal, *":0:2", "enter", "j", "j", "s")
+        assert bench.table.feature == (0, 4)
+        assert bench.marking.marks[0][4].star
+        await at_once(terminal, *":1:2", "enter")
+        assert bench.table.feature == (1, 2)
+
+    run(place, act, size=size)
+
+
+def test_what_is_typed_at_once_with_the_key_of_a_prompt_stands_in_it(place):
+    async def act(terminal, bench):
+        app = terminal.pilot.app
+        await at_once(terminal, "f", *"nonsense = 1")
+        assert isinstance(app.screen, Prompt)
+        assert app.screen.query_one(LineInput).value == "nonsense = 1"
+        # A key that the field itself does not know, then text: in this order.
+        await at_once(terminal, "ctrl+u", *"a b", "ctrl+u", *"7:2")
+        assert app.screen.query_one(LineInput).value == "7:2"
+        await at_once(terminal, "escape", "j", "j")
+        assert isinstance(app.screen, Workbench)
+        assert bench.table.feature == (0, 2)
+
+    run(place, act)
+
+
+def test_every_tab_of_several_moves_on(place):
+    async def act(terminal, bench):
+        order = []
+        for _ in range(6):
+            await settled(terminal.pilot, "tab")
+            order.append(bench.focused.id)
+        for presses in (2, 3, 5):
+            await settled(terminal.pilot, *["escape"] * 2)
+            bench.table.focus()
+            await at_once(terminal, *["tab"] * presses)
+            assert bench.focused.id == order[presses - 1]
+
+    run(place, act)
+
+
+def test_a_list_takes_the_keys_that_come_with_the_one_that_opens_it(place):
+    async def act(terminal, bench):
+        await at_once(terminal, "o", "down", "down", "enter")
+        assert isinstance(terminal.pilot.app.screen, Workbench)
+        columns = bench.browsing.sort
+        assert columns is not None
+        await at_once(terminal, "o", "enter", *"jjjj")
+        assert bench.browsing.sort == columns
+        assert bench.browsing.descending is not None
+
+    run(place, act)
+
+
+def test_a_note_is_written_and_kept_by_keys_that_come_at_once(place):
+    async def act(terminal, bench):
+        await at_once(terminal, "m", *"two", "enter", *"lines", "ctrl+s", "j", "s")
+        assert bench.marking.marks[0][0].note == "two\nlines"
+        assert bench.marking.marks[0][1].star
+
+    run(place, act)
+
+
+def test_keys_after_the_one_that_ends_the_app_are_nobodys(place):
+    async def act(terminal, bench):
+        await at_once(terminal, "q", "s", "s", ":", "1")
+        assert not any(bench.marking.marks.values())
+
+    run(place, act)

@@ -1,0 +1,110 @@
+"""Where the user was: kept whole, and a damaged file is as good as none."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from qlens_tui.app.last_visit import KnownLayer, Place, recall, remember, state_dir
+
+PLACE = Place(
+    layer=10,
+    feature=1160,
+    everywhere=True,
+    sort="density",
+    descending=True,
+    filter="tag = 'a b'",
+    k=50,
+    transition="first-order",
+    off=(3, 60),
+    convention="exact",
+    final_norm="linearize",
+    tab="key",
+    pane="paths",
+    ids=True,
+    bottom=True,
+    lenses=("logit_lens", "query_lens"),
+    length=10,
+    theme="nord",
+    model="SmolLM2",
+    tokens=2048,
+    known=(
+        KnownLayer(4, "aa", "layer_4", 2304, None, "shipped"),
+        KnownLayer(10, "bb", "layer_10", 2304, "/cache/atlas/x"),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("QLENS_STATE_DIR", str(tmp_path / "state"))
+
+
+CONFIG = Path("a config.toml")
+
+
+def file() -> Path:
+    (found,) = state_dir().glob("*.json")
+    return found
+
+
+def test_a_place_comes_back_whole_and_to_its_configuration_alone():
+    assert all(getattr(PLACE, f.name) != getattr(Place(), f.name) for f in fields(Place))
+    assert remember(CONFIG, PLACE)
+    assert recall(CONFIG) == PLACE
+    assert recall(CONFIG.resolve()) == PLACE
+    assert recall(Path("another.toml")) == Place()
+
+
+def test_what_an_earlier_version_did_not_keep_has_its_default():
+    remember(CONFIG, PLACE)
+    document = json.loads(file().read_text("utf-8"))
+    del document["known"][0]["operators"], document["theme"]
+    document["of another version"] = [1]
+    file().write_text(json.dumps(document))
+    found = recall(CONFIG)
+    assert found.known[0].operators == "built"
+    assert found.theme is None
+    assert found.feature == 1160
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "x", ["x"], {"a": 1}, True, float("nan")])
+@pytest.mark.parametrize("name", [f.name for f in fields(Place)])
+def test_a_value_that_cannot_be_is_no_place_or_is_never_passed_on(name, wrong):
+    remember(CONFIG, PLACE)
+    document = json.loads(file().read_text("utf-8"))
+    kept = document[name]
+    document[name] = wrong
+    file().write_text(json.dumps(document))
+    found = recall(CONFIG)
+    right = type(wrong) is type(kept) and isinstance(getattr(found, name), type(kept) | tuple)
+    assert right or found == Place()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("layer", "4"), ("sha256", 1), ("name", None), ("n_features", -1), ("n_features", 1 << 31),
+        ("atlas", 3), ("operators", "stolen"), ("operators", ["built"]), ("more", 1),
+    ],
+)  # fmt: skip
+def test_a_layer_that_cannot_be_is_no_place(name, wrong):
+    remember(CONFIG, PLACE)
+    document = json.loads(file().read_text("utf-8"))
+    document["known"][0][name] = wrong
+    file().write_text(json.dumps(document))
+    assert recall(CONFIG) == Place()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"format": 99}', b"\xff\x00"])
+def test_a_damaged_file_is_as_good_as_none(content):
+    remember(CONFIG, PLACE)
+    file().write_bytes(content)
+    assert recall(CONFIG) == Place()
+
+
+def test_a_place_that_cannot_be_written_loses_no_work(tmp_path):
+    (tmp_path / "state").write_text("a file where the directory should be")
+    assert not remember(CONFIG, PLACE)
+    assert recall(CONFIG) == Place()

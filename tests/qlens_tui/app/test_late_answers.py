@@ -1,0 +1,337 @@
+"""Answers that come late, in another order, or not at all: what the app shows and asks then.
+
+The engine of these tests only takes requests down; a test gives the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from textual.pilot import Pilot
+
+from qlens_tui.app.app import QlensApp
+from qlens_tui.app.last_visit import KnownLayer, Place, remember
+from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.app.widgets.choice_list import ChoiceList
+from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.engine import messages as m
+from qlens_tui.engine.scheduler import Desk
+from qlens_tui.table import frames as features
+from tests.qlens_tui.app.desk import settled, status, told
+
+Asked = TypeVar("Asked", bound=m.Request)
+
+
+class SilentEngine:
+    """Takes requests down and says nothing."""
+
+    def __init__(self) -> None:
+        self.requests: list[m.Request] = []
+        self.alive = False
+        self.log: Path | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return 1 if self.alive else None
+
+    def start(self) -> None:
+        self.alive = True
+
+    def send(self, request: m.Request) -> int:
+        self.requests.append(replace(request, id=len(self.requests) + 1))
+        return len(self.requests)
+
+    def close(self, patience: float = 2.0) -> None:
+        self.alive = False
+
+
+class QuietApp(QlensApp):
+    """The app with such an engine."""
+
+    silent: SilentEngine
+
+    def make_engine(self) -> SilentEngine:  # type: ignore[override]
+        self.silent = SilentEngine()
+        return self.silent
+
+
+class Talk:
+    """The app's keys and screens, and the engine's part of the talk."""
+
+    def __init__(self, app: QuietApp, pilot: Pilot[Any]) -> None:
+        self.app, self.pilot = app, pilot
+
+    @property
+    def bench(self) -> Workbench:
+        return self.app._bench
+
+    def asked(self, kind: type[Asked]) -> list[Asked]:
+        return [each for each in self.app.silent.requests if isinstance(each, kind)]
+
+    async def say(self, *events: m.Event) -> None:
+        for event in events:
+            self.app.relay(event)
+        await settled(self.pilot)
+
+    async def open(self, *layers: int) -> None:
+        await self.say(
+            m.Ready(
+                id=self.asked(m.Open)[-1].id, config="c", model="tiny", model_fingerprint="f",
+                n_layers=4, d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
+                blocks=tuple(f"{kind}.{at}" for at in range(4) for kind in ("attn", "mlp")),
+                layers=layers, dictionary_kind="sae", operators="built",
+                reference=m.Reference(1, 1, 1, "s", "o", 0, 0), settings=m.Settings(), cache="x",
+            )
+        )  # fmt: skip
+        asked = self.asked(m.ReadVocabulary)[-1]
+        await self.say(m.Vocabulary(id=asked.id, tokens=tuple("abcdefghij")))
+
+    async def describe(self, layer: int, **facts: Any) -> None:
+        asked = [each.id for each in self.asked(m.DescribeLayer) if each.layer == layer]
+        found = m.Layer(
+            id=asked[-1], layer=layer, dictionary=f"d{layer}", sha256=f"s{layer}", n_features=20,
+            operators="built", value_blocks=(2 * layer + 2, 8), key_blocks=(0, 2 * layer),
+            provenance={}, atlas=None,
+        )  # fmt: skip
+        await self.say(replace(found, **facts))
+
+    def table(self) -> str:
+        return "\n".join(self.bench.table.lines)
+
+    async def keys(self, *keys: str) -> None:
+        await settled(self.pilot, *keys)
+
+
+@pytest.fixture
+def talk(tmp_path, monkeypatch):
+    """Run an act on an app that was last left at a place."""
+    for name in ("STATE", "DATA", "CACHE"):
+        monkeypatch.setenv(f"QLENS_{name}_DIR", str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "tiny.toml"
+    config.write_text("")
+
+    def start(act: Callable[[Talk], Awaitable[None]], place: Place | None = None) -> None:
+        if place is not None:
+            remember(config, place)
+        app = QuietApp(config)
+
+        async def whole() -> None:
+            async with app.run_test(size=(160, 48)) as pilot:
+                await settled(pilot)
+                await act(Talk(app, pilot))
+                app.finish()
+            app.end()
+
+        asyncio.run(whole())
+
+    return start
+
+
+def known(*layers: int) -> tuple[KnownLayer, ...]:
+    return tuple(KnownLayer(layer, f"s{layer}", f"d{layer}", 20) for layer in layers)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_rows_of_a_layer_that_the_configuration_lost_cannot_be_marked(talk, everywhere):
+    async def act(talk):
+        assert talk.bench.table.feature == (1, 1)
+        await talk.open(0)
+        await talk.keys("G", "s")
+        assert talk.bench.table.feature in (None, (0, 19))
+        assert set(talk.bench.marking.marks) <= {0}
+
+    talk(act, Place(layer=1, feature=1, everywhere=everywhere, known=known(0, 1)))
+
+
+def test_a_dictionary_that_does_not_load_is_told_where_its_features_would_be(talk):
+    async def act(talk):
+        await talk.open(0, 1)
+        assert "loading the dictionary" in status(talk.bench)
+        await talk.say(m.Failed(id=talk.asked(m.DescribeLayer)[-1].id, text="d0 is \x1bdamaged"))
+        assert r"d0 is \x1bdamaged" in talk.table()
+        assert "no dictionary: B tries again" in status(talk.bench)
+        await talk.keys("B")
+        assert "loading the dictionary" in status(talk.bench)
+        await talk.describe(0)
+        assert "loading" not in status(talk.bench)
+        assert talk.bench.table.feature == (0, 0)
+
+    talk(act)
+
+
+def test_columns_that_could_not_be_computed_say_why_and_b_tries_again(talk):
+    async def act(talk):
+        await talk.open(0)
+        assert "being computed" in talk.table()  # its atlas may be in the cache
+        await talk.describe(0)
+        await talk.say(m.Failed(id=talk.asked(m.Tabulate)[-1].id, text="the disk is full"))
+        assert "no columns (B tries again): the disk is full" in talk.table()
+        for _ in range(2):
+            await talk.keys("B")
+            assert "being computed" in talk.table()
+            assert not talk.asked(m.Build)
+        assert len(talk.asked(m.Tabulate)) == 2
+        await talk.say(m.Cancelled(id=talk.asked(m.Tabulate)[-1].id))
+        assert "columns were cancelled: B computes them" in talk.table()
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))
+
+
+def test_a_layer_that_comes_back_into_sight_is_computed_first_again(talk):
+    async def act(talk):
+        await talk.open(0, 1)
+        await talk.describe(0)
+        await talk.keys("l", "h")
+        desk = Desk()
+        for request in talk.asked(m.Tabulate):
+            desk.put(request)
+        waiting = {each.layer: each.in_sight for each in desk._waiting}
+        assert waiting == {0: True, 1: False}
+        jobs = [job.name for job in talk.bench.dialogue.inquiry.jobs.values()]
+        assert sorted(jobs) == ["atlas of layer 0", "atlas of layer 1"]
+
+    talk(act, Place(layer=0, feature=1, known=known(0, 1)))
+
+
+def test_contexts_that_were_dropped_on_the_way_back_are_asked_for_again(talk):
+    async def act(talk):
+        await talk.open(0)
+        await talk.describe(0)
+        (first,) = talk.asked(m.Examine)
+        await talk.keys("j")
+        await talk.keys("k")
+        assert [each.feature for each in talk.asked(m.Examine)] == [1, 2]  # one is under way
+        await talk.say(m.Dropped(id=first.id))
+        assert [each.feature for each in talk.asked(m.Examine)] == [1, 2, 1]
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "stand_in"),
+    [({}, True), ({"convention": "exact"}, False), ({"final_norm": "linearize"}, False)],
+)
+def test_lists_of_an_atlas_stand_in_only_for_what_an_atlas_holds(
+    talk, facts, stand_in, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(features, "signature_of", lambda row, *_, **__: read.append(row))
+
+    async def act(talk):
+        await talk.keys("j")
+        assert bool(read) == stand_in
+
+    talk(act, Place(layer=0, feature=1, known=known(0), **facts))
+
+
+def test_the_failure_of_an_older_text_is_not_that_of_the_newer(talk):
+    async def act(talk):
+        await talk.open(0)
+        await talk.describe(0)
+        await talk.keys("p", "a", "enter", "p", "b", "enter")
+        old, new = talk.asked(m.Probe)
+        await talk.say(m.Failed(id=old.id, text="too long"))
+        said = talk.app.screen.query_one(ToldLine)
+        assert "too long" not in "".join(said.lines)
+        await talk.say(
+            m.Probed(
+                id=new.id, layer=0, text=new.text, feature=0, bos=False, ids=(1,), tokens=("b",),
+                strongest=(m.Firing((), ()),), activations=(0.0,),
+            )
+        )  # fmt: skip
+        assert "computing" not in "".join(said.lines)
+        await talk.keys("p", "c", "enter")
+        await talk.say(m.Failed(id=talk.asked(m.Probe)[-1].id, text="too long"))
+        assert "too long" in "".join(said.lines)
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))
+
+
+def test_a_search_that_nobody_can_answer_says_so(talk):
+    async def act(talk):
+        await talk.open(0, 1)
+        await talk.describe(0)
+        await talk.keys("slash", "a", "enter")
+        hits = talk.app.screen.query_one(ChoiceList)
+        assert "searching" in "".join(hits.lines)
+        talk.bench.dialogue.ready = None
+        n = len(talk.asked(m.Search))
+        await talk.keys("c")
+        assert len(talk.asked(m.Search)) == n
+        assert "ask again when it is ready" in "".join(hits.lines)
+
+    talk(act, Place(layer=0, feature=1, known=known(0, 1)))
+
+
+def test_a_side_whose_paths_were_cancelled_is_not_said_to_be_computing(talk):
+    def paths(asked: m.Split) -> m.Paths:
+        layers = (1, 2, 3) if asked.side == "value" else (0,)
+        return m.Paths(
+            id=asked.id, layer=0, feature=1, side=asked.side, settings=m.Settings(),
+            method="direct", n_tokens=1, split="first-reader",
+            rows=tuple(m.PathRow(f"mlp.{layer}", 0.1, True, (), ()) for layer in layers),
+        )  # fmt: skip
+
+    async def act(talk):
+        await talk.open(0)
+        await talk.describe(0)
+        value, key = talk.asked(m.Split)
+        await talk.say(m.Cancelled(id=value.id))
+        assert "cancelled" in "".join(talk.bench.paths.lines)
+        await talk.say(m.Status(id=key.id, text="reading the reference", done=1, total=5))
+        assert "reading the reference" in "".join(talk.bench.paths.lines)
+        await talk.say(paths(key))
+        head = talk.bench.paths.lines[0]
+        assert "! value: cancelled" in head
+        assert "computing" not in head
+        # Back again it is asked anew.
+        await talk.keys("j")
+        await talk.keys("k")
+        again = [each for each in talk.asked(m.Split) if each.feature == 1][-1]
+        assert again.side == "value"
+        await talk.say(paths(again))
+        assert "cancelled" not in talk.bench.paths.lines[0]
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))
+
+
+@pytest.mark.parametrize("key", ["t", "m", "e"])
+def test_marks_that_cannot_be_read_are_a_toast(talk, key):
+    async def act(talk):
+        for file in talk.bench.triage.path.parent.iterdir():
+            file.write_bytes(b"damaged" * 4096)
+        await talk.keys(key)
+        assert talk.app.screen is talk.bench
+        assert str(talk.bench.triage.path) in told(talk.app)
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))
+
+
+@pytest.mark.parametrize("name", ["~f", "~nobody/x.csv", "x" * 300 + ".csv"])
+def test_a_file_name_that_no_file_can_have_is_told_in_the_prompt(talk, name):
+    async def act(talk):
+        await talk.keys("e", "enter")
+        talk.app.screen.query_one("#typed").value = name
+        await talk.keys("enter")
+        assert talk.app.screen is not talk.bench
+        assert talk.app.screen.query_one("#told").lines[0].strip()
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))
+
+
+def test_taking_off_a_tag_that_there_is_not_makes_none(talk):
+    async def act(talk):
+        await talk.keys("t", *"-typo", "enter")
+        assert "there is no tag typo to take off" in talk.app.screen.query_one("#told").lines[0]
+        await talk.keys("escape", "escape", "t", *"keep me", "enter")
+        assert talk.bench.triage.tags() == ["keep me"]
+        await talk.keys("t", *"-keep  me", "enter")  # as it is kept, not as it is typed
+        assert talk.bench.triage.tags() == []
+
+    talk(act, Place(layer=0, feature=1, known=known(0)))

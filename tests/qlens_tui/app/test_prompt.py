@@ -1,0 +1,73 @@
+"""What a prompt says under its line: nothing is cut, and only what the user typed is escaped."""
+
+from __future__ import annotations
+
+import pytest
+
+from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.table.filter_words import RULE
+from tests.qlens_tui.app.desk import run, settled
+from tests.qlens_tui.app.terminal import screen_of
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def said(terminal) -> str:
+    """What stands under the line that is asked for."""
+    prompt = terminal.pilot.app.screen
+    assert isinstance(prompt, Prompt)
+    lines = prompt.query_one("#told").lines
+    shown = screen_of(terminal.written, 80, 24).split("\n")[-len(lines) :]
+    assert [line.rstrip() for line in lines] == shown
+    return " ".join(line.strip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        (("f",), RULE),
+        (("slash",), "type a token, up and down choose; a leading space (or ␣) counts; #7 is id 7"),
+        (("t",), "a tag it has is taken off; -tag takes it off all; no commas"),
+        (("e", "enter"), ".csv (for spreadsheets), .parquet or .ndjson"),
+        (("p",), r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"),
+        (("colon", "x"), "write LAYER:FEATURE, such as 8:1279, or a feature of this layer"),
+        (
+            ("f", *"gain >"),
+            "no column gain: the nearest is key_gain; to look for words, put them in double quotes",
+        ),
+        (
+            ("e", "enter", *".doc"),
+            "cannot tell the format of features.csv.doc: end its name in .csv, .parquet, or "
+            ".ndjson for JSON lines",
+        ),
+    ],
+    ids=lambda given: "" if isinstance(given, str) else given[0],
+)
+def test_hints_and_problems_are_whole_at_80_columns(place, keys, hint):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *keys)
+        assert said(terminal) == hint
+
+    run(place, act, size=(80, 24))
+
+
+def test_a_problem_with_what_was_typed_shows_its_backslashes_escaped(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "e", "enter")
+        terminal.pilot.app.screen.query_one("#typed").value = "a\\n.doc"
+        await settled(terminal.pilot)
+        assert said(terminal).startswith(r"cannot tell the format of a\\n.doc:")
+
+    run(place, act, size=(80, 24))
+
+
+def test_a_problem_that_would_fill_the_screen_ends_in_an_ellipsis(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "e", "enter")
+        terminal.pilot.app.screen.query_one("#typed").value = "漢" * 1000
+        await settled(terminal.pilot)
+        lines = terminal.pilot.app.screen.query_one("#told").lines
+        assert len(lines) == 4
+        assert lines[-1].rstrip().endswith("…")
+
+    run(place, act, size=(80, 24))

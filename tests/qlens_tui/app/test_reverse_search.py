@@ -1,0 +1,250 @@
+"""Features by token on the screen: what the list shows, and that it is there again."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import replace
+
+import pytest
+
+from qlens_tui.app.screens import reverse_search
+from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.app.screens.reverse_search import ReverseSearch
+from qlens_tui.app.widgets.choice_list import ChoiceList
+from qlens_tui.app.widgets.line_input import LineInput
+from qlens_tui.app.widgets.told_lines import ToldLines
+from qlens_tui.engine import messages as m
+from qlens_tui.text import token_label
+from tests.qlens_tui.app.desk import SIZES, run, settled
+
+pytestmark = pytest.mark.usefixtures("place")
+
+TO_THE_HITS = ("slash", "e", "enter")
+
+
+def lines(terminal) -> list[str]:
+    """The list on the screen in front, its heading first."""
+    return terminal.pilot.app.screen.query_one(ChoiceList).lines
+
+
+def rows(terminal) -> dict[tuple[int, int], str]:
+    """What stands after the scores, by layer and feature, of the lines on the screen."""
+    found = (
+        re.match(r"[> ] +(\d+):(\d+) +\S+ +\S+ +[\d,]+(?:  (.*))?", line)
+        for line in lines(terminal)
+    )
+    return {(int(row[1]), int(row[2])): row[3].strip() for row in found if row}
+
+
+def searches(bench) -> list[m.Search]:
+    return [each for each in bench.qlens.engine.requests if isinstance(each, m.Search)]
+
+
+def told(terminal) -> str:
+    return terminal.pilot.app.screen.query_one("#told", ToldLines).lines[0]
+
+
+async def offered(terminal, typed: str) -> list[int]:
+    """The tokens that the prompt offers for what was typed."""
+    prompt = terminal.pilot.app.screen
+    prompt.query_one(LineInput).value = typed
+    await settled(terminal.pilot)
+    return [each.number for each in prompt._offered]
+
+
+@pytest.mark.parametrize(("side", "heading"), [("value", "promotes"), ("key", "fires on")])
+def test_the_tokens_beside_a_hit_are_of_the_side_that_is_searched(place, side, heading):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "B")  # the atlas of every layer
+        await settled(terminal.pilot, *TO_THE_HITS, *(["tab"] if side == "key" else []), "a")
+        assert lines(terminal)[0].rstrip().endswith(heading)
+        shown = rows(terminal)
+        assert {layer for layer, _ in shown} == {0, 1, 2}  # two of them were never visited
+        for (layer, feature), tokens in shown.items():
+            bench.dialogue.inquiry.ask(m.Sign(layer=layer, feature=feature, k=5))
+            await settled(terminal.pilot)
+            signature = bench.dialogue.inquiry.signatures.get((layer, feature, m.Settings(), 5))
+            expected = getattr(signature, side).top.query_lens.tokens
+            assert tokens == " ".join(map(token_label, expected))
+
+    run(place, act, size=(160, 24))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size):
+    async def act(terminal, bench):
+        bench.dialogue.tabulate = lambda _layer: None
+        for layer, known in bench.browsing.known.items():
+            if layer:
+                bench.browsing.known[layer] = replace(known, atlas=None)
+        await settled(terminal.pilot, *TO_THE_HITS, "a")
+        words = {layer: tokens for (layer, _), tokens in rows(terminal).items()}
+        assert words[1] == words[2] == "(no atlas yet)"
+        assert words[0] not in ("", "(no atlas yet)")
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("keys", [(), ("tab",), ("c",), ("c", "c"), ("tab", "c")])
+def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, *keys)
+        sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen._hits
+        name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
+        for hit in hits[:4]:
+            asked = m.Sign(layer=hit.layer, feature=hit.feature, k=1000)
+            bench.dialogue.inquiry.ask(asked)
+            await settled(terminal.pilot)
+            key = (hit.layer, hit.feature, m.Settings(), 1000)
+            side = getattr(bench.dialogue.inquiry.signatures.get(key), sought.side)
+            assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_lens_stands_under_its_name_and_no_score_stands_there_twice(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS)
+        screen = terminal.pilot.app.screen
+        by_query = {(hit.layer, hit.feature): hit for hit in screen._hits}
+        assert lines(terminal)[0].split()[:3] == ["feature", "query", "logit"]
+        await settled(terminal.pilot, "c")
+        assert lines(terminal)[0].split()[:3] == ["feature", "logit", "query"]
+        for hit in screen._hits:
+            queried = by_query[hit.layer, hit.feature].score
+            assert hit.query_score == pytest.approx(queried, rel=1e-4, abs=1e-6)
+        await settled(terminal.pilot, "c")
+        assert lines(terminal)[0].split()[:3] == ["feature", "first-order", "logit"]
+        heading, first = lines(terminal)[:2]
+        assert (
+            heading.index("first-order") + len("first-order")
+            == re.match(r". +\S+ +\S+", first).end()
+        )  # the numbers end where their names do
+
+    run(place, act, size=size)
+
+
+def test_without_operators_logit_lens_has_the_only_column_of_scores(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "c")
+        screen = terminal.pilot.app.screen
+        kept = bench.dialogue.inquiry.searches.get(replace(searches(bench)[-1], id=0))
+        bare = replace(kept, hits=tuple(replace(hit, query_score=None) for hit in kept.hits))
+        screen.found(bare)
+        await settled(terminal.pilot)
+        assert lines(terminal)[0].split() == ["feature", "logit", "rank", "promotes"]
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "tab", "a", "c", *"jjj", "enter")
+        arrived, asked = bench.table.feature, len(searches(bench))
+        await settled(terminal.pilot, "slash")
+        assert isinstance(terminal.pilot.app.screen, Prompt)
+        assert "enter alone: the results for e again" in told(terminal)
+        assert "features that fire on e" in lines(terminal)[0]
+        await settled(terminal.pilot, "enter")
+        again = terminal.pilot.app.screen
+        assert isinstance(again, ReverseSearch)
+        shown = lines(terminal)
+        assert shown[0].split()[:3] == ["feature", "logit", "query"]
+        assert shown[4].startswith(">")  # the hits before it are on the screen as well
+        hit = again._hits[again.query_one(ChoiceList).cursor]
+        assert (hit.layer, hit.feature) == arrived
+        await settled(terminal.pilot, "j", "enter")
+        assert bench.table.feature == (again._hits[4].layer, again._hits[4].feature)
+        await settled(terminal.pilot, "slash", "enter", "G", "escape", "slash", "enter")
+        last = terminal.pilot.app.screen.query_one(ChoiceList)
+        assert last.lines[-1].startswith(">")
+        assert len(searches(bench)) == asked
+
+    run(place, act, size=size)
+
+
+def test_another_token_may_be_typed_where_the_last_results_are_offered(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "escape", "slash", "o")
+        assert "enter alone" not in told(terminal)
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen.sought.token == "o"
+        assert terminal.pilot.app.screen.sought.cursor == 0
+
+    run(place, act)
+
+
+def test_a_new_session_is_asked_again_for_the_last_results(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "j", "j", "enter")
+        asked = len(searches(bench))
+        bench.qlens.engine.die()
+        await terminal.pilot.pause(0.8)
+        await settled(terminal.pilot, "slash", "enter")
+        again = terminal.pilot.app.screen
+        assert isinstance(again, ReverseSearch)
+        assert len(searches(bench)) == asked + 1
+        assert again.query_one(ChoiceList).cursor == 2
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("gone", [{"token": "another model's"}, {"layer": 99}])
+def test_the_last_results_are_not_offered_for_what_is_not_there_any_more(place, gone):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "escape")
+        bench.dialogue.last_search = replace(bench.dialogue.last_search, **gone)
+        await settled(terminal.pilot, "slash")
+        assert not terminal.pilot.app.screen._offered
+        assert "enter alone" not in told(terminal)
+        await settled(terminal.pilot, "enter")
+        assert "no such token" in told(terminal)
+
+    run(place, act)
+
+
+def test_tokens_that_arrive_late_leave_the_cursor_where_it_is(place, monkeypatch):
+    may_read, read = threading.Event(), reverse_search.read_labels
+
+    def late(*args):
+        assert may_read.wait(10)
+        return read(*args)
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "B")
+        monkeypatch.setattr(reverse_search, "read_labels", late)
+        bench.browsing._frames.clear()
+        for key in (*TO_THE_HITS, "a", "j", "j"):
+            await terminal.pilot.press(key)
+            await terminal.pilot.pause(0.05)
+        assert set(rows(terminal).values()) == {""}
+        may_read.set()
+        await settled(terminal.pilot)
+        assert "" not in rows(terminal).values()
+        assert terminal.pilot.app.screen.query_one(ChoiceList).cursor == 2
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_token_may_be_typed_as_the_screen_shows_it_or_by_its_id(place, ascii_only):
+    async def act(terminal, bench):
+        texts = bench.dialogue.texts
+        await settled(terminal.pilot, "slash")
+        assert "a leading space (or" in told(terminal)
+        assert "#7 is id 7" in told(terminal)
+        assert len(told(terminal).rstrip()) < 80
+        for token in (" ", "\n", "\t", "a\nb", "\x1b[31mred"):
+            typed = token_label(token, ascii_only=ascii_only)
+            assert texts[(await offered(terminal, typed))[0]] == token
+        assert (await offered(terminal, "#65"))[0] == 65
+        assert await offered(terminal, "#99999") == []
+        assert "no token begins with that" in told(terminal)
+        await offered(terminal, "#65")
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen.sought.token == texts[65]
+
+    run(place, act, size=(80, 24), ascii_only=ascii_only)

@@ -1,0 +1,260 @@
+"""The app as a user has it: in a terminal, with its engine, from first paint to CSV, and killed.
+
+A pseudo-terminal of our own stands in for the user's; the screen is what the app last painted
+there, put together by a reader of the few sequences that Textual sends.
+"""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qlens_tui.export.write import read_export
+from qlens_tui.triage.triage import Triage
+from tests.qlens_tui.app.terminal import screen_of
+from tests.qlens_tui.workplace import Workplace
+
+PATIENCE = 60.0
+SIZE = 40, 120  # rows, columns
+
+
+class Session:
+    """A `qlens open` in a pseudo-terminal."""
+
+    def __init__(self, place: Workplace, folder: Path, *args: str) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        environment = os.environ | {
+            "QLENS_CACHE_DIR": str(place.cache), "QLENS_STATE_DIR": str(folder / "state"),
+            "QLENS_DATA_DIR": str(folder / "data"), "TERM": "xterm-256color",
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        }  # fmt: skip
+        for name in ("COLUMNS", "LINES"):  # of the terminal that the tests run in
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "qlens_tui", "open", place.config,*args],
+            stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=folder,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        self.written = ""
+        self._dropped = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while not self._dropped:
+            try:
+                if not select.select([self.master], [], [], 0.1)[0]:
+                    continue
+                part = os.read(self.master, 65536)
+            except OSError:
+                return
+            self.written += decoder.decode(part)
+
+    @property
+    def screen(self) -> str:
+        return screen_of(self.written, SIZE[1], SIZE[0])
+
+    def until(self, shown: str | Callable[[str], bool]) -> str:
+        end = time.monotonic() + PATIENCE
+        wanted = shown if callable(shown) else lambda screen: shown in screen
+        while time.monotonic() < end:
+            screen = self.screen
+            if wanted(screen):
+                return screen
+            assert self.process.poll() is None, screen
+            time.sleep(0.1)
+        raise AssertionError(f"never shown: {shown}\n{self.screen}")
+
+    def press(self, keys: str) -> None:
+        for key in keys:
+            os.write(self.master, key.encode())
+            time.sleep(0.03)
+
+    @property
+    def engines(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def ended(self, patience: float = 20) -> int:
+        return self.process.wait(patience)
+
+    def drop(self) -> None:
+        """What a broken line is to the app: nobody holds the other end of its terminal."""
+        self._stop_reading()  # who reads holds it open
+        os.close(self.slave)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, self.master)
+        self.slave = nowhere
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._stop_reading()
+        os.close(self.slave)
+        os.close(self.master)
+
+    def _stop_reading(self) -> None:
+        """First of all: once our end is closed its number is the next session's, and who still
+        reads there takes half of what that one writes."""
+        self._dropped = True
+        self._reader.join()
+
+
+@pytest.fixture
+def session(tiny_place, tmp_path) -> Iterator[Callable[..., Session]]:
+    opened: list[Session] = []
+
+    def start(*args: str) -> Session:
+        opened.append(Session(tiny_place, tmp_path, *args))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+def gone(processes: list[psutil.Process], within: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=within)[1]
+
+
+def stars(folder: Path, place: Workplace) -> set[int]:
+    with Triage(folder / "data" / "triage.sqlite3") as triage:
+        found = triage._database.execute("SELECT sha256 FROM dictionaries").fetchall()
+        return {
+            feature for (sha,) in found for feature, mark in triage.marks(sha).items() if mark.star
+        }
+
+
+def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
+    session, tiny_place, tmp_path
+):
+    first = session()
+    first.until("? all keys")
+    first.until(" ready")
+    first.until("exact on")
+    first.press("jj")
+    first.until("VALUE  0:2")
+    first.press("s")
+    first.press("jjs")
+    first.until("VALUE  0:4")
+    first.press("e\r")
+    first.until("features.csv")
+    first.press("\r")
+    first.until("features in")
+    assert read_export(tmp_path / "features.csv")["feature"].len() == 24
+    first.press("js")
+    time.sleep(1.5)  # marks are on the disk at once, the place a second later
+
+    engines = first.engines
+    assert engines
+    first.process.send_signal(signal.SIGKILL)
+    first.ended()
+    assert gone(engines, within=5)
+    assert stars(tmp_path, tiny_place) == {2, 4, 5}
+
+    second = session()
+    second.until(lambda screen: all(re.search(rf"\b{row} \*", screen) for row in (2, 4, 5)))
+    second.until(lambda screen: re.search(r">\s+5 \*", screen) is not None)
+
+
+def test_with_ascii_not_a_character_beyond_it_is_written(session):
+    app = session("--ascii")
+    app.until("exact on")
+    app.press("?")
+    app.until("Next feature")
+    app.press("\x1b")
+    for opener in ("o", "w", "\x10", "v"):  # sort, jobs, palette, overview
+        time.sleep(0.3)
+        app.press(opener)
+        time.sleep(0.7)
+        app.press("\x1b")
+    time.sleep(0.3)
+    app.press("u")
+    app.until("nothing to undo")
+    app.process.send_signal(signal.SIGTERM)
+    app.ended()
+    assert app.written.isascii()
+    assert "+---" in app.written
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(
+    session, number, tmp_path
+):
+    app = session()
+    app.until("exact on")
+    app.press("jjj")
+    app.until("VALUE  0:3")
+    raw = termios.tcgetattr(app.slave)
+    assert raw != app.before
+    engines = app.engines
+    app.process.send_signal(number)
+    app.ended()
+    assert termios.tcgetattr(app.slave) == app.before
+    for left in ("\x1b[?1049l", "\x1b[?25h"):  # the other screen, and the cursor shown
+        assert left in app.written
+    assert not re.search(r"\x1b\[[\d;]*m\x1b\[[\d;]*m", app.written)  # compact_output
+    assert gone(engines, within=5)
+    again = session()
+    again.until("VALUE  0:3")
+
+
+def test_an_app_whose_terminal_is_gone_ends_and_remembers(session, tiny_place, tmp_path):
+    app = session()
+    app.until("exact on")
+    app.press("jjj")
+    app.until("VALUE  0:3")
+    app.press("s")
+    app.until("VALUE  0:3")
+    engines = app.engines
+    app.drop()
+    app.ended(patience=10)
+    assert gone(engines, within=5)
+    assert stars(tmp_path, tiny_place) == {3}
+    again = session()
+    again.until("VALUE  0:3")
+
+
+def test_quitting_leaves_no_engine_and_exits_with_0(session):
+    app = session()
+    app.until("exact on")
+    engines = app.engines
+    app.press("q")
+    assert app.ended() == 0
+    assert gone(engines, within=5)
+
+
+def test_an_engine_that_is_killed_comes_back(session):
+    app = session()
+    app.until("exact on")
+    for engine in app.engines:
+        engine.kill()
+    app.until("starting it again")
+    app.until(lambda screen: re.search(r"\bready\b", screen.splitlines()[0]) is not None)
+    app.press("j")
+    app.until("VALUE  0:1")
+
+
+def test_without_a_terminal_it_says_what_to_use_instead(tiny_place):
+    assert "qlens show" in tiny_place.refusal(2, "open", tiny_place.config)

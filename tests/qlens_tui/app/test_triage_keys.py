@@ -1,0 +1,245 @@
+"""Marks, notes and exports from the keyboard, as a user makes them."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from lens_core.errors import StoreError
+from qlens_tui.app.screens.note import NoteEditor
+from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.export.write import read_export
+from qlens_tui.triage.triage import Triage
+from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j")
+        bench.browsing.go(1)
+        assert bench.table.feature is None
+        bench.action_star()
+        await settled(terminal.pilot)
+        assert not any(bench.marking.marks.values())
+        assert bench.table.feature == (1, 0)
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "x", "t", *"keep", "enter")
+        marks = bench.marking.marks[0]
+        assert marks[0].star
+        assert marks[1].reject
+        assert marks[1].tags == ("keep",)
+        assert " *" in bench.table.lines[1]
+        await settled(terminal.pilot, "u", "u")
+        assert 1 not in bench.marking.marks[0]
+        await settled(terminal.pilot, "ctrl+r")
+        assert bench.marking.marks[0][1].reject
+        await settled(terminal.pilot, "m")
+        assert isinstance(terminal.pilot.app.screen, NoteEditor)
+        await settled(terminal.pilot, *"two", "enter", *"lines", "ctrl+s")
+        assert bench.marking.marks[0][1].note == "two\nlines"
+
+    run(place, act, size=size)
+
+
+def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "J", "J", "s")
+        assert [f for f, mark in bench.marking.marks[0].items() if mark.star] == [0, 1, 2]
+        await settled(terminal.pilot, "escape", "A", "x")
+        assert sum(mark.reject for mark in bench.marking.marks[0].values()) == 24
+        await settled(terminal.pilot, "u")
+        assert not any(mark.reject for mark in bench.marking.marks[0].values())
+
+    run(place, act)
+
+
+def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):
+    hostile = "  - indented\n\\nu is not mu\n\ttab\n\x1b[31mred\u202e"
+
+    async def act(terminal, bench):
+        dictionary = bench.marking._name(0)
+        bench.triage.apply({dictionary: [0]}, note=hostile)
+        await settled(terminal.pilot, "m", "enter", *"more", "ctrl+s")
+        assert bench.triage.mark(dictionary.sha256, 0).note == hostile + "\nmore"
+        assert not terminal.leaks()
+
+    run(place, act)
+
+
+def test_a_note_that_cannot_be_kept_stays_in_the_editor(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", *"word")
+        editor = terminal.pilot.app.screen
+        editor._keep = lambda _text: "no space left"
+        await settled(terminal.pilot, "ctrl+s")
+        assert terminal.pilot.app.screen is editor
+        assert "no space left" in told(bench.app)
+        assert editor.edited == "word"
+        await settled(terminal.pilot, "escape", "escape")
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_note_that_another_session_changed_meanwhile_is_not_lost_unasked(place, decides):
+    async def act(terminal, bench):
+        dictionary = bench.marking._name(0)
+        await settled(terminal.pilot, "m", *"mine")
+        with Triage() as other:
+            other.apply({dictionary: [0]}, note="theirs")
+        if decides:
+            await settled(terminal.pilot, "ctrl+s")
+            assert "another session changed this note" in told(bench.app)
+            assert bench.triage.mark(dictionary.sha256, 0).note == "theirs"
+            await settled(terminal.pilot, "ctrl+s")
+        else:
+            bench.app.finish()  # the line dropped
+        assert bench.triage.mark(dictionary.sha256, 0).note == "mine"
+
+    run(place, act)
+
+
+def test_a_tag_that_enter_does_not_take_is_not_marked(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t", *"food", "enter", "j", "t", *"fo")
+        offered = terminal.pilot.app.screen.query_one("#offered")
+        assert ">" not in "".join(offered.lines)
+        await settled(terminal.pilot, "down")
+        assert "> food" in "".join(offered.lines)
+        await settled(terminal.pilot, "enter")
+        assert bench.triage.tags() == ["food"]
+
+    run(place, act)
+
+
+def test_quitting_in_a_note_keeps_it(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", *"half")
+        bench.app.finish()
+        sha = bench.browsing.known[0].sha256
+        assert bench.triage.mark(sha, 0).note == "half"
+
+    run(place, act)
+
+
+def test_an_export_proposes_a_name_that_is_free_and_says_what_would_be_replaced(place, tmp_path):
+    (tmp_path / "features.csv").write_text("mine")
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "e", "enter")
+        prompt = terminal.pilot.app.screen
+        assert prompt.query_one("#typed").value == "features-2.csv"
+        prompt.query_one("#typed").value = "features.csv"
+        await settled(terminal.pilot)
+        await settled(terminal.pilot, "enter")
+        assert "enter again replaces it" in prompt.query_one("#told").lines[0]
+        await settled(terminal.pilot)
+        assert (tmp_path / "features.csv").read_text() == "mine"
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen is bench
+        assert read_export(tmp_path / "features.csv").height == 24
+
+    run(place, act)
+
+
+def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", "a", "escape")
+        assert isinstance(terminal.pilot.app.screen, NoteEditor)
+        await settled(terminal.pilot, "escape")
+        assert terminal.pilot.app.screen is bench
+        assert 0 not in bench.marking.marks.get(0, {})
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
+def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, ending, tmp_path):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "colon", *"0:7", "enter", "s")
+        bench.browsing.sort_by("value_gain")
+        await settled(terminal.pilot)
+        await settled(terminal.pilot, "e", "enter")
+        prompt = terminal.pilot.app.screen
+        prompt.query_one("#typed").value = f"out.{ending}"
+        await settled(terminal.pilot, "enter")
+        expected = bench.table.rows.taken()
+        written = read_export(tmp_path / f"out.{ending}")
+        assert written["feature"].to_list() == expected["feature"].to_list()
+        assert written["value_query_ids"].to_list() == expected["value_query_ids"].to_list()
+        assert written.filter(pl.col("star"))["feature"].sort().to_list() == [0, 7]
+
+    run(place, act)
+
+
+def test_selecting_all_leaves_the_cursor_and_lasts_while_the_rows_stay(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "j", "A")
+        assert bench.table.row == 2
+        assert len(bench.table.chosen) == 24
+        bench.browsing.refresh()
+        await settled(terminal.pilot)
+        assert "24 selected" in status(bench)
+        bench.browsing.sort_by("value_gain")
+        await settled(terminal.pilot)
+        assert len(bench.table.chosen) == 1
+        await settled(terminal.pilot, "A", "escape")
+        assert len(bench.table.chosen) == 1
+
+    run(place, act)
+
+
+def test_a_tag_that_cannot_be_one_is_said_while_it_is_typed(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t", *"a,b", "enter")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        assert "cannot hold a comma" in prompt.query_one("#told").lines[0]
+        await settled(terminal.pilot, "backspace", "backspace", "enter")
+        assert bench.marking.marks[0][0].tags == ("a",)
+
+    run(place, act)
+
+
+def test_a_triage_file_that_cannot_be_read_is_told_once(place, monkeypatch):
+    async def act(terminal, bench):
+        def broken() -> bool:
+            raise StoreError("the triage file is damaged: put the copy of yesterday back")
+
+        monkeypatch.setattr(bench.triage, "changed_elsewhere", broken)
+        for _ in range(3):
+            bench.marking.watch()
+        await terminal.pilot.pause()
+        assert told(bench.app).count("is damaged") == 1
+
+    run(place, act)
+
+
+def test_an_export_is_of_the_rows_that_were_on_the_screen_when_it_was_asked(place, tmp_path):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "J", "e", "enter")
+        bench.browsing.sort_by("value_gain")  # as when an atlas arrives meanwhile
+        await settled(terminal.pilot, "enter")
+
+    run(place, act)
+    written = read_export(tmp_path / "features.csv")
+    assert written.select("layer", "feature").rows() == [(0, 0), (0, 1)]
+
+
+def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "tab", "y")
+        copied = (tmp_path / "state" / "copied.txt").read_text()
+        assert "VALUE" in copied
+        assert copied.startswith(" VALUE  0:0")
+        assert "\x1b]52;" in terminal.written or bench.app.clipboard == copied
+
+    run(place, act)

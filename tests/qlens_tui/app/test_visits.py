@@ -1,0 +1,120 @@
+"""A visit from its beginning: what is there at once, what is waited for, what is found again."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qlens_tui.engine import messages as m
+from tests.qlens_tui.app.desk import Desk, run, settled, status, told
+from tests.qlens_tui.app.terminal import in_terminal
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_what_was_left_is_found_again_the_next_time(place):
+    async def leave(terminal, bench):
+        bench.browsing.sort_by("value_gain")
+        await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "c", "minus")
+        await settled(terminal.pilot, "tab", "tab", "2")
+
+    async def come_back(terminal, bench):
+        assert bench.table.feature == (1, 5)
+        assert bench.browsing.sort == "value_gain"
+        assert bench.pane("key").look.ids
+        assert bench.pane("key").look.end == "bottom"
+        assert bench.pane("key").look.lenses == ("first_order", "query_lens")
+        assert bench.pane("key").look.length == 5
+        assert bench.paths.transition == "first-order"
+        assert bench.focused is bench.pane("key")
+
+    run(place, leave)
+    run(place, come_back)
+
+
+def test_a_first_visit_says_that_the_features_come_with_the_model(place):
+    app = Desk(Path(place.config))
+    app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, (80, 24)) as terminal:
+            await terminal.pilot.pause(0.3)
+            assert "the features come with the model" in "".join(app._bench.table.lines)
+            assert "all layers" not in status(app._bench)
+            await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
+            assert terminal.pilot.app.screen is app._bench
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+
+
+def test_the_table_and_the_lists_stand_before_the_model_does(place):
+    async def visit(terminal, bench):
+        await settled(terminal.pilot, "j")
+
+    run(place, visit)
+    app = Desk(Path(place.config))
+    app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, (160, 48)) as terminal:
+            await terminal.pilot.pause(0.3)
+            await settled(terminal.pilot, "j")
+            bench = app._bench
+            assert bench.table.feature == (0, 2)
+            assert bench.pane("value").view.feature == 2
+            assert bench.pane("value").view.value.top.query_lens.ids
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+
+
+def test_an_engine_that_dies_is_started_again_and_the_user_told(place):
+    async def act(terminal, bench):
+        bench.qlens.engine.die()
+        await terminal.pilot.pause(0.8)
+        await settled(terminal.pilot, "j")
+        assert bench.qlens.engine.alive
+        assert "SIGKILL" in told(bench.app)
+        assert bench.pane("value").view.feature == 1
+
+    run(place, act)
+
+
+def test_a_layer_without_an_atlas_says_what_its_columns_wait_for(place):
+    async def act(terminal, bench):
+        engine, known = bench.qlens.engine, bench.browsing.known
+        engine.alive = False  # it takes requests, and is busy
+        for layer, found in known.items():
+            known[layer] = replace(found, atlas=None)
+        engine.requests.clear()
+        await settled(terminal.pilot, "l")
+        head = bench.table.lines[0]
+        assert "columns are being computed (w: jobs)" in head
+        assert "LL value" not in head
+        await settled(terminal.pilot, "h")
+        atlases = [each for each in engine.requests if isinstance(each, m.Tabulate)]
+        # That of the layer in sight first; the other may wait from then on.
+        assert [(each.layer, each.in_sight) for each in atlases] == [
+            (1, True), (0, True), (1, False),
+        ]  # fmt: skip
+        for each in atlases:
+            bench.dialogue.hear(m.Cancelled(id=each.id))
+        assert "columns were cancelled: B computes them" in bench.table.lines[0]
+        await settled(terminal.pilot, "h")
+        assert bench.browsing.layer is None
+        assert "columns come with the first visit of each layer" in bench.table.lines[0]
+        await settled(terminal.pilot, "l")
+        bench.dialogue.ready = None
+        bench.say()
+        assert "when the model is loaded" in bench.table.lines[0]
+        bench.dialogue.ways[0] = replace(bench.dialogue.ways[0], operators="none")
+        bench.say()
+        assert "B builds them" in bench.table.lines[0]
+
+    run(place, act)

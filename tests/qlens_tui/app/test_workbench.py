@@ -1,0 +1,446 @@
+"""The whole job on the screen: look, compare, switch, search, mark, export, come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from qlens_tui.app.last_visit import KnownLayer, recall
+from qlens_tui.app.requests import Job
+from qlens_tui.app.screens.choice import Choice
+from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.app.screens.reverse_search import ReverseSearch
+from qlens_tui.app.screens.workbench import PANES
+from qlens_tui.app.widgets.choice_list import ChoiceList
+from qlens_tui.app.widgets.key_line import KeyLine
+from qlens_tui.app.widgets.layer_column import LayerColumn
+from qlens_tui.engine import messages as m
+from tests.qlens_tui.app.desk import SIZES, Desk, run, settled, status, told
+from tests.qlens_tui.app.terminal import in_terminal
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_opens_on_the_first_layer_with_lists_paths_and_evidence(place, size):
+    async def act(terminal, bench):
+        assert bench.table.feature == (0, 0)
+        assert "L00" in status(bench)
+        assert "ready" in status(bench)
+        signature = bench.pane("value").view
+        assert (signature.layer, signature.feature) == (0, 0)
+        assert set(bench.paths.view.paths) == {"value", "key"}
+        assert bench.evidence.view.feature == 0
+        assert bench.query_one(KeyLine).lines[0].rstrip().endswith("? all keys")
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_j_k_h_l_walk_features_and_layers_and_every_pane_follows(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "j", "k", "l")
+        assert bench.table.feature == (1, 0)
+        await settled(terminal.pilot, "h")
+        assert bench.table.feature == (0, 1)
+        await settled(terminal.pilot, "l", "j")
+        for pane in (bench.pane("value"), bench.pane("key"), bench.paths, bench.evidence):
+            assert (pane.view.layer, pane.view.feature) == (1, 1)
+            assert not pane.stale
+        await settled(terminal.pilot, "h", "G")
+        assert bench.table.feature == (0, bench.table.rows.frame.height - 1)
+
+    run(place, act, size=size)
+
+
+def test_all_layers_stand_in_one_table_before_the_first(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "h")
+        assert bench.table.rows.frame["layer"].unique().to_list() == [0, 1, 2]
+        assert "all layers" in status(bench)
+        assert bench.query_one(LayerColumn).lines[1].startswith(">all")
+        await settled(terminal.pilot, "l")
+        assert bench.table.rows.frame["layer"].unique().to_list() == [0]
+        await settled(terminal.pilot, "h", "colon", *"2:3", "enter")
+        assert bench.table.feature == (2, 3)
+        assert "all layers" in status(bench)
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tab_walks_the_panes_and_escape_goes_back_to_the_table(place, size):
+    async def act(terminal, bench):
+        seen = [bench.focused.id]
+        for _ in PANES:
+            await settled(terminal.pilot, "tab")
+            seen.append(bench.focused.id)
+            assert bench.focused.size.height > 2
+        assert seen == [*PANES, "table"]
+        await settled(terminal.pilot, "shift+tab")
+        assert bench.focused.id == "evidence"
+        await settled(terminal.pilot, "escape")
+        assert bench.focused.id == "table"
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_colon_jumps_and_says_what_is_wrong_with_a_place_that_is_not_there(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "colon", *"2:99")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        assert any("has features 0 to 23" in line for line in prompt.query_one("#told").lines)
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen is prompt
+        await settled(terminal.pilot, "backspace", "backspace", *"17", "enter")
+        assert bench.table.feature == (2, 17)
+        await settled(terminal.pilot, "colon", *"5", "enter")
+        assert bench.table.feature == (2, 5)
+
+    run(place, act, size=size)
+
+
+def test_a_filter_keeps_rows_and_an_empty_one_gives_them_back(place):
+    async def act(terminal, bench):
+        everything = bench.table.rows.frame["value_stability"].to_list()
+        await settled(terminal.pilot, "f", *"value_stability", "space", "greater_than_sign")
+        await settled(terminal.pilot, "space", *"0.3", "enter")
+        kept = bench.table.rows.taken()["value_stability"].to_list()
+        assert kept == [each for each in everything if each > 0.3]
+        assert "filter" in status(bench)
+        await settled(terminal.pilot, "f")
+        terminal.pilot.app.screen.query_one("#typed").value = ""
+        await settled(terminal.pilot, "enter")
+        assert len(bench.table.rows) == 24
+
+    run(place, act)
+
+
+def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_hides(place):
+    async def leave(terminal, bench):
+        await settled(terminal.pilot, "t", *"odd", "enter", "f", *"odd", "enter")
+        assert len(bench.table.rows) == 1
+
+    async def come_back(terminal, bench):
+        assert bench.browsing.filter == "odd"
+        assert len(bench.table.rows) == 1
+        await settled(terminal.pilot, "colon", *"0:9", "enter")
+        assert bench.table.feature == (0, 9)
+        assert bench.browsing.filter == ""
+        assert "hid that feature" in told(bench.app)
+
+    run(place, leave)
+    run(place, come_back)
+
+
+def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
+    async def act(terminal, bench):
+        bench.browsing.filter_by("value_gain > -2")
+        await settled(terminal.pilot)
+        assert len(bench.table.rows) == 24
+        known, bench.dialogue.tabulate = bench.browsing.known[1], lambda _layer: None
+        bench.browsing.known[1] = KnownLayer(1, known.sha256, known.name, known.n_features, None)
+        bench.browsing._frames.pop(1, None)
+        bench.browsing.go(1)
+        await settled(terminal.pilot)
+        assert bench.browsing.filter == "value_gain > -2"
+        assert not len(bench.table.rows)
+        assert "waits" in "".join(bench.table.lines)
+        bench.browsing.known[1] = known
+        bench.browsing._frames.pop(1, None)
+        bench.browsing.refresh()
+        await settled(terminal.pilot)
+        assert len(bench.table.rows) == 24
+
+    run(place, act)
+
+
+def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
+    async def act(terminal, bench):
+        asked = m.Examine(layer=0, feature=0)
+        bench.dialogue.inquiry.asked[999] = asked
+        await settled(terminal.pilot, "j")
+        bench.dialogue.hear(m.Status(id=999, text="running the reference"))
+        answer = bench.dialogue.inquiry.evidence.get((0, 1))
+        bench.dialogue.hear(answer)
+        assert not bench.evidence.waiting
+        assert bench.evidence.view.feature == 1
+
+    run(place, act)
+
+
+def test_a_wrong_filter_names_the_nearest_column_and_stays(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f", *"densty", "space", "greater_than_sign", "space", "0")
+        await settled(terminal.pilot, "enter")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        assert "the nearest is density" in prompt.query_one("#told").lines[0]
+
+    run(place, act, size=(160, 48))
+
+
+def test_a_filter_that_is_no_whole_condition_is_refused_in_the_prompt(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f")
+        prompt = terminal.pilot.app.screen
+        prompt.query_one("#typed").value = "key_gain >"
+        await settled(terminal.pilot, "enter")
+        assert terminal.pilot.app.screen is prompt
+        assert "it is not a whole condition" in prompt.query_one("#told").lines[0]
+        prompt.query_one("#typed").value = "key_gain > -2"
+        await settled(terminal.pilot, "enter")
+        assert len(bench.table.rows) == 24
+
+    run(place, act, size=(160, 48))
+
+
+def test_sorting_by_a_column_and_again_the_other_way(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "o")
+        choice = terminal.pilot.app.screen
+        assert isinstance(choice, Choice)
+        column = [line.split()[0] for line in choice.query_one("ChoiceList")._choices]
+        for _ in range(column.index("value_gain")):
+            await settled(terminal.pilot, "down")
+        await settled(terminal.pilot, "enter")
+        gains = bench.table.rows.taken()["value_gain"].to_list()
+        assert gains == sorted(gains, reverse=True)
+        await settled(terminal.pilot, "o", "enter")
+        assert bench.table.rows.taken()["value_gain"].to_list() == sorted(gains)
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_switched_block_changes_the_signature_and_the_screen_says_so(place, size):
+    async def act(terminal, bench):
+        before = bench.pane("value").view.value.top.query_lens.scores
+        await settled(terminal.pilot, "tab", "tab", "tab", "end", "space")
+        assert len(bench.paths.off) == 1
+        masked = bench.pane("value").view
+        assert masked.settings.off == tuple(bench.paths.off)
+        assert masked.method == "direct"
+        assert masked.value.top.query_lens.scores != before
+        assert "1 off" in status(bench)
+        await settled(terminal.pilot, "a")
+        assert bench.pane("value").view.value.top.query_lens.scores == before
+        await settled(terminal.pilot, "2")
+        assert bench.pane("value").view.settings.transition == "first-order"
+        await settled(terminal.pilot, "3", "n")
+        assert bench.paths.off == frozenset(bench.paths._rows)
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_slash_finds_features_by_token_and_enter_goes_there(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "slash", "e")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, Prompt)
+        await settled(terminal.pilot, "enter")
+        hits = terminal.pilot.app.screen
+        assert isinstance(hits, ReverseSearch)
+        first = hits._hits[0]
+        assert {hit.layer for hit in hits._hits} == {0}
+        await settled(terminal.pilot, "a")
+        assert {hit.layer for hit in hits._hits} == {0, 1, 2}
+        await settled(terminal.pilot, "tab")
+        assert isinstance(bench.qlens.engine.requests[-1], m.Search)
+        assert bench.qlens.engine.requests[-1].side == "key"
+        await settled(terminal.pilot, "c", "a", "tab", "c", "c", "enter")
+        assert bench.table.feature == (first.layer, first.feature)
+
+    run(place, act, size=size)
+
+
+def test_hits_of_layers_that_were_not_visited_have_their_tokens_too(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "B")  # the atlas of every layer
+        await settled(terminal.pilot, "slash", "e", "enter", "a")
+        hits = terminal.pilot.app.screen
+        lines = hits.query_one(ChoiceList).lines[1:]
+        there = [line for line in lines if re.match(r"\W*[12]:", line)]
+        assert there
+        assert all(len(line.split()) > 3 for line in there)
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_key_of_every_pane_does_no_harm(place, size):
+    async def act(terminal, bench):
+        sections = dict(bench.sections())
+        own = ("table", "token lists", "token lists", "paths", "evidence")
+        for name, title in zip(PANES, own, strict=True):
+            at = "table" if size == SIZES[0] else "paths"
+            everywhere = sections["everywhere"] if name == at else []
+            for bindings in (everywhere, sections[title]):
+                for binding in bindings:
+                    for key in binding.key.split(","):
+                        # Copying sends a sequence of its own, which is tested below.
+                        if binding.action in ("quit", "copy"):
+                            continue
+                        bench.focus_pane(name)
+                        await terminal.pilot.press(key)
+                        await terminal.pilot.pause()
+                        while terminal.pilot.app.screen is not bench:
+                            await terminal.pilot.press("escape")
+                            await terminal.pilot.press("escape")
+        assert terminal.pilot.app.is_running
+        assert not terminal.leaks()
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_of_a_hostile_vocabulary_reaches_the_terminal_raw(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *"jjj", "b", "i", "tab", "tab", "tab", "right", "tab")
+        await settled(terminal.pilot, "escape", "slash", "e", "down", "down", "enter", "escape")
+        for typed in ("[", "x", "i"):
+            for _ in range(3):
+                await settled(terminal.pilot, "slash", typed, "down", "tab", "escape", "escape")
+        await settled(terminal.pilot, "t", *"[b]x", "enter", "e", "escape", "o", "escape")
+        assert not terminal.leaks()
+
+    run(place, act, size=size)
+
+
+def test_ascii_writes_nothing_else(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "tab", "tab", "tab", "space", "question_mark", "escape")
+        shown = {line for pane in bench.query("LinePane") for line in pane.lines}
+        assert all(line.isascii() for line in shown)
+
+    run(place, act, ascii_only=True)
+
+
+def test_a_window_that_is_too_small_says_so_and_waits(place):
+    async def act(terminal, bench):
+        await terminal.pilot.resize_terminal(60, 20)
+        await terminal.pilot.pause(0.1)
+        assert "80x24 is the least" in status(bench)
+        await settled(terminal.pilot, "s", "j", "x", "colon")
+        assert terminal.pilot.app.screen is bench
+        assert not any(bench.marking.marks.values())
+        await terminal.pilot.resize_terminal(100, 30)
+        await terminal.pilot.pause(0.1)
+        assert "ready" in status(bench)
+        assert bench.focused is bench.table
+        await settled(terminal.pilot, "j")
+        assert bench.table.feature == (0, 1)
+
+    run(place, act)
+
+
+def test_escape_at_the_table_goes_back_to_where_a_jump_came_from(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "colon", *"2:7", "enter", "colon", *"9", "enter")
+        assert bench.table.feature == (2, 9)
+        await settled(terminal.pilot, "tab", "escape")
+        assert bench.table.feature == (2, 9)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (2, 7)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (0, 1)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (0, 1)
+        assert "nothing to go back to" in told(bench.app)
+
+    run(place, act)
+
+
+def test_all_layers_are_shown_again_the_next_time(place):
+    async def leave(terminal, bench):
+        await settled(terminal.pilot, "h", "G", "k")
+        assert bench.table.feature == (2, 22)
+
+    async def come_back(terminal, bench):
+        await settled(terminal.pilot)
+        assert bench.browsing.layer is None
+        assert bench.table.feature == (2, 22)
+        assert "all layers" in status(bench)
+
+    run(place, leave)
+    run(place, come_back)
+
+
+def test_a_filter_that_keeps_nothing_leaves_no_numbers_of_another_feature(place):
+    async def act(terminal, bench):
+        bench.browsing.filter_by("value_gain > 99")
+        await settled(terminal.pilot)
+        assert bench.table.feature is None
+        assert all(pane.view is None for pane in bench.panes)
+        await settled(terminal.pilot, "s", "e", "escape", "y")
+        bench.browsing.filter_by("")
+        await settled(terminal.pilot)
+        assert bench.pane("value").view.feature == 0
+
+    run(place, act)
+
+
+def test_cancelling_in_the_jobs_panel_stops_the_job_that_the_line_named(place):
+    async def act(terminal, bench):
+        inquiry = bench.dialogue.inquiry
+        for number, layer in ((901, 1), (902, 2)):
+            inquiry.jobs[number] = Job(number, f"atlas of layer {layer}")
+        await settled(terminal.pilot, "w", "down")
+        del inquiry.jobs[901]  # finished; the panel has not been drawn again yet
+        await terminal.pilot.press("d")
+        cancelled = [r for r in bench.qlens.engine.requests if isinstance(r, m.Cancel)]
+        assert [request.target for request in cancelled] == [902]
+
+    run(place, act)
+
+
+def test_a_configuration_that_cannot_be_opened_is_one_line_on_the_screen(place, tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[model]\nname = "./nothing"\n[dictionary]\nkind = "neurons"\n')
+    app = Desk(broken)
+
+    async def whole() -> None:
+        async with in_terminal(app, (120, 40)) as terminal:
+            await terminal.pilot.pause(0.5)
+            assert "no model directory" in told(app)
+            assert app.is_running
+            app.finish()
+        app.end()
+
+    asyncio.run(whole())
+
+
+def test_the_place_file_is_plain_json_and_a_damaged_one_is_a_new_beginning(place, tmp_path):
+    async def visit(terminal, bench):
+        await settled(terminal.pilot, "j")
+
+    run(place, visit)
+    (file,) = [f for f in (tmp_path / "state").glob("*.json") if "vocabulary" not in f.name]
+    assert json.loads(file.read_text())["feature"] == 1
+    file.write_text('{"format": 1, "layer": "x"}')
+    assert recall(Path(place.config)).feature is None
+
+
+def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
+    app = Desk(Path(place.config))
+    app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, (80, 24)) as terminal:
+            await terminal.pilot.press("j", "s", "slash", "tab", "w", "escape", "question_mark")
+            await ready_or_not(terminal)
+            app.finish()
+        app.end()
+
+    async def ready_or_not(terminal) -> None:
+        await terminal.pilot.pause(0.2)
+        assert app.is_running
+
+    asyncio.run(whole())

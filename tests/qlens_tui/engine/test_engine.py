@@ -1,0 +1,534 @@
+"""The real engine in its own process: what it answers, and how it begins, gives way and ends."""
+
+import io
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from lens_core.config import load_config
+from lens_core.dictionaries.feature_dictionary import read_function
+from lens_core.neighbours import neighbours
+from lens_core.session import open_session
+from qlens_tui.engine import messages as m
+from qlens_tui.engine.client import COMMAND, Engine
+from qlens_tui.engine.process import Worker
+from qlens_tui.engine.scheduler import Desk
+from qlens_tui.engine.wire import LARGEST_FRAME, messages_of, write_message
+from tests.qlens_tui.workplace import D_VOCAB, HOSTILE, N_LAYERS, Workplace, make_workplace
+
+PATIENCE = 120
+LAYER, FEATURE = 1, 3
+# One sample at a time makes a build of many short slices.
+SLOW = """
+[model]
+name = "./model"
+[dictionary]
+kind = "neurons"
+[reference]
+source = "text:long.txt"
+samples = 48
+length = 20
+[lens]
+k = 5
+[compute]
+device = "cpu"
+batch = 1
+"""
+
+
+UNIT_PASSES = 16 * 24  # rows of the model's width, samples of a half
+
+
+class Client:
+    """An engine and what it told."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[m.Event] = queue.SimpleQueue()
+        self.engine = Engine(self.told.put)
+        self.engine.start()
+
+    def send(self, request: m.Request) -> int:
+        return self.engine.send(request)
+
+    def until(self, *kinds: type[m.Event], about: int | None = None) -> m.Event:
+        """The next event of these kinds; whatever comes before is passed over."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            event = self.told.get(timeout=max(0.01, end - time.monotonic()))
+            if isinstance(event, kinds) and about in (None, event.id):
+                return event
+
+    def ask(self, request: m.Request) -> m.Event:
+        """The event that answers a request."""
+        wanted = self.send(request)
+        while True:
+            event = self.until(m.Event, about=wanted)
+            if not isinstance(event, m.Status | m.Notice):
+                return event
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Iterator[Workplace]:
+    made = make_workplace(tmp_path_factory.mktemp("engine"))
+    made.write("slow.toml", SLOW)
+    made.write("long.txt", "So much depends upon a red wheel barrow glazed with rain water. " * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QLENS_CACHE_DIR", str(made.cache))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(workplace) -> Iterator[Client]:
+    """With a process that has imported torch, which is what takes the time."""
+    made = Client()
+    yield made
+    made.engine.close()
+
+
+@pytest.fixture
+def opened(client, workplace) -> Client:
+    ready = client.ask(m.Open(config=workplace.config, offline=True))
+    assert isinstance(ready, m.Ready), ready
+    return client
+
+
+@pytest.fixture
+def session(workplace):
+    return open_session(load_config(workplace.config), offline=True)
+
+
+@pytest.fixture
+def quick(workplace) -> Iterator[Client]:
+    """A process of its own, for tests that need no torch."""
+    made = Client()
+    yield made
+    made.engine.close()
+
+
+def refused(client: Client, config: str) -> str:
+    failed = client.ask(m.Open(config=config))
+    assert isinstance(failed, m.Failed), failed
+    assert not failed.defect
+    assert "\n" not in failed.text
+    return failed.text
+
+
+def test_it_says_something_long_before_torch_is_there(quick):
+    first = quick.until(m.Status)
+    assert first.text == "starting"
+
+
+def test_a_session_opens_and_says_what_it_is(client, workplace, session):
+    asked = client.send(m.Open(config=workplace.config, offline=True, overrides={"k": 7}))
+    steps = []
+    while not isinstance(event := client.until(m.Status, m.Ready, about=asked), m.Ready):
+        steps.append(event.text)
+    assert "importing torch and transformers" in steps
+    assert (event.k, event.layers, event.d_vocab) == (7, tuple(range(N_LAYERS)), D_VOCAB)
+    assert event.blocks[:3] == ("attn.0", "mlp.0", "attn.1")
+    assert event.model_fingerprint == session.model.fingerprint
+    assert event.reference.sha256 == session.reference.sha256
+    assert event.reference.n_tokens == 80
+    assert event.cache == str(workplace.cache)
+
+
+def test_a_layer_is_described_when_asked_for(opened, session):
+    dictionary = session.lens.dictionary(LAYER)
+    found = opened.ask(m.DescribeLayer(layer=LAYER))
+    assert (found.sha256, found.n_features) == (dictionary.sha256, dictionary.n_features)
+    assert found.value_blocks == (dictionary.write_site, 2 * N_LAYERS)
+    assert found.key_blocks == (0, dictionary.read_site)
+    asked = opened.send(m.DescribeLayers())
+    rest = {opened.until(m.Layer, about=asked).layer for _ in range(N_LAYERS - 1)}
+    opened.until(m.Done, about=asked)
+    assert rest == set(range(N_LAYERS)) - {LAYER}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [m.Settings(), m.Settings(off=(4,)), m.Settings(transition="first-order", off=(0, 5))],
+)
+def test_a_signature_is_the_lens_s(opened, session, settings):
+    from qlens_tui.engine.handlers import _settings
+
+    asked = _settings(settings, 2 * N_LAYERS)
+    expected = session.lens.signature(LAYER, FEATURE, asked, bottom=True)
+    found = opened.ask(m.Sign(layer=LAYER, feature=FEATURE, settings=settings))
+    assert (found.method, found.settings, found.n_tokens) == (expected.method, settings, 80)
+    for side in ("value", "key"):
+        ours, theirs = getattr(found, side), getattr(expected, side)
+        assert ours.transported_norm == pytest.approx(theirs.transported_norm)
+        for lens in ("logit_lens", "query_lens", "first_order"):
+            for end, of in ((ours.top, theirs), (ours.bottom, theirs.bottom)):
+                one, other = getattr(end, lens), getattr(of, lens)
+                assert (one.ids, one.tokens, one.moved) == (other.ids, other.tokens, other.moved)
+                assert one.scores == pytest.approx(other.scores, rel=1e-5, abs=1e-6)
+
+
+def test_another_k_is_a_longer_list_and_leaves_the_session_s_own(opened):
+    longer = opened.ask(m.Sign(layer=LAYER, feature=FEATURE, k=9))
+    own = opened.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    assert (len(longer.key.top.query_lens.ids), len(own.key.top.query_lens.ids)) == (9, 5)
+    assert longer.key.top.query_lens.ids[:5] == own.key.top.query_lens.ids
+
+
+def test_paths_are_the_lens_s(opened, session):
+    split, rows = session.lens.paths("key", LAYER, FEATURE)
+    found = opened.ask(m.Split(layer=LAYER, feature=FEATURE, side="key"))
+    assert (found.split, [row.block for row in found.rows]) == (split, [r.block for r in rows])
+    assert [row.share for row in found.rows] == pytest.approx([r.share for r in rows], rel=1e-4)
+
+
+def test_evidence_is_where_the_feature_fires_and_what_is_like_it(opened, session):
+    activity = session.lens.activity(LAYER)
+    dictionary = session.lens.dictionary(LAYER)
+    found = opened.ask(m.Examine(layer=LAYER, feature=FEATURE, contexts=4, neighbours=3))
+    assert found.density == pytest.approx(float(activity.density[FEATURE]))
+    assert found.silent == (found.density == 0)
+    for context in found.contexts:
+        tokens = session.reference.tokens[context.sample]
+        texts = session.lens.vocabulary.texts(tokens.tolist())
+        at = context.position
+        assert context.token == texts[at]
+        assert context.token_id == int(tokens[at])
+        assert "".join(context.before) == "".join(texts[max(0, at - 16) : at])
+        assert list(context.after) == texts[at + 1 : at + 9]
+    strongest = [context.activation for context in found.contexts]
+    assert strongest == sorted(strongest, reverse=True)
+    for side in ("key", "value"):
+        near = getattr(found, f"by_{side}")
+        ids, cosines = neighbours(dictionary, FEATURE, side, 3)
+        assert [each.feature for each in near] == ids.tolist()
+        assert [each.cosine for each in near] == pytest.approx(cosines.tolist(), rel=1e-4)
+
+
+def test_every_token_of_a_hostile_vocabulary_arrives_as_it_is(opened, session):
+    found = opened.ask(m.ReadVocabulary())
+    assert list(found.tokens) == session.lens.vocabulary.texts(list(range(D_VOCAB)))
+    assert set(HOSTILE) <= set(found.tokens)
+
+
+def test_tokens_are_completed(opened):
+    found = opened.ask(m.Complete(prefix="[BOLD", n=3))
+    assert found.tokens == ("[bold]x[/bold]",)
+
+
+PROMPTS = ("noise, said the river", *HOSTILE, "\x00\x1b[2J\x9d", "\u202e\u2066", "[/", " ")
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_what_fires_on_a_text_is_what_the_dictionary_encodes(opened, session, text):
+    found = opened.ask(m.Probe(layer=LAYER, text=text, feature=FEATURE, n=6))
+    ids = session.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    dictionary = session.lens.dictionary(LAYER)
+    stream = session.model.sites(torch.tensor([ids]))[dictionary.read_site][0]
+    expected = dictionary.encode(read_function(dictionary, session.model)(stream))
+
+    assert (found.text, found.ids, found.bos) == (text, tuple(ids), False)
+    assert list(found.tokens) == session.lens.vocabulary.texts(ids)
+    assert found.activations == pytest.approx(expected[:, FEATURE].tolist(), rel=1e-4, abs=1e-5)
+    for firing, row in zip(found.strongest, expected, strict=True):
+        best = sorted((each for each in row.tolist() if each > 0), reverse=True)[:6]
+        assert firing.activations == pytest.approx(best, rel=1e-4, abs=1e-5)
+        there = [float(row[feature]) for feature in firing.features]
+        assert there == pytest.approx(best, rel=1e-4, abs=1e-5)
+
+
+def test_a_text_is_read_behind_the_token_that_begins_the_reference(client, workplace):
+    config = Path(workplace.config).read_text().replace("samples", "prepend_bos = true\nsamples")
+    begun = workplace.write("bos.toml", config)
+    assert isinstance(client.ask(m.Open(config=begun, offline=True)), m.Ready)
+    found = client.ask(m.Probe(layer=LAYER, text="ab"))
+    assert (found.bos, found.tokens) == (True, ("<|end|>", "a", "b"))
+    assert found.activations is None
+
+
+def test_what_needs_operators_says_how_to_get_them(client, workplace):
+    bare = workplace.write("bare.toml", Path(workplace.config).read_text().replace("20", "19"))
+    assert isinstance(client.ask(m.Open(config=bare, offline=True)), m.Ready)
+    for request in (m.Search(token_id=5), m.Tabulate(layer=LAYER)):
+        failed = client.ask(request)
+        assert isinstance(failed, m.Failed)
+        assert "qlens build" in failed.text
+    plain = client.ask(m.Search(token_id=5, lens="logit", n=2))
+    assert [hit.query_score for hit in plain.hits] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        (m.Sign(layer=99, feature=0), "no dictionary for layer 99"),
+        (m.Sign(layer=0, feature=10**9), "out of range"),
+        (m.Sign(layer=0, feature=0, settings=m.Settings(off=(99,))), "no block 99"),
+        (m.Sign(layer=0, feature=0, k=0), "at least 1"),
+        (m.Probe(layer=99, text="a"), "no dictionary for layer 99"),
+        (m.Probe(layer=0, text="a", feature=10**9), "out of range"),
+        (m.Probe(layer=0, text=""), "no tokens"),
+        (m.Probe(layer=0, text="a\udc80"), "half of one"),
+        (m.Probe(layer=0, text="a" * 65), "65 tokens and .* reads 64 at most: shorten it"),
+        (m.Search(token_id=-1, lens="logit"), "token id -1 is out of range"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_defect(opened, request_, complaint):
+    failed = opened.ask(request_)
+    assert isinstance(failed, m.Failed)
+    assert re.search(complaint, failed.text)
+    assert "\n" not in failed.text
+    assert not failed.defect
+
+
+def test_of_requests_for_one_pane_only_the_newest_is_answered(client, workplace):
+    """They wait while a session is opened, so that what is dropped is no matter of speed."""
+    client.send(m.Open(config=workplace.config, offline=True))
+    asked = [client.send(m.Sign(layer=LAYER, feature=i)) for i in range(8)]
+    dropped = [client.until(m.Dropped, m.Signature).id for _ in asked[:-1]]
+    assert dropped == asked[:-1]
+    last = client.until(m.Signature, m.Dropped)
+    assert (last.id, last.feature) == (asked[-1], 7)
+
+
+def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, workplace):
+    assert isinstance(client.ask(m.Open(config=workplace.folder.joinpath("slow.toml").as_posix(),
+                                        offline=True)), m.Ready)  # fmt: skip
+    build = client.send(m.Build())
+    while client.until(m.Status, about=build).done < UNIT_PASSES + 10:
+        pass
+    sign = client.send(m.Sign(layer=LAYER, feature=FEATURE, settings=m.Settings(method="direct")))
+    before = client.until(m.Signature, m.Built)
+    assert before.id == sign
+    client.send(m.Cancel(target=build))
+    assert client.until(m.Cancelled, m.Built).id == build
+
+    units = list(workplace.cache.glob("operators/*/units/*.safetensors"))
+    assert units
+    again = client.ask(m.Build())
+    assert isinstance(again, m.Built), again
+    by_operators = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    assert (by_operators.method, by_operators.operators) == ("operator", "built")
+    assert by_operators.value.top.query_lens.ids == before.value.top.query_lens.ids
+
+    atlas = client.ask(m.Tabulate(layer=LAYER))
+    assert isinstance(atlas, m.AtlasReady), atlas
+    assert client.ask(m.DescribeLayer(layer=LAYER)).atlas == atlas.directory
+    hits = client.ask(m.Search(token_id=5, n=4)).hits
+    assert len(hits) == 4
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    best = client.ask(m.Sign(layer=hits[0].layer, feature=hits[0].feature, k=D_VOCAB))
+    scores = dict(zip(best.value.top.query_lens.ids, best.value.top.query_lens.scores, strict=True))
+    assert scores[5] == pytest.approx(hits[0].score, rel=1e-4)
+    assert {hit.query_score for hit in hits} == {None}
+    by_query = {(hit.layer, hit.feature): hit for hit in client.ask(m.Search(token_id=5)).hits}
+    for hit in client.ask(m.Search(token_id=5, lens="logit", n=4)).hits:
+        assert hit.score == hit.logit_score
+        queried = by_query[hit.layer, hit.feature].score
+        assert hit.query_score == pytest.approx(queried, rel=1e-4, abs=1e-6)
+
+
+def test_an_idle_engine_gives_the_model_back_and_whoever_asks_next_waits_for_it(client, workplace):
+    text = Path(workplace.config).read_text()
+    brief = workplace.write(
+        "brief.toml", text.replace("[compute]", "[compute]\nrelease_after=4e-3")
+    )
+    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.Ready)
+    before = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    client.until(m.Released)
+    asked = client.send(m.Sign(layer=LAYER, feature=FEATURE))
+    assert "loading the model again" in client.until(m.Status, m.Signature, about=asked).text
+    again = client.until(m.Signature, m.Failed, about=asked)
+    assert again.value.top.query_lens.ids == before.value.top.query_lens.ids
+    client.until(m.Released)
+
+    Path(brief).write_text(text.replace("length = 20", "length = 18"))
+    failed = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    assert isinstance(failed, m.Failed)
+    assert "[reference] of brief.toml changed" in failed.text
+    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.Ready)
+
+
+def test_a_bad_configuration_is_one_line_and_the_engine_lives_on(quick, workplace):
+    assert "no such file" in refused(quick, workplace.config + "x.toml")
+    wrong = workplace.write("wrong.toml", Path(workplace.config).read_text() + "\n[lenses]\n")
+    assert "[lens]" in refused(quick, wrong)
+    assert isinstance(quick.ask(m.Sign(layer=0, feature=0)), m.Failed)
+
+
+def test_an_interrupt_at_the_terminal_does_not_reach_it(quick):
+    quick.until(m.Status)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        os.kill(quick.engine.pid, number)
+    assert "no such file" in refused(quick, "/nowhere.toml")
+    assert os.getsid(quick.engine.pid) != os.getsid(0)
+
+
+def test_a_killed_engine_is_reported_and_another_takes_its_place(quick):
+    quick.until(m.Status)
+    os.kill(quick.engine.pid, signal.SIGKILL)
+    assert "SIGKILL" in quick.until(m.Died).text
+    assert quick.engine.pid is None
+    unanswered = quick.send(m.Build())
+    quick.engine.start()
+    assert "no such file" in refused(quick, "/nowhere.toml")
+    assert quick.send(m.Build()) > unanswered
+
+
+def test_closing_leaves_no_process_no_thread_and_says_nothing(workplace):
+    threads = set(threading.enumerate())
+    client = Client()
+    client.until(m.Status)
+    process = psutil.Process(client.engine.pid)
+    began = time.monotonic()
+    client.engine.close()
+    assert time.monotonic() - began < 2
+    assert not process.is_running()
+    assert set(threading.enumerate()) == threads
+    assert client.told.empty()
+
+
+def test_closing_while_something_is_served_ends_the_work_and_is_no_crash(monkeypatch):
+    desk, told = Desk(), []
+    worker = Worker(desk, told.append)
+
+    def answer(request):
+        desk.close()
+        worker.tick("building", 0, 9)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(worker._answers, "to", answer)
+    desk.put(m.Build(id=1))
+    worker.run()
+    assert not told
+
+
+def customised(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Run `code` in place of reading a configuration's text, in every Python started from here."""
+    lines = "".join(f"    {line}\n" for line in code.splitlines())
+    program = (
+        f"import tomllib\ntruth = tomllib.loads\ndef loads(text):\n{lines}tomllib.loads = loads\n"
+    )
+    (folder / "sitecustomize.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_what_a_library_prints_goes_to_the_log_and_not_between_frames(
+    workplace, tmp_path, monkeypatch
+):
+    code = (
+        "import os, sys\n"
+        "print('noise from python', flush=True)\n"
+        "os.write(1, b'noise from C')\n"
+        "os.system('echo noise from a child; cat')\n"
+        "return {}"
+    )
+    customised(tmp_path, monkeypatch, code)
+    client = Client()
+    try:
+        assert "[model]" in refused(client, workplace.config)
+        log = client.engine.log.read_text()
+        assert all(f"noise from {who}" in log for who in ("python", "C", "a child"))
+    finally:
+        client.engine.close()
+
+
+def test_a_defect_is_told_in_a_line_and_traced_in_the_log(workplace, tmp_path, monkeypatch):
+    customised(tmp_path, monkeypatch, "raise RuntimeError('one\\ntwo')")
+    client = Client()
+    try:
+        failed = client.ask(m.Open(config=workplace.config))
+        assert (failed.text, failed.defect) == ("RuntimeError: one two", True)
+        assert "Traceback" in client.engine.log.read_text()
+        assert isinstance(client.ask(m.Open(config=workplace.config)), m.Failed)
+    finally:
+        client.engine.close()
+
+
+ENDLESS = (
+    "import torch, pathlib\n"
+    "matrix = torch.randn(6000, 6000)\n"
+    "pathlib.Path({marker!r}).touch()\n"
+    "return torch.linalg.svd(matrix)"
+)
+APP = """
+import sys, time
+from qlens_tui.engine.client import Engine
+from qlens_tui.engine.messages import Open
+engine = Engine(lambda event: None)
+engine.start()
+engine.send(Open(config=sys.argv[1]))
+print(engine.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def appear(path: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_after_the_app_is_killed_the_engine_ends_in_the_middle_of_a_call_into_torch(
+    workplace, tmp_path, monkeypatch
+):
+    marker = tmp_path / "computing"
+    customised(tmp_path, monkeypatch, ENDLESS.format(marker=str(marker)))
+    app = subprocess.Popen([sys.executable, "-c", APP, workplace.config], stdout=subprocess.PIPE)
+    engine = psutil.Process(int(app.stdout.readline()))
+    appear(marker)
+    time.sleep(0.3)
+    assert engine.is_running()
+    app.kill()
+    app.wait()
+    app.stdout.close()
+    gone, _ = psutil.wait_procs([engine], timeout=5)
+    assert gone == [engine]
+
+
+def test_closing_does_not_wait_for_a_call_that_does_not_end(workplace, tmp_path, monkeypatch):
+    marker = tmp_path / "computing"
+    customised(tmp_path, monkeypatch, ENDLESS.format(marker=str(marker)))
+    client = Client()
+    client.send(m.Open(config=workplace.config))
+    appear(marker)
+    process = psutil.Process(client.engine.pid)
+    began = time.monotonic()
+    client.engine.close(patience=0.5)
+    assert time.monotonic() - began < 4
+    assert not process.is_running()
+
+
+def test_a_garbled_frame_is_answered_and_a_lost_stream_ends_the_engine(workplace):
+    garbled = b"[1, 2"
+    frames = io.BytesIO()
+    frames.write(len(garbled).to_bytes(4, "big") + garbled)
+    write_message(frames, m.Sign(id=5, layer=0, feature=0))
+    frames.write((LARGEST_FRAME + 1).to_bytes(4, "big") + b"x" * 100)
+    ran = subprocess.run(COMMAND, input=frames.getvalue(), capture_output=True, timeout=PATIENCE)
+    started, *told = messages_of(io.BytesIO(ran.stdout), m.Event)
+    texts = [event.text for event in told if isinstance(event, m.Failed)]
+    assert isinstance(started, m.Status)
+    assert "not JSON" in texts[0]
+    assert any("no length" in text for text in texts)
+    assert ran.returncode == 3
+
+
+def test_an_engine_that_writes_nonsense_is_ended_and_reported(workplace, monkeypatch):
+    program = (
+        "import sys, time; sys.stdout.write('hello, world'); sys.stdout.flush(); time.sleep(99)"
+    )
+    monkeypatch.setattr("qlens_tui.engine.client.COMMAND", (sys.executable, "-c", program))
+    client = Client()
+    assert "no event" in client.until(m.Died).text
+    assert client.engine.pid is None
+    client.engine.close()

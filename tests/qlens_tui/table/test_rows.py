@@ -1,0 +1,480 @@
+"""Filters and orders of the feature table, against plain Python and a hostile user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lens_core.atlas.files import SCHEMA
+from lens_core.errors import UsageError
+from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Words, read_filter
+from qlens_tui.table.rows import (
+    KNOWN,
+    MARKS,
+    SEARCHED,
+    Rows,
+    all_rows,
+    filtered,
+    sorted_by,
+    with_marks,
+)
+from qlens_tui.text import visible
+
+TEXTS = [
+    " dry",
+    "Dry",
+    "wet",
+    " ",
+    "",
+    "kiln\n",
+    "寿司",
+    "x\ud800",
+    "[bold]",
+    "STRASSE",
+    "=",
+    " no",
+]
+NUMBERS = st.none() | st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, -1.0, math.nan])
+IDS = st.none() | st.lists(st.integers(0, len(TEXTS) + 1), max_size=4)
+
+
+@st.composite
+def features(draw: st.DrawFn) -> dict[str, Any]:
+    """What an atlas and a triage say of one feature, not all of it known."""
+    return {
+        "silent": draw(st.booleans()),
+        "density": draw(NUMBERS),
+        "value_gain": draw(NUMBERS),
+        **{name: draw(IDS) for name in SEARCHED},
+        "star": draw(st.booleans()),
+        "reject": draw(st.booleans()),
+        "tags": sorted(draw(st.sets(st.sampled_from(["keep", "Dry goods", "草"])))),
+        "note": draw(st.sampled_from(["", "smells of WET wool", "two\nlines", "it's"])),
+    }
+
+
+@st.composite
+def frames(draw: st.DrawFn, least: int = 0) -> pl.DataFrame:
+    names = draw(st.sets(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=least))
+    said = [{"layer": at, "feature": number} | draw(features()) for at, number in sorted(names)]
+    types = {"layer": pl.Int32, "feature": pl.Int32}
+    types |= {name: dtype for name, dtype in {**SCHEMA, **MARKS}.items() if name in _NAMES}
+    return pl.DataFrame(said, types)
+
+
+_NAMES = ("silent", "density", "value_gain", *SEARCHED, *MARKS)
+
+
+def names(rows: Rows) -> list[tuple[int, int]]:
+    return [(each["layer"], each["feature"]) for each in rows.page(0, 100, ["layer", "feature"])]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A condition in SQL, and the same in Python: True, False or None for not known."""
+
+    sql: str
+    holds: Callable[[dict[str, Any]], bool | None]
+
+
+def compared(column: str, sign: str, bound: float) -> Asked:
+    def holds(row: dict[str, Any]) -> bool | None:
+        value = row[column]
+        if value is None or math.isnan(value):
+            return None
+        signs = {"<": value < bound, ">=": value >= bound, "=": value == bound}
+        return {**signs, "<>": value != bound, ">": value > bound}[sign]
+
+    return Asked(f"{column} {sign} {bound}", holds)
+
+
+def negated(one: Asked) -> Asked:
+    def holds(row: dict[str, Any]) -> bool | None:
+        known = one.holds(row)
+        return None if known is None else not known
+
+    return Asked(f"not ({one.sql})", holds)
+
+
+def joined(one: Asked, word: str, other: Asked) -> Asked:
+    decisive = word == "or"
+
+    def holds(row: dict[str, Any]) -> bool | None:
+        both = one.holds(row), other.holds(row)
+        if decisive in both:
+            return decisive
+        return None if None in both else not decisive
+
+    return Asked(f"({one.sql}) {word} ({other.sql})", holds)
+
+
+CONDITIONS = st.recursive(
+    st.builds(
+        compared,
+        st.sampled_from(["density", "value_gain", "feature", "layer"]),
+        st.sampled_from(["<", ">=", "=", "<>", ">"]),
+        st.sampled_from([0, 0.25, 0.5, 3]),
+    )
+    | st.sampled_from(["star", "silent"]).map(lambda name: Asked(name, lambda row: row[name])),
+    lambda each: (
+        st.builds(negated, each) | st.builds(joined, each, st.sampled_from(["and", "or"]), each)
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@given(frames(), CONDITIONS)
+@settings(deadline=None)
+def test_an_expression_keeps_the_rows_for_which_it_is_true_and_not_unknown(
+    frame: pl.DataFrame, asked: Asked
+) -> None:
+    kept = filtered(all_rows(frame), asked.sql)
+
+    wanted = [(row["layer"], row["feature"]) for row in frame.rows(named=True) if asked.holds(row)]
+    assert names(kept) == wanted
+
+
+@given(
+    frames(), st.sampled_from(["dry", "WET", "dry keep", "寿", '"="', '"two"', '" no"', "zz", "["])
+)
+@settings(deadline=None)
+def test_words_are_all_found_somewhere_in_tokens_tags_and_notes(
+    frame: pl.DataFrame, typed: str
+) -> None:
+    words = [typed.strip('"')] if '"' in typed else typed.split()
+
+    def has(row: dict[str, Any], word: str) -> bool:
+        ids = [number for name in SEARCHED for number in row[name] or ()]
+        texts = [TEXTS[number] for number in ids if number < len(TEXTS)]
+        return any(
+            word.casefold() in text.casefold() for text in [*texts, *row["tags"], row["note"]]
+        )
+
+    rows = frame.rows(named=True)
+    wanted = [(r["layer"], r["feature"]) for r in rows if all(has(r, word) for word in words)]
+
+    assert names(filtered(all_rows(frame), typed, TEXTS)) == wanted
+
+
+@given(frames(), st.sampled_from(["density", "value_gain", "silent", "feature"]), st.booleans())
+@settings(deadline=None)
+def test_rows_are_sorted_with_unknown_last_and_ties_by_layer_and_feature(
+    frame: pl.DataFrame, column: str, descending: bool
+) -> None:
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        value = row[column]
+        unknown = value is None or (isinstance(value, float) and math.isnan(value))
+        number = 0 if unknown else -value if descending else value
+        return unknown, number, row["layer"], row["feature"]
+
+    wanted = sorted(frame.rows(named=True), key=place)
+
+    ordered = sorted_by(all_rows(frame), column, descending)
+    assert names(ordered) == [(row["layer"], row["feature"]) for row in wanted]
+    assert names(sorted_by(sorted_by(ordered, "silent"), column, descending)) == names(ordered)
+
+
+@given(frames(), CONDITIONS, st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_it_does_not_matter_whether_rows_are_filtered_or_sorted_first(
+    frame: pl.DataFrame, asked: Asked, descending: bool
+) -> None:
+    rows = all_rows(frame)
+
+    one = sorted_by(filtered(rows, asked.sql), "density", descending)
+    other = filtered(sorted_by(rows, "density", descending), asked.sql)
+    assert names(one) == names(other)
+
+
+@given(frames())
+@settings(deadline=None, max_examples=40)
+def test_a_column_of_tokens_is_sorted_by_the_best_ones_text(frame: pl.DataFrame) -> None:
+    ordered = sorted_by(all_rows(frame), "value_query_ids", texts=TEXTS).taken()
+
+    firsts = [(ids or [len(TEXTS)])[0] for ids in ordered["value_query_ids"].to_list()]
+    known = [TEXTS[number] for number in firsts if number < len(TEXTS)]
+    keys = [text.strip().casefold() or text for text in known]
+    assert keys == sorted(keys)
+    assert all(number >= len(TEXTS) for number in firsts[len(known) :])
+
+
+def test_tags_are_sorted_as_text_with_the_untagged_last() -> None:
+    frame = pl.DataFrame(
+        {"layer": [0] * 4, "feature": [0, 1, 2, 3], "tags": [["b"], [], ["a", "z"], ["A"]]}
+    )
+
+    assert [feature for _, feature in names(sorted_by(all_rows(frame), "tags"))] == [3, 2, 0, 1]
+    assert [f for _, f in names(sorted_by(all_rows(frame), "tags", True))] == [0, 2, 3, 1]
+
+
+def test_rows_of_a_frame_in_any_order_are_those_of_its_features_in_order() -> None:
+    frame = pl.DataFrame({"layer": [1, 0, 0], "feature": [0, 7, 2]})
+
+    assert names(all_rows(frame)) == [(0, 2), (0, 7), (1, 0)]
+
+
+@given(frames(least=1), CONDITIONS, st.randoms())
+@settings(deadline=None)
+def test_the_cursor_stays_on_its_feature_or_goes_to_the_next_that_is_left(
+    frame: pl.DataFrame, asked: Asked, random: Any
+) -> None:
+    before = sorted_by(all_rows(frame), "density")
+    position = random.randrange(len(before))
+    after = filtered(before, asked.sql)
+    assume(len(after))
+
+    found = names(after)[after.follow(before, position)]
+
+    left = [name for name in names(before)[position:] if name in names(after)]
+    assert found == (left[0] if left else names(after)[-1])
+
+
+def test_the_cursor_stays_on_its_feature_when_other_layers_come() -> None:
+    one = pl.DataFrame({"layer": [8, 8, 8], "feature": [0, 1, 2]})
+    more = pl.DataFrame({"layer": [3, 8, 8, 8], "feature": [9, 0, 1, 2]})
+    without = pl.DataFrame({"layer": [3, 3, 3, 3], "feature": [0, 1, 2, 3]})
+
+    assert all_rows(more).follow(all_rows(one), 1) == 2
+    assert all_rows(without).follow(all_rows(one), 2) == 0
+    assert all_rows(one.head(0)).follow(all_rows(one), 2) == 0
+
+
+def test_marks_take_the_place_of_the_marks_that_were_there() -> None:
+    frame = pl.DataFrame({"layer": [8, 8, 9], "feature": [0, 1, 0]})
+    types = {"layer": pl.Int32, "feature": pl.Int32, **MARKS}
+    starred = pl.DataFrame([(8, 1, True, False, ["keep"], "so\nso")], types, orient="row")
+    rejected = pl.DataFrame([(9, 0, False, True, [], "")], types, orient="row")
+
+    once = with_marks(frame, starred)
+    twice = with_marks(once, rejected)
+
+    assert once["star"].to_list() == [False, True, False]
+    assert once["tags"].to_list() == [[], ["keep"], []]
+    assert names(filtered(all_rows(once), "tags like '%keep%' and note <> ''")) == [(8, 1)]
+    assert names(filtered(all_rows(twice), "star")) == []
+    assert names(filtered(all_rows(twice), "reject")) == [(9, 0)]
+    assert twice.select("star", "reject", "tags", "note").null_count().sum_horizontal()[0] == 0
+
+
+def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
+    rows = all_rows(pl.DataFrame({"layer": [8] * 5, "feature": range(5)}))
+
+    assert len(filtered(rows, "feature >= 3")) == 2
+    assert names(sorted_by(rows, "feature", descending=True))[0] == (8, 4)
+    assert rows.page(1, 2, ["feature", "density"]) == [{"feature": 1}, {"feature": 2}]
+    with pytest.raises(UsageError, match=r"density is not known .*qlens build"):
+        filtered(rows, "density > 0.1")
+    with pytest.raises(UsageError, match="words are looked for in an atlas"):
+        filtered(rows, "dry", TEXTS)
+    with pytest.raises(UsageError, match="value_gain is not known"):
+        sorted_by(rows, "value_gain")
+
+
+def test_words_wait_for_the_vocabulary() -> None:
+    frame = pl.DataFrame({"layer": [0], "feature": [0], "value_query_ids": [[1]]})
+
+    with pytest.raises(UsageError, match="vocabulary is still loading"):
+        filtered(all_rows(frame), "dry")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("dry", ["dry"]),
+        ("  dry   kiln ", ["dry", "kiln"]),
+        ('"layer"', ["layer"]),
+        ('"star wars" dry', ["star wars", "dry"]),
+        ('"a = b"', ["a = b"]),
+        ("", []),
+        ('""', []),
+        ("read_csv", ["read_csv"]),
+        ("densities", ["densities"]),
+        ("don't", ["don't"]),
+        ("寿司", ["寿司"]),
+        ('5"', ['5"']),
+        ("␣war dry", [" war", "dry"]),
+        ('"␣war"', [" war"]),
+        ('" war"', [" war"]),
+        (r"a⏎b ⇥ \x1b[31m \u202e \\n", ["a\nb", "\t", "\x1b[31m", "\u202e", r"\n"]),
+        (r"C:\dir \x", [r"C:\dir", r"\x"]),
+    ],
+)
+def test_what_does_not_look_like_sql_is_words(typed: str, words: list[str]) -> None:
+    assert read_filter(typed, KNOWN) == Words(tuple(words))
+
+
+@pytest.mark.parametrize(
+    ("typed", "sql", "columns"),
+    [
+        ("star", '"star"', {"star"}),
+        ("STAR and not Reject", '"star" and not "reject"', {"star", "reject"}),
+        ("not silent", 'not "silent"', {"silent"}),
+        ("(star)", '( "star" )', {"star"}),
+        ('"density" > .5', '"density" > .5', {"density"}),
+        ("density==1e-3", '"density" = 1e-3', {"density"}),
+        ("note like '%it''s%'", "\"note\" like '%it''s%'", {"note"}),
+        ("abs(value_gain) > 1", 'abs ( "value_gain" ) > 1', {"value_gain"}),
+        ("layer in (1, 2)", '"layer" in ( 1 , 2 )', {"layer"}),
+    ],
+)
+def test_what_looks_like_sql_is_taken_apart_and_put_together(
+    typed: str, sql: str, columns: set[str]
+) -> None:
+    assert read_filter(typed, KNOWN) == Expression(sql, frozenset(columns))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("densty > 0.1", "no column densty: the nearest is density"),
+        ("gain > 0.1", "no column gain: the nearest is key_gain"),
+        ("star wars", "no column wars: the nearest is star"),
+        ("absolute(density) > 1", "no function absolute in a filter: the nearest is"),
+        ("density + 1", "neither true nor false"),
+        ("density >", "it is not a whole condition, such as density > 0.01"),
+        ("key_gain > > 1", "cannot be used"),
+        ("(star", "it is not a whole condition"),
+        ("density > 'a'", "cannot compare string with numeric type"),
+        ("value_query_ids = density", "cannot be used"),
+        ("density > least()", "least() of what"),
+        ("note", "neither true nor false"),
+        ("density > 1; star", "cannot be read from '; star' on"),
+        ("note like 'open", "cannot be read from"),
+        ("->", "cannot be"),
+        ("density > 0" + " + 1" * 200, "too long"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_mend(typed: str, said: str) -> None:
+    with pytest.raises(UsageError, match=r"\A[^\n]*\Z") as raised:
+        read_filter(typed, KNOWN)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "feature in (select feature from read_csv('{file}'))",
+        "not exists (select 1 from read_csv('{file}'))",
+        "feature = (select max(feature) from read_csv('{file}'))",
+        "(select true)",
+        "not read_csv('{file}')",
+        "feature in (table x)",
+        "feature in (with a as (values (1)) select 1)",
+        "feature in (sel/**/ect 1)",
+        "star -- and\n",
+        "star /* and */",
+        "note = '\\' or feature in (select 1) or note = '",
+        "note = E'\\' or feature in (select 1) --'",
+        "note = $$a$$",
+        "note = $a$ or $a$",
+        "note = N'x'",
+        "note = `x`",
+        'feature = "select"',
+        "feature = 1 union select 1",
+        "star; drop table x",
+        "columns('.*') = 1",
+        "* = 1",
+        "feature = pg_read_file('{file}')",
+        "layer.feature = 1",
+        "star as x",
+        "rank() over (order by feature) = 1",
+        "interval '1 day' = 1",
+        "cast(feature as text) = '1'",
+    ],
+)
+def test_nothing_but_an_expression_over_the_columns_is_let_through(
+    typed: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret.csv"
+    file.write_text("feature\n1\n")
+    rows = all_rows(pl.DataFrame({"layer": [0], "feature": [1], "star": [True], "note": ["x"]}))
+
+    with pytest.raises(UsageError):
+        filtered(rows, typed.format(file=file), TEXTS)
+
+
+def test_a_shown_space_tells_a_word_from_the_end_of_another() -> None:
+    texts = [" war", "toward", " WARM", "a\nb", "war "]
+    frame = pl.DataFrame(
+        {
+            "layer": [0] * 5,
+            "feature": range(5),
+            "value_query_ids": [[number] for number in range(5)],
+            "tags": [[], ["a", "b"], [], [], []],
+            "note": ["", "", "", "", "on war"],
+        },
+        {"layer": pl.Int32, "feature": pl.Int32}
+        | {name: KNOWN[name] for name in ("value_query_ids", "tags", "note")},
+    )
+
+    def found(typed: str) -> list[int]:
+        return [feature for _, feature in names(filtered(all_rows(frame), typed, texts))]
+
+    assert found("war") == [0, 1, 2, 4]
+    assert found("␣war") == found('"␣war"') == found('" war"') == [0, 2, 4]
+    assert found("war␣") == [4]
+    assert found("a⏎b") == [3]
+    assert found("⏎") == [3]
+
+
+LITERALS = ("''", "'%('", "'it''s'", "1", "-0.5", "1e400", "99999999999", "null", "true")
+PIECES = st.sampled_from([*KEYWORDS, *FUNCTIONS, *KNOWN, *"<>=+-*/%(),", *LITERALS])
+VALUES = st.recursive(
+    st.sampled_from([*KNOWN, *LITERALS]),
+    lambda each: (
+        st.builds("{}({})".format, st.sampled_from(sorted(FUNCTIONS)), each)
+        | st.builds("{}({}, {})".format, st.sampled_from(sorted(FUNCTIONS)), each, each)
+        | st.builds("({} {} {})".format, each, st.sampled_from("+-*/%"), each)
+    ),
+    max_leaves=3,
+)
+COMPARED = st.builds(
+    "{} {} {}".format, VALUES, st.sampled_from(["<", "=", "<>", "like", "is distinct from"]), VALUES
+) | st.builds("{} in ({}, {})".format, VALUES, VALUES, VALUES)  # fmt: skip
+HOLDS: dict[Any, list[Any]] = {
+    pl.Boolean: [None, True, False],
+    pl.Int32: [None, 2**31 - 1, -3],
+    pl.Float32: [None, math.nan, -math.inf],
+    pl.String: [None, "é\n%(", "12"],
+    pl.List(pl.Int32): [None, [], [5, 6]],
+    pl.List(pl.Float32): [None, [0.5, None], []],
+    pl.List(pl.String): [None, [], ["x", "y"]],
+}
+WHOLE = pl.DataFrame({name: pl.Series(HOLDS[dtype], dtype=dtype) for name, dtype in KNOWN.items()})
+FULL = all_rows(WHOLE.with_columns(layer=pl.lit(0, pl.Int32), feature=pl.int_range(3)))
+
+
+@given(
+    st.lists(PIECES, max_size=12).map(" ".join)
+    | st.text(max_size=30)
+    | COMPARED
+    | st.builds("({}) {} ({})".format, COMPARED, st.sampled_from(["and", "or"]), COMPARED)
+)
+@settings(deadline=None, max_examples=800)
+def test_whatever_is_typed_is_refused_in_one_line_or_can_be_used_on_any_rows(typed: str) -> None:
+    refusal = None
+    try:
+        read_filter(typed, KNOWN)
+    except UsageError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert len(refusal.splitlines()) == 1
+        return
+    assert len(filtered(FULL, typed, TEXTS)) <= 3
+    assert len(filtered(all_rows(WHOLE.clear()), typed, TEXTS)) == 0
+
+
+@given(st.text(st.characters(exclude_categories=[]), min_size=1, max_size=8))
+def test_a_token_is_found_by_what_lists_show_of_it(text: str) -> None:
+    shown = visible(text)
+    assume('"' not in shown)
+
+    assert read_filter(f'"{shown}"', KNOWN) == Words((text,))

@@ -1,0 +1,35 @@
+"""A build asks for its room before it begins."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from lens_core.errors import StoreError
+from qlens_tui.disk_space import demand_space, size_of
+
+Disk = namedtuple("Disk", "total used free")
+
+
+@pytest.fixture
+def half_built(tmp_path, monkeypatch):
+    """600 bytes of a build on a disk that has 1000 left."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(1 << 20, 0, 1000))
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "one").write_bytes(b"x" * 600)
+    return tmp_path
+
+
+def test_what_is_there_already_counts(half_built):
+    assert size_of(half_built) == 600
+    demand_space(half_built, 1600)
+    with pytest.raises(StoreError, match=r"needs 1.6 KiB .*has 1000 B free: free 1 B, or set"):
+        demand_space(half_built, 1601)
+
+
+def test_a_directory_that_is_still_to_be_made_is_on_its_parent_s_disk(half_built):
+    absent = half_built / "a" / "b"
+    assert size_of(absent) == 0
+    demand_space(absent, 1000)
+    with pytest.raises(StoreError, match=f"and {half_built} has"):
+        demand_space(absent, 1001)
