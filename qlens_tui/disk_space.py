@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from lens_core.errors import StoreError
-from qlens_tui.cli.output import in_bytes
+from qlens_tui.formats import in_bytes
 
 
 def demand_space(directory: Path, needed: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,15 @@ def is_offline() -> bool:
 
     variable = os.environ.get("HF_HUB_OFFLINE", "").upper()
     return bool(constants.HF_HUB_OFFLINE) or variable in {"1", "ON", "YES", "TRUE"}
+
+
+def prepare_libraries(*, offline: bool) -> None:
+    """Set what the hub's libraries read when they are imported: call this before torch is."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not sys.stderr.isatty():
+        # A log is no place for bars, and an error should be the only line there.
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from qlens_tui.engine import messages as m
+from qlens_tui.formats import duration
 
 Answer = TypeVar("Answer")
 FeatureKey = tuple[int, int, m.Settings, int | None]
@@ -146,11 +147,3 @@ class Inquiry:
         self.evidence.clear()
         self.favoured.clear()
         self.searches.clear()
-
-
-def duration(seconds: float) -> str:
-    """Such as `3:05 min`."""
-    minutes, left = divmod(max(0, round(seconds)), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes}:{left:02d} min" if minutes else f"{left} s"

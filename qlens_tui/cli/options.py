@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -116,6 +114,7 @@ def open_lens(
             most of the time, where that is known without it.
     """
     from lens_core.config import load_config, with_overrides
+    from lens_core.dictionaries.hub import prepare_libraries
 
     config = with_overrides(load_config(name), **overrides)
     demand_features(config, layers or (), feature)
@@ -146,12 +145,3 @@ def demand_features(config: Config, layers: Sequence[int], feature: int | None =
         count = features_without_loading(config.dictionary, layer)
         if feature is not None and count is not None:
             demand_feature(layer, feature, count)
-
-
-def prepare_libraries(*, offline: bool) -> None:
-    """Settings that the hub's libraries read when they are imported."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    if not sys.stderr.isatty():
-        # A log is no place for bars, and an error should be the only line there.
-        os.environ.setdefault("TQDM_DISABLE", "1")

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
 class Output:
     """The two streams of one command."""
 
@@ -113,27 +110,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def in_bytes(number: float) -> str:
-    """`1.7 GiB`."""
-    unit = 0
-    while number >= 1023.95 and unit < len(_UNITS) - 1:
-        number /= 1024
-        unit += 1
-    return f"{number:.1f} {_UNITS[unit]}" if unit else f"{int(number)} B"
-
-
-def in_time(seconds: float) -> str:
-    """`40 s`, `3 min`, `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 unit`, `2,304 units`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _is_ascii(stream: TextIO) -> bool:

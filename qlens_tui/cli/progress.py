@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qlens_tui.cli.output import Output, counted, in_time
+from qlens_tui.cli.output import Output
+from qlens_tui.formats import counted, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -34,7 +35,7 @@ class Pace:
         rate = (done - self.first) / seconds if seconds > 0 else 0.0
         if rate <= 0:
             return ""
-        return f"{rate:,.1f} {self.plural}/s, {in_time(max(0, total - done) / rate)} left"
+        return f"{rate:,.1f} {self.plural}/s, {duration(max(0, total - done) / rate)} left"
 
 
 @contextmanager

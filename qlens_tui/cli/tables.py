@@ -17,6 +17,7 @@ from rich.text import Text
 
 from qlens_tui.cli.documents import FeatureReport, Paths, computed_on, operators_document
 from qlens_tui.cli.output import Output
+from qlens_tui.formats import density, number, ranks_moved, share
 from qlens_tui.text import cells, fit, token_label, visible
 
 if TYPE_CHECKING:
@@ -44,30 +45,6 @@ def feature_tables(report: FeatureReport, output: Output) -> Iterator[Renderable
             yield page.paths(name, paths)
     yield Text()
     yield from page.activity(report)
-
-
-def number(value: float) -> str:
-    """A score in at most 8 columns; as many places as its size needs."""
-    if not math.isfinite(value):
-        return "n/a"
-    size = abs(value)
-    if size != 0 and not 1e-3 <= size < 1e5:
-        return f"{value:.1e}"
-    return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
-
-
-def share(value: float) -> str:
-    """A part of one in percent; of a feature of length zero there are no parts."""
-    return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
-
-
-def density(value: float) -> str:
-    """How often a feature fires, in at most 6 columns."""
-    percent = 100 * value
-    if 0 < percent < 0.001:
-        return "<.001%"
-    places = 3 if percent < 0.1 else 2 if percent < 10 else 1
-    return f"{percent:.{places}f}%"
 
 
 def plain_table() -> Table:
@@ -142,14 +119,14 @@ class _Page:
             query.moved,
             strict=True,
         )
-        for rank, (before, its_score, after, score_after, moved) in enumerate(rows, 1):
+        for rank, (before, its_score, after, score_after, by) in enumerate(rows, 1):
             table.add_row(
                 str(rank),
                 self.label(before, width),
                 number(its_score),
                 self.label(after, width),
                 number(score_after),
-                f"{moved:+d}" if moved else "0",
+                ranks_moved(by),
             )
         return Group(
             Text.assemble((side.upper(), "bold"), f"  {_MEANING[side]}  ({', '.join(facts)})"),

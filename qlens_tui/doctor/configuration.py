@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lens_core.errors import LensError, ModelError, StoreError
-from qlens_tui.cli.output import counted, in_bytes
 from qlens_tui.doctor.machine import Finding
+from qlens_tui.formats import counted, in_bytes
 
 if TYPE_CHECKING:
     from lens_core.config import Config, DictionaryConfig

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lens_core.errors import StoreError
-from qlens_tui.cli.output import in_bytes
+from qlens_tui.formats import in_bytes
 
 State = Literal["ok", "note", "broken"]
 

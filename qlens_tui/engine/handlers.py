@@ -13,7 +13,6 @@ from itertools import starmap
 from typing import TYPE_CHECKING, cast
 
 from lens_core.errors import LensError, UsageError
-from qlens_tui.completion import Completion
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.session import Holding, Opened, Tick
 
@@ -73,8 +72,6 @@ class Answers:
                 return self._search(request)
             case m.Probe():
                 return self._probed(request)
-            case m.Complete():
-                return self._completions(request)
             case m.Tabulate():
                 return self._atlas(request)
             case m.Build():
@@ -354,17 +351,6 @@ class Answers:
             texts += vocabulary.texts(list(range(start, stop)))
             self._tick("reading the vocabulary", stop, vocabulary.d_vocab)
         return texts
-
-    def _completions(self, request: m.Complete) -> m.Event:
-        opened, texts = self._opened, self._all_texts()
-        opened.completion = opened.completion or Completion(texts)
-        ids = opened.completion.ids(request.prefix, max(0, request.n))
-        return m.Completions(
-            id=request.id,
-            prefix=request.prefix,
-            ids=tuple(ids),
-            tokens=tuple(texts[token] for token in ids),
-        )
 
     def _atlas(self, request: m.Tabulate) -> m.Event:
         from lens_core.atlas.atlas import atlas_layer

@@ -193,19 +193,6 @@ class Probe(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Complete(Request):
-    """Tokens that begin with, or hold, what was typed; answered by `Completions`."""
-
-    pane: ClassVar[str] = "complete"
-    usual_urgency: ClassVar[int] = AT_ONCE
-    prefix: str
-    n: int = 50
-
-    def keeps(self, running: Request) -> bool:
-        return True
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tabulate(Request):
     """Bring the atlas of a layer into the cache; answered by `AtlasReady`.
 
@@ -550,15 +537,6 @@ class Probed(Event):
     tokens: tuple[str, ...]
     strongest: tuple[Firing, ...]
     activations: tuple[float, ...] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completions(Event):
-    """Tokens for what was typed, likeliest first."""
-
-    prefix: str
-    ids: tuple[int, ...]
-    tokens: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ import warnings
 from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
-from qlens_tui.cli.exits import explained
 from qlens_tui.engine.handlers import Answers
 from qlens_tui.engine.messages import Event, Failed, Notice, Request, Shutdown, Status
 from qlens_tui.engine.scheduler import Closed, Desk, Halted
 from qlens_tui.engine.wire import WireError, messages_of, write_message
+from qlens_tui.failures import explained
 
 _GRACE = 2.0  # seconds for the main thread to come to its next tick
 _STREAM_LOST = 3  # exit status: the app's frames could not be read

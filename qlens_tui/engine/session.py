@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lens_core.dictionaries.hub import prepare_libraries
 from lens_core.errors import UsageError
-from qlens_tui.cli.options import prepare_libraries
-from qlens_tui.completion import Completion
 from qlens_tui.engine import messages as m
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ class Opened:
     request: m.Open
     lenses: dict[int, QueryLens] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
-    completion: Completion | None = None
     described: set[int] = field(default_factory=set)
 
 

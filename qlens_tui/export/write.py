@@ -1,18 +1,11 @@
-r"""Features as a file to take away: CSV, Parquet or JSON lines, with one documented schema.
+"""Features as a file to take away: CSV, Parquet or JSON lines, with one documented schema.
 
 A row is a feature: marks, token lists with ids and scores, metrics, and where they come from,
 so that rows of several files can be put together and still say what they are. All three
-formats have the columns of `SCHEMA`; `read_export` gives back the frame that was written.
-
-Parquet and JSON lines hold text as it is. CSV is made for spreadsheets as well:
-
-- UTF-8 with a byte order mark, without which Excel reads another encoding; RFC 4180: CRLF
-  between rows, every text quoted.
-- Lists are JSON text in a cell, in which what has no shape of its own is `\u001b`.
-- In other text, what has no shape (but newline and tab) is `\x1b`, `\u202e` or
-  `\U000e0041`; backslashes in front of that, or of what reads like it, are doubled.
-- A text that a spreadsheet would run as a formula gets an apostrophe in front; `raw` leaves
-  that out, and `export_raw` says which it is. Numbers are never touched.
+formats have the columns of `qlens_tui.export.columns`; `read_export` gives back the frame that
+was written. Parquet and JSON lines hold text as it is; CSV, as `qlens_tui.export.csv_cells`
+says, is UTF-8 with a byte order mark, without which Excel reads another encoding, and follows
+RFC 4180: CRLF between rows, every text quoted.
 
 What no UTF-8 can hold (half a surrogate pair in a token) is U+FFFD everywhere; the id stands
 beside it.
@@ -25,67 +18,22 @@ the strings of some parts of them.
 from __future__ import annotations
 
 import errno
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from lens_core.atlas.files import LENSES, SIDES
 from lens_core.atlas.files import SCHEMA as ATLAS
 from lens_core.errors import DamagedError, StoreError, UsageError
 from lens_core.storage.files import one_line
 from lens_core.storage.sealed_parquet import check_place, read_about, replacing, write_sealed
-from qlens_tui.text import neutralise_formula
+from qlens_tui.export.columns import FORMAT, MARKS, PROVENANCE, SCHEMA, TOKENS
+from qlens_tui.export.csv_cells import LISTS, json_text, list_cell, read_cells, text_cells
 from qlens_tui.triage.marks import whole_characters
 
-FORMAT = 1
 ENDINGS = (".csv", ".parquet", ".ndjson", ".jsonl")
-
-_MARKS = {
-    "star": pl.Boolean(), "reject": pl.Boolean(), "tags": pl.List(pl.String), "note": pl.String(),
-}  # fmt: skip
-_TOKENS = {
-    f"{name}_ids": f"{name}_tokens"
-    for name in (*(f"{side}_{lens}" for side in SIDES for lens in LENSES), "context")
-}
-_PROVENANCE = {
-    "export_schema": pl.Int32(), "export_raw": pl.Boolean(),
-    "model": pl.String(), "dictionary": pl.String(), "dictionary_sha256": pl.String(),
-    "reference": pl.String(), "reference_sha256": pl.String(),
-    "reference_samples": pl.Int32(), "reference_length": pl.Int32(),
-    "operators": pl.String(), "transition": pl.String(), "convention": pl.String(),
-    "final_norm": pl.String(), "k": pl.Int32(), "qlens_version": pl.String(),
-}  # fmt: skip
-
-
-def _columns() -> dict[str, Any]:
-    columns: dict[str, Any] = {name: pl.Int32() for name in ("layer", "feature")} | _MARKS
-    for name, dtype in ATLAS.items():
-        columns[name] = dtype() if isinstance(dtype, type) else dtype
-        if name in _TOKENS:
-            columns[_TOKENS[name]] = pl.List(pl.String)
-    return columns | _PROVENANCE
-
-
-SCHEMA: Mapping[str, Any] = _columns()
-"""Names and types of the columns, in their order. A change of it is a new `FORMAT`.
-
-`layer`, `feature`; `star`, `reject`, `tags` (in alphabetical order), `note` ("" if none), never
-null; the columns of `lens_core.atlas.files.SCHEMA`, which explains them, each list of ids
-followed by the strings of its tokens; then what is the same for all features of a layer:
-`export_schema` (`FORMAT`), `export_raw`, the model's and the dictionary's names, content
-(sha256) of dictionary, reference and operators, size and origin of the reference, settings,
-tokens per list, and the version of qlens that computed.
-"""
 _ROWS_AT_A_TIME = 1 << 13
-_TEXTS = [name for name, dtype in SCHEMA.items() if dtype == pl.String]
-_LISTS = [name for name, dtype in SCHEMA.items() if isinstance(dtype, pl.List)]
-_READS_LIKE_ESCAPE = "x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}"
-_HIDDEN = re.compile(rf"(\\*)({_READS_LIKE_ESCAPE}|[^\n\t -~])")
-_ESCAPE = re.compile(rf"(\\+)({_READS_LIKE_ESCAPE})")
 
 
 def check_destination(path: Path) -> None:
@@ -155,7 +103,7 @@ def read_export(path: Path | str) -> pl.DataFrame:
                 raise DamagedError(f"{path} is not an export of qlens")
             return _checked(pl.read_parquet(path), path)
         if path.suffix.lower() == ".csv":
-            return _from_cells(_checked(pl.read_csv(path, infer_schema=False), path))
+            return read_cells(_checked(pl.read_csv(path, infer_schema=False), path))
         # Of no features at all it is an empty file.
         return _checked(pl.read_ndjson(path, schema=dict(SCHEMA)), path)
     except FileNotFoundError:
@@ -192,13 +140,13 @@ def _table(
     wanted = rows.lazy().select(pl.col(keys).cast(pl.Int32))
     atlas = atlas.lazy().select(list(ATLAS))
     _demand_rows(wanted, atlas)
-    marks = marks.select(pl.col(keys).cast(pl.Int32), *_MARKS)
+    marks = marks.select(pl.col(keys).cast(pl.Int32), *MARKS)
     about = _provenance(provenance, raw or not csv)
     if csv:
-        marks, about = _with_cells(marks, raw), _with_cells(about, raw)
+        marks, about = text_cells(marks, raw), text_cells(about, raw)
     # Lists become text one by one; strings, of which there are few, before they multiply.
-    strings = pl.Series([(_json_text if csv else whole_characters)(text) for text in texts])
-    named = [_named(ids, strings).alias(tokens) for ids, tokens in _TOKENS.items()]
+    strings = pl.Series([(json_text if csv else whole_characters)(text) for text in texts])
+    named = [_named(ids, strings).alias(tokens) for ids, tokens in TOKENS.items()]
     blank = {"star": False, "reject": False, "tags": pl.lit([], pl.List(pl.String)), "note": ""}
     joined = (
         wanted.join(atlas, on=keys, how="left", maintain_order="left")
@@ -207,7 +155,7 @@ def _table(
         .with_columns(pl.col(name).fill_null(value) for name, value in blank.items())
         .collect()
     )
-    cells = list(map(_list_cell, _LISTS)) if csv else []
+    cells = list(map(list_cell, LISTS)) if csv else []
     # In parts: polars would make the strings of all rows, ten times the numbers, at once.
     starts = range(0, max(1, joined.height), _ROWS_AT_A_TIME)
     parts = [joined[at : at + _ROWS_AT_A_TIME].lazy().with_columns(named) for at in starts]
@@ -246,94 +194,13 @@ def _provenance(provenance: Mapping[str, Any], raw: bool) -> pl.DataFrame:
         {name: whole_characters(v) if isinstance(v, str) else v for name, v in row.items()}
         for row in rows
     ]
-    return pl.DataFrame(whole, {"layer": pl.Int32(), **_PROVENANCE})
+    return pl.DataFrame(whole, {"layer": pl.Int32(), **PROVENANCE})
 
 
 def _named(ids: str, strings: pl.Series) -> pl.Expr:
     # An expression for this is evaluated anew for every list, with all of the strings.
     token = pl.element().map_batches(strings.gather, pl.String, is_elementwise=True)
     return pl.col(ids).list.eval(token)
-
-
-def _list_cell(name: str) -> pl.Expr:
-    """A list as JSON text; strings are JSON already."""
-    item = pl.element()
-    if SCHEMA[name] == pl.List(pl.Float32):
-        item = pl.when(item.is_finite()).then(item)
-    text = item.cast(pl.String).fill_null("null")
-    return pl.format("[{}]", pl.col(name).list.eval(text).list.join(",")).alias(name)
-
-
-def _with_cells(frame: pl.DataFrame, raw: bool) -> pl.DataFrame:
-    """Texts as CSV cells, and tags as JSON."""
-
-    def each(name: str) -> pl.Series:
-        cells = [_cell(text, raw) for text in frame[name]]
-        return pl.Series(name, cells, pl.String)
-
-    texts = [each(name) for name in frame.columns if name in _TEXTS]
-    tags = [[_json_text(tag) for tag in row] for row in frame["tags"]] if "tags" in frame else []
-    if "tags" in frame:
-        texts.append(pl.Series("tags", tags, pl.List(pl.String)))
-    return frame.with_columns(texts)
-
-
-def _json_text(text: str) -> str:
-    """A JSON string in which everything can be seen."""
-    quoted = json.dumps(whole_characters(text), ensure_ascii=False)
-    if quoted.isprintable():
-        return quoted
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)
-
-
-def _cell(text: str, raw: bool) -> str:
-    escaped = _HIDDEN.sub(_escaped, text)
-    return f"'{escaped}" if not raw and _runs(escaped.lstrip("'")) else escaped
-
-
-def _text_of_cell(cell: str, raw: bool) -> str:
-    escaped = cell[1:] if not raw and cell[:1] == "'" and _runs(cell.lstrip("'")) else cell
-    return _ESCAPE.sub(_unescaped, escaped)
-
-
-def _runs(text: str) -> bool:
-    """Whether a spreadsheet would take it for a formula."""
-    return neutralise_formula(text) != text
-
-
-def _escaped(found: re.Match[str]) -> str:
-    slashes, text = found[1] * 2, found[2]
-    if len(text) > 1:
-        return slashes + text
-    if text.isprintable():
-        return found[0]
-    code = ord(text)
-    if code < 0x100:
-        return f"{slashes}\\x{code:02x}"
-    return f"{slashes}\\u{code:04x}" if code < 0x10000 else f"{slashes}\\U{code:08x}"
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    slashes, escape = found[1], found[2]
-    kept = "\\" * (len(slashes) // 2)
-    return kept + (chr(int(escape[1:], 16)) if len(slashes) % 2 else escape)
-
-
-def _from_cells(table: pl.DataFrame) -> pl.DataFrame:
-    raw = table["export_raw"].str.to_lowercase() == "true"
-    columns = []
-    for name, dtype in SCHEMA.items():
-        cells = table[name]
-        if name in _TEXTS:
-            pairs = zip(cells.fill_null(""), raw, strict=True)
-            columns.append(pl.Series(name, [_text_of_cell(*pair) for pair in pairs], dtype))
-        elif dtype == pl.Boolean:
-            columns.append(cells.str.to_lowercase() == "true")
-        elif isinstance(dtype, pl.List):
-            columns.append(cells.str.json_decode(dtype))
-        else:
-            columns.append(cells.cast(dtype))
-    return pl.DataFrame(columns)
 
 
 def _refusal(error: OSError, path: Path) -> StoreError:

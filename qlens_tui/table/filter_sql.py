@@ -1,7 +1,8 @@
 """SQL over the columns as polars answers it, and a trial of it on a few made-up rows.
 
-Only a trial finds every condition that cannot be used: polars plans a comparison of a list
-with a number, say, and refuses it when there are rows.
+The trial tells whoever types a condition at once whether it can be used. Nothing less finds
+every one that cannot: polars plans a comparison of a list with a number, say, and refuses it
+when there are rows.
 
 Cost of a trial: some milliseconds.
 """
@@ -11,15 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import polars.selectors as cs
 
 from lens_core.errors import UsageError
-
-if TYPE_CHECKING:
-    from qlens_tui.table.filter_words import Expression
+from qlens_tui.table.filter_words import Expression, Words, parse_filter
 
 _QUOTES = "to look for words, put them in double quotes"
 _SPECIMENS: Mapping[Any, tuple[Any, Any]] = {
@@ -32,6 +31,18 @@ _SPECIMENS: Mapping[Any, tuple[Any, Any]] = {
     pl.List(pl.String): ([], ["draft"]),
 }
 """What may stand in a column, beside nothing at all."""
+
+
+def read_filter(text: str, columns: Mapping[str, Any]) -> Words | Expression:
+    """Understand what was typed; `columns` are those that there are, with their types.
+
+    Raises:
+        UsageError: it is SQL, and names what is not there, or may not or cannot be used.
+    """
+    asked = parse_filter(text, columns)
+    if isinstance(asked, Expression):
+        _try_out(asked, columns)
+    return asked
 
 
 def answer(frame: pl.DataFrame, asked: Expression) -> pl.Series:
@@ -53,12 +64,8 @@ def answer(frame: pl.DataFrame, asked: Expression) -> pl.Series:
         return answers.collect()["kept"].fill_null(False)
 
 
-def try_out(asked: Expression, columns: Mapping[str, Any]) -> None:
-    """Refuse what cannot be answered over `columns` (their types by name), whatever they hold.
-
-    Raises:
-        UsageError: as `answer`.
-    """
+def _try_out(asked: Expression, columns: Mapping[str, Any]) -> None:
+    """Refuse what cannot be answered over `columns`, whatever they hold."""
     rows = {}
     for number, name in enumerate(sorted(asked.columns), 2):
         little, much = _SPECIMENS[columns[name]]

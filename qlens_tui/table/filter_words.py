@@ -12,8 +12,7 @@ or a function of the lists, and polars gets the pieces put together anew, column
 which two readers could disagree on where a string ends. Long expressions are refused: their
 cost in polars' reader grows faster than their length.
 
-What is left is tried out (`qlens_tui.table.filter_sql`), so that whoever types a condition that
-cannot be used is told at once. polars is imported for that, and not for words.
+Only text is read here, without polars; `qlens_tui.table.filter_sql` tries out what is left.
 
 Words are read as lists write tokens: `␣war` is " war" (see `qlens_tui.text`).
 """
@@ -21,10 +20,9 @@ Words are read as lists write tokens: `␣war` is " war" (see `qlens_tui.text`).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
 
 from lens_core.errors import UsageError
 from qlens_tui.text import read_back
@@ -76,20 +74,16 @@ class Expression:
     columns: frozenset[str]
 
 
-def read_filter(text: str, columns: Mapping[str, Any]) -> Words | Expression:
-    """Understand what was typed; `columns` are those that there are, with their types.
+def parse_filter(text: str, columns: Collection[str]) -> Words | Expression:
+    """Understand what was typed; `columns` are the names of those that there are.
 
     Raises:
-        UsageError: it is SQL, and names what is not there, or may not or cannot be used.
+        UsageError: it is SQL, and names what is not there, or what may not be used.
     """
     if not _is_sql(text, columns):
         found = (read_back(quoted or word) for quoted, word in _WORD.findall(text))
         return Words(tuple(word for word in found if word))
-    from qlens_tui.table.filter_sql import try_out
-
-    asked = _expression(text, columns)
-    try_out(asked, columns)
-    return asked
+    return _expression(text, columns)
 
 
 def _expression(text: str, columns: Collection[str]) -> Expression:

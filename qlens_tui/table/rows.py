@@ -21,8 +21,8 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from qlens_tui.table.filter_sql import answer
-from qlens_tui.table.filter_words import Expression, nearest, read_filter
+from qlens_tui.table.filter_sql import answer, read_filter
+from qlens_tui.table.filter_words import Expression, nearest
 
 MARKS: Mapping[str, Any] = {
     "star": pl.Boolean,

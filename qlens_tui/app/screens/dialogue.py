@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from textual.timer import Timer
 
 from qlens_tui.app.last_visit import KnownLayer, Place
-from qlens_tui.app.requests import FeatureKey, Inquiry, Job, duration
+from qlens_tui.app.requests import FeatureKey, Inquiry, Job
 from qlens_tui.app.screens import known
 from qlens_tui.app.screens.showing import SIDES, Showing
 from qlens_tui.completion import Completion
 from qlens_tui.engine import messages as m
+from qlens_tui.formats import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

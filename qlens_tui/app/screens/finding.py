@@ -68,7 +68,8 @@ def ask_sort(bench: Workbench) -> None:
 
 def ask_filter(bench: Workbench) -> None:
     """Words, or SQL over the columns."""
-    from qlens_tui.table.filter_words import RULE, read_filter
+    from qlens_tui.table.filter_sql import read_filter
+    from qlens_tui.table.filter_words import RULE
     from qlens_tui.table.rows import KNOWN
 
     def check(text: str) -> str | None:

@@ -20,8 +20,8 @@ from qlens_tui.app.screens.known import read_labels
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.told_line import ToldLine
-from qlens_tui.cli.tables import number
 from qlens_tui.engine import messages as m
+from qlens_tui.formats import number
 from qlens_tui.text import token_label, visible
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
-from qlens_tui.cli.tables import density, number
 from qlens_tui.engine.messages import Context, Evidence, Neighbour, Signature
+from qlens_tui.formats import density, number
 from qlens_tui.text import cells, fit, token_label
 
 _BRACKETS = 2

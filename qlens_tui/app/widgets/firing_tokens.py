@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
-from qlens_tui.cli.tables import number
 from qlens_tui.engine.messages import Probed
+from qlens_tui.formats import number
 from qlens_tui.text import cells, fit, token_label
 
 _CURSOR, _NUMBER = 2, 8  # columns

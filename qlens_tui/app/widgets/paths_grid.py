@@ -19,8 +19,8 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.cli.tables import share as percent
 from qlens_tui.engine.messages import PathRow, Paths, Side, Transition
+from qlens_tui.formats import share as percent
 from qlens_tui.text import cells, fit, token_label
 
 SIDES: tuple[Side, Side] = ("value", "key")

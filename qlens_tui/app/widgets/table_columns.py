@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from qlens_tui.cli.tables import density
+from qlens_tui.formats import density
 from qlens_tui.text import cells, fit, token_label, visible
 from qlens_tui.triage.marks import Mark
 

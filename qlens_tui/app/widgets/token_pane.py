@@ -18,8 +18,8 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.cli.tables import number
 from qlens_tui.engine.messages import OneSide, Side, Signature, Tokens
+from qlens_tui.formats import number, ranks_moved
 from qlens_tui.text import cells, fit, token_label
 
 Lens = Literal["logit_lens", "query_lens", "first_order"]
@@ -298,7 +298,7 @@ class TokenPane(FeaturePane[Signature]):
             numbers = f" {its_id:>{column.id}}" if column.id else ""
             numbers += f" {number(_scores(rows)[rank]):>{column.score}}"
             if column.moved:
-                moved = _moved(rows.moved[rank]) if rows.moved else ""
+                moved = ranks_moved(rows.moved[rank]) if rows.moved else ""
                 numbers += f" {moved:>{column.moved}}"
             runs.append((numbers, self.shade()))
         return line(*runs)
@@ -350,7 +350,7 @@ class TokenPane(FeaturePane[Signature]):
         rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
         moves = 0
         if with_moved and lens != "logit_lens":
-            moves = max([6, *(len(_moved(m)) for m in rows.moved)])
+            moves = max([6, *(len(ranks_moved(m)) for m in rows.moved)])
         return _Column(
             lens,
             rows,
@@ -381,7 +381,3 @@ def _fixed(column: _Column) -> int:
     """The columns of a list that are not its tokens': the mark and the numbers."""
     numbers = (column.id, column.score, column.moved)
     return 1 + sum(width + 1 for width in numbers if width)
-
-
-def _moved(by: int) -> str:
-    return f"{by:+d}" if by else "0"

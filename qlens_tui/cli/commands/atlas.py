@@ -15,8 +15,9 @@ import click
 
 from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
-from qlens_tui.cli.output import Output, counted, in_bytes, in_time
+from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
+from qlens_tui.formats import counted, duration, in_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,7 +89,7 @@ def atlas(
 
     parts = [_table(found)]
     rows = sum(each["features"] for each in atlas_summary(found))
-    line = f"{counted(rows, 'feature')}, {in_time(seconds)}"
+    line = f"{counted(rows, 'feature')}, {duration(seconds)}"
     if file is not None:
         line += f", {in_bytes(file.stat().st_size)}"
     output.show(*parts, Text(line), *([Text(output.shown(str(file)))] if file else []))
@@ -173,7 +174,8 @@ def _document(
 
 
 def _table(layers: Sequence[CachedLayer]) -> Table:
-    from qlens_tui.cli.tables import number, plain_table
+    from qlens_tui.cli.tables import plain_table
+    from qlens_tui.formats import number
 
     table = plain_table()
     for name in ("layer", "features", "silent"):

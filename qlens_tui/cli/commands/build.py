@@ -18,9 +18,10 @@ from lens_core.errors import OperatorError
 from qlens_tui.cli.commands.atlas import atlas_summary, fill_atlas
 from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Shard, open_lens, pass_output, with_common
-from qlens_tui.cli.output import Output, counted, in_bytes
+from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
 from qlens_tui.disk_space import demand_space, size_of
+from qlens_tui.formats import counted, in_bytes
 
 if TYPE_CHECKING:
     from lens_core.atlas.files import CachedLayer

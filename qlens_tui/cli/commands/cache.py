@@ -7,7 +7,8 @@ from dataclasses import asdict
 import click
 
 from qlens_tui.cli.options import Command, pass_output
-from qlens_tui.cli.output import Output, counted, in_bytes
+from qlens_tui.cli.output import Output
+from qlens_tui.formats import counted, in_bytes
 
 _KINDS = ("models", "operators", "atlas", "results")
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qlens_tui.cli.options import Command, prepare_libraries
-from qlens_tui.cli.output import Output, counted
+from qlens_tui.cli.options import Command
+from qlens_tui.cli.output import Output
+from qlens_tui.formats import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +33,7 @@ def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
       qlens doctor
       qlens doctor gpt2-small-32k --json
     """
+    from lens_core.dictionaries.hub import prepare_libraries
     from qlens_tui.doctor.configuration import examine_config
     from qlens_tui.doctor.machine import examine_machine
 

@@ -10,7 +10,8 @@ import click
 
 from qlens_tui.cli.commands.atlas import fill_atlas
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
-from qlens_tui.cli.output import Output, counted, in_bytes
+from qlens_tui.cli.output import Output
+from qlens_tui.formats import counted, in_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +129,8 @@ def export(
 
 def _columns(where: str) -> list[str]:
     """The columns of the atlas that a filter needs; a mistake in it is found before the work."""
-    from qlens_tui.table.filter_words import Expression, read_filter
+    from qlens_tui.table.filter_sql import read_filter
+    from qlens_tui.table.filter_words import Expression
     from qlens_tui.table.rows import KNOWN, MARKS, SEARCHED
 
     asked = read_filter(where, KNOWN)

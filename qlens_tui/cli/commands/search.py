@@ -149,7 +149,8 @@ def _tables(
 ) -> list[RenderableType]:
     from rich.text import Text
 
-    from qlens_tui.cli.tables import number, plain_table
+    from qlens_tui.cli.tables import plain_table
+    from qlens_tui.formats import number
     from qlens_tui.text import fit, token_label
 
     verb = "promote" if side == "value" else "are activated by"

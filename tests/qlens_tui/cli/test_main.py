@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lens_core.dictionaries.feature_dictionary import QlensWarning
 from lens_core.errors import ConfigError, ModelError
 from qlens_tui.cli.exits import explained
-from qlens_tui.cli.output import Output, as_json, in_bytes, in_time
+from qlens_tui.cli.output import Output, as_json
 from qlens_tui.cli.progress import build_progress
 from tests.qlens_tui.workplace import FORBIDDEN, Workplace
 
@@ -315,18 +315,3 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return {k: _finite(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (1048575, "1.0 MiB")],
-)
-def test_sizes_are_readable(number: int, text: str) -> None:
-    assert in_bytes(number) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (9000, "2.5 h")]
-)
-def test_times_are_readable(seconds: float, text: str) -> None:
-    assert in_time(seconds) == text

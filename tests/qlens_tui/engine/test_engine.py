@@ -220,11 +220,6 @@ def test_every_token_of_a_hostile_vocabulary_arrives_as_it_is(opened, session):
     assert set(HOSTILE) <= set(found.tokens)
 
 
-def test_tokens_are_completed(opened):
-    found = opened.ask(m.Complete(prefix="[BOLD", n=3))
-    assert found.tokens == ("[bold]x[/bold]",)
-
-
 PROMPTS = ("noise, said the river", *HOSTILE, "\x00\x1b[2J\x9d", "\u202e\u2066", "[/", " ")
 
 

@@ -8,7 +8,6 @@ from qlens_tui.engine.messages import (
     Build,
     Cancel,
     Cancelled,
-    Complete,
     Dropped,
     Examine,
     Open,
@@ -113,13 +112,6 @@ def test_work_for_a_whole_layer_goes_on_for_the_next_feature_of_that_layer(desk)
         with pytest.raises(Halted):
             desk.check(first)
     assert desk.take().id == 3
-
-
-def test_typing_on_does_not_begin_reading_the_vocabulary_anew(desk):
-    first = Complete(id=1, prefix="a")
-    with desk.running(first):
-        put(desk, Complete(id=2, prefix="ab"))
-        desk.check(first)
 
 
 def test_cancel_reaches_what_waits_and_what_runs_and_nothing_else(desk):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Words, read_filter
+from qlens_tui.table.filter_sql import read_filter
+from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Words
 from qlens_tui.table.rows import (
     KNOWN,
     MARKS,

@@ -1,0 +1,50 @@
+"""The columns of an export, the same in CSV, Parquet and JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from lens_core.atlas.files import LENSES, SIDES
+from lens_core.atlas.files import SCHEMA as ATLAS
+
+FORMAT = 1
+
+MARKS: Mapping[str, Any] = {
+    "star": pl.Boolean(), "reject": pl.Boolean(), "tags": pl.List(pl.String), "note": pl.String(),
+}  # fmt: skip
+TOKENS: Mapping[str, str] = {
+    f"{name}_ids": f"{name}_tokens"
+    for name in (*(f"{side}_{lens}" for side in SIDES for lens in LENSES), "context")
+}
+PROVENANCE: Mapping[str, Any] = {
+    "export_schema": pl.Int32(), "export_raw": pl.Boolean(),
+    "model": pl.String(), "dictionary": pl.String(), "dictionary_sha256": pl.String(),
+    "reference": pl.String(), "reference_sha256": pl.String(),
+    "reference_samples": pl.Int32(), "reference_length": pl.Int32(),
+    "operators": pl.String(), "transition": pl.String(), "convention": pl.String(),
+    "final_norm": pl.String(), "k": pl.Int32(), "qlens_version": pl.String(),
+}  # fmt: skip
+
+
+def _columns() -> dict[str, Any]:
+    columns: dict[str, Any] = {name: pl.Int32() for name in ("layer", "feature")} | dict(MARKS)
+    for name, dtype in ATLAS.items():
+        columns[name] = dtype() if isinstance(dtype, type) else dtype
+        if name in TOKENS:
+            columns[TOKENS[name]] = pl.List(pl.String)
+    return columns | dict(PROVENANCE)
+
+
+SCHEMA: Mapping[str, Any] = _columns()
+"""Names and types of the columns, in their order. A change of it is a new `FORMAT`.
+
+`layer`, `feature`; `star`, `reject`, `tags` (in alphabetical order), `note` ("" if none), never
+null; the columns of `lens_core.atlas.files.SCHEMA`, which explains them, each list of ids
+followed by the strings of its tokens; then what is the same for all features of a layer:
+`export_schema` (`FORMAT`), `export_raw`, the model's and the dictionary's names, content
+(sha256) of dictionary, reference and operators, size and origin of the reference, settings,
+tokens per list, and the version of qlens that computed.
+"""

@@ -1,0 +1,64 @@
+"""How numbers are written, by the command line and by the app: one function for each kind.
+
+What is missing or not finite is `n/a`, so that no screen shows `nan`. Nothing here
+knows of a terminal, of a table or of a width that is not stated.
+
+Cost: a format of a float; imports nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def number(value: float) -> str:
+    """A score or a length, of 32 bits, in at most 8 columns; as many decimals as its size needs."""
+    if not math.isfinite(value):
+        return "n/a"
+    size = abs(value)
+    if size != 0 and not 1e-3 <= size < 1e5:
+        return f"{value:.1e}"
+    return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def share(value: float) -> str:
+    """A signed part of one in percent: `+12.3%`. A feature of length zero has no parts."""
+    return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
+
+
+def density(value: float) -> str:
+    """The part of tokens on which a feature fires, in at most 6 columns."""
+    percent = 100 * value
+    if 0 < percent < 0.001:
+        return "<.001%"
+    places = 3 if percent < 0.1 else 2 if percent < 10 else 1
+    return f"{percent:.{places}f}%"
+
+
+def ranks_moved(by: int) -> str:
+    """Ranks that a token rose (`+4`) or fell (`-4`)."""
+    return f"{by:+d}" if by else "0"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 unit`, `2,304 units`; `plural` where it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def in_bytes(count: float) -> str:
+    """A size: `512 B`, `1.7 GiB`."""
+    unit = 0
+    while count >= 1023.95 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{int(count)} B"
+
+
+def duration(seconds: float) -> str:
+    """A time, or an estimate of one: `40 s`, `3:05 min`, `2 h 30 min`."""
+    minutes, left = divmod(max(0, round(seconds)), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes}:{left:02d} min" if minutes else f"{left} s"
