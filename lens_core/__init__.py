@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lens_core.atlas.files import read_atlas
     from lens_core.carry import Settings
     from lens_core.config import load_config
-    from lens_core.dictionaries.feature_dictionary import FeatureDictionary, load_dictionary
+    from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+    from lens_core.dictionaries.load import load_dictionary
     from lens_core.direct import key_transition, value_transition
     from lens_core.errors import LensError
     from lens_core.lens import QueryLens
@@ -34,7 +35,7 @@ _HOME = {
     "Settings": "carry",
     "key_transition": "direct",
     "load_config": "config",
-    "load_dictionary": "dictionaries.feature_dictionary",
+    "load_dictionary": "dictionaries.load",
     "open_session": "session",
     "read_atlas": "atlas.files",
     "value_transition": "direct",

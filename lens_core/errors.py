@@ -10,6 +10,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+class QlensWarning(UserWarning):
+    """Something that may be wrong and that only the user can know."""
+
+
 class LensError(Exception):
     """A failure that its message explains; `exit_code` is the process's status (1: failed)."""
 

@@ -33,7 +33,7 @@ from lens_core.carry import (
     vectors_of,
 )
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
-from lens_core.dictionaries.releases import demand_feature, demand_layer
+from lens_core.dictionaries.layers import demand_feature, demand_layer
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.paths import PathShare, Split, block_tokens, paths

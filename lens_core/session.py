@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lens_core.carry import Settings, Transport
 from lens_core.config import Config
-from lens_core.dictionaries.feature_dictionary import available_layers, load_dictionary
+from lens_core.dictionaries.formats import available_layers
 from lens_core.dictionaries.hub import is_offline
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.direct import Progress
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.loading import choose_device, load_model

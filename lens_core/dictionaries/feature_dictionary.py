@@ -28,21 +28,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.releases import available_layers
 from lens_core.errors import DictionaryError
 
 if TYPE_CHECKING:
     from lens_core.model import MLPWeights
-
-__all__ = [
-    "FeatureDictionary",
-    "QlensWarning",
-    "available_layers",
-    "load_dictionary",
-    "read_function",
-    "write_function",
-]
 
 ReadNorm = Literal["none", "center", "ln2", "ln2_no_gain", "layer_norm", "rescale"]
 """What lies between the stream at the read site and the encoder.
@@ -57,10 +46,6 @@ WriteNorm = Literal["none", "ln2_post"]
 """What lies between the decoder and the stream: nothing, or the MLP's post-norm."""
 
 LAYER_NORM_EPS = 1e-5
-
-
-class QlensWarning(UserWarning):
-    """Something that may be wrong and that only the user can know."""
 
 
 @runtime_checkable
@@ -119,36 +104,6 @@ class FeatureDictionary:
     ) -> Float[Tensor, "*batch n_features"]:
         """`x keys^T + encoder_bias` for the encoder's input `x` (behind the read norm)."""
         return affine(x, self.keys, self.encoder_bias)
-
-
-def load_dictionary(
-    config: DictionaryConfig,
-    layer: int,
-    model: DictionaryHost,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    offline: bool = False,
-) -> FeatureDictionary:
-    """The dictionary of `config` at `layer`.
-
-    Raises:
-        DictionaryError: it cannot be read or fetched, it is of a sort that has no place on
-            the residual stream, or it is proven to belong to another model. Nothing is ever
-            loaded in its stead.
-    """
-    if not 0 <= layer < model.n_layers:
-        raise DictionaryError(
-            f"there is no layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}"
-        )
-    if config.kind == "neurons":
-        from lens_core.dictionaries.neurons import neurons
-
-        return neurons(model, layer, config.key, dtype=dtype, device=device)
-    # SAELens takes seconds to import, and neurons do not need it.
-    from lens_core.dictionaries.saelens import load_sae
-
-    return load_sae(config, layer, model, dtype=dtype, device=device, offline=offline)
 
 
 def read_function(

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from lens_core.dictionaries.feature_dictionary import QlensWarning
-from lens_core.errors import DictionaryError
+from lens_core.errors import DictionaryError, QlensWarning
 
 # Canonical name: other names of the same weights.
 _MORE_NAMES: Mapping[str, tuple[str, ...]] = {

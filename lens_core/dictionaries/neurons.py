@@ -12,30 +12,48 @@ computes it, so that activations times values add up to the MLP's output.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from lens_core.config import DictionaryConfig
 
-from lens_core.dictionaries.feature_dictionary import (
-    DictionaryHost,
-    FeatureDictionary,
-    WriteNorm,
-    affine,
-    content_hash,
-    refuse_non_finite,
-)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lens_core.dictionaries.feature_dictionary import (
+        DictionaryHost,
+        FeatureDictionary,
+        WriteNorm,
+    )
 
 
-def neurons(
-    model: DictionaryHost,
+def layers(config: DictionaryConfig, n_layers: int | None) -> tuple[int, ...] | None:
+    """Every layer of the model."""
+    return None if n_layers is None else tuple(range(n_layers))
+
+
+def n_features(config: DictionaryConfig, layer: int) -> int | None:
+    """Only the model knows."""
+    return None
+
+
+def load(
+    config: DictionaryConfig,
     layer: int,
-    key: Literal["gate", "up"],
+    model: DictionaryHost,
     *,
     dtype: torch.dtype,
     device: torch.device | str,
+    offline: bool,
 ) -> FeatureDictionary:
-    """The MLP neurons of `layer`; `key` chooses between a gated MLP's two projections."""
+    """The MLP neurons of `layer`; `config.key` chooses between a gated MLP's two projections."""
+    from lens_core.dictionaries.feature_dictionary import (
+        FeatureDictionary,
+        affine,
+        content_hash,
+        refuse_non_finite,
+    )
+
     mlp = model.mlp_weights(layer)
     name = f"neurons/mlp.{layer}"
     tensors = {
@@ -60,7 +78,7 @@ def neurons(
             activation(raised) if gate is None else activation(affine(x, gate, gate_bias)) * raised
         )
 
-    reads_gate = gate is not None and key == "gate"
+    reads_gate = gate is not None and config.key == "gate"
     keys, bias = (gate, gate_bias) if reads_gate and gate is not None else (up, up_bias)
     projection = "W_gate" if reads_gate else "W_in"
     post_norm = model.mlp_post_norm(layer) is not None

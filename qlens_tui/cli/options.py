@@ -131,12 +131,8 @@ def demand_features(config: Config, layers: Sequence[int], feature: int | None =
     Neurons of all layers, and features of what is on a hub, are left to the model and to the
     dictionary themselves.
     """
-    from lens_core.dictionaries.releases import (
-        demand_feature,
-        demand_layer,
-        features_without_loading,
-        layers_without_model,
-    )
+    from lens_core.dictionaries.formats import features_without_loading, layers_without_model
+    from lens_core.dictionaries.layers import demand_feature, demand_layer
 
     known = layers_without_model(config.dictionary)
     for layer in layers:

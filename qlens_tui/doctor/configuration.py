@@ -163,7 +163,9 @@ def _reason(error: Exception) -> str:
 
 
 def _dictionary(config: DictionaryConfig, n_layers: int) -> Finding:
-    from lens_core.dictionaries.releases import at_layer, available_layers, release_info
+    from lens_core.dictionaries.formats import available_layers
+    from lens_core.dictionaries.layers import at_layer
+    from lens_core.dictionaries.releases import release_info
 
     try:
         layers = available_layers(config, n_layers)

@@ -64,7 +64,7 @@ def test_fewer_than_a_tenth_of_the_latents_are_dead_on_a_million_tokens(layer):
 
 def test_a_flipped_bit_in_a_shipped_sae_is_one_line_that_names_the_file(tmp_path):
     from lens_core.config import DictionaryConfig
-    from lens_core.dictionaries.feature_dictionary import load_dictionary
+    from lens_core.dictionaries.load import load_dictionary
 
     folder = tmp_path / "layer_10"
     shutil.copytree(DEMO / "layer_10", folder)

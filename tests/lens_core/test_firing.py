@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 import lens_core.firing as firing_module
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import FeatureDictionary, load_dictionary
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import DictionaryError, LensError, UsageError
 from lens_core.firing import firing, prompt_tokens
 from lens_core.model import ResidualModel

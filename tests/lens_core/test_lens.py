@@ -8,7 +8,8 @@ import torch
 
 from lens_core.carry import Settings, Transport
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import load_dictionary, read_function
+from lens_core.dictionaries.feature_dictionary import read_function
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.direct import key_transition, value_transition
 from lens_core.errors import OperatorError, UsageError
 from lens_core.lens import DictionaryShelf, QueryLens

@@ -13,7 +13,8 @@ import torch
 
 from lens_core.carry import Settings, Transport
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import FeatureDictionary, load_dictionary
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.operators.build import assemble, build_operators

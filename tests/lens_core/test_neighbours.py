@@ -7,7 +7,7 @@ import torch
 
 import lens_core.neighbours
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import load_dictionary
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.model import ResidualModel
 from lens_core.neighbours import cosines_with, neighbours
 from tests.models import tiny_hf

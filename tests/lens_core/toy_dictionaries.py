@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import (
-    FeatureDictionary,
-    load_dictionary,
-)
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import DictionaryError
 from lens_core.model import MLPWeights
 

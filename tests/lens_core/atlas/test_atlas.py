@@ -34,7 +34,7 @@ from lens_core.atlas.files import (
 from lens_core.carry import SIDES, Transport
 from lens_core.coherence import coherence, overlap
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import load_dictionary
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import DamagedError, OperatorError, StoreError, UsageError
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.model import ResidualModel

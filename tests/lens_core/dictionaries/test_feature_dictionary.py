@@ -14,10 +14,10 @@ from torch import Tensor
 from lens_core.config import DictionaryConfig
 from lens_core.dictionaries.feature_dictionary import (
     FeatureDictionary,
-    load_dictionary,
     read_function,
     write_function,
 )
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import DictionaryError
 from lens_core.model import ResidualModel
 from tests.conftest import tolerance

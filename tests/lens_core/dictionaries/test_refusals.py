@@ -11,12 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import (
-    FeatureDictionary,
-    QlensWarning,
-    load_dictionary,
-)
-from lens_core.errors import DictionaryError
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.load import load_dictionary
+from lens_core.errors import DictionaryError, QlensWarning
 from lens_core.model import ResidualModel
 from tests.lens_core.toy_dictionaries import (
     TRANSCODER,

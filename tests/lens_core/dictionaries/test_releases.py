@@ -21,13 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import (
-    FeatureDictionary,
-    QlensWarning,
-    available_layers,
-    load_dictionary,
-)
-from lens_core.errors import ConfigError, DictionaryError
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.formats import available_layers
+from lens_core.dictionaries.load import load_dictionary
+from lens_core.errors import ConfigError, DictionaryError, QlensWarning
 from tests.lens_core.toy_dictionaries import (
     MODEL,
     RESID,
@@ -86,7 +83,7 @@ def test_every_release_reads_as_in_saelenss_own_directory() -> None:
 
 def test_listing_layers_imports_no_torch() -> None:
     code = (
-        "import sys; from lens_core.dictionaries.releases import available_layers;"
+        "import sys; from lens_core.dictionaries.formats import available_layers;"
         "from lens_core.config import DictionaryConfig;"
         f"print(available_layers({GPT2!r}, 12), 'torch' in sys.modules)"
     )
@@ -130,11 +127,11 @@ def test_an_unknown_release_or_id_says_what_there_is() -> None:
 def test_a_pattern_finds_exactly_the_layers_that_were_named_by_it(
     layers: set[int], pattern: str
 ) -> None:
-    from lens_core.dictionaries.releases import _matching, at_layer
+    from lens_core.dictionaries.layers import at_layer, matching
 
     names = [at_layer(pattern, layer) for layer in layers]
     decoys = ["l", "l-1", "l01", "1/b2", "a.3.x", "xl3"]
-    assert _matching(pattern, [*names, *decoys]) == tuple(sorted(layers))
+    assert matching(pattern, [*names, *decoys]) == tuple(sorted(layers))
 
 
 def test_all_layers_of_a_path_are_its_folders(tmp_path: Path) -> None:

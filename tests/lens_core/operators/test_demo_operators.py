@@ -7,7 +7,7 @@ import torch
 
 from lens_core.carry import SIDES, Settings, Transport
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.feature_dictionary import load_dictionary
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import OperatorError, StoreError
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.operators.build import assemble, build_operators

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_core.dictionaries.feature_dictionary import QlensWarning
-from lens_core.errors import ConfigError, ModelError
+from lens_core.errors import ConfigError, ModelError, QlensWarning
 from qlens_tui.cli.exits import explained
 from qlens_tui.cli.output import Output, as_json
 from qlens_tui.cli.progress import build_progress

@@ -1,0 +1,237 @@
+"""The sections of a configuration, as frozen dataclasses that are always valid.
+
+One file describes one model with one dictionary. This is the only place that knows the
+keys, their defaults and what they allow: each rule holds however the object was made
+(file, command line, notebook), so that nothing downstream checks a setting again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, cast
+
+from lens_core.config.rules import (
+    BATCH,
+    DEVICE,
+    FLAG,
+    LAYERS,
+    LINE,
+    ONE_LINE,
+    PATH,
+    RELEASE_AFTER,
+    SEED,
+    Rule,
+    Section,
+    integer,
+    is_line,
+    one_of,
+    setting,
+    shown,
+)
+from lens_core.errors import ConfigError
+
+SourceKind = Literal["hub", "text", "tokens", "bundled"]
+_DATASET = re.compile(r"[a-zA-Z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+_SOURCES = '"hub:DATASET", "text:FILE", "tokens:FILE.json" or "bundled"'
+
+
+@dataclass(frozen=True)
+class ReferenceSource:
+    """Where reference tokens come from: a hub data set, a file, or the bundled text."""
+
+    kind: SourceKind
+    location: str  # data set id or file; "" for the bundled text
+
+    @classmethod
+    def parse(cls, source: str) -> ReferenceSource:
+        kind, colon, location = source.partition(":")
+        if source == "bundled":
+            return cls("bundled", "")
+        grammar = {"hub": _DATASET, "text": ONE_LINE, "tokens": ONE_LINE}.get(kind)
+        if not colon or grammar is None or grammar.fullmatch(location) is None:
+            raise ConfigError(f"[reference].source must be {_SOURCES}, got {shown(source)}")
+        return cls(cast(SourceKind, kind), location)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.location}" if self.location else self.kind
+
+
+def _is_source(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(ReferenceSource.parse(value))
+    except ConfigError:
+        return False
+
+
+_MODEL = Rule("a Hugging Face id, a local directory or package:PACKAGE/FILE.gguf", is_line)
+_KIND = one_of("sae", "transcoder", "neurons")
+PACKAGE = "package:"
+_SOURCE = Rule(_SOURCES, _is_source)
+# Minutes; more than `_AGES` no clock takes.
+_IDLE_MINUTES, _AGES = 30, 1e8
+_DTYPE = one_of(
+    "float32",
+    "float64",
+    why=" (an average of Jacobians summed in fewer bits reorders the tokens)",
+)
+KEY_OF_ANOTHER_KIND = (
+    '[dictionary].key chooses between the projections of kind = "neurons"; '
+    "a {kind} has one encoder: remove it"
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """`name`: a Hugging Face id, a local directory, or package:PACKAGE/FILE.gguf."""
+
+    section: ClassVar[str] = "model"
+
+    name: str = setting(_MODEL)
+    revision: str = setting(LINE, "main")
+
+    def check_together(self) -> None:
+        if self.name.startswith(PACKAGE):
+            package, _, file = self.name.removeprefix(PACKAGE).partition("/")
+            if not (package.isidentifier() and file) or ".." in file.split("/"):
+                raise ConfigError(
+                    f"[model].name must be package:PACKAGE/FILE, got {shown(self.name)}"
+                )
+
+
+@dataclass(frozen=True)
+class DictionaryConfig(Section):
+    """Where features come from: a SAELens release, a folder, or the model's own neurons.
+
+    `id` and `path` may hold `{layer}`. `key` is the projection whose columns
+    are the keys of gated MLP neurons; it means nothing for the other kinds.
+    """
+
+    section: ClassVar[str] = "dictionary"
+
+    kind: Literal["sae", "transcoder", "neurons"] = setting(_KIND)
+    release: str | None = setting(LINE, None)
+    id: str | None = setting(LINE, None)
+    path: Path | None = setting(PATH, None)  # noqa: RUF009 (a field, as its neighbours are)
+    layers: Literal["all"] | tuple[int, ...] = setting(LAYERS, "all")
+    trained_on: str | None = setting(LINE, None)
+    key: Literal["gate", "up"] = setting(one_of("gate", "up"), "gate")
+
+    def check_together(self) -> None:
+        if self.kind == "neurons":
+            for name in ("release", "id", "path", "trained_on"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"[dictionary].{name} means nothing for neurons, "
+                        "which are the model's own: remove it"
+                    )
+            return
+        if self.key != "gate":
+            raise ConfigError(KEY_OF_ANOTHER_KIND.format(kind=self.kind))
+        if self.path is not None and (self.release is not None or self.id is not None):
+            raise ConfigError("[dictionary] has a path besides release and id: keep one of the two")
+        if self.path is None and (self.release is None or self.id is None):
+            missing = "release and id, or path," if self.release is self.id else "release or id"
+            raise ConfigError(f"[dictionary].{missing} is missing for a {self.kind}")
+        name, place = ("id", self.id) if self.path is None else ("path", str(self.path))
+        pattern = place or ""
+        if re.search(r"[{}]", pattern.replace("{layer}", "")):
+            raise ConfigError(
+                f"[dictionary].{name} may hold {{layer}} and no other braces, got {shown(pattern)}"
+            )
+        if self.layers != "all" and len(self.layers) > 1 and "{layer}" not in pattern:
+            raise ConfigError(
+                f"[dictionary].{name} names one dictionary, [dictionary].layers "
+                f"{len(self.layers)} layers: put {{layer}} into {name}"
+            )
+
+
+@dataclass(frozen=True)
+class ReferenceConfig(Section):
+    """Tokens at which Jacobians are taken: `samples` chunks of `length` tokens.
+
+    `skip_first` and `skip_last` positions are left out of every average. A
+    `tokens:` file has its own number of samples and length: those here are
+    then unused, and the skips are checked when the file is read.
+    """
+
+    section: ClassVar[str] = "reference"
+
+    source: str = setting(_SOURCE, "hub:NeelNanda/pile-10k")
+    samples: int = setting(integer(1), 1024)
+    length: int = setting(integer(1), 32)
+    seed: int = setting(SEED, 42)
+    prepend_bos: bool = setting(FLAG, False)
+    skip_first: int = setting(integer(0), 0)
+    skip_last: int = setting(integer(0), 0)
+
+    @property
+    def parsed_source(self) -> ReferenceSource:
+        return ReferenceSource.parse(self.source)
+
+    def check_together(self) -> None:
+        left_out = self.skip_first + self.skip_last
+        if self.parsed_source.kind != "tokens" and left_out >= self.length:
+            raise ConfigError(
+                f"[reference].skip_first and skip_last leave out {shown(left_out)} positions "
+                f"of {shown(self.length)}: at least one must remain"
+            )
+
+
+@dataclass(frozen=True)
+class LensConfig(Section):
+    """How a feature is read: list length, transition, norms (method.md, section 2)."""
+
+    section: ClassVar[str] = "lens"
+
+    k: int = setting(integer(1), 25)
+    transition: Literal["identity", "first-order", "full"] = setting(
+        one_of("identity", "first-order", "full"), "full"
+    )
+    convention: Literal["paper", "exact"] = setting(one_of("paper", "exact"), "paper")
+    final_norm: Literal["apply", "linearize"] = setting(one_of("apply", "linearize"), "apply")
+
+
+@dataclass(frozen=True)
+class ComputeConfig(Section):
+    """Where to compute; `batch` is the number of reference samples per pass.
+
+    `release_after` is how many minutes an engine that nobody asks keeps the model; "auto":
+    30 on a GPU, for ever on a CPU.
+    """
+
+    section: ClassVar[str] = "compute"
+
+    device: str = setting(DEVICE, "auto")
+    dtype: Literal["float32", "float64"] = setting(_DTYPE, "float32")
+    batch: Literal["auto"] | int = setting(BATCH, "auto")
+    release_after: Literal["auto", "never"] | int | float = setting(RELEASE_AFTER, "auto")
+
+    def idle_seconds(self, device: str) -> float | None:
+        """How long a model on `device` (such as `cuda:1`) may be idle; `None`: for ever."""
+        if isinstance(self.release_after, str):
+            kept = self.release_after == "never" or device.startswith("cpu")
+            return None if kept else 60.0 * _IDLE_MINUTES
+        return 60.0 * min(self.release_after, _AGES)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole file; `path` is where it was read from."""
+
+    path: Path
+    model: ModelConfig
+    dictionary: DictionaryConfig
+    reference: ReferenceConfig
+    lens: LensConfig
+    compute: ComputeConfig
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    ModelConfig,
+    DictionaryConfig,
+    ReferenceConfig,
+    LensConfig,
+    ComputeConfig,
+)
