@@ -33,7 +33,7 @@ from lens_core.operators.passes import FAMILIES
 from lens_core.operators.plan import BuildPlan, plan_build
 from lens_core.readout import top_k
 from lens_core.reference import ReferenceSample
-from lens_core.storage.files import write_tensors
+from lens_core.storage.tensors import write_tensors
 
 AT_LEAST = 250
 

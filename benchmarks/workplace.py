@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lens_core.atlas.files import FOLDER, SCHEMA, piece_name, write_piece
+from lens_core.atlas.files import SCHEMA, piece_name, write_piece
+from lens_core.directories import ATLAS
 from qlens_tui.app.last_visit import KnownLayer, Place, remember
 
 TOKENS, CONTEXTS, VOCABULARY, PIECE = 25, 5, 50_257, 1024
@@ -79,7 +80,7 @@ class Workplace:
     def atlas(self, features: int) -> KnownLayer:
         """A layer of so many features, tabulated."""
         fingerprint = f"{features:064d}"
-        directory = self.folder / "cache" / FOLDER / fingerprint
+        directory = self.folder / "cache" / ATLAS / fingerprint
         directory.mkdir(parents=True)
         about = {"layers": [{"layer": 0, "atlas": fingerprint}]}
         rows = atlas_piece()

@@ -36,7 +36,7 @@ from lens_core.model import ResidualModel
 from lens_core.operators.demo import ShippedOperators
 from lens_core.operators.files import Operators
 from lens_core.reference import ReferenceSample
-from lens_core.storage.files import fingerprint, versions
+from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import ResultCache
 
 # Raise it when the same question gets another number: results of before are then not found.

@@ -7,7 +7,11 @@ Anything else that escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import ClassVar
+
+_HUB_TOKEN = re.compile(r"\bhf_\w+")
 
 
 class QlensWarning(UserWarning):
@@ -52,3 +56,18 @@ class DamagedError(StoreError):
 
 class OperatorError(LensError):
     """Operators are missing or do not fit what is asked of them."""
+
+
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """What somebody else's error says, on one line of at most `limit` characters.
+
+    Tokens of the Hugging Face hub are taken out; an error without words gives its type.
+    """
+    text = _HUB_TOKEN.sub("hf_...", " ".join(str(error).split()))
+    text = text or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def cannot_read(error: OSError, path: Path) -> StoreError:
+    """What to say of a file that is there and that the system does not let us read."""
+    return StoreError(f"cannot read {path}: {error.strerror or one_line(error)}")

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lens_core.config import ModelConfig
-from lens_core.errors import ModelError, StoreError, UsageError
+from lens_core.directories import LOCKS, MODELS
+from lens_core.errors import ModelError, StoreError, UsageError, one_line
 from lens_core.model import ResidualModel, weights_fingerprint
+from lens_core.storage.disk_space import cannot_write
 from lens_core.storage.files import (
     build_lock,
     temporary_beside,
@@ -161,7 +163,7 @@ def _why_not_loaded(name: str, what: str, error: Exception, offline: bool) -> st
     if is_local:
         if what == "tokenizer":
             return f"{name} has no tokenizer files: copy tokenizer.json and tokenizer_config.json"
-        return f"{name} is not a loadable model directory: {_line(error)}"
+        return f"{name} is not a loadable model directory: {one_line(error)}"
     if met(OfflineModeIsEnabled) or (offline and met(OSError)):
         return (
             f"{name} ({what}) is not in the local Hugging Face cache and would have to be fetched "
@@ -169,7 +171,7 @@ def _why_not_loaded(name: str, what: str, error: Exception, offline: bool) -> st
         )
     if met(LocalEntryNotFoundError, HfHubHTTPError, ConnectionError):
         return f"{name} ({what}) cannot be fetched from huggingface.co: check the network"
-    return f"{name} ({what}) cannot be loaded: {_line(error)}"
+    return f"{name} ({what}) cannot be loaded: {one_line(error)}"
 
 
 def _from_package(
@@ -188,11 +190,11 @@ def _from_package(
         raise ModelError(f"the package {package} has no {file}; it has {', '.join(shipped)}")
     with gguf.open("rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
-    directory = cache_dir / "models" / f"gguf-{content[:32]}"
+    directory = cache_dir / MODELS / f"gguf-{content[:32]}"
     kept = _load_copy(directory, name)
     if kept is None:
         # A second first start waits for this one's copy instead of writing over it.
-        with build_lock(cache_dir / "locks" / directory.name, wait=True):
+        with build_lock(cache_dir / LOCKS / directory.name, wait=True):
             kept = _load_copy(directory, name)
             if kept is None:
                 say(f"dequantising {file}, once")
@@ -229,7 +231,9 @@ def _dequantise(gguf: Path, directory: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
     except Exception as error:
-        raise ModelError(f"{gguf.name} cannot be read as a GGUF model: {_line(error)}") from error
+        raise ModelError(
+            f"{gguf.name} cannot be read as a GGUF model: {one_line(error)}"
+        ) from error
     # transformers refuses to save what it still takes for a quantised model.
     model.hf_quantizer = None
     model.is_quantized = False
@@ -250,10 +254,7 @@ def _dequantise(gguf: Path, directory: Path) -> None:
             shutil.rmtree(directory)
         os.replace(temporary, directory)
     except OSError as error:
-        raise StoreError(
-            f"cannot keep the dequantised weights in {directory.parent}: "
-            f"{error.strerror or _line(error)}; free some space or set QLENS_CACHE_DIR"
-        ) from error
+        raise cannot_write(error, directory) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -263,7 +264,3 @@ def _check_finite(model: ResidualModel) -> None:
         if not bool(torch.isfinite(parameter).all()):
             plain_name = parameter_name.replace("._original_component", "")
             raise ModelError(f"{model.name} has NaN or infinite weights in {plain_name}")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

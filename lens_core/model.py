@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.errors import ModelError
+from lens_core.errors import ModelError, one_line
 from lens_core.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class ResidualModel:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"model {name} ({architecture}) is not a decoder of attention and MLP blocks "
-                f"that TransformerLens can open: {_first_line(error)}"
+                f"that TransformerLens can open: {one_line(error)}"
             ) from error
         # The bridge stamps its wrappers into the module tree; none of them may train.
         self.bridge.eval()
@@ -324,7 +324,7 @@ class ResidualModel:
             if is_out_of_memory(error):
                 raise
             raise ModelError(
-                f"the blocks of {self.name} cannot be run one by one: {_first_line(error)}"
+                f"the blocks of {self.name} cannot be run one by one: {one_line(error)}"
             ) from error
         expected = seen["normed"]
         difference = float((added_up - expected).norm() / expected.norm())
@@ -383,7 +383,3 @@ def _tensor(output: Any) -> Tensor:
     first = output[0] if isinstance(output, tuple) else output
     assert isinstance(first, Tensor)
     return first
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

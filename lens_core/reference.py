@@ -23,7 +23,6 @@ from __future__ import annotations
 import bz2
 import hashlib
 import json
-import re
 import reprlib
 from array import array
 from collections.abc import Iterable, Iterator
@@ -41,7 +40,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lens_core.config import ReferenceConfig
 from lens_core.dictionaries.hub import is_offline
-from lens_core.errors import SampleError, UsageError
+from lens_core.errors import SampleError, UsageError, one_line
 
 POOL_SAMPLES = 16
 POOL_TOKENS = 1 << 18
@@ -296,7 +295,7 @@ def _hub_error(name: str, error: Exception, *, offline: bool) -> SampleError:
             f"{'this run is offline' if forbidden else 'the hub cannot be reached'}: it would be "
             f'fetched from {page}; connect once, or set [reference].source = "bundled"'
         )
-    return SampleError(f"data set {name} cannot be read: {_one_line(error)}")
+    return SampleError(f"data set {name} cannot be read: {one_line(error)}")
 
 
 def check_file(config: ReferenceConfig) -> None:
@@ -321,7 +320,7 @@ def _token_rows(path: Path, d_vocab: int | None) -> list[list[int]]:
     except RecursionError as error:
         raise SampleError(f"token file {path} is not JSON: nested too deeply") from error
     except ValueError as error:  # JSON, its encoding, or Python's limit on the digits of an integer
-        raise SampleError(f"token file {path} is not JSON: {_one_line(error)}") from error
+        raise SampleError(f"token file {path} is not JSON: {one_line(error)}") from error
 
     if not isinstance(rows, list) or not rows:
         raise SampleError(
@@ -366,9 +365,3 @@ def reference_center(
     for rows, times in zip(ids.split(_CENTER_ROWS), counts.split(_CENTER_ROWS), strict=True):
         total += times.double().cpu() @ embedding[rows.to(embedding.device)].cpu().double()
     return (total / reference.n_tokens).to(embedding)
-
-
-def _one_line(error: Exception) -> str:
-    """What a foreign exception says, short, and without a token of the hub."""
-    text = re.sub(r"\bhf_\w+", "hf_...", " ".join(str(error).split()))
-    return text[:200] or type(error).__name__

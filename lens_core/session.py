@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from lens_core.dictionaries.formats import available_layers
 from lens_core.dictionaries.hub import is_offline
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.direct import Progress
+from lens_core.directories import OPERATORS, cache_dir, caches, results_dir
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
@@ -20,7 +20,7 @@ from lens_core.operators.demo import ShippedOperators, shipped_operators
 from lens_core.operators.files import Operators
 from lens_core.operators.plan import is_complete, operator_inputs
 from lens_core.reference import ReferenceSample, check_file, load_reference
-from lens_core.storage.files import cache_dir, fingerprint, results_dir
+from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
 from lens_core.vocabulary import Vocabulary
 
@@ -47,7 +47,7 @@ class Session:
 def operators_directory(cache: Path, model: ResidualModel, reference: ReferenceSample) -> Path:
     """The directory of these operators in a cache, by content."""
     dtype = str(model.dtype).removeprefix("torch.")
-    return cache / "operators" / fingerprint(operator_inputs(model.fingerprint, reference, dtype))
+    return cache / OPERATORS / fingerprint(operator_inputs(model.fingerprint, reference, dtype))
 
 
 def open_session(
@@ -108,8 +108,7 @@ def open_session(
 def _finished_operators(
     cache: Path, model: ResidualModel, reference: ReferenceSample
 ) -> Operators | ShippedOperators | None:
-    shared = os.environ.get("QLENS_SHARED_CACHE")
-    for root in (cache, Path(os.path.expanduser(shared))) if shared else (cache,):
+    for root in caches(cache):
         directory = operators_directory(root, model, reference)
         if is_complete(directory):
             # The directory's name is the fingerprint that its content must have.

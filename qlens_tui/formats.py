@@ -3,14 +3,16 @@
 What is missing or not finite is `n/a`, so that no screen shows `nan`. Nothing here
 knows of a terminal, of a table or of a width that is not stated.
 
-Cost: a format of a float; imports nothing.
+Cost: a format of a float. Sizes are written as in the messages of the core: one function.
 """
 
 from __future__ import annotations
 
 import math
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+from lens_core.storage.disk_space import in_bytes
+
+__all__ = ["counted", "density", "duration", "in_bytes", "number", "ranks_moved", "share"]
 
 
 def number(value: float) -> str:
@@ -45,15 +47,6 @@ def ranks_moved(by: int) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """`1 unit`, `2,304 units`; `plural` where it is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def in_bytes(count: float) -> str:
-    """A size: `512 B`, `1.7 GiB`."""
-    unit = 0
-    while count >= 1023.95 and unit < len(_UNITS) - 1:
-        count /= 1024
-        unit += 1
-    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{int(count)} B"
 
 
 def duration(seconds: float) -> str:

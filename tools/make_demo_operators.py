@@ -25,7 +25,7 @@ from lens_core.model import ResidualModel
 from lens_core.operators.demo import DEMO, write_shipped
 from lens_core.operators.passes import FAMILIES, Family, Positions
 from lens_core.session import Session, open_session
-from lens_core.storage.files import open_tensors, write_tensors
+from lens_core.storage.tensors import open_tensors, write_tensors
 
 MICRO_BATCH = 16
 

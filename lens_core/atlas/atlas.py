@@ -37,7 +37,6 @@ from polars import selectors
 from torch import Tensor
 
 from lens_core.atlas.files import (
-    FOLDER,
     FORMAT,
     SCHEMA,
     CachedLayer,
@@ -51,10 +50,12 @@ from lens_core.carry import SIDES, Side, carried_by, vectors_of
 from lens_core.coherence import coherence, overlap
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.direct import Progress
+from lens_core.directories import ATLAS
 from lens_core.lens import QueryLens
 from lens_core.search import scales
 from lens_core.stability import best, stability
-from lens_core.storage.files import build_lock, fingerprint, versions
+from lens_core.storage.files import build_lock
+from lens_core.storage.fingerprint import fingerprint, versions
 
 # Part of the numbers to the last bit: BLAS sums in another order for another shape. Ten
 # seconds or so of two CPU cores at GPT-2's shape, which is what a kill can cost.
@@ -119,7 +120,7 @@ def atlas_layer(
     found = find_layer(cache, name)
     if found is not None:
         return found
-    directory = cache / FOLDER / name
+    directory = cache / ATLAS / name
     n = dictionary.n_features
     pieces = {rows: directory / piece_name(rows, n) for rows in _pieces(n)}
     with build_lock(directory):

@@ -24,11 +24,16 @@ from typing import Any
 
 import polars as pl
 
+from lens_core.directories import ATLAS, caches
 from lens_core.errors import DamagedError, StoreError, UsageError
-from lens_core.storage.sealed_parquet import check_place, read_about, replacing, write_sealed
+from lens_core.storage.sealed_parquet import (
+    check_place,
+    read_about,
+    replacing_table,
+    write_sealed,
+)
 
 FORMAT = 2
-FOLDER = "atlas"
 SIDES = ("value", "key")
 LENSES = ("logit", "query", "first_order")
 _IDS, _FLOATS = pl.List(pl.Int32), pl.List(pl.Float32)
@@ -127,16 +132,10 @@ def is_whole_piece(path: Path) -> bool:
         return False
 
 
-def caches(cache: Path) -> list[Path]:
-    """The user's own cache, and the read-only one in `QLENS_SHARED_CACHE`."""
-    shared = os.environ.get("QLENS_SHARED_CACHE")
-    return [cache, Path(os.path.expanduser(shared))] if shared else [cache]
-
-
 def find_layer(cache: Path, fingerprint: str) -> CachedLayer | None:
     """The layer of this fingerprint, if a cache holds all of it; every piece is verified."""
     for root in caches(cache):
-        directory = root / FOLDER / fingerprint
+        directory = root / ATLAS / fingerprint
         names = sorted(name for name in _listed(directory) if _PIECE.fullmatch(name))
         bounds = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
         joined = all(one[1] == next_[0] for one, next_ in pairwise(bounds))
@@ -199,9 +198,9 @@ def export_atlas(
     frame = pl.concat([layer.scan() for layer in layers])
     frame = frame if texts is None else with_tokens(frame, texts)
     if path.suffix == ".parquet":
-        write_sealed(frame, path, merged_provenance(layers), _refusal)
+        write_sealed(frame, path, merged_provenance(layers))
         return
-    with replacing(path, _refusal) as temporary:
+    with replacing_table(path) as temporary:
         frame.sink_ndjson(temporary)
 
 
@@ -235,14 +234,6 @@ def read_atlas(path: Path | str) -> Atlas:
         pl.read_parquet(path.absolute(), glob=False),
         {k: v for k, v in about.items() if k != "sealed_sha256"},
     )
-
-
-def _refusal(error: OSError, path: Path) -> StoreError:
-    import errno
-
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"no space left in {path.parent}: free some, or write to another disk")
-    return StoreError(f"cannot write {path}: {error.strerror}")
 
 
 def _listed(directory: Path) -> list[str]:

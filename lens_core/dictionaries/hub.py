@@ -10,14 +10,13 @@ not cached, gated, not there, not reachable. A token never gets into a message.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
-from lens_core.errors import DictionaryError
+from lens_core.errors import DictionaryError, one_line
 
 _NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "h11")
 
@@ -157,20 +156,14 @@ def _unreadable(error: Exception, what: str) -> str:
     from safetensors import SafetensorError
 
     if isinstance(error, SafetensorError):
-        return f"{what} holds a damaged or incomplete safetensors file: {_one_line(error)}"
+        return f"{what} holds a damaged or incomplete safetensors file: {one_line(error)}"
     if isinstance(error, UnpicklingError):
         return f"{what} is a pickle that holds more than tensors, which is never opened"
     if isinstance(error, OSError) and error.strerror:
         return f"{what} cannot be read: {error.strerror}"
-    return f"{what} cannot be read: {_one_line(error)}"
+    return f"{what} cannot be read: {one_line(error)}"
 
 
 def _is_network(error: Exception) -> bool:
     package = type(error).__module__.partition(".")[0]
     return package in _NETWORK_PACKAGES or isinstance(error, ConnectionError | TimeoutError)
-
-
-def _one_line(error: BaseException) -> str:
-    """What a foreign exception says, on one line of at most 200 characters, tokens removed."""
-    text = re.sub(r"\bhf_\w+", "hf_...", " ".join(str(error).split()))
-    return (text or type(error).__name__)[:200]

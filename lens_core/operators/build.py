@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.direct import Progress
-from lens_core.errors import ModelError, OperatorError, StoreError
+from lens_core.errors import ModelError, OperatorError
 from lens_core.linearization import Linearization
 from lens_core.memory import FULL_TOKENS, is_out_of_memory, release
 from lens_core.model import ResidualStream
@@ -37,13 +37,9 @@ from lens_core.operators.plan import (
     write_manifest,
 )
 from lens_core.reference import ReferenceSample
-from lens_core.storage.files import (
-    TensorFile,
-    build_lock,
-    open_tensors,
-    write_tensors,
-    write_text_atomically,
-)
+from lens_core.storage.disk_space import cannot_write
+from lens_core.storage.files import build_lock, write_text_atomically
+from lens_core.storage.tensors import TensorFile, open_tensors, write_tensors
 
 # Cotangents to walk at once on a GPU, at most: the memory of a pass grows with them.
 _ROWS_AT_ONCE = 32
@@ -110,9 +106,7 @@ def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"cannot make {directory} ({error.strerror}): set QLENS_CACHE_DIR to another directory"
-        ) from error
+        raise cannot_write(error, directory) from error
 
 
 class _Recorder:

@@ -24,13 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.errors import DamagedError, OperatorError, StoreError
-from lens_core.storage.files import (
-    fingerprint,
-    open_tensors,
-    versions,
-    write_tensors,
-    write_text_atomically,
-)
+from lens_core.storage.files import write_text_atomically
+from lens_core.storage.fingerprint import fingerprint, versions
+from lens_core.storage.tensors import open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from lens_core.lens import QueryLens

@@ -31,7 +31,7 @@ from lens_core.operators.plan import (
     read_manifest,
     sums_file,
 )
-from lens_core.storage.files import open_tensors, write_tensors
+from lens_core.storage.tensors import open_tensors, write_tensors
 
 # Half operators are two matrices a side; a cursor stays on one site for a while.
 _HALVES_KEPT = 8

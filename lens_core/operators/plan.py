@@ -29,13 +29,9 @@ from lens_core.memory import samples_at_once
 from lens_core.model import ResidualStream
 from lens_core.operators.passes import FAMILIES, N_BUCKETS, Family, Positions
 from lens_core.reference import ReferenceSample
-from lens_core.storage.files import (
-    build_lock,
-    fingerprint,
-    open_tensors,
-    versions,
-    write_text_atomically,
-)
+from lens_core.storage.files import build_lock, write_text_atomically
+from lens_core.storage.fingerprint import fingerprint, versions
+from lens_core.storage.tensors import open_tensors
 
 FORMAT = 2
 # Written last: every file before it is whole.

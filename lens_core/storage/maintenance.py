@@ -16,20 +16,13 @@ from pathlib import Path
 
 import psutil
 
+from lens_core.directories import ATLAS, MODELS, OPERATORS, RESULTS, results_dir
 from lens_core.errors import StoreError, UsageError
-from lens_core.storage.files import (
-    LOCK,
-    SUMS,
-    build_lock,
-    file_sha256,
-    host_name,
-    open_tensors,
-    remove,
-    results_dir,
-)
+from lens_core.storage.files import LOCK, SUMS, build_lock, file_sha256, host_name, remove
 from lens_core.storage.results import Damage, clear_results, count_results, verify_results
+from lens_core.storage.tensors import open_tensors
 
-KINDS = ("models", "operators", "atlas", "results")
+KINDS = (MODELS, OPERATORS, ATLAS, RESULTS)
 
 # safetensors writes through a hidden file of its own, named like the second.
 _TEMPORARY = re.compile(r".*\.tmp|\.tmp\w{6}")
@@ -52,7 +45,7 @@ def cache_info(directory: Path) -> dict[str, Usage]:
     usage = {}
     for kind in KINDS:
         root = _root(directory, kind)
-        if kind == "results":
+        if kind == RESULTS:
             entries = count_results(root)
         else:
             children = os.listdir(root) if root.is_dir() else []
@@ -69,7 +62,7 @@ def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
     Reads everything once. What is removed is computed again when it is needed.
     """
     found = [Damage(path, "left by a killed writer", False) for path in _leftovers(directory)]
-    for kind in ("models", "operators", "atlas"):
+    for kind in (MODELS, OPERATORS, ATLAS):
         for path in _files(_root(directory, kind)):
             try:
                 _verify_file(path, kind)
@@ -77,7 +70,7 @@ def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
                 found.append(Damage(path, str(error), False))
     if repair:
         found = [Damage(d.path, d.reason, remove(d.path)) for d in found]
-    return found + verify_results(_root(directory, "results"), repair)
+    return found + verify_results(_root(directory, RESULTS), repair)
 
 
 def cache_clear(directory: Path, kinds: Collection[str] = KINDS) -> int:
@@ -89,7 +82,7 @@ def cache_clear(directory: Path, kinds: Collection[str] = KINDS) -> int:
         if kind not in KINDS:
             raise UsageError(f"the cache has no {kind!r}: choose from {', '.join(KINDS)}")
     before = _total(directory)
-    roots = [_root(directory, kind) for kind in kinds if kind != "results"]
+    roots = [_root(directory, kind) for kind in kinds if kind != RESULTS]
     with ExitStack() as locks:
         for root in roots:
             for path in _files(root):
@@ -101,15 +94,15 @@ def cache_clear(directory: Path, kinds: Collection[str] = KINDS) -> int:
             for child in list(root.iterdir()):
                 if not remove(child):
                     raise StoreError(f"cannot remove {child}: is it somebody else's?")
-    if "results" in kinds:
-        clear_results(_root(directory, "results"))
+    if RESULTS in kinds:
+        clear_results(_root(directory, RESULTS))
     for path in _leftovers(directory):
         remove(path)
     return max(0, before - _total(directory))
 
 
 def _root(directory: Path, kind: str) -> Path:
-    return results_dir(directory) if kind == "results" else directory / kind
+    return results_dir(directory) if kind == RESULTS else directory / kind
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -152,7 +145,7 @@ def _verify_file(path: Path, kind: str) -> None:
             return
     if path.suffix == ".safetensors":
         with open_tensors(path) as file:
-            if "sha256" in file.metadata or kind != "models":
+            if "sha256" in file.metadata or kind != MODELS:
                 file.verify()
     elif path.suffix == ".parquet":
         from lens_core.storage.sealed_parquet import read_about  # polars is slow to import

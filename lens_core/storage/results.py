@@ -20,15 +20,11 @@ from urllib.parse import quote
 
 import diskcache
 
-from lens_core.errors import StoreError
-from lens_core.storage.files import (
-    demand_json,
-    discard,
-    is_network_filesystem,
-    one_line,
-    refusal_of,
-    remove,
-)
+from lens_core.directories import CACHE, is_network_filesystem
+from lens_core.errors import StoreError, one_line
+from lens_core.storage.disk_space import cannot_write
+from lens_core.storage.files import discard, remove
+from lens_core.storage.fingerprint import demand_json
 
 _MAGIC = b"qlens result 1\n"
 _DIGEST_BYTES = 32
@@ -170,7 +166,7 @@ class ResultCache:
         except sqlite3.DatabaseError as error:
             raise _sqlite_refusal(error, self.directory) from error
         except OSError as error:
-            raise refusal_of(error, self.directory) from error
+            raise cannot_write(error, self.directory) from error
 
 
 class _DamagedEntryError(Exception):
@@ -184,12 +180,12 @@ class _DamagedDatabaseError(Exception):
 def _sqlite_refusal(error: sqlite3.DatabaseError, directory: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     if code & 0xFF == sqlite3.SQLITE_FULL:
-        return refusal_of(OSError(errno.ENOSPC, ""), directory)
+        return cannot_write(OSError(errno.ENOSPC, ""), directory)
     # Not ours (a table is missing), garbled, or moved away by another process's repair.
     garbled = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     if code & 0xFF in garbled or code == sqlite3.SQLITE_READONLY_DBMOVED:
         return _DamagedDatabaseError(one_line(error))
-    return StoreError(f"cannot use {directory}: {one_line(error)}: set QLENS_CACHE_DIR to another")
+    return StoreError(f"cannot use {directory}: {one_line(error)}: set {CACHE} to another")
 
 
 def _encoded(key: str, payload: Mapping[str, Any]) -> bytes:
@@ -279,4 +275,4 @@ def clear_results(root: Path) -> None:
     except sqlite3.DatabaseError as error:
         # Garbled, or so full a disk that nothing can even be deleted inside the file.
         if not remove(root):
-            raise refusal_of(OSError(errno.EACCES, one_line(error)), root) from error
+            raise cannot_write(OSError(errno.EACCES, one_line(error)), root) from error

@@ -12,20 +12,20 @@ Cost: one more read of the file, about 1 s per GiB; nothing is held in memory. N
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
 
-from lens_core.errors import DamagedError, StoreError
-from lens_core.storage.files import demand_json, one_line, refusal_of, temporary_beside
+from lens_core.errors import DamagedError, StoreError, cannot_read, one_line
+from lens_core.storage.files import replacing, told_by_the_system
+from lens_core.storage.fingerprint import demand_json
 
 _KEY = "qlens"
 # Unescaped quotes: no string inside the JSON of `about` can look like it.
@@ -35,22 +35,16 @@ _ZEROS = b"0" * 64
 _TAIL = 1 << 20
 _BLOCK = 1 << 20
 
-Refusal = Callable[[OSError, Path], StoreError]
 
-
-def write_sealed(
-    frame: pl.DataFrame | pl.LazyFrame,
-    path: Path,
-    about: Mapping[str, Any],
-    refusal: Refusal = refusal_of,
-) -> None:
+def write_sealed(frame: pl.DataFrame | pl.LazyFrame, path: Path, about: Mapping[str, Any]) -> None:
     """Write `frame`, streamed if it is lazy, so that `path` is the old file or all of the new.
 
-    `refusal` says in one line why it could not be written.
+    Raises:
+        StoreError: it cannot be written.
     """
     demand_json(about)
     metadata = json.dumps({**about, "sealed_sha256": _ZEROS.decode()})
-    with replacing(path, refusal) as temporary:
+    with replacing_table(path) as temporary:
         frame.lazy().sink_parquet(temporary, metadata={_KEY: metadata})
         with temporary.open("r+b") as file:
             place = _place_of_the_seal(file)
@@ -58,6 +52,17 @@ def write_sealed(
             seal = _digest(file, place)
             file.seek(place)
             file.write(seal)
+
+
+@contextmanager
+def replacing_table(path: Path) -> Iterator[Path]:
+    """`replacing` for what polars writes: some failures of the system it says in words only."""
+    with replacing(path) as temporary:
+        try:
+            with told_by_the_system():
+                yield temporary
+        except pl.exceptions.PolarsError as error:
+            raise StoreError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def check_place(path: Path) -> None:
@@ -98,35 +103,10 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DamagedError(f"no such file: {path}") from None
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
+        raise cannot_read(error, path) from None
     except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
         raise DamagedError(f"{path} was not written by qlens: {one_line(error)}") from None
     return about
-
-
-@contextmanager
-def replacing(path: Path, refusal: Refusal = refusal_of) -> Iterator[Path]:
-    """A name beside `path` for polars to write to; the file takes its place when whole."""
-    temporary = temporary_beside(path.absolute())  # polars takes a leading ~ for a home
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise refusal(_as_os_error(error), path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _as_os_error(error: Exception) -> OSError:
-    """polars says some failures of the system in words only."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    code = re.search(r"os error (\d+)", str(error))
-    if code is None:
-        return OSError(errno.EIO, one_line(error))
-    return OSError(int(code[1]), os.strerror(int(code[1])))
 
 
 def _place_of_the_seal(file: BinaryIO) -> int | None:

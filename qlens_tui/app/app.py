@@ -25,11 +25,12 @@ from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
 
+from lens_core.directories import state_dir
 from lens_core.errors import LensError
 from lens_core.storage.files import write_text_atomically
 from qlens_tui.app.compact_output import terse_driver
 from qlens_tui.app.key_order import KeysInOrder
-from qlens_tui.app.last_visit import recall, state_dir
+from qlens_tui.app.last_visit import recall
 from qlens_tui.app.screens.help import keys_of, words_of
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.workbench import Workbench

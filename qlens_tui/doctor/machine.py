@@ -60,7 +60,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    from lens_core.storage.files import versions
+    from lens_core.storage.fingerprint import versions
 
     known = versions()
     found = ", ".join(f"{name} {number}" for name, number in known.items())
@@ -107,13 +107,13 @@ def _device(name: str, what: str, free: int, total: int) -> Finding:
 
 
 def _cache() -> Finding:
-    from lens_core.storage.files import cache_dir, is_network_filesystem, results_dir
+    from lens_core.directories import CACHE, cache_dir, is_network_filesystem, results_dir
     from lens_core.storage.maintenance import cache_info
 
     try:
         directory = cache_dir()
     except StoreError as error:
-        return Finding("cache", "broken", str(error), "set QLENS_CACHE_DIR to a directory of yours")
+        return Finding("cache", "broken", str(error), f"set {CACHE} to a directory of yours")
     free = shutil.disk_usage(directory).free
     network = is_network_filesystem(directory)
     facts = {"path": str(directory), "writable": True, "free": free, "network": network}
@@ -124,12 +124,12 @@ def _cache() -> Finding:
             "cache", "note",
             f"{found}, on a network filesystem, where SQLite's write-ahead log is unsafe: "
             f"results are kept in {place}",
-            "set QLENS_CACHE_DIR to a local disk for speed", facts,
+            f"set {CACHE} to a local disk for speed", facts,
         )  # fmt: skip
     if free < _LITTLE:
         return Finding(
             "cache", "note", f"{found}: little room for operators",
-            "free some, or set QLENS_CACHE_DIR to a larger disk", facts,
+            f"free some, or set {CACHE} to a larger disk", facts,
         )  # fmt: skip
     leftovers = cache_info(directory)["leftovers"]
     if leftovers.entries:

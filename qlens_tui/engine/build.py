@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_core.errors import OperatorError
-from qlens_tui.disk_space import demand_space
+from lens_core.storage.disk_space import demand_space
 
 if TYPE_CHECKING:
     from lens_core.operators.plan import BuildPlan

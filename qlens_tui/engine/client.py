@@ -31,8 +31,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, cast
 
+from lens_core.directories import LOGS, cache_dir
 from lens_core.errors import StoreError
-from lens_core.storage.files import cache_dir
 from qlens_tui.engine.messages import Died, Event, Request
 from qlens_tui.engine.wire import WireError, messages_of, write_message
 
@@ -168,12 +168,12 @@ def _end(status: int) -> str:
 def _new_log() -> tuple[Path, BinaryIO]:
     """A file for what the engine prints; the oldest of its kind go."""
     try:
-        folder = cache_dir() / "logs"
+        folder = cache_dir() / LOGS
         folder.mkdir(exist_ok=True)
     except (StoreError, OSError):  # the engine will say so when it opens a session
         folder = Path(tempfile.gettempdir())
     handle, name = tempfile.mkstemp(".log", f"engine-{os.getpid()}-", folder)
-    if folder.name == "logs":
+    if folder.name == LOGS:
         with suppress(OSError):
             old = sorted(folder.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
             for path in old[:-_LOGS_KEPT]:

@@ -26,6 +26,7 @@ import warnings
 from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
+from lens_core.errors import one_line
 from qlens_tui.engine.handlers import Answers
 from qlens_tui.engine.messages import Event, Failed, Notice, Request, Shutdown, Status
 from qlens_tui.engine.scheduler import Closed, Desk, Halted
@@ -33,6 +34,7 @@ from qlens_tui.engine.wire import WireError, messages_of, write_message
 from qlens_tui.failures import explained
 
 _GRACE = 2.0  # seconds for the main thread to come to its next tick
+_LONGEST = 2000  # characters of a message
 _STREAM_LOST = 3  # exit status: the app's frames could not be read
 # Nothing is said of what takes no time, and no more often than an eye can follow.
 _SILENT_SECONDS, _SECONDS_BETWEEN = 0.2, 0.1
@@ -133,15 +135,11 @@ class Teller:
 def _failure(request: Request, error: Exception) -> Failed:
     known = explained(error)
     if known is not None:
-        return Failed(id=request.id, text=_one_line(known[0]))
+        return Failed(id=request.id, text=one_line(known[0], _LONGEST))
     print(f"{type(request).__name__} failed:", file=sys.stderr)
     traceback.print_exception(error)
     text = f"{type(error).__name__}: {error}"
-    return Failed(id=request.id, text=_one_line(text), defect=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:2000]
+    return Failed(id=request.id, text=one_line(text, _LONGEST), defect=True)
 
 
 def main() -> NoReturn:
@@ -199,7 +197,7 @@ def _report_warnings(tell: Teller) -> None:
 
     def show(message: Warning | str, category: type[Warning], *where: object) -> None:
         if category.__name__ == "QlensWarning":
-            tell(Notice(text=_one_line(str(message))))
+            tell(Notice(text=one_line(str(message), _LONGEST)))
         else:
             to_log(message, category, *where)  # type: ignore[arg-type]
 

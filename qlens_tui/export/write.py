@@ -17,7 +17,6 @@ the strings of some parts of them.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,13 @@ from typing import Any
 import polars as pl
 
 from lens_core.atlas.files import SCHEMA as ATLAS
-from lens_core.errors import DamagedError, StoreError, UsageError
-from lens_core.storage.files import one_line
-from lens_core.storage.sealed_parquet import check_place, read_about, replacing, write_sealed
+from lens_core.errors import DamagedError, StoreError, UsageError, cannot_read, one_line
+from lens_core.storage.sealed_parquet import (
+    check_place,
+    read_about,
+    replacing_table,
+    write_sealed,
+)
 from qlens_tui.export.columns import FORMAT, MARKS, PROVENANCE, SCHEMA, TOKENS
 from qlens_tui.export.csv_cells import LISTS, json_text, list_cell, read_cells, text_cells
 from qlens_tui.triage.marks import whole_characters
@@ -79,9 +82,9 @@ def export(
     csv = path.suffix.lower() == ".csv"
     table = _table(rows, atlas, marks, texts, provenance, csv=csv, raw=raw)
     if path.suffix.lower() == ".parquet":
-        write_sealed(table, path, {"kind": "export", "export_schema": FORMAT}, _refusal)
+        write_sealed(table, path, {"kind": "export", "export_schema": FORMAT})
         return
-    with replacing(path, _refusal) as temporary:
+    with replacing_table(path) as temporary:
         if csv:
             table.sink_csv(
                 temporary, include_bom=True, quote_style="non_numeric", line_terminator="\r\n"
@@ -109,7 +112,7 @@ def read_export(path: Path | str) -> pl.DataFrame:
     except FileNotFoundError:
         raise DamagedError(f"no such file: {path}") from None
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
+        raise cannot_read(error, path) from None
     except (pl.exceptions.PolarsError, ValueError) as error:
         raise DamagedError(f"{path} is not a whole export of qlens: {one_line(error)}") from None
 
@@ -201,9 +204,3 @@ def _named(ids: str, strings: pl.Series) -> pl.Expr:
     # An expression for this is evaluated anew for every list, with all of the strings.
     token = pl.element().map_batches(strings.gather, pl.String, is_elementwise=True)
     return pl.col(ids).list.eval(token)
-
-
-def _refusal(error: OSError, path: Path) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"no space left in {path.parent}: free some, or write to another disk")
-    return StoreError(f"cannot write {path}: {error.strerror}")

@@ -1,6 +1,6 @@
 """The file that triage lives in: found, opened safely, and explained when it cannot be.
 
-    <data>/triage.sqlite3      <data>: QLENS_DATA_DIR, or the platform's for qlens
+    <data>/triage.sqlite3      <data>: see `lens_core.directories`
 
 It is work that nobody can compute again, so it is not in the cache, and every commit is on
 the disk before the call returns (`synchronous = EXTRA`: the log, and the directory where a
@@ -26,8 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-import platformdirs
-
+from lens_core.directories import DATA, data_dir, is_network_filesystem
 from lens_core.errors import StoreError
 
 NAME = "triage.sqlite3"
@@ -95,12 +94,6 @@ PRAGMA user_version = {VERSION};
 """
 
 
-def data_dir() -> Path:
-    """Where what a user made is kept: QLENS_DATA_DIR, or the platform's for qlens."""
-    chosen = os.environ.get("QLENS_DATA_DIR") or platformdirs.user_data_dir("qlens", False)
-    return Path(os.path.abspath(os.path.expanduser(chosen)))
-
-
 def triage_path() -> Path:
     """The user's triage file, which need not exist yet."""
     return data_dir() / NAME
@@ -161,7 +154,7 @@ def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterat
 
 def _is_writable(path: Path) -> bool:
     """Whether `path` can be changed; makes its directory."""
-    mend = "set QLENS_DATA_DIR to a directory of yours"
+    mend = f"set {DATA} to a directory of yours"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -183,21 +176,17 @@ def _check_owner(database: sqlite3.Connection, path: Path, writable: bool) -> No
     (owner,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if tables and owner != APPLICATION:
-        raise StoreError(
-            f"{path} is a database of another program: move it away, or set QLENS_DATA_DIR"
-        )
+        raise StoreError(f"{path} is a database of another program: move it away, or set {DATA}")
     if version > VERSION:
         raise StoreError(
             f"{path} was written by a newer qlens (schema {version}, this one knows {VERSION}): "
             "update qlens"
         )
     if not tables and not writable:
-        raise StoreError(f"{path} is empty and cannot be written: set QLENS_DATA_DIR")
+        raise StoreError(f"{path} is empty and cannot be written: set {DATA}")
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    from lens_core.storage.files import is_network_filesystem
-
     _set_journal(database, "delete" if is_network_filesystem(path) else "wal")
     database.execute("PRAGMA synchronous = EXTRA")
     database.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache
@@ -234,7 +223,7 @@ def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
         verb = "open" if code == sqlite3.SQLITE_CANTOPEN else "write"
         return StoreError(
-            f"cannot {verb} {path}: nothing was changed; set QLENS_DATA_DIR to a directory of yours"
+            f"cannot {verb} {path}: nothing was changed; set {DATA} to a directory of yours"
         )
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(f"the disk fails on {path}: nothing was changed; check it, or the mount")

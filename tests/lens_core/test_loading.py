@@ -151,8 +151,9 @@ def test_other_content_under_the_same_name_is_another_model(package, tmp_path):
     assert load(name, cache).fingerprint != first
 
 
-def test_a_cache_that_cannot_hold_the_weights_is_a_line(package, tmp_path):
+def test_a_cache_that_cannot_hold_the_weights_is_a_line(package, tmp_path, monkeypatch):
     blocked = tmp_path / "cache"
+    monkeypatch.setenv("QLENS_CACHE_DIR", str(blocked))
     blocked.mkdir()
     (blocked / "models").write_text("a file where a directory must be")
     with pytest.raises(StoreError, match="QLENS_CACHE_DIR"):

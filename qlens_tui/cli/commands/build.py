@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lens_core.directories import OPERATORS, SHARED_CACHE
 from lens_core.errors import OperatorError
+from lens_core.storage.disk_space import demand_space, size_of
 from qlens_tui.cli.commands.atlas import atlas_summary, fill_atlas
 from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Shard, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
-from qlens_tui.disk_space import demand_space, size_of
 from qlens_tui.formats import counted, in_bytes
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _source(place: Path, directory: Path) -> Path:
     from lens_core.operators.plan import is_complete
 
     ours = directory.name
-    for candidate in (place, place / "operators" / ours, place / ours):
+    for candidate in (place, place / OPERATORS / ours, place / ours):
         plan = _begun(candidate)
         if plan is None:
             continue
@@ -266,7 +267,7 @@ def _source(place: Path, directory: Path) -> Path:
         if is_complete(candidate):
             raise OperatorError(
                 f"{candidate} holds finished operators, not shards: copy it to {directory}, "
-                "or set QLENS_SHARED_CACHE to its cache directory"
+                f"or set {SHARED_CACHE} to its cache directory"
             )
         return candidate
     raise OperatorError(

@@ -37,7 +37,7 @@ def info(output: Output, as_json: bool) -> None:
     Example:
       qlens cache info --json
     """
-    from lens_core.storage.files import cache_dir
+    from lens_core.directories import cache_dir
     from lens_core.storage.maintenance import cache_info
 
     directory = cache_dir()
@@ -73,7 +73,7 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
       qlens cache verify
       qlens cache verify --repair
     """
-    from lens_core.storage.files import cache_dir
+    from lens_core.directories import cache_dir
     from lens_core.storage.maintenance import cache_verify
 
     output: Output = ctx.obj
@@ -123,7 +123,7 @@ def clear(output: Output, kinds: tuple[str, ...], yes: bool, as_json: bool) -> N
       qlens cache clear --kind results
       qlens cache clear --yes
     """
-    from lens_core.storage.files import cache_dir
+    from lens_core.directories import cache_dir
     from lens_core.storage.maintenance import cache_clear, cache_info
 
     directory = cache_dir()

@@ -19,11 +19,11 @@ from lens_core.storage.files import (
     build_lock,
     temporary_beside,
     write_checksums,
-    write_tensors,
     write_text_atomically,
 )
 from lens_core.storage.maintenance import Usage, cache_clear, cache_info, cache_verify
 from lens_core.storage.results import ResultCache
+from lens_core.storage.tensors import write_tensors
 from tests.lens_core.cache_files import overwrite
 
 

@@ -18,11 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lens_core.directories import is_network_filesystem, results_dir
 from lens_core.errors import StoreError
-from lens_core.storage.files import (
-    is_network_filesystem,
-    results_dir,
-)
 from lens_core.storage.maintenance import cache_clear, cache_info, cache_verify
 from lens_core.storage.results import BytesDisk, ResultCache
 from tests.lens_core.cache_files import JSON, one_line, overwrite, run_python, sql
@@ -243,7 +240,10 @@ def test_a_full_disk_and_a_read_only_database_get_one_line(tmp_path: Path) -> No
         assert cache.get("a") == {"k": 1}
 
 
-def test_a_results_directory_that_cannot_be_made_gets_one_line(tmp_path: Path) -> None:
+def test_a_results_directory_that_cannot_be_made_gets_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QLENS_CACHE_DIR", str(tmp_path))
     (tmp_path / "file").touch()
 
     with pytest.raises(StoreError) as refused:

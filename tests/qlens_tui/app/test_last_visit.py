@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qlens_tui.app.last_visit import KnownLayer, Place, recall, remember, state_dir
+from lens_core.directories import state_dir
+from qlens_tui.app.last_visit import KnownLayer, Place, recall, remember
 
 PLACE = Place(
     layer=10,

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from lens_core.operators.plan import Unit, missing_units
-from lens_core.storage.files import build_lock, open_tensors
+from lens_core.storage.files import build_lock
+from lens_core.storage.tensors import open_tensors
 from tests.qlens_tui.workplace import N_LAYERS, Workplace, make_workplace
 
 D_MODEL = 16

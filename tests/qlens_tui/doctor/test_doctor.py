@@ -180,7 +180,7 @@ def test_a_network_filesystem_is_noted_with_where_results_go(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lens_core.storage.files.is_network_filesystem", lambda path: path == place.cache
+        "lens_core.directories.is_network_filesystem", lambda path: path == place.cache
     )
 
     finding = _checks(place)["cache"]

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_core.atlas.files import FOLDER, SCHEMA, piece_name, write_piece
+from lens_core.atlas.files import SCHEMA, piece_name, write_piece
+from lens_core.directories import ATLAS
 from qlens_tui.app.last_visit import KnownLayer
 from qlens_tui.table.overview import (
     BINS,
@@ -75,10 +76,10 @@ def on_disk(rows: Sequence[Row], cache: Path, layer: int = 0, parts: int = 1) ->
     name, whole = f"{layer:064d}", frame(rows, layer)
     bounds = [len(rows) * part // parts for part in range(parts + 1)]
     for start, stop in pairwise(bounds):
-        path = cache / FOLDER / name / piece_name(range(start, stop), len(rows))
+        path = cache / ATLAS / name / piece_name(range(start, stop), len(rows))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_piece(whole[start:stop], path, {"layers": [{"layer": layer, "atlas": name}]})
-    return KnownLayer(layer, f"sha{layer}", "sae", len(rows), str(cache / FOLDER / name))
+    return KnownLayer(layer, f"sha{layer}", "sae", len(rows), str(cache / ATLAS / name))
 
 
 def check(measured: Measured, rows: Sequence[Row]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lens_core.storage.files
+import qlens_tui.triage.database
 from lens_core.errors import LensError, StoreError, UsageError
 from qlens_tui.triage.database import VERSION, triage_path
 from qlens_tui.triage.marks import NOTE_LENGTH, DictionaryName, Mark, note_text, tag_name
@@ -295,7 +295,7 @@ def test_a_write_ahead_log_is_for_local_disks_only(
 ) -> None:
     with Triage(path) as triage:
         triage.apply({SAE: [1]}, star=True)
-    monkeypatch.setattr(lens_core.storage.files, "is_network_filesystem", lambda _path: network)
+    monkeypatch.setattr(qlens_tui.triage.database, "is_network_filesystem", lambda _path: network)
 
     with Triage(path) as triage:
         triage.apply({SAE: [2]}, star=True)
@@ -408,7 +408,7 @@ def test_where_nothing_may_be_written_marks_are_read_and_edits_refused(
 import os, sys
 from pathlib import Path
 from lens_core.errors import StoreError
-import lens_core.storage.files
+import qlens_tui.triage.database
 from qlens_tui.triage.marks import DictionaryName
 from qlens_tui.triage.triage import Triage
 if os.getuid() == 0:  # root may write anywhere

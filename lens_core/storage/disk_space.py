@@ -1,0 +1,87 @@
+"""Room on a disk: whether there is enough, and what to say when there is not.
+
+Asked by the command line and the app before a build begins, and by every writer when the
+system refuses a write. The free space is what this user may still write, which a quota can
+cut shorter without telling.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from lens_core.directories import variable_of
+from lens_core.errors import StoreError, one_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def in_bytes(number: int | float) -> str:
+    """`1.7 GiB`."""
+    unit = 0
+    while number >= 1023.95 and unit < len(_UNITS) - 1:
+        number /= 1024
+        unit += 1
+    return f"{number:.1f} {_UNITS[unit]}" if unit else f"{int(number)} B"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system refused a write for want of space."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def free_bytes(path: Path) -> int:
+    """What can still be written where `path` is, or would be."""
+    place = Path(os.path.abspath(path))
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of the files in a directory, 0 if there is none."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def demand_space(directory: Path, needed: int) -> None:
+    """See to it that `directory` can grow to `needed` bytes.
+
+    Raises:
+        StoreError: its disk is too full; says what is needed, what is free, and the difference.
+    """
+    there, free = size_of(directory), free_bytes(directory)
+    missing = needed - there - free
+    if missing > 0:
+        raise StoreError(
+            f"no space left in {directory}: the build needs {in_bytes(needed - there)} more, "
+            f"{in_bytes(free)} free: {_fix(directory, missing)}"
+        )
+
+
+def cannot_write(error: OSError, path: Path, needed: int | None = None) -> StoreError:
+    """What to say of a refused write to `path`; `needed`: the size it was to have, if known."""
+    if not is_full(error):
+        reason = error.strerror or one_line(error)
+        variable = variable_of(path)
+        fix = f": set {variable} to a directory of yours" if variable else ""
+        return StoreError(f"cannot write {path}: {reason}{fix}")
+    said = f"no space left in {path.parent}"
+    missing = None
+    if error.errno == errno.EDQUOT:
+        said += ": the disk quota is used up"
+    elif needed is not None:
+        free = free_bytes(path)
+        # A disk that has no more room for names can have room for bytes.
+        if needed > free:
+            missing = needed - free
+            said += f": {in_bytes(needed)} needed, {in_bytes(free)} free"
+    return StoreError(f"{said}: {_fix(path, missing)}")
+
+
+def _fix(path: Path, missing: int | None) -> str:
+    variable = variable_of(path)
+    elsewhere = f"set {variable} to a larger disk" if variable else "write to another disk"
+    return f"free {'some' if missing is None else in_bytes(missing)}, or {elsewhere}"
