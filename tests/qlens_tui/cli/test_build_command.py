@@ -273,7 +273,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_built(
     assert result.stdout == ""
     line = result.stderr.splitlines()[-1]
     assert "needs 176.0 KiB" in line
-    assert "has 1000 B free" in line
+    assert "1000 B free: free 175.0 KiB" in line
     assert "QLENS_CACHE_DIR" in line
     assert not list(place.cache.glob("operators/*/units/*"))
 
