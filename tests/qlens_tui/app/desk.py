@@ -1,19 +1,19 @@
 """The whole app on a real tiny model, its engine in this process, for Pilot tests.
 
-`Answers` is what the engine process runs; here it answers at once, on the app's own thread, so
-that a test waits for nothing and sees what a user sees.
+`Answers` is what the engine process runs; here it answers at once, on the app's own thread, and
+time is simulated, so that a test waits for nothing and sees what a user sees.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from textual.app import App
 from textual.pilot import Pilot
-from textual.worker import WorkerCancelled
 
 from lens_core.errors import LensError
 from qlens_tui.app.app import QlensApp
@@ -21,10 +21,12 @@ from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.status_line import StatusLine
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.handlers import Answers
+from tests.qlens_tui.app.simulated_time import simulate, until
 from tests.qlens_tui.app.terminal import Terminal, in_terminal
 from tests.qlens_tui.workplace import Workplace
 
 SIZES = [(80, 24), (160, 48)]
+MOMENT = 0.2  # seconds
 
 
 class AnswersAtOnce:
@@ -88,34 +90,46 @@ def run(
             app.finish()
         app.end()
 
-    asyncio.run(whole())
+    simulate(whole())
     return app
 
 
 async def ready(pilot: Pilot[None]) -> Workbench:
     """The workbench, once the engine has answered for the first feature."""
-    for _ in range(200):
-        await pilot.pause(0.02)
+
+    def stands() -> bool:
         bench = pilot.app.screen_stack[-1]
-        if isinstance(bench, Workbench) and bench.pane("value").view is not None:
-            if not bench.table.rows or "value_gain" not in bench.table.rows.frame.columns:
-                continue
-            if bench.evidence.view is not None:
-                return bench
-    raise AssertionError("the app did not become ready")
+        return (
+            isinstance(bench, Workbench)
+            and bench.pane("value").view is not None
+            and bench.evidence.view is not None
+            and bool(bench.table.rows)
+            and "value_gain" in bench.table.rows.frame.columns
+        )
+
+    await until(stands, "the first feature is shown, and the table's columns")
+    bench = pilot.app.screen_stack[-1]
+    assert isinstance(bench, Workbench)
+    return bench
 
 
 async def settled(pilot: Pilot[None], *keys: str) -> None:
-    """Press keys and wait until workers and screens are at rest."""
+    """Press keys and wait until the app is at rest: see `at_rest`."""
     for key in keys:
         await pilot.press(key)
-        await pilot.pause(0.02)
-    while pilot.app.workers:
-        # A worker that a newer one takes the place of is cancelled, which is no failure.
-        with suppress(WorkerCancelled):
-            await pilot.app.workers.wait_for_complete()
-        await pilot.pause(0.02)
-    await pilot.pause(0.15)  # longer than the app waits for the cursor to rest
+    await at_rest(pilot.app)
+
+
+async def at_rest(app: App[Any]) -> None:
+    """Wait until a moment has passed in which nothing was at work.
+
+    The moment is longer than the app waits for the cursor to rest; and as it passes only while
+    nothing runs (`simulated_time`), no message, timer of such a length or repaint is left then.
+    """
+    await asyncio.sleep(MOMENT)
+    while app.workers:
+        await until(lambda: not app.workers, "no worker is at work")
+        await asyncio.sleep(MOMENT)
 
 
 def status(bench: Workbench) -> str:

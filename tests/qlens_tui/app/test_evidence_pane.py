@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from qlens_tui.app.screens import known
 from qlens_tui.app.widgets.evidence_pane import EvidencePane, WhatIsKnown
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import SIZES, Stage, evidence, leaked, one_side, signature
+from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
 
 Step = Callable[[Stage, EvidencePane, Terminal], Awaitable[None]]
@@ -225,4 +225,4 @@ def on_stage(walk: Step, size: tuple[int, int] = (80, 24)) -> None:
             await terminal.pilot.pause()
             await walk(stage, pane, terminal)
 
-    asyncio.run(play())
+    simulate(play())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from qlens_tui.app.widgets.table_columns import COLUMNS, Writing, fitted_columns
 from qlens_tui.table.rows import Rows, all_rows, filtered, sorted_by
 from qlens_tui.text import cells, token_label
 from qlens_tui.triage.marks import Mark
+from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal, leaks
 
 SIZES = [(80, 24), (160, 48)]
@@ -110,7 +110,7 @@ def play(
             await scene(terminal, shown)
         return terminal
 
-    return asyncio.run(run())
+    return simulate(run())
 
 
 async def wait(terminal: Terminal, app: TableApp) -> None:

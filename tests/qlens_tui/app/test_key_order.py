@@ -9,6 +9,7 @@ from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.line_input import LineInput
 from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.simulated_time import until
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -20,10 +21,9 @@ async def at_once(terminal, *keys: str) -> None:
         character = " " if key == "space" else key if len(key) == 1 else None
         name = {":": "colon", "/": "slash"}.get(key, key)
         app.post_message(events.Key(name, character))
-    for _ in range(500):
-        await terminal.pilot.pause(0.02)
-        if app.keys_done:
-            break
+    # The first key begins a task as soon as the app reads it.
+    await terminal.pilot.pause()
+    await until(lambda: app.keys_done, "every key has been handed on")
     await settled(terminal.pilot)
 
 

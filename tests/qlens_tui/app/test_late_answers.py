@@ -5,7 +5,6 @@ The engine of these tests only takes requests down; a test gives the answers.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from qlens_tui.engine import messages as m
 from qlens_tui.engine.scheduler import Desk
 from qlens_tui.table import frames as features
 from tests.qlens_tui.app.desk import settled, status, told
+from tests.qlens_tui.app.simulated_time import simulate
 
 Asked = TypeVar("Asked", bound=m.Request)
 
@@ -128,7 +128,7 @@ def talk(tmp_path, monkeypatch):
                 app.finish()
             app.end()
 
-        asyncio.run(whole())
+        simulate(whole())
 
     return start
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.engine.messages import PathRow, Side
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import LAYERS, SIZES, Stage, leaked, name_of, paths
+from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
 
 KEY = frozenset(range(13))
@@ -418,4 +418,4 @@ def on_stage(walk: Step, size: tuple[int, int] = (80, 24)) -> None:
             await terminal.pilot.pause()
             await walk(stage, grid, terminal)
 
-    asyncio.run(play())
+    simulate(play())

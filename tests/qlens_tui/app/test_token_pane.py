@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from qlens_tui.app.widgets.token_pane import LENGTHS, TRIPLE, End, TokenLook, To
 from qlens_tui.engine.messages import OneSide, Settings
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import SIZES, Stage, leaked, one_side, signature
+from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
 
 WAY = (14, 60)
@@ -422,4 +422,4 @@ def on_stage(walk: Step, size: tuple[int, int] = (80, 24), *, colours: str = "tr
             await terminal.pilot.pause()
             await walk(stage, pane, terminal)
 
-    asyncio.run(play())
+    simulate(play())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from qlens_tui.engine import messages as m
 from tests.qlens_tui.app.desk import Desk, run, settled, status, told
+from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import in_terminal
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -49,7 +49,7 @@ def test_a_first_visit_says_that_the_features_come_with_the_model(place):
             app.finish()
         app.end()
 
-    asyncio.run(whole())
+    simulate(whole())
 
 
 def test_the_table_and_the_lists_stand_before_the_model_does(place):
@@ -71,7 +71,7 @@ def test_the_table_and_the_lists_stand_before_the_model_does(place):
             app.finish()
         app.end()
 
-    asyncio.run(whole())
+    simulate(whole())
 
 
 def test_an_engine_that_dies_is_started_again_and_the_user_told(place):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.layer_column import LayerColumn
 from qlens_tui.engine import messages as m
 from tests.qlens_tui.app.desk import SIZES, Desk, run, settled, status, told
+from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import in_terminal
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -414,7 +414,7 @@ def test_a_configuration_that_cannot_be_opened_is_one_line_on_the_screen(place, 
             app.finish()
         app.end()
 
-    asyncio.run(whole())
+    simulate(whole())
 
 
 def test_the_place_file_is_plain_json_and_a_damaged_one_is_a_new_beginning(place, tmp_path):
@@ -443,4 +443,4 @@ def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
         await terminal.pilot.pause(0.2)
         assert app.is_running
 
-    asyncio.run(whole())
+    simulate(whole())
