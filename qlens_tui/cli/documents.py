@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lens_core.faces import joined
+
 if TYPE_CHECKING:
     from lens_core.carry import Settings, Side
     from lens_core.dictionaries.feature_dictionary import FeatureDictionary
@@ -29,7 +31,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Context:
-    """A place in the reference where the feature fires; the text is raw."""
+    """A place in the reference where the feature fires; the text is not made printable."""
 
     sample: int
     position: int
@@ -110,8 +112,8 @@ def _context(session: Session, sample: int, position: int, activation: float) ->
         position=position,
         activation=activation,
         token=tokens[position],
-        before="".join(tokens[max(0, position - _BEFORE) : position]),
-        after="".join(tokens[position + 1 : position + 1 + _AFTER]),
+        before=joined(tokens[max(0, position - _BEFORE) : position]),
+        after=joined(tokens[position + 1 : position + 1 + _AFTER]),
     )
 
 

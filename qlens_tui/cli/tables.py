@@ -18,7 +18,7 @@ from rich.text import Text
 from qlens_tui.cli.documents import FeatureReport, Paths, computed_on, operators_document
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import density, number, ranks_moved, share
-from qlens_tui.text import cells, fit, token_label, visible
+from qlens_tui.text import cells, context_label, fit, token_label, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -188,8 +188,7 @@ class _Page:
         yield table
 
     def _running(self, text: str) -> str:
-        """Text in the middle of more text: its outer spaces are spaces."""
-        return self.visible(f"|{text}|")[1:-1]
+        return context_label(text, ascii_only=self._ascii)
 
     def _last(self, shown: str, width: int) -> str:
         while cells(shown) > width:

@@ -19,6 +19,7 @@ from lens_core.direct import (
     value_transition,
 )
 from lens_core.errors import DictionaryError
+from lens_core.faces import joined, unescape_bytes
 from lens_core.operators.demo import DEMO
 from lens_core.operators.passes import Positions
 from lens_core.search import compute_scales
@@ -97,6 +98,22 @@ def test_the_model_from_its_package_speaks(demo, text):
     prompt = model.tokenizer(text, return_tensors="pt").input_ids
     logits = model.unembed(model.final_norm(model.sites(prompt)[-1]))
     assert model.tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+
+
+@pytest.mark.parametrize("d_vocab", [pytest.param(49152, marks=needs_model)])
+def test_all_ids_of_the_vocabulary_have_faces_that_find_them(demo, d_vocab):
+    vocabulary = demo.lens.vocabulary
+    ids = list(range(d_vocab))
+    faces = vocabulary.texts(ids)
+
+    assert len(set(faces)) == len(ids)
+    assert [vocabulary.id_of(face) for face in faces] == ids
+    assert [token for token in ids if "\N{REPLACEMENT CHARACTER}" in faces[token]] == [24211]
+    assert vocabulary.id_of("#24211") == 24211
+    assert sum(unescape_bytes(face) != face for face in faces) > 300
+    for text in ("战争与和平, はじめまして \U0001f389 naïve", " \\xe6 \N{REPLACEMENT CHARACTER}"):
+        cut = [faces[token] for token in demo.model.tokenizer.encode(text)]
+        assert unescape_bytes(joined(cut)) == text
 
 
 @pytest.fixture(scope="module")

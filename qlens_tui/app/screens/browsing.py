@@ -279,7 +279,7 @@ class Browsing:
             frame = with_marks(frame, marks_frame(self._bench.triage, shas))
         rows, texts = all_rows(frame), self._bench.dialogue.texts
         if wanted:
-            rows = filtered(rows, wanted, texts)
+            rows = filtered(rows, wanted, texts, ascii_only=self._bench.ascii)
         if sort is not None and sort in rows.frame.columns:
             rows = sorted_by(rows, sort, descending, texts)
         return rows

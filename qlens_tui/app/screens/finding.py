@@ -74,7 +74,7 @@ def ask_filter(bench: Workbench) -> None:
 
     def check(text: str) -> str | None:
         try:
-            read_filter(text, KNOWN)
+            read_filter(text, KNOWN, ascii_only=bench.ascii)
         except LensError as error:
             return str(error)
         return None

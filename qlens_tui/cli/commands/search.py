@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lens_core.errors import UsageError
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import Watch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from lens_core.carry import Side
     from lens_core.lens import Lens
     from lens_core.session import Session
+    from lens_core.vocabulary import Vocabulary
 
 _TOKENS = 5
 _RANKED_BY = "paper", "apply"  # what operators answer: convention and final norm
@@ -25,7 +28,9 @@ _RANKED_BY = "paper", "apply"  # what operators answer: convention and final nor
 @click.command(cls=Command, short_help="Find the features for one token.")
 @click.argument("config")
 @click.argument("token", required=False)
-@click.option("--id", "token_id", type=click.IntRange(min=0), help="The token by its id.")
+@click.option(
+    "--id", "token_id", type=click.IntRange(min=0), help="The token's id, instead of TOKEN."
+)
 @click.option(
     "--side",
     type=click.Choice(["value", "key"]),
@@ -61,14 +66,15 @@ def search(
 ) -> None:
     """Find the features for one token, indirect effects included.
 
-    A score is the one that `qlens show` prints for the token; its rank is the token's in the
-    feature's list, 1 the best. Most tokens begin with a space: quote it.
+    TOKEN is a token's text, what lists show for it, or its id behind a # (quote it). Most
+    words begin with a space, which counts. A score is the one that `qlens show` prints for the
+    token; its rank is the token's in the feature's list, 1 the best.
 
     \b
     Examples:
       qlens search smollm2-neurons " trade"
       qlens search smollm2-neurons " trade" --side key --layers 3,5-9 -n 10
-      qlens search smollm2-neurons --id 4710 --lens logit --json
+      qlens search smollm2-neurons '#4710' --lens logit --json
     """
     if (token is None) == (token_id is None):
         raise click.UsageError("give a token, or --id NUMBER")
@@ -78,7 +84,10 @@ def search(
         reference_tokens=reference_tokens,
     )  # fmt: skip
     vocabulary = session.lens.vocabulary
-    wanted = vocabulary.id_of(token) if token is not None else vocabulary.check(token_id or 0)
+    if token is not None:
+        wanted = _token_given(vocabulary, token, ascii_only=output.ascii_only)
+    else:
+        wanted = vocabulary.check(token_id or 0)
     asked = session.settings.convention, session.settings.final_norm
     if lens != "logit" and asked != _RANKED_BY:
         output.note(
@@ -112,6 +121,19 @@ def search(
         )
         return
     output.show(*_tables(output, session, wanted, text, side, lens, results))
+
+
+def _token_given(vocabulary: Vocabulary, token: str, *, ascii_only: bool) -> int:
+    """The token that is this text, or that lists show like this (`␣war`)."""
+    from qlens_tui.text import read_back
+
+    try:
+        return vocabulary.id_of(token)
+    except UsageError:
+        shown = read_back(token, ascii_only=ascii_only)
+        with suppress(UsageError):
+            return vocabulary.id_of(shown)
+        raise
 
 
 def _best(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from qlens_tui.text import token_label
 from tests.qlens_tui.workplace import (
     D_MLP,
     D_VOCAB,
@@ -278,6 +279,24 @@ def test_search_by_id_finds_what_search_by_text_finds(built: Workplace) -> None:
     by_text = built.document("search", built.config, "t")
 
     assert built.document("search", built.config, "--id", str(by_text["token"]["id"])) == by_text
+
+
+def test_a_token_is_also_given_as_lists_show_it_or_by_its_number(place: Workplace) -> None:
+    asked = place.config, "--lens", "logit", "-n", "1"
+    shown = place.document("show", place.config, "1:3", "-k", str(D_VOCAB), "--no-paths")
+    lists = shown["value"]["logit_lens"]
+    faces = dict(zip(lists["ids"], lists["tokens"], strict=True))
+    ids = {face: token for token, face in faces.items()}
+    assert len(ids) == D_VOCAB
+
+    for given in (r"\xe6", r"\x1b[31mred", "⏎", "␣", r"\u202elive", "<id 299>"):
+        found = place.document("search", *asked, given)["token"]
+        assert token_label(found["text"]) == given
+        assert ids[found["text"]] == found["id"]
+        named = place.document("search", *asked, f"#{found['id']}")
+        assert named["token"] == found
+    underscore = place.document("search", *asked, "_", PYTHONIOENCODING="ascii")["token"]
+    assert underscore["text"] == "_"  # a token of its own comes before the notation
 
 
 def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
