@@ -9,10 +9,10 @@ from pathlib import Path
 from lens_core.carry import Settings, Transport
 from lens_core.config import Config
 from lens_core.dictionaries.formats import available_layers
-from lens_core.dictionaries.hub import is_offline
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.direct import Progress
 from lens_core.directories import OPERATORS, cache_dir, caches, results_dir
+from lens_core.hub import is_offline
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
@@ -73,6 +73,7 @@ def open_session(
         dtype=config.compute.dtype,
         cache_dir=cache,
         offline=offline,
+        beside=config.path.parent,
         say=say,
     )
     say("reading the reference")

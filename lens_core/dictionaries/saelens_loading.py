@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries import hub
 from lens_core.dictionaries.feature_dictionary import (
     DictionaryHost,
     FeatureDictionary,
@@ -37,6 +36,7 @@ from lens_core.dictionaries.layers import at_layer
 from lens_core.dictionaries.model_names import settle_model
 from lens_core.dictionaries.releases import Release, release_info
 from lens_core.dictionaries.saelens_cfg import WEIGHTS_FILE, read_cfg
+from lens_core.dictionaries.saelens_readers import reading_folder, reading_release
 from lens_core.dictionaries.weights import activation, folded
 from lens_core.errors import DictionaryError, StoreError
 from lens_core.storage.files import verify_checksums
@@ -77,10 +77,10 @@ class _Source:
     def open(self, offline: bool) -> Iterator[None]:
         """Around whatever SAELens does with the files: a failure is one `DictionaryError`."""
         if self.release is None:
-            with hub.foreign_files(self.folder):
+            with reading_folder(self.folder):
                 yield
         else:
-            with hub.reading(self.name, self.repository, self.folder, offline=offline):
+            with reading_release(self.name, self.repository, self.folder, offline=offline):
                 yield
 
     def configuration(self) -> dict[str, Any]:

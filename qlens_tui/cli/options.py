@@ -114,7 +114,7 @@ def open_lens(
             most of the time, where that is known without it.
     """
     from lens_core.config import load_config, with_overrides
-    from lens_core.dictionaries.hub import prepare_libraries
+    from lens_core.hub import prepare_libraries
 
     config = with_overrides(load_config(name), **overrides)
     demand_features(config, layers or (), feature)

@@ -167,7 +167,7 @@ def _terminal() -> Finding:
 def _hub() -> Finding:
     from huggingface_hub import constants, get_token
 
-    from lens_core.dictionaries.hub import is_offline
+    from lens_core.hub import is_offline
 
     token, offline = get_token() is not None, is_offline()
     facts = {"offline": offline, "token": token, "cache": constants.HF_HUB_CACHE}

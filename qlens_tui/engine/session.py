@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lens_core.dictionaries.hub import prepare_libraries
 from lens_core.errors import UsageError
+from lens_core.hub import prepare_libraries
 from qlens_tui.engine import messages as m
 
 if TYPE_CHECKING:

@@ -202,7 +202,7 @@ def test_a_missing_model_directory_is_one_line(place: Workplace) -> None:
 
     line = place.refusal(1, "show", config, "0:0")
 
-    assert f"no model directory {place.folder / 'm'}" in line
+    assert f"there is no directory {place.folder / 'm'}" in line
     assert "[model].name" in line
 
 
