@@ -448,7 +448,7 @@ def test_a_damaged_model_is_one_line(place: Workplace, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     other = Workplace(tmp_path)
 
-    assert "is not a loadable model directory" in other.refusal(1, "show", other.config, "1:3")
+    assert "model.safetensors cannot be read" in other.refusal(1, "show", other.config, "1:3")
 
 
 @pytest.mark.smollm2
