@@ -409,7 +409,7 @@ def test_a_configuration_that_cannot_be_opened_is_one_line_on_the_screen(place, 
     async def whole() -> None:
         async with in_terminal(app, (120, 40)) as terminal:
             await terminal.pilot.pause(0.5)
-            assert "no model directory" in told(app)
+            assert "there is no directory" in told(app)
             assert app.is_running
             app.finish()
         app.end()
