@@ -193,7 +193,7 @@ class ReferenceConfig(Section):
 
 @dataclass(frozen=True)
 class LensConfig(Section):
-    """How a feature is read: list length, transition, norms (method.md, section 2)."""
+    """How a feature is read: list length, transition, norms (docs/method.md, section 2)."""
 
     section: ClassVar[str] = "lens"
 

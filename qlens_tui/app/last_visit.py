@@ -19,7 +19,7 @@ from typing import Any, get_args
 from lens_core.directories import state_dir
 from lens_core.errors import StoreError
 from lens_core.storage.files import write_text_atomically
-from qlens_tui.engine.messages import OperatorsFrom
+from qlens_tui.engine.messages import OperatorSource
 
 FORMAT = 1
 
@@ -36,7 +36,7 @@ class KnownLayer:
     name: str
     n_features: int
     atlas: str | None = None
-    operators: OperatorsFrom = "built"
+    operators: OperatorSource = "built"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _sane(place: Place) -> bool:
             and 0 <= k.n_features < 1 << 31
             and all(isinstance(text, str) for text in (k.sha256, k.name))
             and (k.atlas is None or isinstance(k.atlas, str))
-            and k.operators in get_args(OperatorsFrom)
+            and k.operators in get_args(OperatorSource)
             for k in place.known
         )
     )

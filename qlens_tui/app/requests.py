@@ -89,7 +89,7 @@ class Inquiry:
         self.signatures: Kept[m.Signature] = Kept()
         self.paths: Kept[m.Paths] = Kept()
         self.evidence: Kept[m.Evidence] = Kept()
-        self.favoured: Kept[m.Favoured] = Kept()
+        self.favoured: Kept[m.BlockTokensReady] = Kept()
         self.searches: Kept[m.Found] = Kept(_SEARCHES)
 
     def ask(self, request: m.Request, job: str | None = None) -> int:
@@ -118,12 +118,12 @@ class Inquiry:
         """Passes for another feature, or other blocks, would keep the new ones waiting."""
         for number, request in list(self.asked.items()):
             match request:
-                case m.Sign() | m.Split():
+                case m.ComputeSignature() | m.ComputePaths():
                     asked = request.layer, request.feature, request.settings, request.k
                     stale = asked != wanted
-                case m.Favour():
+                case m.ComputeBlockTokens():
                     stale = wanted is None or (request.layer, request.feature) != wanted[:2]
-                case m.Examine():
+                case m.ComputeEvidence():
                     stale = wanted is None or request.layer != wanted[0]
                 case _:
                     continue

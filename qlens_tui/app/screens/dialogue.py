@@ -33,7 +33,7 @@ _RESTS_ON_BLOCK = 0.4  # seconds; what follows takes passes
 _QUICK, _SETTLES = 0.1, 0.06
 
 
-_PASSES = m.Sign | m.Split | m.Favour | m.Examine
+_PASSES = m.ComputeSignature | m.ComputePaths | m.ComputeBlockTokens | m.ComputeEvidence
 
 
 class Dialogue:
@@ -43,9 +43,9 @@ class Dialogue:
         self._bench = bench
         self._place = place
         self._showing = Showing(bench, self)
-        self.ready: m.Ready | None = None
+        self.ready: m.SessionFacts | None = None
         self.released = False
-        self.ways: dict[int, m.Layer] = {}
+        self.ways: dict[int, m.LayerFacts] = {}
         self.no_atlas: dict[int, str] = {}
         """Why a layer's atlas is neither there nor on its way."""
         self.texts: list[str] | None = None
@@ -54,7 +54,7 @@ class Dialogue:
             transition=place.transition or "full",  # type: ignore[arg-type]
             convention=place.convention,  # type: ignore[arg-type]
             final_norm=place.final_norm,  # type: ignore[arg-type]
-            off=place.off,
+            off=frozenset(place.off),
         )
         self._switched = place.transition is not None
         self.state = "starting"
@@ -90,40 +90,41 @@ class Dialogue:
             self._progress(event, request)
             return
         # Several layers answer one request; a notice answers none.
-        if not isinstance(event, m.Layer | m.Notice):
+        if not isinstance(event, m.LayerReady | m.Notice):
             self.inquiry.answered(event.id)
         match event:
             case m.Ready():
-                self._opened(event)
-            case m.Layer():
+                self._opened(event.session)
+            case m.LayerReady():
                 if isinstance(request, m.DescribeLayer):
                     self.inquiry.answered(event.id)
-                self._learn(event)
-            case m.Vocabulary():
+                self._learn(event.layer)
+            case m.VocabularyReady():
                 self.texts, self._completion = list(event.tokens), None
                 self._bench.qlens.keep_vocabulary(event.tokens)
                 self._texts_arrived()
-            case m.Signature() if isinstance(request, m.Sign):
-                self.inquiry.signatures.put(_key_of(request), event)
-                self._showing.signature(event)
-            case m.Paths() if isinstance(request, m.Split):
-                self.inquiry.paths.put((event.side, *_key_of(request)), event)
-                self._showing.paths(event)
+            case m.SignatureReady() if isinstance(request, m.ComputeSignature):
+                self.inquiry.signatures.put(_key_of(request), event.signature)
+                self._showing.signature(event.signature)
+            case m.PathsReady() if isinstance(request, m.ComputePaths):
+                self.inquiry.paths.put((event.paths.side, *_key_of(request)), event.paths)
+                self._showing.paths(event.paths)
                 self.show_block()
-            case m.Favoured():
+            case m.BlockTokensReady():
                 of = event.layer, event.feature, event.side, event.block
                 self.inquiry.favoured.put(of, event)
                 self.show_block()
-            case m.Evidence():
-                self.inquiry.evidence.put((event.layer, event.feature), event)
-                self._showing.evidence(event)
-            case m.Found() if isinstance(request, m.Search):
-                self.inquiry.searches.put(request, event)
+            case m.EvidenceReady():
+                found = event.evidence
+                self.inquiry.evidence.put((found.layer, found.feature), found)
+                self._showing.evidence(event.evidence)
+            case m.SearchReady() if isinstance(request, m.Search):
+                self.inquiry.searches.put(request, event.found)
                 if self.search is not None:
-                    self.search.found(event)
-            case m.Probed():
+                    self.search.found(event.id, event.found)
+            case m.PromptReady():
                 if self.probe is not None:
-                    self.probe.probed(event)
+                    self.probe.probed(event.id, event.prompt)
             case m.Released():
                 self.released = True
             case m.AtlasReady():
@@ -139,7 +140,7 @@ class Dialogue:
                 self._failed(event, text, request)
             case m.Cancelled() if isinstance(request, m.Tabulate):
                 self.no_atlas[request.layer] = "columns were cancelled: B computes them"
-            case m.Dropped() if isinstance(request, m.Examine):
+            case m.Dropped() if isinstance(request, m.ComputeEvidence):
                 # Nobody asked anew if the cursor was back before this was heard.
                 if self._bench.table.feature == (request.layer, request.feature):
                     self._ask_at_rest()
@@ -155,11 +156,11 @@ class Dialogue:
         self._showing.unanswered(text)
         self._bench.say("restarting the engine" if again else "no engine: B starts it")
 
-    def _opened(self, ready: m.Ready) -> None:
+    def _opened(self, ready: m.SessionFacts) -> None:
         self.ready = ready
         self._bench.browsing.keep_only(ready.layers)
         self._bench.marking.keep_only(ready.layers)
-        off = tuple(block for block in self.settings.off if block < len(ready.blocks))
+        off = frozenset(block for block in self.settings.off if block < len(ready.blocks))
         self.k = self.k or ready.k
         # What the user chose, now or on the last visit; else what the configuration says.
         chosen = self.settings if self._switched else ready.settings
@@ -178,7 +179,7 @@ class Dialogue:
             self.inquiry.ask(m.DescribeLayer(layer=layer))
         self.inquiry.ask(m.DescribeLayers())
 
-    def _learn(self, event: m.Layer) -> None:
+    def _learn(self, event: m.LayerFacts) -> None:
         browsing = self._bench.browsing
         before = browsing.known.get(event.layer)
         if before is not None and before.sha256 != event.sha256:
@@ -229,7 +230,7 @@ class Dialogue:
             doing += f", {duration(event.eta)} left"
         self._showing.doing(request, doing)
         match request:
-            case m.Probe():
+            case m.ReadPrompt():
                 if self.probe is not None:
                     self.probe.doing(doing)
             case m.Open():
@@ -244,7 +245,7 @@ class Dialogue:
             case m.Search():
                 if self.search is not None:
                     self.search.failed(text, event.id)
-            case m.Probe():
+            case m.ReadPrompt():
                 if self.probe is not None:
                     self.probe.failed(text, event.id)
             case m.DescribeLayer():
@@ -361,7 +362,9 @@ class Dialogue:
         self.show_block()
         if key not in self.inquiry.signatures:
             layer, number = feature
-            self.ask(m.Sign(layer=layer, feature=number, settings=self.settings, k=self.k))
+            self.ask(
+                m.ComputeSignature(layer=layer, feature=number, settings=self.settings, k=self.k)
+            )
         # Whoever walks on at once does not wait for what takes longer.
         if self._rest is not None:
             self._rest.stop()
@@ -388,7 +391,7 @@ class Dialogue:
         elif paths.has_focus and self.ready is not None:
             layer, feature, side, block = of
             paths.favour(of, (), "its tokens")
-            self.ask(m.Favour(layer=layer, feature=feature, side=side, block=block))
+            self.ask(m.ComputeBlockTokens(layer=layer, feature=feature, side=side, block=block))
 
     def show_nothing(self) -> None:
         """There is no feature to show: no row passes the filter."""
@@ -403,12 +406,12 @@ class Dialogue:
         for side in SIDES:
             if (side, *key) not in self.inquiry.paths:
                 self.ask(
-                    m.Split(
+                    m.ComputePaths(
                         layer=layer, feature=number, side=side, settings=self.settings, k=self.k
                     )
                 )
         if feature not in self.inquiry.evidence:
-            self.ask(m.Examine(layer=layer, feature=number))
+            self.ask(m.ComputeEvidence(layer=layer, feature=number))
 
     # What is known.
 
@@ -432,7 +435,7 @@ class Dialogue:
             self._completion = Completion(self.texts)
         return self._completion
 
-    def origin(self, layer: int) -> m.OperatorsFrom:
+    def origin(self, layer: int) -> m.OperatorSource:
         """Which operators answer for a layer; until the engine says, those of the last visit."""
         found = self.ways.get(layer) or self._bench.browsing.known.get(layer)
         return "built" if found is None else found.operators
@@ -455,18 +458,20 @@ class Dialogue:
         self._bench.browsing.texts_arrived()
 
 
-def _pass_of(request: m.Sign | m.Split | m.Favour | m.Examine) -> str:
+def _pass_of(
+    request: m.ComputeSignature | m.ComputePaths | m.ComputeBlockTokens | m.ComputeEvidence,
+) -> str:
     """What passes over the reference are made for."""
     match request:
-        case m.Sign():
+        case m.ComputeSignature():
             return f"lists of {request.layer}:{request.feature}"
-        case m.Split():
+        case m.ComputePaths():
             return f"{request.side} paths of {request.layer}:{request.feature}"
-        case m.Favour():
+        case m.ComputeBlockTokens():
             return f"block tokens of {request.layer}:{request.feature}"
-        case m.Examine():
+        case m.ComputeEvidence():
             return f"contexts of layer {request.layer}"
 
 
-def _key_of(request: m.Sign | m.Split) -> FeatureKey:
+def _key_of(request: m.ComputeSignature | m.ComputePaths) -> FeatureKey:
     return request.layer, request.feature, request.settings, request.k

@@ -64,7 +64,9 @@ def stability(layer: int, feature: int, frames: Mapping[int, pl.DataFrame]) -> s
     return f"{'   '.join(said)}   (of lists of {length})" if said else ""
 
 
-def provenance(ready: m.Ready | None, layer: m.Layer | None) -> Iterator[tuple[str, str]]:
+def provenance(
+    ready: m.SessionFacts | None, layer: m.LayerFacts | None
+) -> Iterator[tuple[str, str]]:
     """Lines on where the numbers come from, each a name and a text."""
     if ready is not None:
         reference = ready.reference

@@ -88,7 +88,7 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
         self._layer, self._feature = layer, feature
         self.typed = typed
         """The text as it was typed, escapes and all."""
-        self._probed: m.Probed | None = None
+        self._probed: m.PromptFirings | None = None
         self._request: int | None = None
 
     def compose(self) -> ComposeResult:
@@ -111,9 +111,9 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
 
     # What the engine says.
 
-    def probed(self, event: m.Probed) -> None:
-        """The engine's answer; one to an older question is not shown."""
-        if event.id != self._request or not self.is_attached:
+    def probed(self, request: int, event: m.PromptFirings) -> None:
+        """The engine's answer to `request`; one to an older question is not shown."""
+        if request != self._request or not self.is_attached:
             return
         before, self._probed, self._request = self._probed, event, None
         self.query_one(FiringTokens).tell(event)
@@ -159,7 +159,7 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
             self._tell(f"! {_LOADING}", "pane--problem")
         else:
             self._request = self._bench.dialogue.inquiry.ask(
-                m.Probe(layer=self._layer, text=meant(self.typed), feature=self._feature)
+                m.ReadPrompt(layer=self._layer, text=meant(self.typed), feature=self._feature)
             )
             self._tell("computing", "pane--waiting")
         self._list(keep=True)
@@ -237,7 +237,7 @@ def meant(typed: str) -> str:
     return _ESCAPE.sub(character, typed)
 
 
-def _summary(of: m.Probed) -> str:
+def _summary(of: m.PromptFirings) -> str:
     """What the feature does on the text, in one line."""
     count = f"{len(of.ids):,} token{'s' if len(of.ids) != 1 else ''}"
     count += ", the first put in front" if of.bos else ""

@@ -27,7 +27,7 @@ from qlens_tui.text import token_label, visible
 if TYPE_CHECKING:
     from qlens_tui.app.screens.workbench import Workbench
 
-_LENSES: tuple[m.SearchLens, ...] = ("query", "logit", "first-order")
+_LENSES: tuple[str, ...] = ("query", "logit", "first-order")
 _VERBS: dict[m.Side, str] = {"value": "promote", "key": "fire on"}
 _HEADINGS: dict[m.Side, str] = {"value": "promotes", "key": "fires on"}
 _NO_ATLAS = "(no atlas yet)"
@@ -45,7 +45,7 @@ class Sought:
     layer: int | None
     everywhere: bool
     side: m.Side = "value"
-    lens: m.SearchLens = "query"
+    lens: str = "query"
     cursor: int = 0
 
     def told(self, *, ascii_only: bool) -> str:
@@ -118,8 +118,8 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         )
         kept = inquiry.searches.get(question)
         if kept is not None:
-            self._request = kept.id
-            self.found(kept)
+            self._request = 0
+            self.found(0, kept)
             return
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("searching")
@@ -130,9 +130,9 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
             return
         self._request = inquiry.ask(question)
 
-    def found(self, event: m.Found) -> None:
-        """The engine's answer; one to an older question is not shown."""
-        if event.id != self._request or not self.is_attached:
+    def found(self, request: int, event: m.Found) -> None:
+        """The engine's answer to `request`; one to an older question is not shown."""
+        if request != self._request or not self.is_attached:
             return
         self._hits = event.hits
         features = [(hit.layer, hit.feature) for hit in event.hits]
@@ -223,7 +223,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         self._search()
 
 
-def _scores(lens: m.SearchLens, hits: Sequence[m.Hit]) -> list[list[str]]:
+def _scores(lens: str, hits: Sequence[m.Hit]) -> list[list[str]]:
     """The columns of scores under their headings: the ranking lens's, then another's if known."""
     columns = [_column(lens, [hit.score for hit in hits])]
     if lens != "logit":

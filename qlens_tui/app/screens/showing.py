@@ -59,14 +59,14 @@ class Showing:
         """What the engine is doing for a request stands where its answer will."""
         bench = self._bench
         match request:
-            case m.Sign():
+            case m.ComputeSignature():
                 for side in SIDES:
                     bench.pane(side).expect(request.layer, request.feature, text)
-            case m.Split():
+            case m.ComputePaths():
                 bench.paths.expect(request.layer, request.feature, text, side=request.side)
-            case m.Favour():
+            case m.ComputeBlockTokens():
                 bench.paths.favour(_block_of(request), (), text)
-            case m.Examine():
+            case m.ComputeEvidence():
                 # One pass serves a layer: the cursor may have moved on in it.
                 here = bench.table.feature
                 if (
@@ -80,14 +80,14 @@ class Showing:
         """Why there is no answer stands where it would; False where no pane awaits it."""
         bench = self._bench
         match request:
-            case m.Sign():
+            case m.ComputeSignature():
                 for side in SIDES:
                     bench.pane(side).fail(request.layer, request.feature, text)
-            case m.Split():
+            case m.ComputePaths():
                 bench.paths.fail(request.layer, request.feature, text, side=request.side)
-            case m.Favour():
+            case m.ComputeBlockTokens():
                 bench.paths.favour(_block_of(request), (), text)
-            case m.Examine() if bench.table.feature == (request.layer, request.feature):
+            case m.ComputeEvidence() if bench.table.feature == (request.layer, request.feature):
                 bench.evidence.fail(request.layer, request.feature, text)
             case _:
                 return False
@@ -158,5 +158,5 @@ class Showing:
         self._bench.pane("key").show_signature(signature, into, stored)
 
 
-def _block_of(request: m.Favour) -> tuple[int, int, m.Side, int]:
+def _block_of(request: m.ComputeBlockTokens) -> tuple[int, int, m.Side, int]:
     return request.layer, request.feature, request.side, request.block

@@ -186,7 +186,7 @@ class Workbench(Screen[None]):
 
     def on_paths_grid_blocks_toggled(self, event: PathsGrid.BlocksToggled) -> None:
         event.stop()
-        self._switch(replace(self.dialogue.settings, off=tuple(sorted(event.off))))
+        self._switch(replace(self.dialogue.settings, off=event.off))
 
     def on_paths_grid_transition_chosen(self, event: PathsGrid.TransitionChosen) -> None:
         event.stop()
@@ -410,7 +410,7 @@ class Workbench(Screen[None]):
             filter=browsing.filter,
             k=dialogue.k if ready is None or dialogue.k != ready.k else None,
             transition=dialogue.settings.transition,
-            off=dialogue.settings.off,
+            off=tuple(sorted(dialogue.settings.off)),
             convention=dialogue.settings.convention,
             final_norm=dialogue.settings.final_norm,
             tab=self._tab,

@@ -19,7 +19,7 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.engine.messages import PathRow, Paths, Side, Transition
+from qlens_tui.engine.messages import Paths, PathShare, Side, Transition
 from qlens_tui.formats import share as percent
 from qlens_tui.text import cells, fit, token_label
 
@@ -143,7 +143,7 @@ class PathsGrid(FeaturePane[BothWays]):
         self._transition: Transition = "full"
         self._cursor = -1
         self._left = 0
-        self._rows: dict[int, tuple[Side, PathRow]] = {}
+        self._rows: dict[int, tuple[Side, PathShare]] = {}
         self._layers = 0
         self._arrived: dict[Side, Paths] = {}
         self._favoured: tuple[FeatureBlock, tuple[str, ...], str] | None = None
@@ -474,7 +474,7 @@ class PathsGrid(FeaturePane[BothWays]):
             return ((f" {self.printable(doing)}{self.ellipsis}", "pane--waiting"),)
         return (("  ".join(token_label(each, ascii_only=self.ascii_only) for each in tokens), ""),)
 
-    def _share(self, side: Side, row: PathRow) -> Run:
+    def _share(self, side: Side, row: PathShare) -> Run:
         labels = (token_label(token, ascii_only=self.ascii_only) for token in row.tokens)
         return f"{percent(row.share):>7}  {'  '.join(labels)}", self._shade_of(side)
 

@@ -18,7 +18,7 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.engine.messages import OneSide, Side, Signature, Tokens
+from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList
 from qlens_tui.formats import number, ranks_moved
 from qlens_tui.text import cells, fit, token_label
 
@@ -76,7 +76,7 @@ class _Column:
     """One list and the columns it takes; 0 for what is not shown."""
 
     lens: Lens
-    rows: Tokens
+    rows: TokenList
     token: int
     id: int
     score: int
@@ -256,7 +256,7 @@ class TokenPane(FeaturePane[Signature]):
             return [f"operators{stored}", "operators"]
         return [f"operators that come with qlens{stored}", f"qlens's operators{stored}"]
 
-    def _one_side(self, view: Signature) -> OneSide:
+    def _one_side(self, view: Signature) -> SideSignature:
         return view.value if self.side == "value" else view.key
 
     def _heads(self, columns: Sequence[_Column], ranks: int, *, above: int, below: int) -> Line:
@@ -316,7 +316,7 @@ class TokenPane(FeaturePane[Signature]):
     def _longest(self) -> int:
         return 0 if self.view is None else len(self._one_side(self.view).top.query_lens.ids)
 
-    def _columns(self, side: OneSide, width: int, look: TokenLook) -> list[_Column]:
+    def _columns(self, side: SideSignature, width: int, look: TokenLook) -> list[_Column]:
         """The lists to show: of the choice, what fits; numbers go before lists do."""
         first = PAIR if look.lenses is None else look.lenses
         choices = [(first, True, _NARROWEST), (first[-2:], True, _NARROWEST)]
@@ -343,9 +343,11 @@ class TokenPane(FeaturePane[Signature]):
             return tuple(lens for lens in lenses if lens != "first_order")
         return lenses
 
-    def _column(self, side: OneSide, lens: Lens, look: TokenLook, with_moved: bool) -> _Column:
+    def _column(
+        self, side: SideSignature, lens: Lens, look: TokenLook, with_moved: bool
+    ) -> _Column:
         lists = side.top if look.end == "top" else side.bottom
-        rows: Tokens = getattr(lists, lens)
+        rows: TokenList = getattr(lists, lens)
         kept = slice(look.length)
         rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
         moves = 0
@@ -365,14 +367,14 @@ class TokenPane(FeaturePane[Signature]):
         return frozenset(i for i, n in times.items() if n > 1)
 
 
-def _measure(rows: Tokens) -> str:
+def _measure(rows: TokenList) -> str:
     """What the numbers are: Logit Lens and Query Lens read a key out in different ways."""
     if rows.unit_scores is None:
         return "score"
     return "cosine" if "cosine" in rows.readout else "unit"
 
 
-def _scores(rows: Tokens) -> tuple[float, ...]:
+def _scores(rows: TokenList) -> tuple[float, ...]:
     """Of a key of length one on the key side, as they compare across features."""
     return rows.scores if rows.unit_scores is None else rows.unit_scores
 

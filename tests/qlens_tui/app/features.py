@@ -10,6 +10,7 @@ from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.widget import Widget
 
+from lens_core.terms import MEASURES
 from qlens_tui.app.widgets.evidence_pane import EvidencePane, WhatIsKnown
 from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.app.widgets.token_pane import TokenPane
@@ -18,13 +19,13 @@ from qlens_tui.engine.messages import (
     Evidence,
     Lists,
     Neighbour,
-    OneSide,
-    PathRow,
     Paths,
+    PathShare,
     Settings,
     Side,
+    SideSignature,
     Signature,
-    Tokens,
+    TokenList,
     Transition,
 )
 from tests.qlens_tui.app.terminal import Terminal, leaks
@@ -36,14 +37,15 @@ QUERY = (" dry", "Dry", " wildflowers", " dried", "\n")
 FIRST = ("lyn", " dry", "ymour", "qq", "\t")
 
 
-def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int = 0) -> Tokens:
+def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int = 0) -> TokenList:
     """`k` tokens of these words in turn; the same word has the same id in every list."""
     known = [*LOGIT, *QUERY, *FIRST]
     ids = [known.index(w) if w in known else 1000 + i for i, w in enumerate(words)]
     scores = tuple(base - i / 8 for i in range(k))
     readout = ("embed_centered_cosine" if moved else "embed") if unit else "unembed"
-    return Tokens(
+    return TokenList(
         readout,
+        MEASURES[readout],
         tuple(i + 100 * turn for turn in range(k) for i in ids)[:k],
         tuple(islice(cycle(words), k)),
         scores,
@@ -52,15 +54,19 @@ def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int 
     )
 
 
-def one_side(words: Sequence[str] | None = None, *, k: int = 25, unit: bool = False) -> OneSide:
+def one_side(
+    words: Sequence[str] | None = None, *, k: int = 25, unit: bool = False
+) -> SideSignature:
     def lists(base: float) -> Lists:
         return Lists(
-            tokens(words or LOGIT, k, base=base, unit=unit),
-            tokens(words or QUERY, k, base=base + 10, unit=unit, moved=311),
-            tokens(words or FIRST, k, base=base + 1, unit=unit, moved=-7),
+            {
+                "logit": tokens(words or LOGIT, k, base=base, unit=unit),
+                "query": tokens(words or QUERY, k, base=base + 10, unit=unit, moved=311),
+                "first-order": tokens(words or FIRST, k, base=base + 1, unit=unit, moved=-7),
+            }
         )
 
-    return OneSide(lists(5), lists(-50), 4.25, 9.5, 0.86, None)
+    return SideSignature(lists(5), lists(-50), 4.25, 9.5, 0.86, None)
 
 
 def signature(
@@ -76,7 +82,7 @@ def signature(
         feature=feature,
         method="direct" if off else "operator",
         operators="shipped",
-        settings=Settings(off=off),
+        settings=Settings(off=frozenset(off)),
         n_tokens=512,
         value=one_side(words, k=k),
         key=one_side(words, k=k, unit=True),
@@ -103,15 +109,17 @@ def paths(
     """
     way = range(2 * layer + 2, 2 * layers) if side == "value" else range(2 * layer + 1)
     ids = tuple(range(len(words)))
-    rows = [PathRow("direct", 0.125, True, ids, tuple(words))]
-    rows += [PathRow(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words)) for k in way]
+    rows = [PathShare("direct", 0.125, True, ids, tuple(words))]
+    rows += [
+        PathShare(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words)) for k in way
+    ]
     if side == "value":
-        rows.append(PathRow("bias", -0.01, True, (), ()))
+        rows.append(PathShare("bias", -0.01, True, (), ()))
     return Paths(
         layer=layer,
         feature=feature,
         side=side,
-        settings=Settings(off=off, transition=transition),
+        settings=Settings(off=frozenset(off), transition=transition),
         method="operator",
         n_tokens=512,
         split="last-writer" if off else "first-reader",
@@ -130,9 +138,8 @@ def evidence(
         Evidence(
             layer=layer,
             feature=feature,
-            silent=silent,
-            density=0 if silent else 0.25,
-            max_activation=0 if silent else 8.0,
+            density=0.0 if silent else 0.25,
+            max_activation=0.0 if silent else 8.0,
             n_tokens=512,
             contexts=contexts,
             by_key=tuple(Neighbour(layer, 100 + i, 0.9 - i / 10) for i in range(3)),

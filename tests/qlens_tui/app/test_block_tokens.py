@@ -13,7 +13,7 @@ from tests.qlens_tui.app.desk import SIZES, run, settled
 pytestmark = pytest.mark.usefixtures("place")
 
 
-async def bare(terminal, bench) -> dict[str, m.PathRow]:
+async def bare(terminal, bench) -> dict[str, m.PathShare]:
     """Shares without tokens, as without operators of the blocks; what they were before, by name."""
     feature, found = bench.table.feature, {}
     for side in ("value", "key"):
@@ -27,8 +27,8 @@ async def bare(terminal, bench) -> dict[str, m.PathRow]:
     return found
 
 
-def favours(bench) -> list[m.Favour]:
-    return [each for each in bench.qlens.engine.requests if isinstance(each, m.Favour)]
+def favours(bench) -> list[m.ComputeBlockTokens]:
+    return [each for each in bench.qlens.engine.requests if isinstance(each, m.ComputeBlockTokens)]
 
 
 def info(bench) -> str:

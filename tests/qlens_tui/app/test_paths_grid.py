@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlens_tui.app.widgets.paths_grid import PathsGrid
-from qlens_tui.engine.messages import PathRow, Side
+from qlens_tui.engine.messages import PathShare, Side
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import LAYERS, SIZES, Stage, leaked, name_of, paths
 from tests.qlens_tui.app.simulated_time import simulate
@@ -41,7 +41,7 @@ def test_a_share_of_more_than_all_keeps_the_columns() -> None:
     for side in ("value", "key"):
         found = paths(side, layers=10)  # type: ignore[arg-type]
         rows = tuple(
-            PathRow(row.block, -12.34 if row.block == "mlp.8" else row.share, True, (), ())
+            PathShare(row.block, -12.34 if row.block == "mlp.8" else row.share, True, (), ())
             for row in found.rows
         )
         grid.show_paths(replace(found, rows=rows), 10)
@@ -81,7 +81,7 @@ def test_a_feature_of_length_zero_has_no_shares_to_compare(side: Side) -> None:
     grid = PathsGrid()
     for of in ("value", "key"):
         found = paths(of)  # type: ignore[arg-type]
-        rows = tuple(PathRow(row.block, float("nan"), True, (), ()) for row in found.rows)
+        rows = tuple(PathShare(row.block, float("nan"), True, (), ()) for row in found.rows)
         grid.show_paths(replace(found, rows=rows) if of == side else found, LAYERS)
 
     lines = [text(line) for line in grid.lay_out(130, 9)[0]]

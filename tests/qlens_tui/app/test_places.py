@@ -76,7 +76,7 @@ def test_shares_are_of_the_lists_that_are_shown(place):
         at_first = bench.dialogue.k
         shares = dict(bench.paths.view.paths)
         await settled(terminal.pilot, "plus")
-        split = [r for r in bench.qlens.engine.requests if isinstance(r, m.Split)][-1]
+        split = [r for r in bench.qlens.engine.requests if isinstance(r, m.ComputePaths)][-1]
         assert bench.pane("value").look.length == split.k == bench.dialogue.k > at_first
         assert bench.paths.view.paths != shares
         await settled(terminal.pilot, "minus")
@@ -112,7 +112,7 @@ def test_passes_are_jobs_that_can_be_stopped_and_the_pane_says_so(place):
         bench.qlens.engine.alive = False
         await settled(terminal.pilot, "j")
         asked = bench.dialogue.inquiry.asked
-        (number,) = (at for at, each in asked.items() if isinstance(each, m.Sign))
+        (number,) = (at for at, each in asked.items() if isinstance(each, m.ComputeSignature))
         bench.dialogue.hear(m.Status(id=number, text="reading the reference", done=3, total=9))
         assert "lists of 0:1: reading the reference 33%" in status(bench)
         await settled(terminal.pilot, "w", "d")

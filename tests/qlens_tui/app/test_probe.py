@@ -30,7 +30,8 @@ class Trial:
     def __init__(self, terminal: Terminal, bench) -> None:
         self.terminal, self.bench = terminal, bench
         self.screen: ProbeScreen | None = None
-        self.heard: list[m.Event] = []
+        self.heard: list[m.PromptFirings] = []
+        self.answered = 0
         self.deaf = False
         engine = bench.qlens.engine
         pass_on = engine._on_event
@@ -44,9 +45,10 @@ class Trial:
     def deliver(self, event: m.Event) -> None:
         if self.deaf or self.screen is None:
             return
-        if isinstance(event, m.Probed):
-            self.heard.append(event)
-            self.screen.probed(event)
+        if isinstance(event, m.PromptReady):
+            self.heard.append(event.prompt)
+            self.answered = event.id
+            self.screen.probed(event.id, event.prompt)
         elif isinstance(event, m.Failed | m.Died):
             self.screen.failed(event.text)
 
@@ -78,7 +80,7 @@ class Trial:
         return self.screen.query_one(ChoiceList)
 
     @property
-    def last(self) -> m.Probed:
+    def last(self) -> m.PromptFirings:
         return self.heard[-1]
 
 
@@ -249,9 +251,9 @@ def test_an_engine_that_dies_meanwhile_is_told_and_harms_nothing(trial):
         await at.press("space", "enter", "j", "escape")
         assert at.bench.app.screen is at.bench
         # What comes late is for nobody.
-        at.screen.probed(m.Probed(
+        at.screen.probed(0, m.PromptFirings(
             layer=0, text="", feature=None, bos=False, ids=(1,), tokens=("x",),
-            strongest=(m.Firing((), ()),), activations=None,
+            strongest=(m.FiringFeatures((), ()),), activations=None,
         ))  # fmt: skip
         at.screen.failed("late")
         assert ask_prompt(at.bench, at.screen) is at.screen
@@ -263,7 +265,8 @@ def test_an_answer_to_an_older_question_is_not_shown(trial):
     async def act(at: Trial) -> None:
         await at.ask()
         title = at.title
-        at.screen.probed(replace(at.last, id=at.last.id - 1, activations=(0.0,) * len(TEXT)))
+        older = replace(at.last, activations=(0.0,) * len(TEXT))
+        at.screen.probed(at.answered - 1, older)
         await at.press()
         assert at.title == title
 
@@ -315,13 +318,13 @@ def test_whatever_is_typed_or_told_is_shown_and_never_sent_raw(trial, ascii_only
         await at.press(*"ab", "enter")
         tokens = tuple(HOSTILE.values())
         count = len(tokens)
-        told = m.Probed(
-            id=99, layer=0, text="".join(tokens), feature=1, bos=True, ids=tuple(range(count)),
-            tokens=tokens, strongest=(m.Firing((1, 2), (3.0, 1.0)),) * count,
+        told = m.PromptFirings(
+            layer=0, text="".join(tokens), feature=1, bos=True, ids=tuple(range(count)),
+            tokens=tokens, strongest=(m.FiringFeatures((1, 2), (3.0, 1.0)),) * count,
             activations=tuple(float(k % 3) for k in range(count)),
         )  # fmt: skip
         at.screen._request = 99
-        at.screen.probed(told)
+        at.screen.probed(99, told)
         for _ in range(count):
             await at.terminal.pilot.press("j")
         at.screen._request = 99
@@ -358,9 +361,9 @@ def test_escapes_stand_for_what_no_key_types(typed, text):
 )
 def test_every_row_takes_the_width_it_has(tokens, activations, width, ascii_only):
     strength = st.floats(0, 1e6) | st.just(0.0)
-    told = m.Probed(
+    told = m.PromptFirings(
         layer=0, text="", feature=7, bos=False, ids=tuple(range(len(tokens))),
-        tokens=tuple(tokens), strongest=(m.Firing((), ()),) * len(tokens),
+        tokens=tuple(tokens), strongest=(m.FiringFeatures((), ()),) * len(tokens),
         activations=tuple(activations.draw(strength) for _ in tokens),
     )  # fmt: skip
     pane = FiringTokens(ascii_only=ascii_only)

@@ -62,7 +62,7 @@ def test_the_tokens_beside_a_hit_are_of_the_side_that_is_searched(place, side, h
         shown = rows(terminal)
         assert {layer for layer, _ in shown} == {0, 1, 2}  # two of them were never visited
         for (layer, feature), tokens in shown.items():
-            bench.dialogue.inquiry.ask(m.Sign(layer=layer, feature=feature, k=5))
+            bench.dialogue.inquiry.ask(m.ComputeSignature(layer=layer, feature=feature, k=5))
             await settled(terminal.pilot)
             signature = bench.dialogue.inquiry.signatures.get((layer, feature, m.Settings(), 5))
             expected = getattr(signature, side).top.query_lens.tokens
@@ -93,7 +93,7 @@ def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
         sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen._hits
         name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
         for hit in hits[:4]:
-            asked = m.Sign(layer=hit.layer, feature=hit.feature, k=1000)
+            asked = m.ComputeSignature(layer=hit.layer, feature=hit.feature, k=1000)
             bench.dialogue.inquiry.ask(asked)
             await settled(terminal.pilot)
             key = (hit.layer, hit.feature, m.Settings(), 1000)

@@ -163,7 +163,7 @@ def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
 
 def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
     async def act(terminal, bench):
-        asked = m.Examine(layer=0, feature=0)
+        asked = m.ComputeEvidence(layer=0, feature=0)
         bench.dialogue.inquiry.asked[999] = asked
         await settled(terminal.pilot, "j")
         bench.dialogue.hear(m.Status(id=999, text="running the reference"))

@@ -23,7 +23,7 @@ from tests.qlens_tui.workplace import (
 )
 
 BLOCKS = [f"{kind}.{layer}" for layer in range(N_LAYERS) for kind in ("attn", "mlp")]
-TOKENS = {"ids", "tokens", "scores", "moved", "readout"}
+TOKENS = {"ids", "tokens", "scores", "moved", "measure", "readout"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     assert shown["dictionary"] == "neurons/mlp.1"
     assert len(shown["model_fingerprint"]) == len(shown["dictionary_sha256"]) == 64
     assert shown["reference"].keys() == {
-        "samples", "length", "sha256", "origin", "skip_first", "skip_last",
+        "samples", "length", "sha256", "origin", "skip_first", "skip_last", "n_tokens",
     }  # fmt: skip
     assert (shown["reference"]["samples"], shown["reference"]["length"]) == (4, 20)
     assert (shown["method"], shown["transition"], shown["blocks_off"]) == ("direct", "full", [])
@@ -62,7 +62,9 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
         }  # fmt: skip
         for lens in ("logit_lens", "query_lens", "first_order"):
             assert of_side[lens].keys() == TOKENS | extra
-            assert {len(of_side[lens][name]) for name in (TOKENS | extra) - {"readout"}} == {4}
+            assert {
+                len(of_side[lens][name]) for name in (TOKENS | extra) - {"readout", "measure"}
+            } == {4}
     paths = shown["paths"]
     assert paths["split"] == "first-reader"
     for side in ("value", "key"):
