@@ -7,6 +7,7 @@ reports progress to `tick(what, done, total)`, which may raise to cancel it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import starmap
@@ -21,6 +22,7 @@ from lens_core.neighbours import neighbours
 from lens_core.search import ranks_among, scores_among
 from lens_core.session import Session
 from lens_core.signature import (
+    NO_DIRECTION,
     Context,
     Evidence,
     FeatureReport,
@@ -198,6 +200,7 @@ def paths(
         n_tokens=session.reference.n_tokens,
         split=chosen,
         rows=tuple(rows),
+        reason=NO_DIRECTION if all(math.isnan(row.share) for row in rows) else "",
     )
 
 

@@ -146,7 +146,10 @@ class PathShare:
 
 @dataclass(frozen=True)
 class Paths:
-    """How much of the score of one side's tokens goes through which block, and by which split."""
+    """How much of the score of one side's tokens goes through which block, and by which split.
+
+    Where there is no score to share, `reason` says why.
+    """
 
     layer: int
     feature: int
@@ -156,6 +159,7 @@ class Paths:
     n_tokens: int
     split: Split
     rows: tuple[PathShare, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True)

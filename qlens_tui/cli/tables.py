@@ -7,7 +7,6 @@ words say already.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -134,6 +133,8 @@ class _Page:
         return Group(title.append(f"  ({', '.join(facts)})"), table)
 
     def paths(self, paths: Paths) -> RenderableType:
+        if paths.reason:
+            return Text.assemble(("PATHS", "bold"), f"  {paths.side}: none: {paths.reason}")
         blocks = [row for row in paths.rows if row.block not in ("direct", "bias")]
         carrying = sorted((row for row in blocks if row.on), key=lambda row: -abs(row.share))
         kept = carrying[:_BLOCKS]
@@ -148,9 +149,7 @@ class _Page:
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
         title = f"  {paths.side}: {paths.split} split, {of}{rest}"
         parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
-        # A feature of length zero has no shares, and no build would give its blocks tokens.
-        counted = [row for row in kept if math.isfinite(row.share)]
-        if counted and paths.split == "first-reader" and not any(row.tokens for row in counted):
+        if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
             parts.append(Text("blocks' tokens: after `qlens build`, or with --split last-writer"))
         return Group(*parts)
 

@@ -338,7 +338,9 @@ def test_search_says_by_which_conventions_it_ranks_whatever_the_config_says(
     assert "convention paper, final norm apply" in built.run("search", config, "t").stderr
 
 
-def test_a_feature_of_length_zero_has_no_shares(place: Workplace, tmp_path: Path) -> None:
+def test_a_vector_of_length_zero_has_no_list_and_no_shares_and_says_why(
+    place: Workplace, tmp_path: Path
+) -> None:
     shutil.copytree(place.folder / "model", tmp_path / "model")
     shutil.copy(place.folder / "tiny.toml", tmp_path)
     shutil.copy(place.folder / "reference.txt", tmp_path)
@@ -352,10 +354,29 @@ def test_a_feature_of_length_zero_has_no_shares(place: Workplace, tmp_path: Path
 
     assert printed.exit_code == 0
     assert "nan" not in printed.stdout
-    value = printed.stdout.partition("PATHS  value")[2].partition("PATHS  key")[0]
-    assert [line.split()[1] for line in value.splitlines()[2:] if line] == ["n/a"] * 3
-    shares = other.document("show", other.config, "1:3")["paths"]["value"]
-    assert [row["share"] for row in shares] == [None] * 3
+    why = "the vector has length zero: it has no direction"
+    lines = printed.stdout.splitlines()
+    assert lines[lines.index("VALUE  what it promotes") + 1] == f"none: {why}"
+    assert f"PATHS  value: none: {why}" in lines
+    document = other.document("show", other.config, "1:3")
+    for lens in ("logit_lens", "query_lens", "first_order"):
+        found = document["value"][lens]
+        assert (found["ids"], found["tokens"], found["reason"]) == ([], [], why)
+        assert document["key"][lens]["ids"]
+    assert (document["value"]["stability"], document["value"]["norm"]) == (None, 0)
+    assert [row["share"] for row in document["paths"]["value"]] == [None] * 3
+
+
+def test_positions_choose_where_the_feature_sits(place: Workplace) -> None:
+    early, late, both = (
+        place.document("show", place.config, "1:3", "--positions", where, "-k", "3")
+        for where in ("early", "late", "all")
+    )
+    assert (early["positions"], late["positions"], both["positions"]) == ("early", "late", "all")
+    assert early["value"]["transported_norm"] != late["value"]["transported_norm"]
+    assert (
+        "at late positions" in place.run("show", place.config, "1:3", "--positions", "late").stdout
+    )
 
 
 def test_people_see_both_lenses_side_by_side(place: Workplace) -> None:
