@@ -16,8 +16,9 @@ from lens_core.errors import ModelError, UsageError
 from lens_core.gguf_copy import open_gguf
 from lens_core.model import ResidualModel
 from lens_core.model_files import find_model
-from lens_core.model_weights import unsound, weights_fingerprint
+from lens_core.model_weights import weights_fingerprint
 from lens_core.pretrained import open_pretrained
+from lens_core.soundness import unsound
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

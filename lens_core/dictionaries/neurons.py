@@ -37,6 +37,10 @@ def n_features(config: DictionaryConfig, layer: int) -> int | None:
     return None
 
 
+def check(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
+    """They have no files of their own."""
+
+
 def load(
     config: DictionaryConfig,
     layer: int,
@@ -51,7 +55,7 @@ def load(
         FeatureDictionary,
         affine,
         content_hash,
-        refuse_non_finite,
+        refuse_unsound,
     )
 
     mlp = model.mlp_weights(layer)
@@ -60,7 +64,7 @@ def load(
         "W_in": mlp.W_in, "b_in": mlp.b_in, "W_gate": mlp.W_gate, "b_gate": mlp.b_gate,
         "W_out": mlp.W_out, "b_out": mlp.b_out,
     }  # fmt: skip
-    refuse_non_finite(f"{name} of {model.name}", tensors)
+    refuse_unsound(f"{name} of {model.name}", tensors)
     placed = {
         label: None if tensor is None else tensor.detach().to(device, dtype)
         for label, tensor in tensors.items()

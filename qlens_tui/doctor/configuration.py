@@ -38,7 +38,7 @@ def examine_config(name: str) -> Iterator[Finding]:
     shape = model.shape
     yield model.finding
     if shape is not None:
-        yield _dictionary(config.dictionary, shape.n_layers)
+        yield _dictionary(config.dictionary, config.model.name, shape)
     yield _reference(config, model)
     if shape is not None:
         yield _build(config, shape)
@@ -54,17 +54,22 @@ def _device(config: Config) -> Finding:
     return Finding("device", "ok", f"{device}, {config.compute.dtype}")
 
 
-def _dictionary(config: DictionaryConfig, n_layers: int) -> Finding:
-    from lens_core.dictionaries.formats import available_layers
+def _dictionary(config: DictionaryConfig, model: str, shape: Shape) -> Finding:
+    from lens_core.dictionaries.formats import available_layers, check_files
     from lens_core.dictionaries.layers import at_layer
     from lens_core.dictionaries.releases import release_info
 
     try:
-        layers = available_layers(config, n_layers)
+        layers = available_layers(config, shape.n_layers)
         entry = release_info(config.release) if config.release else None
     except LensError as error:
         return broken("dictionary", error, "check [dictionary]")
     if config.release is None:
+        try:
+            for layer in layers:
+                check_files(config, layer, model, shape.d_model)
+        except LensError as error:
+            return broken("dictionary", error, "check [dictionary].path")
         what = "neurons" if config.kind == "neurons" else str(config.path)
         return Finding("dictionary", "ok", f"{what}, {counted(len(layers), 'layer')}")
     repository = entry.repository if entry else config.release

@@ -125,7 +125,8 @@ def _shape_of_gguf(path: Path) -> Shape | Finding:
 
 def _weights(path: Path, name: str, shape: Shape) -> Finding:
     from lens_core.model_files import weights_of
-    from lens_core.model_weights import stored_tensors, unsound
+    from lens_core.model_weights import stored_tensors
+    from lens_core.soundness import unsound
 
     facts = shape.facts
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else weights_of(path)))
