@@ -37,6 +37,7 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
         "model_fingerprint": session.model_fingerprint,
         "dictionary": layer.dictionary,
         "dictionary_sha256": layer.sha256,
+        "dictionary_key": layer.provenance["key"],
         "layer": signature.layer,
         "feature": signature.feature,
         "reference": reference_document(session.reference),

@@ -98,6 +98,8 @@ class _Page:
             f"reference: {reference.samples} x {reference.length} tokens{skipped}, "
             f"{self.visible(reference.origin)}"
         )
+        if report.layer.provenance.get("gated") == "True":
+            yield Text(f"key: {self.visible(report.layer.provenance['key'])}")
 
     def side(self, side: Side, signature: SideSignature) -> RenderableType:
         title = Text.assemble((side.upper(), "bold"), f"  {_MEANING[side]}")

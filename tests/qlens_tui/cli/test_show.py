@@ -463,6 +463,20 @@ def test_emphasis_needs_a_terminal(place: Workplace) -> None:
     assert "\x1b" not in place.run("show", place.config, "1:3").stdout
 
 
+def test_the_projection_that_is_the_key_is_said_and_can_be_changed(place: Workplace) -> None:
+    gate = place.document("show", place.config, "1:3", "--no-paths")
+    printed = place.run("show", place.config, "1:3", "--no-paths").stdout
+    other = (place.folder / "tiny.toml").read_text("utf-8")
+    other = other.replace('kind = "neurons"', 'kind = "neurons"\nkey = "up"')
+    up = place.document("show", place.write("up.toml", other), "1:3", "--no-paths")
+
+    assert gate["dictionary_key"].startswith('gate projection (key = "up": the up projection')
+    assert "key: gate projection" in printed
+    assert up["dictionary_key"].startswith("up projection")
+    assert gate["key"]["logit_lens"] != up["key"]["logit_lens"]
+    assert gate["value"] == up["value"]
+
+
 def test_a_damaged_model_is_one_line(place: Workplace, tmp_path: Path) -> None:
     shutil.copytree(place.folder / "model", tmp_path / "model")
     shutil.copy(place.folder / "tiny.toml", tmp_path)
