@@ -53,6 +53,8 @@ def test_every_command_has_help_with_an_example(place: Workplace, command: str) 
 
     assert result.exit_code == 0
     assert f"qlens {command}" in result.stdout.partition("Example")[2]
+    assert result.stdout.isascii()  # click writes it past our streams
+    assert ("--ascii" in result.stdout) == (command != "cache")
     assert result.stderr == ""
 
 
