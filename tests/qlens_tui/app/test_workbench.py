@@ -168,7 +168,7 @@ def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
         await settled(terminal.pilot, "j")
         bench.dialogue.hear(m.Status(id=999, text="running the reference"))
         answer = bench.dialogue.inquiry.evidence.get((0, 1))
-        bench.dialogue.hear(answer)
+        bench.dialogue.hear(m.EvidenceReady(evidence=answer))
         assert not bench.evidence.waiting
         assert bench.evidence.view.feature == 1
 
@@ -225,7 +225,7 @@ def test_a_switched_block_changes_the_signature_and_the_screen_says_so(place, si
         await settled(terminal.pilot, "tab", "tab", "tab", "end", "space")
         assert len(bench.paths.off) == 1
         masked = bench.pane("value").view
-        assert masked.settings.off == tuple(bench.paths.off)
+        assert masked.settings.off == bench.paths.off
         assert masked.method == "direct"
         assert masked.value.top.query_lens.scores != before
         assert "1 off" in status(bench)
