@@ -16,7 +16,7 @@ from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.app.widgets.told_lines import ToldLines
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -181,8 +181,7 @@ def test_a_new_session_is_asked_again_for_the_last_results(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "j", "j", "enter")
         asked = len(searches(bench))
-        bench.qlens.engine.die()
-        await terminal.pilot.pause(0.8)
+        await engine_dies(bench)
         await settled(terminal.pilot, "slash", "enter")
         again = terminal.pilot.app.screen
         assert isinstance(again, ReverseSearch)
@@ -210,16 +209,14 @@ def test_tokens_that_arrive_late_leave_the_cursor_where_it_is(place, monkeypatch
     may_read, read = threading.Event(), reverse_search.read_labels
 
     def late(*args):
-        assert may_read.wait(10)
+        assert may_read.wait(120)
         return read(*args)
 
     async def act(terminal, bench):
         await settled(terminal.pilot, "B")
         monkeypatch.setattr(reverse_search, "read_labels", late)
         bench.browsing._frames.clear()
-        for key in (*TO_THE_HITS, "a", "j", "j"):
-            await terminal.pilot.press(key)
-            await terminal.pilot.pause(0.05)
+        await terminal.pilot.press(*TO_THE_HITS, "a", "j", "j")
         assert set(rows(terminal).values()) == {""}
         may_read.set()
         await settled(terminal.pilot)
