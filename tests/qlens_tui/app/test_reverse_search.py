@@ -132,7 +132,7 @@ def test_without_operators_logit_lens_has_the_only_column_of_scores(place):
         screen = terminal.pilot.app.screen
         kept = bench.dialogue.inquiry.searches.get(replace(searches(bench)[-1], id=0))
         bare = replace(kept, hits=tuple(replace(hit, query_score=None) for hit in kept.hits))
-        screen.found(bare)
+        screen.found(screen._request, bare)
         await settled(terminal.pilot)
         assert lines(terminal)[0].split() == ["feature", "logit", "rank", "promotes"]
 
