@@ -26,9 +26,12 @@ def place(tiny_place, tmp_path, monkeypatch) -> Workplace:
     return tiny_place
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _models_are_loaded_once():
-    """Sessions of the same model share it: what a model answers is nothing that the app changes."""
+    """Sessions of the same model share it: what a model answers is nothing that the app changes.
+
+    A file of tests at a time: other tests change models on the disk.
+    """
     kept = cache(session.load_model)
 
     def load_model(config, *, say, **how):
