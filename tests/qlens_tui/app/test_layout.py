@@ -1,6 +1,6 @@
 """Every screen as it stands, compared with the one that somebody looked at and found good.
 
-    QLENS_UPDATE_LAYOUTS=1 pytest -n 0 tests/qlens_tui/app/test_layout.py  writes them anew; look at them
+    QLENS_UPDATE_LAYOUTS=1 pytest -n 0 tests/qlens_tui/app/test_layout.py     writes them anew
 
 Digits are written as 0 and words of the model as they are: what is compared is the layout.
 """
