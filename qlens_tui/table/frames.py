@@ -13,7 +13,6 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA, find_layer
 from lens_core.errors import LensError
-from qlens_tui.app.last_visit import KnownLayer
 from qlens_tui.engine.messages import (
     Lists,
     OneSide,
@@ -22,6 +21,7 @@ from qlens_tui.engine.messages import (
     Signature,
     Tokens,
 )
+from qlens_tui.table.known_layer import KnownLayer
 
 _READOUTS = {
     ("value", "logit"): "unembed",

@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from qlens_tui.app.views import End, Lens, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.engine.messages import OneSide, Side, Signature, Tokens
+from qlens_tui.engine.messages import OneSide, Side, Signature, Tokens, Transition
 from qlens_tui.formats import number, ranks_moved
 from qlens_tui.text import cells, fit, token_label
-
-Lens = Literal["logit_lens", "query_lens", "first_order"]
-End = Literal["top", "bottom"]
 
 PAIR: tuple[Lens, ...] = ("logit_lens", "query_lens")
 TRIPLE: tuple[Lens, ...] = ("logit_lens", "first_order", "query_lens")
@@ -58,20 +56,6 @@ _NARROWEST, _ROOMY, _WIDEST = 6, 16, 32  # columns of a token
 
 
 @dataclass(frozen=True)
-class TokenLook:
-    """How lists are shown; the same for both sides, and kept between sessions.
-
-    `lenses` is `None` for Logit Lens and Query Lens, with first order where there is room;
-    `length` is the most tokens of a list, `None` for all that are there.
-    """
-
-    end: End = "top"
-    ids: bool = False
-    lenses: tuple[Lens, ...] | None = None
-    length: int | None = None
-
-
-@dataclass(frozen=True)
 class _Column:
     """One list and the columns it takes; 0 for what is not shown."""
 
@@ -83,7 +67,7 @@ class _Column:
     moved: int
 
 
-class TokenPane(FeaturePane[Signature]):
+class TokenPane(FeaturePane[ListsView]):
     """What a feature promotes, or what activates it."""
 
     DEFAULT_CSS = """
@@ -115,86 +99,83 @@ class TokenPane(FeaturePane[Signature]):
     def __init__(
         self,
         side: Side,
+        view: ListsView | None = None,
         *,
-        look: TokenLook | None = None,
         ascii_only: bool = False,
         name: str | None = None,
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
+        super().__init__(
+            view or ListsView(), ascii_only=ascii_only, name=name, id=id, classes=classes
+        )
         self.side = side
-        self._look = look or TokenLook()
-        self._way: tuple[int, int] | None = None
-        self._stored = ""
-
-    def show_signature(
-        self, signature: Signature, way: tuple[int, int] | None = None, stored: str = ""
-    ) -> None:
-        """Show this side of a signature.
-
-        `way` is the side's first block and the end of its blocks (`None`: not known), `stored`
-        the precision of the operators where it is worth saying.
-        """
-        self._way, self._stored = way, stored
-        self.show(signature)
 
     @property
     def look(self) -> TokenLook:
         """How the lists are shown."""
-        return self._look
-
-    @look.setter
-    def look(self, look: TokenLook) -> None:
-        if look != self._look:
-            self._look = look
-            self.redraw()
+        return self.view.look
 
     def action_other_end(self) -> None:
-        self._choose(replace(self.look, end="bottom" if self.look.end == "top" else "top"))
+        self._choose(self.other_end())
 
     def action_ids(self) -> None:
-        self._choose(replace(self.look, ids=not self.look.ids))
+        self._choose(self.with_ids())
 
     def action_lenses(self) -> None:
-        """The next choice of lists that does not look like this one."""
+        self._choose(self.next_lenses())
+
+    def action_lengthen(self, by: int) -> None:
+        self._choose(self.lengthened(by))
+
+    def other_end(self) -> TokenLook:
+        """The look with the other end of the rankings."""
+        return replace(self.look, end="bottom" if self.look.end == "top" else "top")
+
+    def with_ids(self) -> TokenLook:
+        """The look with token ids, or without where it has them."""
+        return replace(self.look, ids=not self.look.ids)
+
+    def next_lenses(self) -> TokenLook:
+        """The look with the next choice of lists that does not look like this one."""
         shown = self._chosen(self.look)
         places = [*_ORDER, *_ORDER]
         start = _ORDER.index(self.look.lenses) + 1 if self.look.lenses in _ORDER else 0
         for lenses in places[start : start + len(_ORDER)]:
             look = replace(self.look, lenses=lenses)
             if self._chosen(look) != shown:
-                self._choose(look)
-                return
+                return look
+        return self.look
 
-    def action_lengthen(self, by: int) -> None:
+    def lengthened(self, by: int) -> TokenLook:
+        """The look with longer lists, or shorter ones for a negative `by`."""
         now = self.look.length or self._longest() or LENGTHS[2]
         if by > 0:
             length = next((n for n in LENGTHS if n > now), now)
         else:
             length = next((n for n in reversed(LENGTHS) if n < now), now)
-        self._choose(replace(self.look, length=length))
+        return replace(self.look, length=length)
 
     def _choose(self, look: TokenLook) -> None:
         if look != self.look:
-            self.look = look
             self.post_message(self.LookChanged(self, look))
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        instead = self.instead()
-        if self.view is None or instead is not None:
+        instead, answer = self.instead(), self.view.shown.answer
+        if answer is None or instead is not None:
             head = [fitted(self._title(width), width, self.ellipsis)]
             return head, [fitted(instead or (), width, self.ellipsis)]
-        side = self._one_side(self.view)
+        side = self._one_side(answer)
         columns = self._columns(side, width, self.look)
         shown = max((len(column.rows.ids) for column in columns), default=0)
         ranks = len(str(max(shown, 1))) + (self.look.end == "bottom")
         marked = self._shared(columns)
         head = [self._title(width)]
         if height >= _TALL:
-            head.append(self._provenance(self.view, width, marked=bool(marked)))
+            head.append(self._provenance(answer, width, marked=bool(marked)))
         if not shown:
-            said = f" {self.doing()}" if self.waiting else f" no {self.look.end} tokens"
+            awaits = self.shown.awaits
+            said = f" {self.doing(awaits)}" if awaits else f" no {self.look.end} tokens"
             body: list[Line] = [((said, "pane--quiet"),)]
             return [fitted(one, width, self.ellipsis) for one in head], body
         hidden = max(0, shown - max(0, height - len(head) - 1))
@@ -205,16 +186,16 @@ class TokenPane(FeaturePane[Signature]):
         ]
 
     def _title(self, width: int) -> Line:
-        view, end = self.view, self.look.end
+        answer, end = self.view.shown.answer, self.look.end
         name = f" {self.side.upper()} {'' if end == 'top' else 'BOTTOM '}"
         start = line((name, self.title_style()), (f" {self.feature_name()}", "pane--strong"), "  ")
         meaning = _MEANING[self.side, end]
-        if view is None:
+        if answer is None:
             return (*start, (meaning, "pane--quiet"))
         waiting = self.waiting_for()
         if waiting:
             return (*start, (waiting, "pane--waiting"))
-        of = self._one_side(view)
+        of = self._one_side(answer)
         known = [[f"length {number(of.norm)}, carried {number(of.transported_norm)}"]]
         if of.stability is not None:
             known.append([f"stability {of.stability:.2f}"])
@@ -226,38 +207,29 @@ class TokenPane(FeaturePane[Signature]):
             numbers = f"{meaning}  {numbers}"
         return (*start, (numbers, "pane--quiet"))
 
-    def _provenance(self, view: Signature, width: int, *, marked: bool) -> Line:
-        settings = view.settings
-        pieces: list[list[str]] = [[settings.transition], self._blocks_on(view)]
+    def _provenance(self, of: Signature, width: int, *, marked: bool) -> Line:
+        settings = of.settings
+        pieces: list[list[str]] = [[settings.transition], self._blocks_on(of)]
         if settings.convention != "paper":
             pieces.append([f"{settings.convention} convention"])
         if settings.final_norm != "apply":
             pieces.append([f"final norm: {settings.final_norm}"])
-        tokens = f"{view.n_tokens:,}"
+        tokens = f"{of.n_tokens:,}"
         pieces.append([f"{tokens} reference tokens", f"{tokens} tokens"])
-        pieces.append(self._method(view))
+        pieces.append(_method(of))
         if marked:
             pieces.append(["= in both lists", "= in both"])
         return ((f" {facts(pieces, width - 1)}", "pane--quiet"),)
 
-    def _blocks_on(self, view: Signature) -> list[str]:
-        off = view.settings.off
-        if self._way is None:
+    def _blocks_on(self, of: Signature) -> list[str]:
+        off, blocks = of.settings.off, self.view.blocks
+        if blocks is None:
             return [f"{len(off)} blocks off" if off else "all blocks on"]
-        blocks = range(*self._way)
         on = f"{len(blocks) - sum(block in blocks for block in off)} of {len(blocks)}"
         return [f"{on} blocks on", f"{on} on"]
 
-    def _method(self, view: Signature) -> list[str]:
-        if view.method == "direct":
-            return ["direct method", "direct"]
-        stored = f", {self.printable(self._stored)}" if self._stored else ""
-        if view.operators != "shipped":
-            return [f"operators{stored}", "operators"]
-        return [f"operators that come with qlens{stored}", f"qlens's operators{stored}"]
-
-    def _one_side(self, view: Signature) -> OneSide:
-        return view.value if self.side == "value" else view.key
+    def _one_side(self, of: Signature) -> OneSide:
+        return of.value if self.side == "value" else of.key
 
     def _heads(self, columns: Sequence[_Column], ranks: int, *, above: int, below: int) -> Line:
         """The lists' names, and at the left whether there is more than fits."""
@@ -266,8 +238,8 @@ class TokenPane(FeaturePane[Signature]):
         text = fit(" " + arrows, ranks + 2, ellipsis="")
         for index, column in enumerate(columns):
             long, short = _TITLES[column.lens]
-            if column.lens == "query_lens" and self.view is not None:
-                long, short = _CARRIED[self.view.settings.transition]
+            if column.lens == "query_lens":
+                long, short = _CARRIED[self._transition]
             title = long if cells(long) <= column.token else short
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
             if column.id:
@@ -307,14 +279,21 @@ class TokenPane(FeaturePane[Signature]):
         return ("" if index == 0 else " |") if self.ascii_only else ("" if index == 0 else " │")
 
     def _chosen(self, look: TokenLook) -> tuple[Lens, ...]:
-        if self.view is None:
+        answer = self.view.shown.answer
+        if answer is None:
             return look.lenses or PAIR
-        side = self._one_side(self.view)
-        columns = self._columns(side, self.content_size.width, look)
+        columns = self._columns(self._one_side(answer), self.content_size.width, look)
         return tuple(column.lens for column in columns)
 
     def _longest(self) -> int:
-        return 0 if self.view is None else len(self._one_side(self.view).top.query_lens.ids)
+        answer = self.view.shown.answer
+        return 0 if answer is None else len(self._one_side(answer).top.query_lens.ids)
+
+    @property
+    def _transition(self) -> Transition:
+        """That of the lists that are drawn."""
+        answer = self.view.shown.answer
+        return "full" if answer is None else answer.settings.transition
 
     def _columns(self, side: OneSide, width: int, look: TokenLook) -> list[_Column]:
         """The lists to show: of the choice, what fits; numbers go before lists do."""
@@ -338,8 +317,7 @@ class TokenPane(FeaturePane[Signature]):
 
     def _different(self, lenses: tuple[Lens, ...]) -> tuple[Lens, ...]:
         """Without first order where the transition's list is just that."""
-        transition = self.view.settings.transition if self.view is not None else "full"
-        if transition == "first-order" and "query_lens" in lenses:
+        if self._transition == "first-order" and "query_lens" in lenses:
             return tuple(lens for lens in lenses if lens != "first_order")
         return lenses
 
@@ -363,6 +341,14 @@ class TokenPane(FeaturePane[Signature]):
     def _shared(self, columns: Sequence[_Column]) -> frozenset[int]:
         times = Counter(i for column in columns for i in column.rows.ids)
         return frozenset(i for i, n in times.items() if n > 1)
+
+
+def _method(of: Signature) -> list[str]:
+    if of.method == "direct":
+        return ["direct method", "direct"]
+    if of.operators != "shipped":
+        return ["operators"]
+    return ["operators that come with qlens, float16", "qlens's operators, float16"]
 
 
 def _measure(rows: Tokens) -> str:
