@@ -4,7 +4,7 @@
 
 For every feature, contexts of the held-out text in which it fires, and in each the token on
 which it fires most; the score of a token list is the share of those tokens that are in it
-(method.md, section 5; k = 25). Contexts are taken in the order of the text (`in order`) and,
+(docs/method.md, section 5; k = 25). Contexts are taken in the order of the text (`in order`) and,
 beside it, the ones that activate the feature most (`strongest`). Features that fire in fewer
 than `--contexts` contexts are left out and counted. Then come features of the layer nearest 10
 where Query Lens reads better: of those whose key scores at least one half on the strongest
@@ -23,14 +23,14 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
-from lens_core.blocked_topk import top_k_of_product
-from lens_core.carry import SIDES, carried_by, vectors_of
+from lens_core.carry import vectors_of
 from lens_core.coherence import coherence
 from lens_core.config import load_config
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
 from lens_core.lens import QueryLens
+from lens_core.lenses import LENSES, LOGIT, QUERY
 from lens_core.session import open_session
-from lens_core.stability import best
+from lens_core.terms import SIDES
 
 LENGTH = 128
 BATCH = 16
@@ -51,19 +51,16 @@ def held_out(lens: QueryLens) -> Tensor:
 
 def lists(lens: QueryLens, dictionary: FeatureDictionary, k: int) -> dict[str, Tensor]:
     """The top `k` ids of every feature under each lens, `[n_features, k]`."""
-    model = lens.model
-    rows = {"value": model.W_U.T, "key": model.embedding}
     found = {}
     for side in SIDES:
         vectors = vectors_of(side, dictionary)
-        plain = model.final_norm(vectors) if side == "value" else vectors
-        bias = model.b_U if side == "value" else None
-        found[f"Logit Lens {side}"] = top_k_of_product(plain, rows[side], bias, k)[0]
+        for each in LENSES:
+            carried = each.map(lens, side, dictionary)(vectors)
+            found[f"{each.title} {side}"] = lens.readout(each.readouts[side]).top_k(carried, k)[0]
         if side == "key":
-            found["Logit Lens key, centred cosine"] = best(lens, side, vectors, k)[0]
-        for name, transition in (("first order", "first-order"), ("Query Lens", "full")):
-            matrix = lens.transport.matrix(side, dictionary, transition)
-            found[f"{name} {side}"] = best(lens, side, carried_by(side, matrix, vectors), k)[0]
+            found["Logit Lens key, centred cosine"] = lens.readout(QUERY.readouts[side]).top_k(
+                vectors, k
+            )[0]
     return found
 
 
@@ -71,10 +68,11 @@ def coherence_gain(lens: QueryLens, by_lens: dict[str, Tensor]) -> Tensor:
     """What Query Lens's lists gain over Logit Lens's, both sides together, `[n_features]`."""
     total = torch.zeros(())
     for side in SIDES:
-        tokens = lens.model.W_U.T if side == "value" else lens.model.embedding
-        center = tokens.mean(0)
+        readout = lens.readout(LOGIT.readouts[side])
         for sign, name in ((1, "Query Lens"), (-1, "Logit Lens")):
-            total = total + sign * coherence(by_lens[f"{name} {side}"], tokens, center)
+            total = total + sign * coherence(
+                by_lens[f"{name} {side}"], readout.rows, readout.center
+            )
     return total
 
 

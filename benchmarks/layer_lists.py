@@ -12,10 +12,11 @@ import torch
 
 from benchmarks.measure import Report, Row, in_turns, peak_memory, progress
 from benchmarks.shape import GPT2_SMALL, TINY
-from lens_core.blocked_topk import ranks_in_product, top_k_of_product
-from lens_core.carry import SIDES, Side, carried_by, vectors_of
+from lens_core.carry import vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.lens import QueryLens
+from lens_core.lenses import FIRST_ORDER, LOGIT, QUERY
+from lens_core.terms import SIDES
 
 AT_MOST = 2
 _K = 25
@@ -26,17 +27,12 @@ _BLOCK = 512
 @torch.no_grad()
 def lists_of(lens: QueryLens, dictionary: FeatureDictionary, *, first_order: bool) -> None:
     """The top 25 of every lens for every feature, by the fused product."""
-    model = lens.model
+    carried = [QUERY, FIRST_ORDER] if first_order else [QUERY]
     for side in SIDES:
         start = vectors_of(side, dictionary)
-        for transition in ("full", "first-order") if first_order else ("full",):
-            matrix = lens.transport.matrix(side, dictionary, transition)
-            carried = carried_by(side, matrix, start)
-            if side == "value":
-                top_k_of_product(model.final_norm(carried), model.W_U.T, model.b_U, _K)
-            else:
-                top_k_of_product(carried, lens.rows, None, _K)
-        top_k_of_product(*_logit_lens(lens, side, start), _K)
+        for each in (*carried, LOGIT):
+            vectors = each.map(lens, side, dictionary)(start)
+            lens.readout(each.readouts[side]).top_k(vectors, _K)
 
 
 def run(*, quick: bool) -> Report:
@@ -44,13 +40,14 @@ def run(*, quick: bool) -> Report:
     layer = shape.n_layers // 2 - 1
     dictionary = shape.dictionary(layer, n)
     lens = shape.lens(32, {layer: dictionary})
-    assert lens.rows.shape == (shape.d_vocab, shape.d_model)
+    lens.prepare()
     # Rows that begin at a cache line: a sixth faster than rows of 50,257.
     out = torch.empty(_BLOCK, -(-shape.d_vocab // 64) * 64)[:, : shape.d_vocab]
 
     def bare() -> None:
         for side in SIDES:
-            for rows in (lens.model.W_U.T if side == "value" else lens.model.embedding, lens.rows):
+            for each in (LOGIT, QUERY):
+                rows = lens.readout(each.readouts[side]).rows
                 for block in torch.split(vectors_of(side, dictionary), _BLOCK):
                     torch.mm(block, rows.T, out=out[: len(block)])
 
@@ -58,7 +55,7 @@ def run(*, quick: bool) -> Report:
 
     def ranks() -> None:
         for side in SIDES:
-            ranks_in_product(*_logit_lens(lens, side, vectors_of(side, dictionary)), some)
+            lens.readout(LOGIT.readouts[side]).ranks(vectors_of(side, dictionary), some)
 
     progress(f"the lists of {n} features")
     times = in_turns(
@@ -86,11 +83,3 @@ def run(*, quick: bool) -> Report:
         peak_memory(),
     )
     return Report("(c) the lists of one layer against bare products", said, rows)
-
-
-def _logit_lens(
-    lens: QueryLens, side: Side, start: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    if side == "value":
-        return lens.model.final_norm(start), lens.model.W_U.T, lens.model.b_U
-    return start, lens.model.embedding, None

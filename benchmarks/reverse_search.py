@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from benchmarks.measure import Report, Row, Times, peak_memory, progress, timed
 from benchmarks.shape import GPT2_SMALL, TINY
-from lens_core.carry import SIDES
+from lens_core.terms import SIDES
 
 AT_MOST = 0.3
 
@@ -18,8 +18,7 @@ def run(*, quick: bool) -> Report:
     shape = TINY if quick else GPT2_SMALL
     progress(f"{shape.n_dictionary:,} features")
     lens = shape.lens(2, {layer: shape.dictionary(layer) for layer in range(shape.n_layers)})
-    assert lens.final_norm.gain.shape == lens.center.shape
-    assert lens.rows.shape == lens.model.embedding.shape
+    lens.prepare()
     rows = []
     for side in SIDES:
         first = timed(lambda side=side: lens.search(0, side=side))  # type: ignore[misc]

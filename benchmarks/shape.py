@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lens_core.carry import Transport
+from lens_core.carry import Carrier
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.lens import DictionaryShelf, QueryLens
 from lens_core.model import ResidualModel
@@ -94,10 +94,10 @@ class Shape:
     def lens(self, samples: int, dictionaries: Mapping[int, FeatureDictionary]) -> QueryLens:
         """The facade over random operators and dictionaries that are all in memory."""
         operators = RandomOperators(self.d_model, 2 * self.n_layers)
-        transport = Transport(self.model(), self.reference(samples), operators, None)  # type: ignore[arg-type]
+        carrier = Carrier(self.model(), self.reference(samples), operators, None)  # type: ignore[arg-type]
         enough = 1 << 62
         shelf = DictionaryShelf(tuple(dictionaries), dictionaries.__getitem__, enough)
-        return QueryLens(transport, shelf, NoWords())  # type: ignore[arg-type]
+        return QueryLens(carrier, shelf, NoWords())  # type: ignore[arg-type]
 
 
 GPT2_SMALL = Shape("GPT-2 small's shape", 12, 12, 768, 50257, 32768)

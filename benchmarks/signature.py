@@ -19,10 +19,10 @@ from tokenizers import Tokenizer, decoders, models
 from benchmarks.measure import Report, Row, peak_memory, progress
 from benchmarks.shape import GPT2_SMALL, TINY
 from benchmarks.workplace import vocabulary
-from lens_core.carry import Settings
-from lens_core.lens import QueryLens, SideSignature, TokenList
+from lens_core.lens import QueryLens
+from lens_core.terms import Settings
 from lens_core.vocabulary import Vocabulary
-from qlens_tui.engine import messages as m
+from qlens_tui.engine.events import Event, SignatureReady
 from qlens_tui.engine.wire import decode, encode
 
 AT_MOST = 60
@@ -36,7 +36,7 @@ def run(*, quick: bool) -> Report:
     progress(f"a model of {shape.name}")
     bare = shape.lens(32, {layer: shape.dictionary(layer, again + 1)})
     words = Vocabulary(_tokenizer(), shape.d_vocab)
-    lens = QueryLens(bare.transport, bare.dictionaries, words)
+    lens = QueryLens(bare.carrier, bare.dictionaries, words)
     _ = lens.final_norm, lens.rows, lens.lengths  # the engine makes them when it opens a session
     progress(f"{again} signatures and toggles")
     blocks = range(shape.n_layers * 2)
@@ -84,29 +84,11 @@ def _answered(
     """Seconds of the answer, seconds of its way as bytes, and how many bytes."""
     start = time.perf_counter()
     found = lens.signature(layer, feature, settings, bottom=True)
-    event = m.Signature(
-        layer=layer, feature=feature, method=found.method, operators="built",
-        settings=m.Settings(transition=settings.transition, off=tuple(settings.off)),
-        n_tokens=lens.transport.reference.n_tokens, value=_side(found.value), key=_side(found.key),
-    )  # fmt: skip
+    event = SignatureReady(signature=found)
     answered = time.perf_counter()
     content = encode(event)
-    assert decode(content, m.Event) == event
+    assert decode(content, Event) == event
     return answered - start, time.perf_counter() - answered, len(content)
-
-
-def _side(side: SideSignature) -> m.OneSide:
-    assert side.bottom is not None
-    return m.OneSide(
-        top=_lists(side.logit_lens, side.query_lens, side.first_order),
-        bottom=_lists(side.bottom.logit_lens, side.bottom.query_lens, side.bottom.first_order),
-        norm=side.norm, transported_norm=side.transported_norm,
-        stability=side.stability, relative_variance=side.relative_variance,
-    )  # fmt: skip
-
-
-def _lists(*lenses: TokenList) -> m.Lists:
-    return m.Lists(*(m.Tokens(**vars(each)) for each in lenses))
 
 
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:

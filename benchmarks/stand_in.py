@@ -26,7 +26,7 @@ from qlens_tui.engine.scheduler import Closed, Desk
 from qlens_tui.table.frames import signature_of
 
 LAYERS, LAYER, N_TOKENS = 12, 5, 32_768
-LATENCY = {m.Sign: 0.035, m.Split: 0.010, m.Examine: 0.010}
+LATENCY = {m.ComputeSignature: 0.035, m.ComputePaths: 0.010, m.ComputeEvidence: 0.010}
 """Seconds of an answer; what stands for the others takes none."""
 
 
@@ -43,54 +43,53 @@ class Answers:
             case m.Open():
                 return self._ready(request.id)
             case m.DescribeLayer():
-                return m.Layer(
-                    id=request.id, layer=0, dictionary=self.known.name, sha256=self.known.sha256,
+                return m.LayerReady(id=request.id, layer=m.LayerFacts(
+                    layer=0, dictionary=self.known.name, sha256=self.known.sha256,
                     n_features=self.known.n_features, operators="built",
                     value_blocks=(2 * LAYER + 2, 2 * LAYERS), key_blocks=(0, 2 * LAYER + 2),
                     provenance={}, atlas=self.known.atlas,
-                )  # fmt: skip
+                ))  # fmt: skip
             case m.ReadVocabulary():
-                return m.Vocabulary(id=request.id, tokens=tuple(self._texts))
-            case m.Sign():
+                return m.VocabularyReady(id=request.id, tokens=tuple(self._texts))
+            case m.ComputeSignature():
                 row = self._rows[request.feature % len(self._rows)]
                 found = signature_of(row, self._texts, n_tokens=N_TOKENS, operators="built")
                 assert found is not None
-                return replace(
-                    found, id=request.id, feature=request.feature, settings=request.settings
-                )
-            case m.Split():
+                found = replace(found, feature=request.feature, settings=request.settings)
+                return m.SignatureReady(id=request.id, signature=found)
+            case m.ComputePaths():
                 return self._paths(request)
-            case m.Examine():
+            case m.ComputeEvidence():
                 return self._evidence(request)
             case _:
                 return m.Done(id=request.id)
 
-    def _ready(self, id: int) -> m.Ready:
+    def _ready(self, id: int) -> m.SessionFacts:
         names = (f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("attn", "mlp"))
-        return m.Ready(
-            id=id, config=str(self.config), model="made up", model_fingerprint="0", k=25,
+        return m.SessionFacts(id=id, session=m.SessionFacts(
+            config=str(self.config), model="made up", model_fingerprint="0", k=25,
             n_layers=LAYERS, d_model=768, d_vocab=VOCABULARY, device="cpu", dtype="float32",
             blocks=tuple(names), layers=(0,), dictionary_kind="sae", operators="built",
-            reference=m.Reference(1024, 32, N_TOKENS, "0" * 64, "made up", 0, 0),
+            reference=m.ReferenceFacts(1024, 32, N_TOKENS, "0" * 64, "made up", 0, 0),
             settings=m.Settings(), cache="",
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def _paths(self, request: m.Split) -> m.Paths:
+    def _paths(self, request: m.ComputePaths) -> m.PathsReady:
         drawn = random.Random(request.feature)
         ids = tuple(drawn.randrange(VOCABULARY) for _ in range(5))
         first = 2 * LAYER + 2
         blocks = range(first, 2 * LAYERS) if request.side == "value" else range(first)
-        rows = [m.PathRow("direct", drawn.uniform(0, 0.5), True, ids, self._named(ids))]
+        rows = [m.PathShare("direct", drawn.uniform(0, 0.5), True, ids, self._named(ids))]
         for k in blocks:
             name = f"{'mlp' if k % 2 else 'attn'}.{k // 2}"
-            rows.append(m.PathRow(name, drawn.uniform(-0.1, 0.2), True, ids, self._named(ids)))
-        return m.Paths(
-            id=request.id, layer=0, feature=request.feature, side=request.side,
+            rows.append(m.PathShare(name, drawn.uniform(-0.1, 0.2), True, ids, self._named(ids)))
+        return m.PathsReady(id=request.id, paths=m.Paths(
+            layer=0, feature=request.feature, side=request.side,
             settings=request.settings, method="operator", n_tokens=N_TOKENS,
             split="first-reader", rows=tuple(rows),
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def _evidence(self, request: m.Examine) -> m.Evidence:
+    def _evidence(self, request: m.ComputeEvidence) -> m.EvidenceReady:
         drawn = random.Random(request.feature)
 
         def some(n: int) -> tuple[int, ...]:
@@ -105,11 +104,11 @@ class Answers:
             before, (token,), after = (self._named(some(n)) for n in (16, 1, 8))
             place = drawn.randrange(1024), drawn.randrange(32), drawn.random()
             contexts.append(m.Context(*place, *some(1), before, token, after))
-        return m.Evidence(
-            id=request.id, layer=0, feature=request.feature, silent=False,
-            density=drawn.random() / 100, max_activation=9 * drawn.random(), n_tokens=N_TOKENS,
+        return m.EvidenceReady(id=request.id, evidence=m.Evidence(
+            layer=0, feature=request.feature, density=drawn.random() / 100,
+            max_activation=9 * drawn.random(), n_tokens=N_TOKENS,
             contexts=tuple(contexts), by_key=near(), by_value=near(),
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def _named(self, ids: tuple[int, ...]) -> tuple[str, ...]:
         return tuple(self._texts[token] for token in ids)

@@ -1,6 +1,6 @@
 """(a) A whole dictionary, ours against one feature at a time.
 
-Per feature (method.md, section 2, as in the authors' code): block by block `torch.func.jvp`
+Per feature (docs/method.md, section 2, as in the authors' code): block by block `torch.func.jvp`
 from the dictionary's layer up for the value, `torch.func.vjp` down for the key, the block
 evaluated again for each, the feature at every position; then the mean is read out under Query
 Lens and Logit Lens. The stream that the blocks are evaluated at is given to it for nothing.
@@ -27,11 +27,12 @@ from benchmarks.measure import Report, Row, in_turns, peak_memory, progress, tim
 from benchmarks.shape import GPT2_SMALL, TINY
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.lens import QueryLens
+from lens_core.lenses import LOGIT, QUERY
 from lens_core.model import ResidualModel
 from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.passes import FAMILIES
 from lens_core.operators.plan import BuildPlan, plan_build
-from lens_core.readout import top_k
+from lens_core.ranking import top_k
 from lens_core.reference import ReferenceSample
 from lens_core.storage.tensors import write_tensors
 
@@ -46,7 +47,7 @@ def run(*, quick: bool) -> Report:
     layers = 0, middle, shape.n_layers - 1
 
     theirs = _per_feature(lens, slice_, layers, 1 if quick else 3)
-    built = _build(lens.model, lens.transport.reference, rows_per_unit=4 if quick else 64)
+    built = _build(lens.model, lens.carrier.reference, rows_per_unit=4 if quick else 64)
     progress(f"top 25 of {slice_.n_features} features")
     scoring = in_turns(
         {"lists": lambda: lists_of(lens, slice_, first_order=True)}, 1 if quick else 2
@@ -109,7 +110,7 @@ def _per_feature(
     lens: QueryLens, dictionary: FeatureDictionary, layers: tuple[int, ...], features: int
 ) -> PerFeature:
     model = lens.model
-    sites = model.sites(lens.transport.reference.tokens)
+    sites = model.sites(lens.carrier.reference.tokens)
     n_blocks = model.n_blocks
     seconds: dict[str, list[float]] = {"value": [], "key": []}
     walked = {"value": 0, "key": 0}
@@ -151,8 +152,8 @@ def _walk_down(model: ResidualModel, sites: list[Tensor], key: Tensor, start: in
 
 def _read_out(lens: QueryLens, value: Tensor, key: Tensor) -> None:
     for side, vector in (("value", value), ("key", key)):
-        top_k(lens.scores(side, vector), 25)  # type: ignore[arg-type]
-        top_k(lens.plain_scores(side, vector), 25)  # type: ignore[arg-type]
+        for each in (QUERY, LOGIT):
+            top_k(lens.readout(each.readouts[side]).scores(vector), 25)
 
 
 @dataclass(frozen=True)

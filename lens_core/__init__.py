@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_core.atlas.files import read_atlas
-    from lens_core.carry import Settings
     from lens_core.config import load_config
     from lens_core.dictionaries.feature_dictionary import FeatureDictionary
     from lens_core.dictionaries.load import load_dictionary
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from lens_core.operators.files import Operators
     from lens_core.reference import ReferenceSample
     from lens_core.session import open_session
+    from lens_core.terms import Settings
 
 _HOME = {
     "FeatureDictionary": "dictionaries.feature_dictionary",
@@ -32,7 +32,7 @@ _HOME = {
     "QueryLens": "lens",
     "ReferenceSample": "reference",
     "ResidualModel": "model",
-    "Settings": "carry",
+    "Settings": "terms",
     "key_transition": "direct",
     "load_config": "config",
     "load_dictionary": "dictionaries.load",

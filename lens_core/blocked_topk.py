@@ -7,7 +7,7 @@ atlas reads 25 a row. Each block's scores are looked at while they are warm and 
 the next block's. The best of every 64 neighbouring tokens are found first: only the `k + 1`
 groups with the largest of those can hold the top `k + 1`, so that the selection reads each
 score once. Rows in which two of these are equal, where the order of ids decides, are done
-again by `readout.top_k`. A rank is a count of the scores above it, which needs no sort.
+again by `ranking.top_k`. A rank is a count of the scores above it, which needs no sort.
 
 Cost on a CPU at GPT-2's shape, beside the product itself: about 12% for the top 25, about 25%
 for the ranks of 25 ids. (The product's rows begin at cache lines, which by itself saves more
@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_core.errors import ModelError
-from lens_core.readout import top_k
+from lens_core.ranking import top_k
 
 _GROUP = 64
 # On a CPU past the point where packing the vocabulary for each block stops to show; on a GPU
@@ -54,7 +54,7 @@ def top_k_of_product(
 ) -> tuple[Ids, Best]:
     """The `k` best columns of `vectors @ rows.T + bias` for each vector, best first.
 
-    Equal scores are in the order of their ids, as in `readout.top_k`. `rows` may be a view
+    Equal scores are in the order of their ids, as in `ranking.top_k`. `rows` may be a view
     such as `W_U.T`: either layout is as fast. `largest=False` asks for the lowest scores.
 
     Raises:
@@ -75,7 +75,7 @@ def ranks_in_product(
 ) -> Ids:
     """The rank (0 is best) of `ids` among all columns of `vectors @ rows.T + bias`.
 
-    Equal scores are in the order of their ids, as in `readout.ranks`.
+    Equal scores are in the order of their ids, as in `ranking.ranks`.
 
     Raises:
         ModelError: a score is NaN, or the tensors are of half precision.
@@ -107,7 +107,7 @@ def ranks_of(scores: Scores, ids: Ids) -> Ids:
     """The rank (0 is best) of `ids` in each row of `scores`; equal scores in the order of ids.
 
     The scores that stand above, before and after the id, are counted: on a CPU about 7
-    microseconds an id at 50,000 tokens, against 4 ms for the sort in `readout.ranks`.
+    microseconds an id at 50,000 tokens, against 4 ms for the sort in `ranking.ranks`.
     """
     if scores.device.type != "cpu":
         return _ranks_on_device(scores, ids)

@@ -1,17 +1,19 @@
-"""One feature's vector at the end where it is read: by operators, or directly and cached.
+"""A feature's vector carried to the end where it is read: by operators, or directly and cached.
 
-Operators answer in two matrix-vector products, for any feature. They do not answer a
-full transition with blocks off (a mean of products is not a product of means), nor a
-norm's own Jacobian in front of the dictionary, nor a linearised final norm: those are
-direct passes over the reference, whose results are kept in the result cache.
+    value   carried = T_value[site] v          key   carried = k^T T_key[site]
+
+(docs/method.md, section 3.) Operators answer in two matrix-vector products, for any feature.
+They do not answer a full transition with blocks off (a mean of products is not a product of
+means), nor a norm's own Jacobian in front of the dictionary, nor a linearised final norm: those
+are direct passes over the reference, whose results are kept in the result cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,8 +25,6 @@ from lens_core.dictionaries.feature_dictionary import (
     write_function,
 )
 from lens_core.direct import (
-    Progress,
-    Transition,
     Transported,
     key_transition,
     pull_back,
@@ -38,26 +38,10 @@ from lens_core.operators.files import Operators
 from lens_core.reference import ReferenceSample
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import ResultCache
+from lens_core.terms import SIDES, Bucket, Method, OperatorSource, Progress, Settings, Side
 
 # Raise it when the same question gets another number: results of before are then not found.
-RESULTS_FORMAT = 1
-Side = Literal["value", "key"]
-Method = Literal["operator", "direct"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a feature is carried: the transition, the conventions, the blocks that are off."""
-
-    transition: Transition = "full"
-    convention: Literal["paper", "exact"] = "paper"
-    final_norm: Literal["apply", "linearize"] = "apply"
-    off: frozenset[int] = frozenset()
-    method: Method | None = None
-    """`None`: operators where they are there and answer, else directly."""
-
-    def with_transition(self, transition: Transition) -> Settings:
-        return replace(self, transition=transition)
+RESULTS_FORMAT = 2
 
 
 def vectors_of(side: Side, dictionary: FeatureDictionary) -> Float[Tensor, "n_features d_model"]:
@@ -70,16 +54,47 @@ def site_of(side: Side, dictionary: FeatureDictionary) -> int:
     return dictionary.write_site if side == "value" else dictionary.read_site
 
 
-def carried_by(
-    side: Side,
-    matrix: Float[Tensor, "d_model d_model"],
-    vectors: Float[Tensor, "*many d_model"],
-) -> Float[Tensor, "*many d_model"]:
-    """`matrix v` for values, `k^T matrix` for keys."""
-    return vectors @ (matrix.T if side == "value" else matrix)
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """One affine map that carries every feature of a dictionary: `x -> x M + b`.
+
+    Rows are vectors, so that values (`T_value^T` behind them) and keys (`T_key` behind them) are
+    carried alike. `None` is the identity, and no shift.
+    """
+
+    matrix: Float[Tensor, "d_model d_model"] | None = None
+    shift: Float[Tensor, " d_model"] | None = None
+
+    def __call__(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
+        """The carried vectors."""
+        carried = vectors if self.matrix is None else vectors @ self.matrix
+        return carried if self.shift is None else carried + self.shift
+
+    def pulled(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+        """`w` with `x . w + offset(direction) = self(x) . direction` for every `x`."""
+        return direction if self.matrix is None else self.matrix @ direction
+
+    def offset(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, ""]:
+        """What the shift adds to the product with `direction`."""
+        if self.shift is None:
+            return direction.new_zeros(())
+        return self.shift @ direction
 
 
-class Transport:
+def first_reader(side: Side, before: Tensor, behind: Tensor) -> Tensor:
+    """The part of a block in the first-reader split, from what its two sites give.
+
+    The value's block is between the feature and the end, the key's between the input and it.
+    """
+    return before - behind if side == "value" else behind - before
+
+
+def _rows(side: Side, operator: Float[Tensor, "d_model d_model"]) -> FeatureMap:
+    """An operator as a map of rows: `T v` for values, `k^T T` for keys."""
+    return FeatureMap(operator.T if side == "value" else operator)
+
+
+class Carrier:
     """Carries features of `model`'s dictionaries over `reference`."""
 
     def __init__(
@@ -125,6 +140,11 @@ class Transport:
             return "the final norm is linearised"
         if self.norm(side, dictionary, settings) is not None:
             return "the exact convention puts a norm's Jacobian in front of this dictionary"
+        if settings.positions != "all":
+            if self.operators is not None and not self.operators.has_buckets:
+                return "the operators that come with qlens do not tell positions apart"
+            if settings.transition == "first-order":
+                return "first-order operators do not tell positions apart"
         off = self.off(side, dictionary, settings)
         if off and len(off) < len(self.path(side, dictionary)):
             if settings.transition == "full":
@@ -144,6 +164,12 @@ class Transport:
         return not self.has_operators(dictionary) or (
             self.operators is not None and self.operators.has_blocks
         )
+
+    def source(self, dictionary: FeatureDictionary) -> OperatorSource:
+        """Which operators answer for this dictionary."""
+        if self.operators is None or not self.has_operators(dictionary):
+            return "none"
+        return self.operators.origin
 
     def operators_for(self, dictionary: FeatureDictionary) -> Operators | ShippedOperators:
         """The operators that carry this dictionary's features.
@@ -193,55 +219,54 @@ class Transport:
             return Transported(start, start, steps, 0.0)
         if self.method(dictionary, settings) == "direct":
             return self._direct(side, dictionary, feature, settings)
-        matrix = self.matrix(side, dictionary, settings.transition, off)
-        return Transported(carried_by(side, matrix, start), start, None, None)
+        asked = Settings(settings.transition, off=off, positions=settings.positions)
+        return Transported(self.map(side, dictionary, asked)(start), start, None, None)
 
-    def matrix(
-        self,
-        side: Side,
-        dictionary: FeatureDictionary,
-        transition: Transition,
-        off: frozenset[int] = frozenset(),
-    ) -> Float[Tensor, "d_model d_model"]:
-        """The operator of a transition; `off` is for first order only.
+    def map(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> FeatureMap:
+        """How operators carry every feature of a dictionary; they heed `off` in first order only.
 
         Raises:
             OperatorError: there are no operators yet.
         """
-        try:
-            operators, site = self.operators_for(dictionary), site_of(side, dictionary)
-        except OperatorError as error:
-            raise OperatorError(f"{error}, or search with --lens logit") from None
-        if transition == "first-order":
-            return operators.first_order(side, site, off)
-        return operators.value(site) if side == "value" else operators.key(site)
+        if settings.transition == "identity":
+            return FeatureMap()
+        operators, site = self.operators_for(dictionary), site_of(side, dictionary)
+        if settings.transition == "first-order":
+            return _rows(side, operators.first_order(side, site, settings.off))
+        return _rows(side, operators.transition(side, site, settings.positions))
+
+    def halves(self, side: Side, dictionary: FeatureDictionary) -> list[FeatureMap]:
+        """The full transition of each half of the reference; empty where operators have none.
+
+        Raises:
+            OperatorError: there are no operators yet.
+        """
+        operators = self.operators_for(dictionary)
+        return [_rows(side, half) for half in operators.halves(side, site_of(side, dictionary))]
 
     def contributions(
         self,
         side: Side,
         dictionary: FeatureDictionary,
         feature: int,
-        transition: Transition,
-        off: frozenset[int],
+        settings: Settings,
     ) -> Float[Tensor, "blocks d_model"]:
         """What each block adds, by operators: responses at first order, else first readers."""
         assert isinstance(self.operators, Operators)
         start = vectors_of(side, dictionary)[feature]
-        path = self.path(side, dictionary)
+        path, operators = self.path(side, dictionary), self.operators
         found = start.new_zeros(self.model.n_blocks, self.model.d_model)
-        if transition == "first-order":
+        if settings.transition == "first-order":
             for k in path:
-                if k not in off:
-                    found[k] = carried_by(side, self.operators.response(k), start)
+                if k not in settings.off:
+                    found[k] = _rows(side, operators.response(k))(start)
             return found
-        at_site = self.operators.value if side == "value" else self.operators.key
         carried = {
-            site: carried_by(side, at_site(site), start)
+            site: _rows(side, operators.transition(side, site, settings.positions))(start)
             for site in range(path.start, path.stop + 1)
         }
         for k in path:
-            step = carried[k] - carried[k + 1]
-            found[k] = step if side == "value" else -step
+            found[k] = first_reader(side, carried[k], carried[k + 1])
         return found
 
     def _direct(
@@ -256,6 +281,7 @@ class Transport:
             common: dict[str, Any] = {
                 "transition": settings.transition,
                 "off": off,
+                "positions": settings.positions,
                 "batch": self.batch,
                 "progress": self.progress,
             }
@@ -283,6 +309,7 @@ class Transport:
             "feature": feature,
             "transition": settings.transition,
             "off": sorted(off),
+            "positions": settings.positions,
             "norm": norm is not None,
             "linearize": linearize,
         }
@@ -296,20 +323,25 @@ class Transport:
         )
 
     def read_back(
-        self, side: Side, direction: Float[Tensor, " d_model"]
+        self, side: Side, direction: Float[Tensor, " d_model"], positions: Bucket = "all"
     ) -> Float[Tensor, "sites d_model"]:
         """`T_value[site]^T w` or `T_key[site] w` at every site, without operators, by one pass."""
         walk = pull_back if side == "value" else push_forward
 
         def compute() -> dict[str, Any]:
             sites = walk(
-                self.model, self.reference, direction, batch=self.batch, progress=self.progress
+                self.model,
+                self.reference,
+                direction,
+                positions=positions,
+                batch=self.batch,
+                progress=self.progress,
             )
             return {"sites": sites}
 
         content = hashlib.sha256(direction.cpu().contiguous().numpy().tobytes()).hexdigest()
-        sites = self.cached({"kind": "read_back", "side": side, "direction": content}, compute)
-        found: Tensor = sites["sites"]
+        asked = {"kind": "read_back", "side": side, "direction": content, "positions": positions}
+        found: Tensor = self.cached(asked, compute)["sites"]
         return found
 
     def cached(
@@ -341,6 +373,3 @@ class Transport:
             else value
             for name, value in kept.items()
         }
-
-
-SIDES: tuple[Side, Side] = ("value", "key")

@@ -17,24 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.errors import ModelError
+from lens_core.errors import ModelError, UsageError
 from lens_core.linearization import LinearMap
 from lens_core.memory import is_out_of_memory, release, samples_at_once
 from lens_core.model import ResidualStream, Stream
-from lens_core.operators.passes import Positions
+from lens_core.operators.passes import EARLY, Positions
 from lens_core.reference import ReferenceSample
+from lens_core.terms import Bucket, Progress, Transition
 
 Result = TypeVar("Result")
-Transition = Literal["identity", "first-order", "full"]
-Progress = Callable[[int, int], None]
-"""Called with what is done (blocks of samples, passes) and how much there is; may raise to
-cancel."""
 
 NO_BLOCKS: frozenset[int] = frozenset()
 # What one block holds while it is differentiated, in copies of the stream: the hidden layer
@@ -70,6 +67,7 @@ def value_transition(
     *,
     transition: Transition = "full",
     off: frozenset[int] = NO_BLOCKS,
+    positions: Bucket = "all",
     write_norm: Callable[[Tensor], Tensor] | None = None,
     linearize_final_norm: bool = False,
     batch: int | None = None,
@@ -77,14 +75,15 @@ def value_transition(
 ) -> Transported:
     """Carry `value`, written at `write_site`, to the final stream.
 
-    `write_norm` is the post-norm between the dictionary's output and the stream whose
-    Jacobian the "exact" convention puts in front (it reads the MLP's own output).
-    `linearize_final_norm` carries every token's vector through the final norm's Jacobian
-    before the mean. `batch` is the number of samples at once, `None` to choose.
+    `positions` is where in a sample the feature sits. `write_norm` is the post-norm between
+    the dictionary's output and the stream whose Jacobian the "exact" convention puts in front
+    (it reads the MLP's own output). `linearize_final_norm` carries every token's vector through
+    the final norm's Jacobian before the mean. `batch` is the number of samples at once, `None`
+    to choose.
     """
     blocks = range(write_site, model.n_blocks)
 
-    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         h = model.embed(tokens)
         raw = None
         for k in range(write_site):
@@ -92,7 +91,7 @@ def value_transition(
             if write_norm is not None and k == write_site - 1:
                 raw = model.mlp_output(k // 2, h)
             h = h + model.block(k, h)
-        running = positions.spread(value[None], h.shape)
+        running = counted.spread(value[None], h.shape, positions)
         if write_norm is not None:
             assert raw is not None, "a post-norm lies behind an MLP"
             running = _jvp(write_norm, raw, running)
@@ -111,7 +110,14 @@ def value_transition(
         return steps
 
     return _averaged(
-        model, reference, walk, model.n_blocks, batch, progress, normed=linearize_final_norm
+        model,
+        reference,
+        walk,
+        model.n_blocks,
+        batch,
+        progress,
+        positions=positions,
+        normed=linearize_final_norm,
     )
 
 
@@ -123,6 +129,7 @@ def key_transition(
     *,
     transition: Transition = "full",
     off: frozenset[int] = NO_BLOCKS,
+    positions: Bucket = "all",
     read_norm: Callable[[Tensor], Tensor] | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
@@ -133,9 +140,9 @@ def key_transition(
     Jacobian the "exact" convention puts in front.
     """
 
-    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         sites = _sites(model, tokens, read_site, tick)
-        running = positions.spread(key[None], sites[-1].shape)
+        running = counted.spread(key[None], sites[-1].shape, positions)
         if read_norm is not None:
             running = LinearMap(read_norm, sites[-1], forward_mode=False).vjp(running)
         first, steps = running, [(-1, running)]
@@ -149,7 +156,16 @@ def key_transition(
             steps.append((k, step))
         return steps
 
-    return _averaged(model, reference, walk, 2 * read_site, batch, progress, normed=False)
+    return _averaged(
+        model,
+        reference,
+        walk,
+        2 * read_site,
+        batch,
+        progress,
+        positions=positions,
+        normed=False,
+    )
 
 
 def pull_back(
@@ -157,14 +173,15 @@ def pull_back(
     reference: ReferenceSample,
     cotangent: Float[Tensor, " d_model"],
     *,
+    positions: Bucket = "all",
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Float[Tensor, "sites d_model"]:
     """`T_value[site]^T cotangent` for every site, by one reverse pass, without operators."""
 
-    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         sites = _sites(model, tokens, model.n_blocks, tick)
-        running = positions.spread(cotangent[None], sites[-1].shape)
+        running = counted.spread(cotangent[None], sites[-1].shape)
         places = [(model.n_blocks, running)]
         for k in reversed(range(model.n_blocks)):
             tick()
@@ -172,7 +189,7 @@ def pull_back(
             places.append((k, running))
         return places
 
-    return _place_means(model, reference, walk, 2 * model.n_blocks, batch, progress)
+    return _site_means(model, reference, walk, 2 * model.n_blocks, batch, progress, positions)
 
 
 def push_forward(
@@ -180,14 +197,15 @@ def push_forward(
     reference: ReferenceSample,
     tangent: Float[Tensor, " d_model"],
     *,
+    positions: Bucket = "all",
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Float[Tensor, "sites d_model"]:
     """`T_key[site] tangent` for every site, by one forward-mode pass, without operators."""
 
-    def walk(tokens: Tensor, positions: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
+    def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         h = model.embed(tokens)
-        running = positions.spread(tangent[None], h.shape)
+        running = counted.spread(tangent[None], h.shape)
         places = [(0, running)]
         for k in range(model.n_blocks):
             tick()
@@ -196,7 +214,7 @@ def push_forward(
             places.append((k + 1, running))
         return places
 
-    return _place_means(model, reference, walk, model.n_blocks, batch, progress)
+    return _site_means(model, reference, walk, model.n_blocks, batch, progress, positions)
 
 
 Tick = Callable[[], None]
@@ -213,21 +231,25 @@ def _averaged(
     batch: int | None,
     progress: Progress | None,
     *,
+    positions: Bucket,
     normed: bool,
 ) -> Transported:
+    n_features = _feature_tokens(reference, positions)
+
     def attempt(size: int) -> Transported:
         steps = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
         square = 0.0
-        for positions, places in _micro_batches(
+        for counted, places in _micro_batches(
             model, reference, walk, steps_of_walk, size, progress
         ):
             total = torch.stack([place for _, place in places]).sum(0)
-            square += float(_counted(total, positions).cpu().double().square().sum())
+            square += float(counted.part(total).cpu().double().square().sum())
             for k, place in places:
-                steps[k] += _counted(place, positions).sum((0, 1)).cpu().double()
-        steps /= reference.n_tokens
+                steps[k] += counted.part(place).sum((0, 1)).cpu().double()
+        steps /= n_features
         vector = steps.sum(0)
-        mean_square = square / reference.n_tokens
+        # Over targets: a token that the feature cannot reach transports nothing.
+        mean_square = square * reference.n_tokens / n_features**2
         variance = 1 - float(vector.square().sum()) / mean_square if mean_square else 0.0
         if not bool(torch.isfinite(steps).all()):
             raise ModelError(
@@ -243,29 +265,45 @@ def _averaged(
     return _shrinking(model, reference, batch, attempt)
 
 
-def _place_means(
+def _site_means(
     model: ResidualStream,
     reference: ReferenceSample,
     walk: Walk,
     steps_of_walk: int,
     batch: int | None,
     progress: Progress | None,
+    positions: Bucket,
 ) -> Float[Tensor, "sites d_model"]:
+    """Means at every site over the positions where the feature may sit."""
+    n_features = _feature_tokens(reference, positions)
+
     def attempt(size: int) -> Tensor:
         means = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
-        for positions, places in _micro_batches(
+        for counted, places in _micro_batches(
             model, reference, walk, steps_of_walk, size, progress
         ):
             for site, place in places:
-                means[site] += _counted(place, positions).sum((0, 1)).cpu().double()
-        return (means / reference.n_tokens).to(device=model.device, dtype=model.dtype)
+                means[site] += counted.part(place, positions).sum((0, 1)).cpu().double()
+        return (means / n_features).to(device=model.device, dtype=model.dtype)
 
     return _shrinking(model, reference, batch, attempt)
 
 
-def _counted(h: Stream, positions: Positions) -> Float[Tensor, "batch counted d_model"]:
-    """The part of `h` at the positions that count."""
-    return h[:, positions.start : positions.stop]
+def _feature_tokens(reference: ReferenceSample, positions: Bucket) -> int:
+    """How many tokens of the reference a feature may sit at: what sums are divided by.
+
+    Raises:
+        UsageError: there are none.
+    """
+    included = reference.included
+    part = Positions(included.start, included.stop).where(positions)
+    if part.start >= part.stop:
+        raise UsageError(
+            f"no token of the reference is {positions}: its samples have positions "
+            f"{included.start} to {included.stop - 1}, and late ones begin at {EARLY}"
+        )
+    count: int = part.stop - part.start
+    return reference.samples * count
 
 
 def _micro_batches(
@@ -277,7 +315,7 @@ def _micro_batches(
     progress: Progress | None,
 ) -> Iterator[tuple[Positions, list[tuple[int, Tensor]]]]:
     """What a walk of so many `steps` gives, one micro-batch after the other."""
-    positions = Positions(reference.included.start, reference.included.stop)
+    counted = Positions(reference.included.start, reference.included.stop)
     total = reference.samples * max(1, steps)
     for batch in range(0, reference.samples, size):
         tokens = reference.tokens[batch : batch + size].to(model.device)
@@ -290,8 +328,8 @@ def _micro_batches(
             done += samples
 
         with torch.no_grad():
-            places = walk(tokens, positions, tick)
-        yield positions, places
+            places = walk(tokens, counted, tick)
+        yield counted, places
     if progress is not None:
         progress(total, total)
 

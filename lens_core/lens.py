@@ -3,17 +3,16 @@
     value score  = final_norm(T_value v) W_U + b_U          what the feature promotes
     key score    = (E - c)/|E - c| . (T_key^T k)            what activates it
 
-beside plain Logit Lens (`v` and `k` as they are, read with `unembed` and `embed`)
-and first order. Key scores are also given for a transported key of length one
-(`unit_scores`): within a feature nothing changes, across features they compare.
+beside plain Logit Lens (`v` and `k` as they are, read with `unembed` and `embed`) and every
+other lens of `lens_core.lenses` (docs/method.md, section 2). Key scores are also given for a
+transported key of length one (`unit_scores`): within a feature nothing changes, across features
+they compare. A vector of length zero has no lists.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
 import polars as pl
 import torch
@@ -22,110 +21,30 @@ from torch import Tensor
 
 from lens_core.activity import FeatureActivity, feature_activity
 from lens_core.blocked_topk import ranks_of
-from lens_core.carry import (
-    SIDES,
-    Method,
-    Settings,
-    Side,
-    Transport,
-    carried_by,
-    site_of,
-    vectors_of,
-)
+from lens_core.carry import Carrier, vectors_of
+from lens_core.config import LensConfig
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
-from lens_core.dictionaries.layers import demand_feature, demand_layer
-from lens_core.memory import free_bytes
-from lens_core.model import ResidualModel
-from lens_core.paths import PathShare, Split, block_tokens, paths
-from lens_core.readout import (
-    FinalNorm,
-    centered_cosine_rows,
-    embed,
-    embed_centered_cosine,
-    final_norm_of,
-    top_k,
-    unembed,
+from lens_core.direct import Transported
+from lens_core.instruments import DictionaryShelf, Instruments
+from lens_core.lenses import LENSES, QUERY, Lens, lens_named
+from lens_core.paths import block_tokens, paths
+from lens_core.ranking import outermost
+from lens_core.readout import Readout, read_together
+from lens_core.search import search
+from lens_core.signature import (
+    NO_DIRECTION,
+    Lists,
+    PathShare,
+    SideSignature,
+    Signature,
+    TokenList,
 )
-from lens_core.reference import reference_center
-from lens_core.search import TRANSITION_OF, Lens, search
+from lens_core.stability import jaccard
+from lens_core.terms import SIDES, Settings, Side, Split
 from lens_core.vocabulary import Vocabulary
 
-__all__ = [
-    "BottomLists",
-    "DictionaryShelf",
-    "Lens",
-    "PathShare",
-    "QueryLens",
-    "SideSignature",
-    "Signature",
-    "Split",
-    "TokenList",
-]
 
-DictionaryLoader = Callable[[int], FeatureDictionary]
-
-_LENSES = 3
-# Logit Lens's, and that of the lenses that carry a vector first.
-_READOUTS = {"value": ("unembed", "unembed"), "key": ("embed", "embed_centered_cosine")}
-
-
-@dataclass(frozen=True)
-class TokenList:
-    """The tokens at one end of a ranking, from the end inwards: the best, or the worst.
-
-    `unit_scores` are the scores of a (transported) key of length one, `None` on the value
-    side. `moved` is how many ranks each token rose against Logit Lens.
-    """
-
-    readout: str
-    ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    scores: tuple[float, ...]
-    unit_scores: tuple[float, ...] | None
-    moved: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BottomLists:
-    """What one side is most against, under the three lenses: the worst tokens, worst first."""
-
-    logit_lens: TokenList
-    query_lens: TokenList
-    first_order: TokenList
-
-
-@dataclass(frozen=True)
-class SideSignature:
-    """One side of a feature under the three lenses; `bottom` is `None` unless it was asked for.
-
-    `stability` is the Jaccard similarity of Query Lens's lists from the two halves of the
-    reference (`None` without operators, or where they do not answer); `relative_variance`
-    is that of the transported vector over tokens (`None` where operators answered).
-    """
-
-    logit_lens: TokenList
-    query_lens: TokenList
-    first_order: TokenList
-    norm: float
-    transported_norm: float
-    stability: float | None
-    relative_variance: float | None
-    bottom: BottomLists | None = None
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a feature promotes and what activates it."""
-
-    layer: int
-    feature: int
-    method: Method
-    settings: Settings
-    value: SideSignature
-    key: SideSignature
-
-
-class QueryLens:
+class QueryLens(Instruments):
     """Signatures, paths and search for the dictionaries of one model.
 
     `dictionaries` maps a layer to its dictionary; it may load them as they are asked for.
@@ -133,60 +52,26 @@ class QueryLens:
 
     def __init__(
         self,
-        transport: Transport,
+        carrier: Carrier,
         dictionaries: DictionaryShelf,
         vocabulary: Vocabulary,
+        config: LensConfig | None = None,
         *,
-        k: int = 25,
+        k: int | None = None,
     ) -> None:
-        self.transport = transport
-        self.model: ResidualModel = transport.model
-        self.dictionaries = dictionaries
-        self.vocabulary = vocabulary
-        self.k = min(k, self.model.d_vocab)
-        # One number per feature for each side and lens that was searched.
-        self.scales: dict[tuple[Side, Lens, str], Tensor] = {}
+        super().__init__(carrier, dictionaries, vocabulary, config, k=k)
         # The last layer looked at: its features are walked one after another.
         self._activity: tuple[str, int, FeatureActivity] | None = None
 
-    @cached_property
-    def final_norm(self) -> FinalNorm:
-        """The model's final norm in closed form."""
-        return final_norm_of(self.model)
-
-    @cached_property
-    def center(self) -> Float[Tensor, " d_model"]:
-        """The mean embedding of the reference's tokens."""
-        return reference_center(self.model.embedding, self.transport.reference)
-
-    @cached_property
-    def rows(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The centred-cosine readout's rows."""
-        return centered_cosine_rows(self.model.embedding, self.center)
-
-    @cached_property
-    def lengths(self) -> Float[Tensor, " d_vocab"]:
-        """What `rows` were divided by."""
-        lengths: Tensor = (self.model.embedding - self.center).norm(dim=-1)
-        return lengths
-
-    def dictionary(self, layer: int, feature: int = 0) -> FeatureDictionary:
-        """The dictionary of `layer`.
-
-        Raises:
-            UsageError: there is none, or it has no such feature.
-        """
-        dictionary = self.dictionaries[layer]
-        demand_feature(layer, feature, dictionary.n_features)
-        return dictionary
-
     def with_k(self, k: int) -> QueryLens:
         """This lens with lists of `k` tokens, on the same model, dictionaries and operators."""
-        for name in ("final_norm", "center", "rows", "lengths"):
-            getattr(self, name)  # made once: the copy takes along what is there
-        other = copy.copy(self)
+        other = copy.copy(self)  # readouts and scales are shared
         other.k = min(k, self.model.d_vocab)
         return other
+
+    def prepare(self) -> None:
+        """Make every readout now, which the first question would wait for."""
+        self.readouts.all()
 
     def signature(
         self,
@@ -196,15 +81,24 @@ class QueryLens:
         *,
         bottom: bool = False,
     ) -> Signature:
-        """Both sides of a feature under Logit Lens, Query Lens and first order.
+        """Both sides of a feature under every lens; `settings` default to the configuration's.
 
         `bottom` asks for the other ends of the rankings too.
         """
-        settings = settings or Settings()
+        settings = settings or self.settings
         dictionary = self.dictionary(layer, feature)
-        method = self.transport.method(dictionary, settings)
+        method = self.carrier.method(dictionary, settings)
         value, key = (self._side(side, dictionary, feature, settings, bottom) for side in SIDES)
-        return Signature(layer, feature, method, settings, value, key)
+        return Signature(
+            layer,
+            feature,
+            method,
+            self.carrier.source(dictionary) if method == "operator" else "none",
+            settings,
+            self.carrier.reference.n_tokens,
+            value,
+            key,
+        )
 
     def _side(
         self,
@@ -215,79 +109,59 @@ class QueryLens:
         bottom: bool,
     ) -> SideSignature:
         start = vectors_of(side, dictionary)[feature]
-        carried = self.transport.carry(side, dictionary, feature, settings)
-        if settings.transition == "first-order":
-            first_order = carried
-        else:
-            asked = settings.with_transition("first-order")
-            first_order = self.transport.carry(side, dictionary, feature, asked)
-        halves, stability = self._halves(side, dictionary, feature, settings)
-        vectors = torch.stack([carried.vector, first_order.vector, *halves])
-        readings = self._readings(side, start, vectors, normed=carried.normed)
-        best = _outermost(readings, self.k)
-        lengths = [float(each.norm()) for each in (start, carried.vector, first_order.vector)]
+        if _is_zero(start):
+            none = Lists({lens.name: self._none(side, lens.name, NO_DIRECTION) for lens in LENSES})
+            return SideSignature(none, none if bottom else None, 0.0, 0.0, None, None)
+        reasons = {lens.name: lens.missing(self, side) for lens in LENSES}
+        carried = {
+            lens.name: lens.carry(self, side, dictionary, feature, settings)
+            for lens in LENSES
+            if not reasons[lens.name]
+        }
+        reasons |= {name: NO_DIRECTION for name, each in carried.items() if _is_zero(each.vector)}
+        read = [lens for lens in LENSES if not reasons[lens.name]]
+        asked = [self._asked(lens, side, carried[lens.name]) for lens in read]
+        main = carried[QUERY.name]
+        stability = None
+        halves: list[Tensor] = []
+        if QUERY in read and self._has_halves(side, dictionary, settings):
+            halves, stability = self._halves(side, dictionary, feature)
+        readout = self.readout(QUERY.readouts[side])
+        scores = read_together([*asked, *((readout, half) for half in halves)])
+        if len(halves) == 2:
+            ids = outermost(scores[len(read) :], self.k)
+            stability = float(jaccard(ids[:1], ids[1:]))
 
-        def lists(ids: Int[Tensor, "lists k"], *, lowest: bool = False) -> list[TokenList]:
-            return [
-                self._token_list(side, readings, at, ids[at], lengths[at], lowest=lowest)
-                for at in range(_LENSES)
-            ]
+        def lists(*, lowest: bool) -> Lists:
+            best = outermost(scores[: len(read)], self.k, lowest=lowest)
+            found = {name: self._none(side, name, reason) for name, reason in reasons.items()}
+            for at, (lens, (one, vector)) in enumerate(zip(read, asked, strict=True)):
+                found[lens.name] = self._token_list(
+                    one, scores, at, best[at], float(vector.norm()), lowest=lowest
+                )
+            return Lists(found)
 
-        worst = None
-        if bottom:
-            ids = _outermost(readings[:_LENSES], self.k, lowest=True)
-            worst = BottomLists(*lists(ids, lowest=True))
-        logit_lens, query_lens, first_order_lens = lists(best)
         return SideSignature(
-            logit_lens=logit_lens,
-            query_lens=query_lens,
-            first_order=first_order_lens,
-            norm=lengths[0],
-            transported_norm=lengths[1],
-            stability=_jaccard(best[_LENSES:]) if halves else stability,
-            relative_variance=carried.relative_variance,
-            bottom=worst,
+            top=lists(lowest=False),
+            bottom=lists(lowest=True) if bottom else None,
+            norm=float(start.norm()),
+            transported_norm=float(main.vector.norm()),
+            stability=stability,
+            relative_variance=main.relative_variance if QUERY in read else None,
         )
 
-    def _readings(
-        self,
-        side: Side,
-        start: Float[Tensor, " d_model"],
-        vectors: Float[Tensor, "n d_model"],
-        *,
-        normed: bool,
-    ) -> Float[Tensor, "readings d_vocab"]:
-        """`plain_scores` of `start`, then `scores` of each vector.
+    def _asked(self, lens: Lens, side: Side, carried: Transported) -> tuple[Readout, Tensor]:
+        return self.readout(lens.readouts[side], normed=carried.normed), carried.vector
 
-        What this costs is reading the vocabulary, once: the two readouts of values are one, and
-        of keys `E k = |E - c| (rows k) + c k`.
-        """
-        if side == "key":
-            read = self.scores(side, torch.cat([start[None], vectors]))
-            read[0] = self.lengths * read[0] + self.center @ start
-            return read
-        if not normed:
-            return self.scores(side, torch.cat([start[None], vectors]))
-        plain = self.plain_scores(side, start)[None]
-        return torch.cat([plain, self.scores(side, vectors, normed=normed)])
-
-    def plain_scores(
-        self, side: Side, start: Float[Tensor, " d_model"]
-    ) -> Float[Tensor, " d_vocab"]:
-        """Logit Lens: `unembed` of the value, `embed` of the key."""
-        return unembed(start, self.model) if side == "value" else embed(start, self.model.embedding)
-
-    def scores(
-        self, side: Side, vector: Float[Tensor, "*many d_model"], *, normed: bool = False
-    ) -> Float[Tensor, "*many d_vocab"]:
-        """Query Lens's readout of transported vectors."""
-        if side == "value":
-            return unembed(vector, self.model, normed=normed)
-        return embed_centered_cosine(vector, self.rows)
+    def _none(self, side: Side, lens: str, reason: str) -> TokenList:
+        """The list of a lens that has none, and why."""
+        name = lens_named(lens).readouts.get(side)
+        measure = "" if name is None else self.readout(name).measure
+        return TokenList(name or "", measure, (), (), (), None, (), reason)
 
     def _token_list(
         self,
-        side: Side,
+        readout: Readout,
         readings: Float[Tensor, "readings d_vocab"],
         at: int,
         ids: Int[Tensor, " k"],
@@ -297,16 +171,15 @@ class QueryLens:
     ) -> TokenList:
         """The tokens `ids` at one end of reading `at`, of a vector of this length."""
         found = readings[at, ids]
-        unit = None
-        if side == "key":
-            unit = tuple((found / length if length else found * 0).tolist())
+        unit = tuple((found / length).tolist()) if readout.compares_by_length else None
         moved = torch.zeros_like(ids)
-        if at:  # Logit Lens moves nothing against itself
+        if at:  # Logit Lens, the first of them, moves nothing against itself
             place = torch.arange(len(ids), device=ids.device)
             rank = readings.shape[1] - 1 - place if lowest else place
             moved = ranks_of(readings[:1], ids[None])[0] - rank
         return TokenList(
-            _READOUTS[side][at > 0],
+            readout.name,
+            readout.measure,
             tuple(ids.tolist()),
             tuple(self.vocabulary.texts(ids.tolist())),
             tuple(found.tolist()),
@@ -314,33 +187,25 @@ class QueryLens:
             tuple(moved.tolist()),
         )
 
-    def _halves(
-        self,
-        side: Side,
-        dictionary: FeatureDictionary,
-        feature: int,
-        settings: Settings,
-    ) -> tuple[list[Float[Tensor, " d_model"]], float | None]:
-        """The feature carried by each half of the reference, or its stability where it is stored.
-
-        Neither where operators do not say.
-        """
-        operators = self.transport.operators
-        if (
-            operators is None
-            or not self.transport.has_operators(dictionary)
-            or settings.transition != "full"
-            or self.transport.off(side, dictionary, settings)
-            or self.transport.obstacle(side, dictionary, settings) is not None
-        ):
-            return [], None
-        start = vectors_of(side, dictionary)[feature]
-        matrices = operators.halves(side, site_of(side, dictionary))
-        stored = operators.stability(side, dictionary.sha256, self.k)
+    def _has_halves(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> bool:
+        """Whether operators of the two halves of the reference answer these settings."""
+        carrier = self.carrier
         return (
-            [carried_by(side, matrix, start) for matrix in matrices],
-            None if stored is None else float(stored[feature]),
+            carrier.has_operators(dictionary)
+            and settings.transition == "full"
+            and settings.positions == "all"
+            and not carrier.off(side, dictionary, settings)
+            and carrier.obstacle(side, dictionary, settings) is None
         )
+
+    def _halves(
+        self, side: Side, dictionary: FeatureDictionary, feature: int
+    ) -> tuple[list[Float[Tensor, " d_model"]], float | None]:
+        """The feature carried by each half of the reference; its stability where that is stored."""
+        start = vectors_of(side, dictionary)[feature]
+        stored = self.carrier.operators_for(dictionary).stability(side, dictionary.sha256, self.k)
+        known = None if stored is None else float(stored[feature])
+        return [half(start) for half in self.carrier.halves(side, dictionary)], known
 
     def paths(
         self,
@@ -356,7 +221,7 @@ class QueryLens:
             UsageError: `first-reader` where blocks are off or a norm stands in front.
         """
         dictionary = self.dictionary(layer, feature)
-        return paths(self, side, dictionary, feature, settings or Settings(), split)
+        return paths(self, side, dictionary, feature, settings or self.settings, split)
 
     def block_tokens(
         self, side: Side, layer: int, feature: int, block: int
@@ -372,7 +237,7 @@ class QueryLens:
         token_id: int,
         *,
         side: Side = "value",
-        lens: Lens = "query",
+        lens: str = "query",
         layers: Sequence[int] | None = None,
         n: int = 25,
         settings: Settings | None = None,
@@ -380,13 +245,35 @@ class QueryLens:
         """The features that promote (`value`) or fire on (`key`) a token; see `lens_core.search`.
 
         Raises:
-            UsageError: the token id is out of range, a layer has no dictionary, or `settings`
-                ask for what operators do not answer (masks, the exact convention).
+            UsageError: the token id is out of range, a layer has no dictionary, there is no such
+                lens, or `settings` ask for what operators do not answer (masks, the exact
+                convention).
             OperatorError: `lens` needs operators that are not built.
         """
         self.vocabulary.check(token_id)
-        settings = (settings or Settings()).with_transition(TRANSITION_OF[lens])
-        return search(self, token_id, settings, side=side, kind=lens, layers=layers, n=n)
+        return search(
+            self,
+            token_id,
+            settings or Settings(),
+            side=side,
+            lens=lens_named(lens),
+            layers=layers,
+            n=n,
+        )
+
+    def best_tokens(
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        features: Sequence[int],
+        lens: Lens,
+        k: int,
+    ) -> list[list[int]]:
+        """The ids of the `k` best tokens of some features under one lens, best first."""
+        carried = lens.map(self, side, dictionary)(vectors_of(side, dictionary)[features])
+        ids, _ = self.readout(lens.readouts[side]).top_k(carried, k)
+        found: list[list[int]] = ids.tolist()
+        return found
 
     def activity(self, layer: int, top: int = 20) -> FeatureActivity:
         """Firing rate and strongest tokens of every feature of `layer` in the reference."""
@@ -397,72 +284,19 @@ class QueryLens:
                 found = feature_activity(
                     self.model,
                     dictionary,
-                    self.transport.reference,
+                    self.carrier.reference,
                     top=top,
-                    batch=self.transport.batch,
-                    progress=self.transport.progress,
+                    batch=self.carrier.batch,
+                    progress=self.carrier.progress,
                 )
                 return dict(vars(found))
 
             asked = {"kind": "activity", "dictionary": dictionary.sha256, "top": top}
-            found = FeatureActivity(**self.transport.cached(asked, compute))
+            found = FeatureActivity(**self.carrier.cached(asked, compute))
             self._activity = dictionary.sha256, top, found
         return self._activity[2]
 
 
-class DictionaryShelf:
-    """The dictionaries of a configuration, loaded when first asked for.
-
-    They are kept while they fit in `budget` bytes (`None`: a quarter of the memory free on
-    the device of the first); the one used longest ago goes first.
-    """
-
-    def __init__(
-        self, layers: Sequence[int], load: DictionaryLoader, budget: int | None = None
-    ) -> None:
-        self.layers = tuple(layers)
-        self._load = load
-        self._budget = budget
-        self._kept: dict[int, FeatureDictionary] = {}
-
-    def __getitem__(self, layer: int) -> FeatureDictionary:
-        demand_layer(layer, self.layers)
-        dictionary = self._kept.pop(layer, None) or self._load(layer)
-        if self._budget is None:
-            self._budget = free_bytes(dictionary.keys.device) // 4
-        self._kept[layer] = dictionary
-        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._budget:
-            del self._kept[next(iter(self._kept))]
-        return dictionary
-
-
-def _outermost(
-    readings: Float[Tensor, "lists d_vocab"], k: int, *, lowest: bool = False
-) -> Int[Tensor, "lists k"]:
-    """The ids of the `k` best tokens of each reading, or of the `k` worst, from the end inwards.
-
-    Equal scores are in the order of their ids, which at the bottom reads backwards.
-    """
-    found, ids = readings.topk(min(k + 1, readings.shape[1]), largest=not lowest)
-    ids = ids[:, :k]
-    # A tie, where topk takes any, or a NaN, which is equal to nothing.
-    clear = found[:, 1:] < found[:, :-1] if not lowest else found[:, 1:] > found[:, :-1]
-    for row in (~clear.all(1)).nonzero().flatten().tolist():
-        scores = readings[row]
-        if lowest:
-            ids[row] = len(scores) - 1 - top_k(scores.flip(0), k, largest=False)[0]
-        else:
-            ids[row] = top_k(scores, k)[0]
-    return ids
-
-
-def _jaccard(ids: Int[Tensor, "halves k"]) -> float | None:
-    if len(ids) < 2:
-        return None
-    one, other = (set(each) for each in ids.tolist())
-    return len(one & other) / len(one | other)
-
-
-def _bytes(dictionary: FeatureDictionary) -> int:
-    # Twice: what `encode` computes with lies beside the keys and values.
-    return 2 * (dictionary.keys.nbytes + dictionary.values.nbytes)
+def _is_zero(vector: Float[Tensor, " d_model"]) -> bool:
+    """Whether the vector has length zero, as far as its dtype can tell."""
+    return float(vector.norm()) == 0

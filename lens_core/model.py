@@ -20,10 +20,7 @@ for which they do not match (parallel residuals, recurrences) is refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -32,8 +29,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.errors import ModelError, one_line
+from lens_core.errors import ModelError
+from lens_core.foreign import in_plain_words
 from lens_core.memory import is_out_of_memory
+from lens_core.model_weights import largest_of, weights_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,7 +109,7 @@ class ResidualModel:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"model {name} ({architecture}) is not a decoder of attention and MLP blocks "
-                f"that TransformerLens can open: {one_line(error)}"
+                f"that TransformerLens can open: {in_plain_words(error)}"
             ) from error
         # The bridge stamps its wrappers into the module tree; none of them may train.
         self.bridge.eval()
@@ -318,23 +317,44 @@ class ResidualModel:
         contexts = [given[layer] for layer in range(self.n_layers)]
         self._contexts[length] = contexts
         try:
-            added_up = self.final_norm(self.sites(tokens)[-1])
+            sites = self.sites(tokens)
+            added_up = self.final_norm(sites[-1])
         except (RuntimeError, TypeError, ValueError) as error:
             del self._contexts[length]
             if is_out_of_memory(error):
                 raise
             raise ModelError(
-                f"the blocks of {self.name} cannot be run one by one: {one_line(error)}"
+                f"the blocks of {self.name} cannot be run one by one: {in_plain_words(error)}"
             ) from error
         expected = seen["normed"]
+        if not (added_up.isfinite().all() and expected.isfinite().all()):
+            del self._contexts[length]
+            raise ModelError(self._overflow(sites))
         difference = float((added_up - expected).norm() / expected.norm())
         if not difference <= _SELF_CHECK_TOLERANCE.get(self.dtype, 1e-3):
             del self._contexts[length]
             raise ModelError(
                 f"the attention and MLP blocks of {self.name} do not add up to its own forward "
-                f"pass (relative difference {difference:.1e}): this architecture is not supported"
+                f"pass (relative difference {difference:.1e}): qlens cannot read this architecture"
             )
         return contexts
+
+    def _overflow(self, sites: list[Stream]) -> str:
+        """Where a stream of `sites` stops being finite, and the largest weight there."""
+        first = next((k for k, h in enumerate(sites) if not bool(h.isfinite().all())), len(sites))
+        if first == 0:
+            where, module = "the embedding", self.bridge.embed
+        elif first == len(sites):
+            where, module = "the final norm", self.bridge.ln_final
+        else:
+            where = f"{('attn', 'mlp')[(first - 1) % 2]}.{(first - 1) // 2}"
+            module = self._blocks[(first - 1) // 2]
+        tensor, largest = largest_of(module.named_parameters())
+        return (
+            f"the numbers of {self.name} overflow in {where} in {str(self.dtype)[6:]}; the largest "
+            f"weight there is {largest:.0e}, in {tensor.replace('_original_component.', '')}: get "
+            "the weights again, or check how they were saved"
+        )
 
     def check(self, length: int = 8) -> None:
         """Compare the sum of the blocks with the model's own forward pass.
@@ -343,36 +363,6 @@ class ResidualModel:
             ModelError: they differ, so that no lens on these blocks would be true.
         """
         self._attention_context(length)
-
-
-def weights_fingerprint(hf_model: PreTrainedModel) -> str:
-    """Sha256 over the configuration and every weight's name, type, shape and bytes (hex)."""
-    incidental = {"_name_or_path", "_attn_implementation_internal", "transformers_version",
-                  "_commit_hash", "torch_dtype", "dtype", "use_cache", "output_attentions",
-                  "output_hidden_states", "_model_name_or_path"}  # fmt: skip
-    config = {k: v for k, v in hf_model.config.to_dict().items() if k not in incidental}
-    state: Mapping[str, Tensor] = hf_model.state_dict()
-    tied: dict[tuple[int, tuple[int, ...]], str] = {}
-    unique = [
-        (name, tensor)
-        for name, tensor in sorted(state.items())
-        if tied.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) == name
-    ]
-
-    def digest(item: tuple[str, Tensor]) -> bytes:
-        name, tensor = item
-        flat = tensor.detach().contiguous().cpu().reshape(-1)
-        head = f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode()
-        raw = flat.view(torch.uint8).numpy().data if flat.numel() else b""
-        return hashlib.sha256(head + hashlib.sha256(raw).digest()).digest()
-
-    # hashlib releases the GIL, so threads hash tensors side by side.
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        digests = list(pool.map(digest, unique))
-    whole = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for part in digests:
-        whole.update(part)
-    return whole.hexdigest()
 
 
 def _id_chunks(model: ResidualModel) -> list[Tensor]:

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.carry import Side, vectors_of
+from lens_core.carry import vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.terms import Side
 
 _ROWS_AT_ONCE = 8192
 
@@ -24,22 +25,21 @@ def neighbours(
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """The `n` other features nearest to `feature` and their cosines, the nearest first.
 
-    Fewer where the dictionary has fewer. Equal cosines are in the order of features; a
-    vector of length zero has cosine 0 with every other.
+    Fewer where the dictionary has fewer. Equal cosines are in the order of features; a vector
+    of length zero has no direction, and so neither neighbours nor a place among them.
     """
     vectors = vectors_of(side, dictionary)
     cosines = cosines_with(vectors, vectors[feature])
-    cosines[feature] = -torch.inf
-    order = cosines.argsort(descending=True, stable=True)[: min(n, len(cosines) - 1)]
+    cosines[feature] = torch.nan
+    found = (~cosines.isnan()).nonzero().squeeze(1)
+    order = found[cosines[found].argsort(descending=True, stable=True)[:n]]
     return order, cosines[order]
 
 
 def cosines_with(
     vectors: Float[Tensor, "n_features d_model"], one: Float[Tensor, " d_model"]
 ) -> Float[Tensor, " n_features"]:
-    """The cosine of every row of `vectors` with `one`."""
-    parts = []
-    for rows in torch.split(vectors, _ROWS_AT_ONCE):
-        lengths = rows.norm(dim=1) * one.norm()
-        parts.append(rows @ one / torch.where(lengths > 0, lengths, 1))
-    return torch.cat(parts)
+    """The cosine of every row of `vectors` with `one`; NaN where either has length zero."""
+    unit = one / one.norm()
+    chunks = torch.split(vectors, _ROWS_AT_ONCE)
+    return torch.cat([rows @ unit / rows.norm(dim=1) for rows in chunks])

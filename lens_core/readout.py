@@ -1,91 +1,231 @@
 """From a vector of the residual stream to a score for every token of the vocabulary.
 
-    unembed                 final_norm(t) W_U + b_U                      the output end
-    embed                   E k                                          the input end, plain
-    embed_centered_cosine   (E - c) / |E - c| . t                        the input end, Query Lens
+    score_t(x) = g(x) . row_t + bias_t
 
-(paper, section 3.3; `c` is the mean embedding of the *reference's* tokens.) The
-final norm is applied to the averaged vector, as the paper's code does; a vector
-that already went through the final norm's Jacobian token by token is read with
-`W_U` alone, since a derivative has no bias.
+    unembed                 g = final norm,  rows of W_U^T, bias b_U       the output end
+    embed                   g = x,           rows of E                     the input end, plain
+    embed_centered_cosine   g = x,           rows (E - c) / |E - c|        the input end, Query Lens
+
+(paper, section 3.3; docs/method.md, section 2; `c` is the mean embedding of the *reference's*
+tokens.) The final norm is applied to the averaged vector, as the paper's code does; a vector
+that already went through the final norm's Jacobian token by token is read with `W_U` alone,
+since a derivative has no bias. A readout is one object that lists, search, paths and the atlas
+read with: a new one is a function here and its name in `READOUTS`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.errors import ModelError
+from lens_core.blocked_topk import (
+    ranks_in_product,
+    top_k_and_ranks_of_product,
+    top_k_of_product,
+)
+from lens_core.final_norm import FinalNorm, final_norm_of
 from lens_core.model import ResidualModel
+from lens_core.terms import MEASURES
 
 # Vectors whose product with the vocabulary takes as long as reading the vocabulary.
 _FEW = 6
 
 
-@dataclass(frozen=True)
-class FinalNorm:
-    """The final norm in closed form: `gain * (x - centred mean) / sqrt(mean square + eps) + bias`.
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """One way to read a vector as scores of tokens.
 
-    Splitting it into a linear part and one scale per vector is what lets a reverse
-    search rank every feature with one matrix-vector product.
+    `norm` is the final norm in closed form and `apply_norm` the model's own; both `None` where a
+    readout has none. `compares_by_length`: scores of different features compare only after
+    division by the length of the vector. `through` is a readout from whose scores these follow
+    without another product with the vocabulary.
     """
 
-    centred: bool
-    gain: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"] | None
-    eps: float
+    name: str
+    rows: Float[Tensor, "d_vocab d_model"]
+    bias: Float[Tensor, " d_vocab"] | None = None
+    norm: FinalNorm | None = None
+    apply_norm: Callable[[Tensor], Tensor] | None = None
+    compares_by_length: bool = False
+    through: DerivedScores | None = None
 
-    def linear(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The part that is linear in `x`: everything but the division and the bias."""
-        return self.gain * self._centre(x)
+    @property
+    def measure(self) -> str:
+        """What the score that is shown is called."""
+        return MEASURES[self.name]
 
-    def scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, " *batch"]:
-        """What `linear(x)` is divided by."""
-        return (self._centre(x).square().mean(-1) + self.eps).sqrt()
+    @cached_property
+    def derivative(self) -> Readout:
+        """That of vectors which went through the norm's Jacobian already: no norm, no bias."""
+        return replace(self, bias=None, norm=None, apply_norm=None)
 
-    def pulled(self, direction: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """`w` with `w . x = direction . linear(x)`."""
-        return self._centre(self.gain * direction)
+    @cached_property
+    def center(self) -> Float[Tensor, " d_model"]:
+        """The mean row over the vocabulary."""
+        return self.rows.mean(0)
 
-    def _centre(self, x: Tensor) -> Tensor:
-        return x - x.mean(-1, keepdim=True) if self.centred else x
+    def scores(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_vocab"]:
+        """The score of every token, for few vectors."""
+        product = _product(self._applied(vectors), self.rows)
+        return product if self.bias is None else product + self.bias
+
+    def top_k(
+        self, vectors: Float[Tensor, "n d_model"], k: int
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """The `k` best tokens of many vectors and their scores, best first."""
+        return top_k_of_product(self._applied(vectors), self.rows, self.bias, k)
+
+    def ranks(
+        self, vectors: Float[Tensor, "n d_model"], ids: Int[Tensor, "n k"]
+    ) -> Int[Tensor, "n k"]:
+        """The rank (0 is best) of `ids` among all tokens, for many vectors."""
+        return ranks_in_product(self._applied(vectors), self.rows, self.bias, ids)
+
+    def top_k_and_ranks(
+        self, vectors: Float[Tensor, "n d_model"], k: int, ids: Int[Tensor, "n m"]
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"], Int[Tensor, "n m"]]:
+        """`top_k` and `ranks` from one product."""
+        return top_k_and_ranks_of_product(self._applied(vectors), self.rows, self.bias, k, ids)
+
+    def linear(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
+        """The part of `g` that is linear: all but the norm's division and bias."""
+        return vectors if self.norm is None else self.norm.linear(vectors)
+
+    def parts(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """The scores of parts of one vector, which add up to its own times `norm_scale`."""
+        return self.linear(vectors) @ self.rows.T
+
+    def direction(self, ids: Int[Tensor, " k"]) -> Float[Tensor, " d_model"]:
+        """`w` such that `w . x / norm_scale` is the summed score of `ids`, less `constant`."""
+        summed = self.rows[ids].sum(0)
+        return summed if self.norm is None else self.norm.pulled(summed)
+
+    def constant(self, ids: Int[Tensor, " k"]) -> Float[Tensor, ""] | None:
+        """The summed score of `ids` that no vector changes; `None` where there is none."""
+        found = None
+        if self.norm is not None and self.norm.bias is not None:
+            found = self.norm.bias @ self.rows[ids].sum(0)
+        if self.bias is not None:
+            summed = self.bias[ids].sum()
+            found = summed if found is None else found + summed
+        return found
+
+    def norm_scale(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, " *many"]:
+        """What the norm divides each vector by; one where there is no norm."""
+        if self.norm is None:
+            return vectors.new_ones(vectors.shape[:-1])
+        return self.norm.scale(vectors)
+
+    def divisor(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+        """What makes `w . x` of `direction` comparable across features: the norm, or the length.
+
+        NaN for a vector of length zero, which has no direction.
+        """
+        length = vectors.norm(dim=-1)
+        found = length if self.compares_by_length else self.norm_scale(vectors)
+        return found.masked_fill(length == 0, torch.nan)
+
+    def _applied(self, vectors: Tensor) -> Tensor:
+        if self.apply_norm is None:
+            return vectors
+        with torch.no_grad():
+            return self.apply_norm(vectors)
 
 
-def final_norm_of(model: ResidualModel) -> FinalNorm:
-    """The final norm of `model` in closed form, checked against the module itself.
+@dataclass(frozen=True, eq=False)
+class DerivedScores:
+    """`scores(x) = lengths * other.scores(x) + shift . x`, which spares a product."""
 
-    Raises:
-        ModelError: it is neither a LayerNorm nor an RMSNorm.
+    other: Readout
+    lengths: Float[Tensor, " d_vocab"]
+    shift: Float[Tensor, " d_model"]
+
+    def finish(
+        self, scores: Float[Tensor, " d_vocab"], vector: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, " d_vocab"]:
+        """From the other readout's scores of `vector` to these."""
+        return self.lengths * scores + self.shift @ vector
+
+
+def read_together(
+    asked: Sequence[tuple[Readout, Float[Tensor, " d_model"]]],
+) -> Float[Tensor, "n d_vocab"]:
+    """The scores of several vectors, each by its readout, reading the vocabulary once if it can.
+
+    That is what a signature costs: the readouts of values are one, and those of keys follow
+    from one another.
     """
-    module = model.bridge.ln_final.original_component
-    ones = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
-    with torch.no_grad():
-        if isinstance(module, torch.nn.LayerNorm):
-            bias = module.bias
-            gain = ones if module.weight is None else module.weight.detach()
-            norm = FinalNorm(
-                True,
-                gain,
-                bias.detach() if bias is not None and bool(bias.any()) else None,
-                module.eps,
-            )
-        else:
-            eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-            if eps is None:
-                raise ModelError(f"the final norm of {model.name} is no LayerNorm or RMSNorm")
-            # Gemma's gain is 1 + weight: ask the module, not its parameters.
-            norm = FinalNorm(False, model.final_norm(ones) * (1 + eps) ** 0.5, None, float(eps))
-        probe = torch.linspace(-1, 2, model.d_model, dtype=model.dtype, device=model.device)
-        probe = probe * probe.roll(3)
-        expected = model.final_norm(probe)
-        got = norm.linear(probe) / norm.scale(probe)
-        got = got if norm.bias is None else got + norm.bias
-        if not torch.allclose(got, expected, rtol=1e-4, atol=1e-5):
-            raise ModelError(f"the final norm of {model.name} is no LayerNorm or RMSNorm")
-    return norm
+    sources = [readout.through.other if readout.through else readout for readout, _ in asked]
+    found: dict[int, Tensor] = {}
+    for source in dict.fromkeys(sources):
+        places = [i for i, each in enumerate(sources) if each is source]
+        scores = source.scores(torch.stack([asked[i][1] for i in places]))
+        for row, place in zip(scores, places, strict=True):
+            readout, vector = asked[place]
+            found[place] = row if readout.through is None else readout.through.finish(row, vector)
+    return torch.stack([found[place] for place in range(len(asked))])
+
+
+class Readouts:
+    """The readouts of one model and reference, made when first asked for."""
+
+    def __init__(self, model: ResidualModel, center: Callable[[], Float[Tensor, " d_model"]]):
+        """`center` gives the mean embedding of the reference's tokens."""
+        self.model = model
+        self._center = center
+        self._made: dict[str, Readout] = {}
+
+    @cached_property
+    def center(self) -> Float[Tensor, " d_model"]:
+        """The mean embedding of the reference's tokens."""
+        return self._center()
+
+    def __getitem__(self, name: str) -> Readout:
+        if name not in self._made:
+            self._made[name] = READOUTS[name](self)
+        return self._made[name]
+
+    def all(self) -> list[Readout]:
+        """Every readout, each made if it was not."""
+        return [self[name] for name in READOUTS]
+
+
+def unembed(of: Readouts) -> Readout:
+    """The output end: final norm, `W_U`, `b_U`."""
+    model = of.model
+    norm = final_norm_of(model)
+    return Readout("unembed", model.W_U.T, model.b_U, norm, model.final_norm)
+
+
+def embed(of: Readouts) -> Readout:
+    """Logit Lens's input end: the plain product with every token's embedding."""
+    embedding = of.model.embedding
+    # E k = |E - c| (rows k) + c . k
+    lengths = (embedding - of.center).norm(dim=-1)
+    through = DerivedScores(of["embed_centered_cosine"], lengths, of.center)
+    return Readout("embed", embedding, compares_by_length=True, through=through)
+
+
+def embed_centered_cosine(of: Readouts) -> Readout:
+    """Query Lens's input end: how well each token, put in place of the average, realises `x`.
+
+    The size of `x` scales every score alike and cannot change the ranking; divided by it, the
+    score is a cosine.
+    """
+    rows = centered_cosine_rows(of.model.embedding, of.center)
+    return Readout("embed_centered_cosine", rows, compares_by_length=True)
+
+
+READOUTS: Mapping[str, Callable[[Readouts], Readout]] = MappingProxyType(
+    {"unembed": unembed, "embed": embed, "embed_centered_cosine": embed_centered_cosine}
+)
+"""What makes each readout, by its name."""
 
 
 def centered_cosine_rows(
@@ -100,36 +240,6 @@ def centered_cosine_rows(
     return shift / torch.where(length > 0, length, 1)
 
 
-def embed_centered_cosine(
-    direction: Float[Tensor, "*batch d_model"], rows: Float[Tensor, "d_vocab d_model"]
-) -> Float[Tensor, "*batch d_vocab"]:
-    """How well replacing the current token by each vocabulary token realises `direction`.
-
-    Query Lens's input-end readout (paper, section 3.3), with `rows` from
-    `centered_cosine_rows`. The size of `direction` scales every score alike and cannot
-    change the ranking; divided by it, the score is a cosine.
-    """
-    return _product(direction, rows)
-
-
-def embed(
-    direction: Float[Tensor, "*batch d_model"], embedding: Float[Tensor, "d_vocab d_model"]
-) -> Float[Tensor, "*batch d_vocab"]:
-    """Logit Lens's input-end readout: the plain product with every token embedding."""
-    return _product(direction, embedding)
-
-
-def unembed(
-    vector: Float[Tensor, "*batch d_model"], model: ResidualModel, *, normed: bool = False
-) -> Float[Tensor, "*batch d_vocab"]:
-    """Output-end readout; `normed` vectors went through the final norm's Jacobian already."""
-    if normed:
-        return _product(vector, model.W_U.T)
-    with torch.no_grad():
-        logits = _product(model.final_norm(vector), model.W_U.T)
-        return logits if model.b_U is None else logits + model.b_U
-
-
 def _product(
     vectors: Float[Tensor, "*batch d_model"], rows: Float[Tensor, "d_vocab d_model"]
 ) -> Float[Tensor, "*batch d_vocab"]:
@@ -141,29 +251,3 @@ def _product(
     if vectors.ndim == 2 and 1 < len(vectors) <= _FEW and vectors.device.type == "cpu":
         return (rows @ vectors.T).T.contiguous()
     return vectors @ rows.T
-
-
-def top_k(
-    scores: Float[Tensor, " d_vocab"], k: int, *, largest: bool = True
-) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """The `k` best tokens, best first; equal scores in the order of their ids.
-
-    Raises:
-        ModelError: a score is NaN, so that there is no order.
-    """
-    if bool(scores.isnan().any()):
-        raise ModelError("the scores are not numbers: the feature or the model overflows")
-    signed = scores if largest else -scores
-    k = min(k, len(scores))
-    # topk leaves ties in any order: take everything down to the k-th score, then order it.
-    threshold = signed.topk(k).values[-1]
-    candidates = (signed >= threshold).nonzero().squeeze(-1)
-    order = signed[candidates].sort(descending=True, stable=True).indices[:k]
-    ids = candidates[order]
-    return ids, scores[ids]
-
-
-def ranks(scores: Float[Tensor, " d_vocab"]) -> Int[Tensor, " d_vocab"]:
-    """The rank (0 is best) of every token; equal scores in the order of their ids."""
-    order = scores.sort(descending=True, stable=True).indices
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -12,7 +12,9 @@ Pile), so how it comes about is fixed here, once, for all sources:
 - it is cut into contiguous chunks, and the samples are the first chunks in the
   order of SHA-256("SEED:CHUNK"). That order is the same on every machine and
   under every library version, which NumPy and torch do not promise of theirs,
-  and a smaller reference is the beginning of a larger one from the same stream.
+  and a smaller reference is the beginning of a larger one from the same stream;
+- tokens that the tokenizer has and the model's embedding has no row for are left out, counted
+  and said; chunks across such a gap come after all the others in that order.
 
 With `prepend_bos` a sample is the beginning-of-sequence token and a chunk of
 `length - 1`. A token file is the sample itself: nothing is cut, drawn or added.
@@ -20,16 +22,14 @@ With `prepend_bos` a sample is the beginning-of-sequence token and a chunk of
 
 from __future__ import annotations
 
-import bz2
 import hashlib
 import json
 import reprlib
+import warnings
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lens_core.config import ReferenceConfig
-from lens_core.dictionaries.hub import is_offline
-from lens_core.errors import SampleError, UsageError, one_line
+from lens_core.documents import bundled_documents, hub_documents, text_documents
+from lens_core.errors import QlensWarning, SampleError, UsageError, one_line
 
 POOL_SAMPLES = 16
 POOL_TOKENS = 1 << 18
-# A larger data set, or one that does not say its size, is read over the network as far as needed.
-DOWNLOAD_LIMIT = 1 << 30
-_PIECE = 1 << 20  # bytes of a text file tokenised at once
 _CENTER_ROWS = 4096  # embedding rows in float64 at once
 
 
@@ -132,170 +129,121 @@ def load_reference(
             documents = text_documents(Path(source.location))
         else:
             documents = bundled_documents()
-        tokens = sample_chunks(documents, tokenizer, config)
-        largest = int(tokens.max())
-        if largest >= d_vocab:
-            raise SampleError(
-                f"the tokenizer gives token id {largest} but the model has {d_vocab} tokens: "
-                "it is another model's tokenizer"
-            )
+        tokens = sample_chunks(documents, tokenizer, config, d_vocab)
     return ReferenceSample(tokens, str(source), config.skip_first, config.skip_last)
 
 
 def sample_chunks(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, config: ReferenceConfig
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: ReferenceConfig,
+    d_vocab: int,
 ) -> Int64[Tensor, "samples length"]:
-    """Cut `documents` and draw samples, by the rules at the top of this module."""
+    """Cut `documents` and draw samples, by the rules at the top of this module.
+
+    Warns with a `QlensWarning` where the tokenizer has tokens that the model lacks.
+    """
     if tokenizer is None:
         raise UsageError(
             f'[reference].source "{config.source}" needs a tokenizer and the model has none: '
             'give token ids, "tokens:FILE.json"'
         )
-    bos = beginning(tokenizer) if config.prepend_bos else []
+    bos = beginning(tokenizer, d_vocab) if config.prepend_bos else []
     width = config.length - len(bos)
     if width == 0:
         raise UsageError("[reference].length must be at least 2 with prepend_bos")
 
     enough = max(POOL_SAMPLES * config.samples * width, POOL_TOKENS)
-    stream = array("q")
+    stream, gaps = array("q"), _Gaps()
     for document in documents:
         # `verbose` is about texts longer than the model's context, which is meant here.
-        stream.extend(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        gaps.append(stream, ids, d_vocab)
         if len(stream) >= enough:
             break
     chunks = min(len(stream), enough) // width
     if chunks < config.samples:
+        advice = "lower samples or length, or take a longer text"
+        if gaps.tokens:
+            advice = f"{gaps.said(d_vocab)}; check that the tokenizer is the model's"
         raise SampleError(
             f"{config.source} gives {chunks} chunks of {width} tokens and [reference] asks for "
-            f"{config.samples}: lower samples or length, or take a longer text"
+            f"{config.samples}: {advice}"
         )
     pool = torch.frombuffer(stream, dtype=torch.int64)[: chunks * width].view(chunks, width)
-    tokens = pool[_draw(chunks, config.samples, config.seed)]
-    return torch.cat([torch.tensor(bos).long().expand(len(tokens), -1), tokens], dim=1)
+    across = gaps.chunks(width)
+    drawn = _draw(chunks, config.samples, config.seed, across)
+    if gaps.tokens:
+        several = len(across.intersection(drawn))
+        told = f"{config.source}: {gaps.said(d_vocab)} and were left out"
+        if several:
+            told += f"; {several} of {config.samples} samples run across such a gap"
+        warnings.warn(told, QlensWarning, stacklevel=3)
+    return torch.cat([torch.tensor(bos).long().expand(len(drawn), -1), pool[drawn]], dim=1)
 
 
-def _draw(chunks: int, samples: int, seed: int) -> list[int]:
-    def key(chunk: int) -> bytes:
-        return hashlib.sha256(f"{seed}:{chunk}".encode()).digest()
+@dataclass
+class _Gaps:
+    """Tokens that the model has no embedding row for, and where a stream lacks them."""
+
+    tokens: int = 0
+    ids: set[int] = field(default_factory=set)
+    positions: list[int] = field(default_factory=list)  # in the stream, of what follows a gap
+    read: int = 0
+
+    def append(self, stream: array[int], ids: list[int], d_vocab: int) -> None:
+        """Add to `stream` those of `ids` that the model has."""
+        self.read += len(ids)
+        if not ids or max(ids) < d_vocab:
+            stream.extend(ids)
+            return
+        for token in ids:
+            if token < d_vocab:
+                stream.append(token)
+                continue
+            self.tokens += 1
+            self.ids.add(token)
+            self.positions.append(len(stream))
+
+    def chunks(self, width: int) -> set[int]:
+        """The chunks that a gap lies inside of."""
+        return {position // width for position in self.positions if position % width}
+
+    def said(self, d_vocab: int) -> str:
+        some = ", ".join(map(str, sorted(self.ids)[:4])) + ", ..." * (len(self.ids) > 4)
+        return (
+            f"{self.tokens:,} of {self.read:,} tokens (ids {some}) have no row in the model's "
+            f"embedding of {d_vocab:,}"
+        )
+
+
+def _draw(chunks: int, samples: int, seed: int, last: Collection[int]) -> list[int]:
+    """`samples` of the chunks in the order of their hashes, those in `last` after the others."""
+
+    def key(chunk: int) -> tuple[bool, bytes]:
+        return chunk in last, hashlib.sha256(f"{seed}:{chunk}".encode()).digest()
 
     return sorted(range(chunks), key=key)[:samples]
 
 
-def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def beginning(tokenizer: PreTrainedTokenizerBase, d_vocab: int | None = None) -> list[int]:
     """The beginning-of-sequence token.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the model (of `d_vocab` tokens) has no row for it.
     """
-    if tokenizer.bos_token_id is None:
+    bos = tokenizer.bos_token_id
+    if bos is None:
         raise UsageError(
             "[reference].prepend_bos is true and the tokenizer has no "
             "beginning-of-sequence token: set it to false"
         )
-    return [tokenizer.bos_token_id]
-
-
-def bundled_documents() -> Iterator[str]:
-    """The text shipped with qlens (sources: `lens_core/data/LICENSES.md`), as one document."""
-    packed = (files("lens_core") / "data" / "reference.txt.bz2").read_bytes()
-    yield bz2.decompress(packed).decode("utf-8")
-
-
-def text_documents(path: Path) -> Iterator[str]:
-    """A UTF-8 text file, in pieces of whole lines so that one of any size can be begun."""
-    at = 0
-    try:
-        with path.open("rb") as file:
-            while lines := file.readlines(_PIECE):
-                piece = b"".join(lines)
-                text = piece.decode("utf-8")
-                yield (text if at else text.removeprefix("\ufeff")).replace("\r\n", "\n")
-                at += len(piece)
-    except OSError as error:
-        raise SampleError(f"reference text {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SampleError(
-            f"reference text {path} is not UTF-8 (byte {at + error.start}): save it as UTF-8"
-        ) from error
-
-
-def hub_documents(name: str, *, offline: bool) -> Iterator[str]:
-    """Column `text` of the train split of a data set on the Hugging Face hub.
-
-    Up to `DOWNLOAD_LIMIT` the data set is kept in the cache of `datasets`, from
-    which it is read when the hub is out of reach.
-    """
-    try:
-        # With the prefix, a folder OWNER/NAME in the working directory is never taken for it.
-        yield from train_texts(f"hf://datasets/{name}", offline=offline)
-    except SampleError as error:
-        raise SampleError(f"data set {name}: {error}") from None
-    except Exception as error:  # whatever datasets, the hub's client and Arrow raise
-        raise _hub_error(name, error, offline=offline) from error
-
-
-def train_texts(path: str, *, offline: bool) -> Iterator[str]:
-    """Column `text` of the train split of anything that `datasets` can load."""
-    import datasets
-
-    with _offline_mode(offline):
-        builder = datasets.load_dataset_builder(path)
-    size = builder.info.download_size
-    if size is None or size > DOWNLOAD_LIMIT:
-        rows = builder.as_streaming_dataset(split="train")
-    else:
-        builder.download_and_prepare()
-        rows = builder.as_dataset(split="train")
-    for number, row in enumerate(rows):
-        text = row.get("text")
-        if not isinstance(text, str):
-            raise SampleError(
-                f'row {number} has no text in a column "text"; its columns are {", ".join(row)}'
-            )
-        yield text
-
-
-@contextmanager
-def _offline_mode(offline: bool) -> Iterator[None]:
-    """`datasets` reads its switch at import, which may have been before ours was known."""
-    from datasets import config
-
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = before or offline or is_offline()
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before
-
-
-def _hub_error(name: str, error: Exception, *, offline: bool) -> SampleError:
-    import datasets
-    import httpx
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    page = f"{datasets.config.HF_ENDPOINT}/datasets/{name}"
-    missing = (datasets.exceptions.DatasetNotFoundError, RepositoryNotFoundError)
-    unreachable = (ConnectionError, TimeoutError, httpx.TransportError, LocalEntryNotFoundError)
-    # `datasets` turns a GatedRepoError into a DatasetNotFoundError that only its text tells apart.
-    if isinstance(error, GatedRepoError) or (isinstance(error, missing) and "gated" in str(error)):
-        return SampleError(f"data set {name} is gated: accept its terms on {page}, set HF_TOKEN")
-    if isinstance(error, missing):
-        return SampleError(
-            f"there is no data set {name} on the hub, or it is private: check the name on {page}, "
-            "set HF_TOKEN for a private one"
+    if d_vocab is not None and bos >= d_vocab:
+        raise UsageError(
+            f"[reference].prepend_bos is true and the beginning-of-sequence token {bos} has no "
+            f"row in the model's embedding of {d_vocab:,}: set it to false"
         )
-    if isinstance(error, unreachable):
-        forbidden = offline or is_offline() or datasets.config.HF_HUB_OFFLINE
-        return SampleError(
-            f"data set {name} is not in the cache and "
-            f"{'this run is offline' if forbidden else 'the hub cannot be reached'}: it would be "
-            f'fetched from {page}; connect once, or set [reference].source = "bundled"'
-        )
-    return SampleError(f"data set {name} cannot be read: {one_line(error)}")
+    return [bos]
 
 
 def check_file(config: ReferenceConfig) -> None:

@@ -5,74 +5,63 @@
 
 with `scale_i` the final norm's scale for the transported `v_i`, so that the score is the one
 that the feature's own signature gives the token: its `scores` on the value side, its
-`unit_scores` on the key side. Without the scale other features would come first. One
-matrix-vector product per layer once the scales are known; those are one matrix product per
-layer, lens and side, and are cached.
+`unit_scores` on the key side (docs/method.md, section 3). Without the scale other features
+would come first. One matrix-vector product per layer once the scales are known; those are one
+matrix product per layer, lens and side, and are cached. A vector of length zero has no score
+and is never found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.blocked_topk import ranks_in_product
-from lens_core.carry import Settings, Side, carried_by, vectors_of
+from lens_core.carry import vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
-from lens_core.direct import Transition
-from lens_core.errors import UsageError
-from lens_core.readout import top_k
-
-if TYPE_CHECKING:
-    from lens_core.lens import QueryLens
-
-Lens = Literal["query", "logit", "first-order"]
-
-TRANSITION_OF: dict[Lens, Transition] = {
-    "query": "full",
-    "first-order": "first-order",
-    "logit": "identity",
-}
+from lens_core.errors import OperatorError, UsageError
+from lens_core.instruments import Instruments
+from lens_core.lenses import LOGIT, Lens
+from lens_core.ranking import top_k
+from lens_core.terms import Settings, Side
 
 _ROWS_AT_ONCE = 8192
 
 
 def search(
-    lens: QueryLens,
+    tools: Instruments,
     token_id: int,
     settings: Settings,
     *,
     side: Side,
-    kind: Lens,
+    lens: Lens,
     layers: Sequence[int] | None,
     n: int,
 ) -> pl.DataFrame:
     """The `n` best features over `layers` (`None`: all): layer, feature, score, logit_score.
 
     Equal scores are in the order of layer and feature. `logit_score` is Logit Lens's.
+
+    Raises:
+        UsageError: `settings` ask for what operators do not answer, or the lens has no such side.
+        OperatorError: the lens needs operators that are not built.
     """
+    missing = lens.missing(tools, side)
+    if missing:
+        raise UsageError(f"{missing}: search with another --lens or --side")
     frames = []
-    for layer in lens.dictionaries.layers if layers is None else layers:
-        dictionary = lens.dictionaries[layer]
-        obstacle = lens.transport.obstacle(side, dictionary, settings)
-        if settings.off:
-            obstacle = "blocks are off"
-        if kind != "logit" and obstacle is not None:
-            raise UsageError(
-                f"search ranks by operators and cannot where {obstacle}: search with the paper's "
-                "conventions, then look at features with `qlens show`"
-            )
-        scores = token_scores(lens, dictionary, token_id, side, kind)
-        best, found = top_k(scores, n)
-        plain = (
-            found
-            if kind == "logit"
-            else scores_among(lens, dictionary, best, token_id, side, "logit")
-        )
+    for layer in tools.dictionaries.layers if layers is None else layers:
+        dictionary = tools.dictionaries[layer]
+        _demand_operators(tools, dictionary, side, lens, settings)
+        scores = token_scores(tools, dictionary, token_id, side, lens)
+        best, found = top_k(scores.nan_to_num(nan=-torch.inf), n)
+        best, found = best[found > -torch.inf], found[found > -torch.inf]
+        plain = found
+        if lens is not LOGIT:
+            plain = scores_among(tools, dictionary, best, token_id, side, LOGIT)
         frames.append(
             pl.DataFrame(
                 {
@@ -87,124 +76,120 @@ def search(
     return hits.head(n)
 
 
+def _demand_operators(
+    tools: Instruments, dictionary: FeatureDictionary, side: Side, lens: Lens, settings: Settings
+) -> None:
+    if not lens.needs_operators:
+        return
+    carrier = tools.carrier
+    obstacle = carrier.obstacle(side, dictionary, lens.settings(settings))
+    if settings.off:
+        obstacle = "blocks are off"
+    if obstacle is not None:
+        raise UsageError(
+            f"search ranks by operators and cannot where {obstacle}: search with the paper's "
+            "conventions, then look at features with `qlens show`"
+        )
+    try:
+        carrier.operators_for(dictionary)
+    except OperatorError as error:
+        raise OperatorError(f"{error}, or search with --lens {LOGIT.name}") from None
+
+
 def token_scores(
-    lens: QueryLens, dictionary: FeatureDictionary, token_id: int, side: Side, kind: Lens
+    tools: Instruments, dictionary: FeatureDictionary, token_id: int, side: Side, lens: Lens
 ) -> Float[Tensor, " n_features"]:
-    """The score of one token for every feature of a dictionary."""
-    matrix = _matrix(lens, dictionary, side, kind)
-    scale = scales(lens, dictionary, side, kind)
-    return _scores_of(
-        lens, vectors_of(side, dictionary), token_id, side, kind, matrix=matrix, scale=scale
-    )
+    """The score of one token for every feature of a dictionary; NaN for a vector of length zero."""
+    divisor = scales(tools, dictionary, side, lens)
+    return _scores(tools, dictionary, slice(None), token_id, side, lens, divisor)
 
 
 def scores_among(
-    lens: QueryLens,
+    tools: Instruments,
     dictionary: FeatureDictionary,
     features: Sequence[int] | Int[Tensor, " n"],
     token_id: int,
     side: Side,
-    kind: Lens,
+    lens: Lens,
 ) -> Float[Tensor, " n"]:
     """The same for some features, as another lens scores them beside the one that found them.
 
     It does not read the whole dictionary, which is what search costs.
     """
-    vectors = vectors_of(side, dictionary)[features]
-    matrix = _matrix(lens, dictionary, side, kind)
-    return _scores_of(lens, vectors, token_id, side, kind, matrix=matrix)
+    carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
+    divisor = tools.readout(lens.readouts[side]).divisor(carried)
+    return _scores(tools, dictionary, features, token_id, side, lens, divisor)
 
 
 def ranks_among(
-    lens: QueryLens,
+    tools: Instruments,
     dictionary: FeatureDictionary,
     features: Sequence[int] | Int[Tensor, " n"],
     token_id: int,
     side: Side,
-    kind: Lens,
+    lens: Lens,
 ) -> Int[Tensor, " n"]:
     """The token's rank (1 is best) in the list of each of some features.
 
     A high score may be one of many: search ranks features, this the feature's tokens. Costs the
     product of those features with the vocabulary.
     """
-    vectors, matrix = vectors_of(side, dictionary)[features], _matrix(lens, dictionary, side, kind)
-    carried = vectors if matrix is None else carried_by(side, matrix, vectors)
+    carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
     ids = torch.full((len(carried), 1), token_id, device=carried.device)
-    model = lens.model
-    if side == "key":
-        rows = model.embedding if kind == "logit" else lens.rows
-        return ranks_in_product(carried, rows, None, ids)[:, 0] + 1
-    return ranks_in_product(model.final_norm(carried), model.W_U.T, model.b_U, ids)[:, 0] + 1
+    return tools.readout(lens.readouts[side]).ranks(carried, ids)[:, 0] + 1
 
 
-def _scores_of(
-    lens: QueryLens,
-    vectors: Float[Tensor, "n d_model"],
+def _scores(
+    tools: Instruments,
+    dictionary: FeatureDictionary,
+    features: slice | Sequence[int] | Int[Tensor, " n"],
     token_id: int,
     side: Side,
-    kind: Lens,
-    *,
-    matrix: Float[Tensor, "d_model d_model"] | None = None,
-    scale: Float[Tensor, " n"] | None = None,
+    lens: Lens,
+    divisor: Float[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
-    """The score of one token for `vectors`; `scale` is computed where it is not given."""
-    if scale is None:
-        scale = _scale_of(lens, side, vectors, matrix)
-    if side == "value":
-        unembedding = lens.model.W_U[:, token_id]
-        direction = lens.final_norm.pulled(unembedding)
-        scores = vectors @ (direction if matrix is None else direction @ matrix) / scale
-        if lens.final_norm.bias is not None:
-            scores = scores + lens.final_norm.bias @ unembedding
-        return scores if lens.model.b_U is None else scores + lens.model.b_U[token_id]
-    direction = (lens.model.embedding if kind == "logit" else lens.rows)[token_id]
-    scores = vectors @ (direction if matrix is None else matrix @ direction)
-    return torch.where(scale > 0, scores / torch.where(scale > 0, scale, 1), 0)
-
-
-def _matrix(
-    lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
-) -> Float[Tensor, "d_model d_model"] | None:
-    if kind == "logit":
-        return None
-    return lens.transport.matrix(side, dictionary, TRANSITION_OF[kind])
+    """The score of one token for some features, whose `divisor` is known."""
+    vectors = vectors_of(side, dictionary)[features]
+    readout, carry = tools.readout(lens.readouts[side]), lens.map(tools, side, dictionary)
+    ids = torch.tensor([token_id], device=vectors.device)
+    direction = readout.direction(ids)
+    scores = (vectors @ carry.pulled(direction) + carry.offset(direction)) / divisor
+    constant = readout.constant(ids)
+    return scores if constant is None else scores + constant
 
 
 def scales(
-    lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
+    tools: Instruments, dictionary: FeatureDictionary, side: Side, lens: Lens
 ) -> Float[Tensor, " n_features"]:
     """What each feature's score is divided by: stored with the operators, cached, or computed."""
-    place = side, kind, dictionary.sha256
-    if place not in lens.scales:
-        operators, found = lens.transport.operators, None
-        if operators is not None and kind != "logit":
-            found = operators.scale(side, kind, dictionary.sha256)
+    place = side, lens.name, dictionary.sha256
+    if place not in tools.scales:
+        carrier, found = tools.carrier, None
+        if carrier.operators is not None and lens.needs_operators:
+            found = carrier.operators.scale(side, lens.name, dictionary.sha256)
         if found is None:
-            asked = {"kind": "scales", "side": side, "lens": kind, "dictionary": dictionary.sha256}
-            if kind != "logit":
-                asked["operators"] = lens.transport.operators_for(dictionary).fingerprint
-            found = lens.transport.cached(
-                asked, lambda: {"scales": compute_scales(lens, dictionary, side, kind)}
+            asked = {
+                "kind": "scales",
+                "side": side,
+                "lens": lens.name,
+                "dictionary": dictionary.sha256,
+            }
+            if lens.needs_operators:
+                asked["operators"] = carrier.operators_for(dictionary).fingerprint
+            found = carrier.cached(
+                asked, lambda: {"scales": compute_scales(tools, dictionary, side, lens)}
             )["scales"]
-        lens.scales[place] = found
-    return lens.scales[place]
+        tools.scales[place] = found
+    return tools.scales[place]
 
 
 def compute_scales(
-    lens: QueryLens, dictionary: FeatureDictionary, side: Side, kind: Lens
+    tools: Instruments, dictionary: FeatureDictionary, side: Side, lens: Lens
 ) -> Float[Tensor, " n_features"]:
-    """The final norm's scale for each carried value, or the length of each carried key."""
-    matrix = _matrix(lens, dictionary, side, kind)
+    """The final norm's scale for each carried value, or the length of each carried key.
+
+    NaN for a vector of length zero.
+    """
+    carry, readout = lens.map(tools, side, dictionary), tools.readout(lens.readouts[side])
     chunks = torch.split(vectors_of(side, dictionary), _ROWS_AT_ONCE)
-    return torch.cat([_scale_of(lens, side, chunk, matrix) for chunk in chunks])
-
-
-def _scale_of(
-    lens: QueryLens,
-    side: Side,
-    vectors: Float[Tensor, "n d_model"],
-    matrix: Float[Tensor, "d_model d_model"] | None,
-) -> Float[Tensor, " n"]:
-    carried = vectors if matrix is None else carried_by(side, matrix, vectors)
-    return lens.final_norm.scale(carried) if side == "value" else carried.norm(dim=-1)
+    return torch.cat([readout.divisor(carry(chunk)) for chunk in chunks])

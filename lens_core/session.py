@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_core.carry import Settings, Transport
+from lens_core.carry import Carrier
 from lens_core.config import Config
 from lens_core.dictionaries.formats import available_layers
-from lens_core.dictionaries.hub import is_offline
 from lens_core.dictionaries.load import load_dictionary
-from lens_core.direct import Progress
 from lens_core.directories import OPERATORS, cache_dir, caches, results_dir
-from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.hub import is_offline
+from lens_core.instruments import DictionaryShelf
+from lens_core.lens import QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
 from lens_core.operators.demo import ShippedOperators, shipped_operators
@@ -22,6 +22,7 @@ from lens_core.operators.plan import is_complete, operator_inputs
 from lens_core.reference import ReferenceSample, check_file, load_reference
 from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
+from lens_core.terms import Progress, Settings
 from lens_core.vocabulary import Vocabulary
 
 Say = Callable[[str], None]
@@ -36,7 +37,11 @@ class Session:
     model: ResidualModel
     reference: ReferenceSample
     lens: QueryLens
-    settings: Settings
+
+    @property
+    def settings(self) -> Settings:
+        """How features are carried unless a question says otherwise."""
+        return self.lens.settings
 
     @property
     def operators_directory(self) -> Path:
@@ -73,6 +78,7 @@ def open_session(
         dtype=config.compute.dtype,
         cache_dir=cache,
         offline=offline,
+        beside=config.path.parent,
         say=say,
     )
     say("reading the reference")
@@ -88,7 +94,7 @@ def open_session(
         ),
     )
     batch = config.compute.batch
-    transport = Transport(
+    carrier = Carrier(
         model,
         reference,
         _finished_operators(cache, model, reference),
@@ -96,13 +102,8 @@ def open_session(
         batch=None if batch == "auto" else batch,
         progress=progress,
     )
-    lens = QueryLens(transport, shelf, Vocabulary(model.tokenizer, model.d_vocab), k=config.lens.k)
-    settings = Settings(
-        transition=config.lens.transition,
-        convention=config.lens.convention,
-        final_norm=config.lens.final_norm,
-    )
-    return Session(config, cache, model, reference, lens, settings)
+    lens = QueryLens(carrier, shelf, Vocabulary(model.tokenizer, model.d_vocab), config.lens)
+    return Session(config, cache, model, reference, lens)
 
 
 def _finished_operators(

@@ -1,23 +1,82 @@
-"""The names of residual blocks: block `2l` is `attn.l`, block `2l+1` is `mlp.l`.
+"""The words that the core and both front ends share: sides, transitions, splits, settings, blocks.
 
-No torch here: a name that is none is refused before a model is loaded.
+Everything here is a name or a small frozen record, so that whoever only passes settings on (the
+command line before the model is loaded, the app, the wire) imports no torch. What the words mean
+is stated in docs/method.md, section 2; block `2l` is `attn.l`, block `2l + 1` is `mlp.l`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
 
 from lens_core.errors import UsageError
 
+Side = Literal["value", "key"]
+"""`value`: what a feature promotes (its decoder row); `key`: what activates it (encoder column)."""
+SIDES: tuple[Side, Side] = ("value", "key")
 
-def block_name(k: int) -> str:
+Transition = Literal["identity", "first-order", "full"]
+TRANSITIONS: tuple[Transition, ...] = ("identity", "first-order", "full")
+
+Method = Literal["operator", "direct"]
+"""By matrices that hold for every feature, or by passes over the reference for one of them."""
+
+Convention = Literal["paper", "exact"]
+"""Leave the Jacobian of a norm at the dictionary out, as the paper does, or put it in front."""
+
+FinalNorm = Literal["apply", "linearize"]
+"""The final norm on the averaged vector, or its Jacobian at every reference token."""
+
+Bucket = Literal["all", "early", "late"]
+"""Where in a sample the feature sits: anywhere, among the first 16 tokens, or after them."""
+
+Split = Literal["first-reader", "last-writer", "first-order"]
+"""How a score is divided among blocks; see `lens_core.paths`."""
+
+OperatorSource = Literal["built", "shipped", "none"]
+"""Operators of `qlens build`, those that come with qlens for the demo, or none."""
+
+
+MEASURES: Mapping[str, str] = MappingProxyType(
+    {"unembed": "score", "embed": "unit score", "embed_centered_cosine": "cosine"}
+)
+"""What the score that is shown is called, by readout; all but `score` are of a vector of length
+one."""
+
+Progress = Callable[[int, int], None]
+"""Told how much is done, of how much (samples, passes, units); may raise to cancel."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a feature's vector is carried to the end where it is read.
+
+    `off` are the blocks that are switched off; `method` `None` takes operators where they are
+    there and answer exactly, else passes over the reference.
+    """
+
+    transition: Transition = "full"
+    convention: Convention = "paper"
+    final_norm: FinalNorm = "apply"
+    off: frozenset[int] = frozenset()
+    method: Method | None = None
+    positions: Bucket = "all"
+
+    def with_transition(self, transition: Transition) -> Settings:
+        return replace(self, transition=transition)
+
+
+def block_name(block: int) -> str:
     """`attn.3` for block 6, `mlp.3` for block 7."""
-    return f"{'mlp' if k % 2 else 'attn'}.{k // 2}"
+    return f"{'mlp' if block % 2 else 'attn'}.{block // 2}"
 
 
 def block_names(blocks: Iterable[int]) -> list[str]:
     """The names of several blocks, in the order of the stream."""
-    return [block_name(k) for k in sorted(blocks)]
+    return [block_name(block) for block in sorted(blocks)]
 
 
 def block_index(name: str, n_layers: int | None = None) -> int:

@@ -15,6 +15,7 @@ import heapq
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
+from lens_core.faces import id_named
 from qlens_tui.text import read_back
 
 _EXACT, _EXACT_BUT_CASE, _BEGINS, _BEGINS_BUT_CASE, _HOLDS = range(5)
@@ -46,13 +47,9 @@ class Completion:
         readings = dict.fromkeys((read_back(typed, ascii_only=ascii_only), typed))
         turns = zip_longest(*(self.ids(reading, n) for reading in readings))
         found = (token for turn in turns for token in turn if token is not None)
-        return list(dict.fromkeys(chain(self._named(typed), found)))[:n]
-
-    def _named(self, typed: str) -> list[int]:
-        number = typed[1:]
-        known = len(number) < 10 and number.isascii() and number.isdecimal()
-        named = typed.startswith("#") and known and int(number) < len(self._texts)
-        return [int(number)] if named else []
+        named = id_named(typed)
+        first = [] if named is None or named >= len(self._texts) else [named]
+        return list(dict.fromkeys(chain(first, found)))[:n]
 
     def _rank(self, at: int, typed: str, folded: str) -> tuple[int, int, bool]:
         text, small = self._texts[at], self._folded[at]

@@ -13,6 +13,11 @@ text itself is doubled where what follows would make an escape of it, and a
 marker of the text itself (`␣`, or `_` where a space would be marked) is
 escaped. So different texts never come out alike.
 
+`\xNN` is always one byte of UTF-8, and from `\x80` on one that is no whole
+character: of a token that is a piece of one, or of a file name that is no UTF-8
+(both as the surrogates of Python's `surrogateescape`). U+0080 to U+00FF are
+`\u0080` to `\u00ff`.
+
 Cost: one pass over the characters, none for printable ASCII words.
 """
 
@@ -24,6 +29,8 @@ import unicodedata
 from itertools import pairwise, takewhile
 
 from rich.cells import cell_len, get_character_cell_size
+
+from lens_core.faces import escape_bytes, unescape_bytes
 
 EMPTY = r"\empty"
 _SPACE, _NEWLINE, _TAB, _BASE = "␣", "⏎", "⇥", "◌"
@@ -44,6 +51,8 @@ _UNSEEN = frozenset(
 )
 # Markers of ours: escaped, lest the text be read as saying what it does not.
 _OURS = frozenset(_SPACE + _NEWLINE + _TAB + _BASE)
+# What stands for the bytes 0x80 to 0xff.
+_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
 # Spreadsheets take the full-width forms for operators too.
 _FORMULA = re.compile(r" *[=+\-@＝＋－＠]|[\t\r\n]")
 # They change the width of their neighbours; `visible` never lets them through.
@@ -75,13 +84,18 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
     return _joined([space] * before + shapes + [space] * after)
 
 
-def token_label(text: str, *, ascii_only: bool = False) -> str:
-    r"""A token as lists show it: `visible`, and `\empty` for a token without characters."""
-    return visible(text, ascii_only=ascii_only) or EMPTY
+def token_label(face: str, *, ascii_only: bool = False) -> str:
+    r"""A token's face as lists show it; `\empty` for one without characters."""
+    return visible(unescape_bytes(face), ascii_only=ascii_only) or EMPTY
+
+
+def context_label(face: str, *, ascii_only: bool = False) -> str:
+    """Tokens (`lens_core.faces.joined`) in the middle of a line: outer spaces are plain spaces."""
+    return visible(f"|{unescape_bytes(face)}|", ascii_only=ascii_only)[1:-1]
 
 
 def read_back(shown: str, *, ascii_only: bool = False) -> str:
-    """The text that `token_label` shows so; what is no notation stands for itself."""
+    """The face that `token_label` shows so; what is no notation stands for itself."""
     if shown == EMPTY:
         return ""
     units = _UNIT.findall(shown)
@@ -89,7 +103,7 @@ def read_back(shown: str, *, ascii_only: bool = False) -> str:
     before = len(list(takewhile(mark.__eq__, units)))
     after = len(list(takewhile(mark.__eq__, reversed(units[before:]))))
     body = units[before : len(units) - after]
-    return " " * before + "".join(map(_meaning, body)) + " " * after
+    return escape_bytes(" " * before + "".join(map(_meaning, body)) + " " * after)
 
 
 def cells(text: str) -> int:
@@ -166,8 +180,8 @@ def _escaped(character: str, ascii_only: bool) -> str:
         in_unicode = {"\n": _NEWLINE, "\t": _TAB, "\r": r"\r"}
         return (in_ascii if ascii_only else in_unicode)[character]
     code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
+    if code < 0x80 or character in _BYTES:
+        return f"\\x{code & 0xFF:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
@@ -177,6 +191,8 @@ def _meaning(unit: str) -> str:
     if unit[1] not in "xuU":
         return _MEANINGS.get(unit, unit[1])
     code = int(unit[2:], 16)
+    if unit[1] == "x" and code >= 0x80:
+        return _BYTES[code - 0x80]
     return chr(code) if code <= sys.maxunicode else unit
 
 

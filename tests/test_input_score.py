@@ -1,4 +1,4 @@
-"""The input score is what method.md calls it, on firings small enough to count by hand."""
+"""The input score is what docs/method.md calls it, on firings small enough to count by hand."""
 
 import torch
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from lens_core.config import load_config
 from lens_core.linearization import Linearization
 from lens_core.model import ResidualModel
-from lens_core.operators.demo import DEMO, write_shipped
+from lens_core.operators.demo import DEMO
 from lens_core.operators.passes import FAMILIES, Family, Positions
+from lens_core.operators.write_demo import write_shipped
 from lens_core.session import Session, open_session
 from lens_core.storage.tensors import open_tensors, write_tensors
 

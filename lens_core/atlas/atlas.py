@@ -32,7 +32,6 @@ from typing import Any
 
 import polars as pl
 import torch
-from jaxtyping import Float
 from polars import selectors
 from torch import Tensor
 
@@ -45,17 +44,17 @@ from lens_core.atlas.files import (
     piece_name,
     write_piece,
 )
-from lens_core.blocked_topk import top_k_and_ranks_of_product
-from lens_core.carry import SIDES, Side, carried_by, vectors_of
+from lens_core.carry import vectors_of
 from lens_core.coherence import coherence, overlap
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
-from lens_core.direct import Progress
 from lens_core.directories import ATLAS
 from lens_core.lens import QueryLens
+from lens_core.lenses import LENSES, LOGIT, QUERY
 from lens_core.search import scales
-from lens_core.stability import best, stability
+from lens_core.stability import stability
 from lens_core.storage.files import build_lock
 from lens_core.storage.fingerprint import fingerprint, versions
+from lens_core.terms import SIDES, Progress, Side
 
 # Part of the numbers to the last bit: BLAS sums in another order for another shape. Ten
 # seconds or so of two CPU cores at GPT-2's shape, which is what a kill can cost.
@@ -127,7 +126,7 @@ def atlas_layer(
         missing = {rows: path for rows, path in pieces.items() if not is_whole_piece(path)}
         done, total = 0, sum(map(len, missing))
         for side in SIDES if missing else ():
-            scales(lens, dictionary, side, "query")  # cached: a first search need not wait for them
+            scales(lens, dictionary, side, QUERY)  # cached: a first search need not wait for them
         for rows, path in missing.items():
             tick = _ticking(progress, done, total)
             frame = _frame(lens, dictionary, layer, rows, k, tick)
@@ -148,8 +147,8 @@ def atlas_fingerprint(lens: QueryLens, layer: int, k: int | None = None) -> str:
             "model": lens.model.fingerprint,
             "layer": layer,
             "dictionary": dictionary.sha256,
-            "reference": lens.transport.reference.sha256,
-            "operators": lens.transport.operators_for(dictionary).fingerprint,
+            "reference": lens.carrier.reference.sha256,
+            "operators": lens.carrier.operators_for(dictionary).fingerprint,
             "dtype": str(lens.model.dtype),
             "k": _size(lens, k),
             "rows_per_piece": ROWS_PER_PIECE,
@@ -181,7 +180,7 @@ def _ticking(progress: Progress | None, done: int, total: int) -> Callable[[], N
 def _provenance(
     lens: QueryLens, dictionary: FeatureDictionary, layer: int, k: int
 ) -> dict[str, Any]:
-    reference = lens.transport.reference
+    reference = lens.carrier.reference
     return {
         "kind": "atlas",
         "format": FORMAT,
@@ -204,7 +203,7 @@ def _provenance(
             "sha256": reference.sha256,
             "origin": reference.origin,
         },
-        "operators": lens.transport.operators_for(dictionary).fingerprint,
+        "operators": lens.carrier.operators_for(dictionary).fingerprint,
         "dtype": str(lens.model.dtype).removeprefix("torch."),
         "k": k,
         "transition": "full",
@@ -232,11 +231,25 @@ def _frame(
     frame = pl.DataFrame([_series(name, found) for name, found in columns.items()])
     # Fewer contexts where it fired less often, none where it did not.
     fired = pl.col("context_samples").list.eval(pl.element() >= 0).list.sum()
-    return (
-        frame.with_columns(pl.lit(layer).alias("layer"), selectors.float().fill_nan(None))
-        .with_columns(selectors.starts_with("context_").list.head(fired))
-        .select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
-    )
+    frame = frame.with_columns(pl.lit(layer).alias("layer"), selectors.float().fill_nan(None))
+    return frame.with_columns(
+        selectors.starts_with("context_").list.head(fired), *_without_direction(frame)
+    ).select(_typed(frame, name, dtype) for name, dtype in SCHEMA.items())
+
+
+def _without_direction(frame: pl.DataFrame) -> Iterator[pl.Expr]:
+    """Nothing in the place of what a vector of length zero has not: lists, and what is of them."""
+    for side in SIDES:
+        has_direction = pl.col(f"{side}_norm") > 0
+        for name in frame.columns:
+            if name.startswith(f"{side}_") and not name.endswith("_norm"):
+                yield pl.when(has_direction).then(pl.col(name)).alias(name)
+
+
+def _typed(frame: pl.DataFrame, name: str, dtype: Any) -> pl.Expr:
+    """A column; null for a lens that has no list here."""
+    column = pl.col(name) if name in frame.columns else pl.lit(None)
+    return column.cast(dtype).alias(name)
 
 
 def _series(name: str, found: Tensor) -> pl.Series:
@@ -255,7 +268,7 @@ def _activity(lens: QueryLens, layer: int, rows: range) -> dict[str, Tensor]:
         "max_activation": found.max_activation[part],
         "context_samples": samples,
         "context_positions": positions,
-        "context_ids": lens.transport.reference.tokens.cpu()[samples, positions],
+        "context_ids": lens.carrier.reference.tokens.cpu()[samples, positions],
         "context_activations": found.top_activations[part, :CONTEXTS],
     }
 
@@ -268,51 +281,42 @@ def _side(
     k: int,
     tick: Callable[[], None],
 ) -> dict[str, Tensor]:
-    transport = lens.transport
     start = vectors_of(side, dictionary)[rows.start : rows.stop]
-    full = carried_by(side, transport.matrix(side, dictionary, "full"), start)
-    first = carried_by(side, transport.matrix(side, dictionary, "first-order"), start)
+    there = [each for each in LENSES if not each.missing(lens, side)]
+    carried = {each.name: each.map(lens, side, dictionary)(start) for each in there}
+    readouts = {each.name: lens.readout(each.readouts[side]) for each in there}
     tick()
-    query, query_scores = best(lens, side, full, k)
+    query, query_scores = readouts[QUERY.name].top_k(carried[QUERY.name], k)
+    lists = {QUERY.name: (query, query_scores)}
     tick()
-    first_order, first_order_scores = best(lens, side, first, k)
-    plain = _plain(lens, side, start)
-    tick()
-    logit, logit_scores, ranks = top_k_and_ranks_of_product(*plain, k, query)
+    for each in there:
+        if each is LOGIT:
+            ids, scores, ranks = readouts[each.name].top_k_and_ranks(start, k, query)
+            lists[each.name] = ids, scores
+        elif each is not QUERY:
+            lists[each.name] = readouts[each.name].top_k(carried[each.name], k)
+        tick()
     moved = ranks - torch.arange(query.shape[1], device=ranks.device)
-    tick()
+    readout = readouts[QUERY.name]
+    found: dict[str, Tensor] = {"norm": start.norm(dim=-1)}
+    # From the vocabulary's mean row on both sides: see the head of this file.
+    tokens = readouts[LOGIT.name]
+    for each in there:
+        ids, scores = lists[each.name]
+        found |= {
+            f"{each.column}_ids": ids,
+            f"{each.column}_scores": scores,
+            f"{each.column}_coherence": coherence(ids, tokens.rows, tokens.center),
+        }
+        if each is not LOGIT:
+            found[f"{each.column}_norm"] = carried[each.name].norm(dim=-1)
     part = slice(rows.start, rows.stop)
-    found_stability = stability(lens, side, dictionary, k, part)
+    found_stability = stability(lens.carrier, readout, side, dictionary, k, part)
     unknown = start.new_full((len(start),), float("nan"))
-    tokens = lens.model.W_U.T if side == "value" else lens.model.embedding
-    center = tokens.mean(0)
-    found = {
-        "norm": start.norm(dim=-1),
-        "query_norm": full.norm(dim=-1),
-        "first_order_norm": first.norm(dim=-1),
-        "logit_ids": logit,
-        "logit_scores": logit_scores,
-        "logit_coherence": coherence(logit, tokens, center),
-        "query_ids": query,
-        "query_scores": query_scores,
-        "query_coherence": coherence(query, tokens, center),
+    return found | {
         "query_moved": moved,
-        "first_order_ids": first_order,
-        "first_order_scores": first_order_scores,
-        "first_order_coherence": coherence(first_order, tokens, center),
-        "overlap": overlap(logit, query),
+        "overlap": overlap(lists[LOGIT.name][0], query),
         "median_moved": moved.double().quantile(0.5, dim=-1),
         "stability": found_stability if found_stability is not None else unknown,
+        "gain": found["query_coherence"] - found["logit_coherence"],
     }
-    return found | {"gain": found["query_coherence"] - found["logit_coherence"]}
-
-
-def _plain(
-    lens: QueryLens, side: Side, vectors: Float[Tensor, "n d_model"]
-) -> tuple[
-    Float[Tensor, "n d_model"], Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None
-]:
-    """The product, with its bias, that gives Logit Lens's scores."""
-    if side == "value":
-        return lens.model.final_norm(vectors), lens.model.W_U.T, lens.model.b_U
-    return vectors, lens.model.embedding, None

@@ -26,16 +26,16 @@ import polars as pl
 
 from lens_core.directories import ATLAS, caches
 from lens_core.errors import DamagedError, StoreError, UsageError
+from lens_core.lenses import LENSES, LOGIT, QUERY
 from lens_core.storage.sealed_parquet import (
     check_place,
     read_about,
     replacing_table,
     write_sealed,
 )
+from lens_core.terms import SIDES
 
-FORMAT = 2
-SIDES = ("value", "key")
-LENSES = ("logit", "query", "first_order")
+FORMAT = 3
 _IDS, _FLOATS = pl.List(pl.Int32), pl.List(pl.Float32)
 _OF_PIECE = {"layers", "piece", "sealed_sha256"}
 _PIECE = re.compile(r"(\d{7,})-(\d{7,})-of-(\d{7,})\.parquet")
@@ -47,14 +47,17 @@ def _columns() -> Iterator[tuple[str, Any]]:
     for side in SIDES:
         for name in ("gain", "overlap", "median_moved", "stability"):
             yield f"{side}_{name}", pl.Float32
-        for name in ("norm", "query_norm", "first_order_norm"):
-            yield f"{side}_{name}", pl.Float32
-        for lens in LENSES:
-            yield f"{side}_{lens}_ids", _IDS
-            yield f"{side}_{lens}_scores", _FLOATS
-            if lens == "query":
-                yield f"{side}_{lens}_moved", _IDS
-            yield f"{side}_{lens}_coherence", pl.Float32
+        lenses = [lens for lens in LENSES if side in lens.readouts]
+        yield f"{side}_norm", pl.Float32
+        for lens in lenses:
+            if lens is not LOGIT:
+                yield f"{side}_{lens.column}_norm", pl.Float32
+        for lens in lenses:
+            yield f"{side}_{lens.column}_ids", _IDS
+            yield f"{side}_{lens.column}_scores", _FLOATS
+            if lens is QUERY:
+                yield f"{side}_{lens.column}_moved", _IDS
+            yield f"{side}_{lens.column}_coherence", pl.Float32
     for name in ("samples", "positions", "ids"):
         yield f"context_{name}", _IDS
     yield "context_activations", _FLOATS
@@ -75,7 +78,8 @@ less that of Logit Lens's. `*_overlap`: the share of tokens that these two have 
 `*_median_moved` their median. `*_stability`: Jaccard similarity of Query Lens's lists from
 the two halves of the reference, null where these are not known. `*_norm`: the length of the
 feature's own vector and, by lens, of the carried one; a key's scores divided by it are those
-of a key of length one, which compare across features.
+of a key of length one, which compare across features. Of a vector of length zero everything
+but its length is null: it has no lists.
 
 Model, dictionaries, reference and settings are the same in every row: they are the file's
 provenance. A file with token strings also has `*_tokens` after the ids that they name.
@@ -83,7 +87,7 @@ provenance. A file with token strings also has `*_tokens` after the ids that the
 
 TOKENS = {
     f"{name}_ids": f"{name}_tokens"
-    for name in (*(f"{side}_{lens}" for side in SIDES for lens in LENSES[:2]), "context")
+    for name in (*(f"{side}_{lens.column}" for side in SIDES for lens in (LOGIT, QUERY)), "context")
 }
 """The ids that strings are given for, and the columns these are in."""
 

@@ -5,6 +5,7 @@ A mistake is one `ConfigError` that names the file, the key, what it got and wha
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -12,19 +13,25 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lens_core.config.rules import Section, check, rules_of, shown
 from lens_core.config.sections import (
     KEY_OF_ANOTHER_KIND,
-    PACKAGE,
     SECTIONS,
     Config,
     ReferenceSource,
 )
 from lens_core.errors import ConfigError
+from lens_core.names import (
+    PACKAGE,
+    absolute,
+    is_path,
+    not_installed,
+    package_folder,
+    parts_of_package,
+)
 
 # A configuration is a page of text; a weights file given by mistake must not be parsed as one.
 _MAX_BYTES = 1 << 20
@@ -73,7 +80,7 @@ def with_overrides(
     `reference_tokens`, a JSON file of token ids, is relative to the working
     directory, as a path on a command line is.
     """
-    tokens = None if reference_tokens is None else f"tokens:{_absolute(reference_tokens, Path())}"
+    tokens = None if reference_tokens is None else f"tokens:{absolute(reference_tokens, Path())}"
     return replace(
         config,
         dictionary=_changed(config.dictionary, layers=layers),
@@ -103,7 +110,7 @@ def _locate(name_or_path: str | Path) -> Path:
                 f"no bundled configuration is called {shown(name_or_path)}: the nearest are "
                 f"{', '.join(nearest)}; or give a path to a .toml file"
             )
-    return _absolute(name_or_path, Path())
+    return absolute(name_or_path, Path())
 
 
 def _read(path: Path) -> str:
@@ -121,6 +128,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot be read: {error.strerror}") from None
     except ValueError:  # a NUL in the path
         raise ConfigError("no such file") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError("is UTF-16 text: save it as UTF-8")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -181,40 +190,41 @@ def _build(section: type[_S], table: Mapping[str, object], base: Path | None = N
 
 
 def _resolved(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Paths made absolute. Only an explicit path is one for a model: `a/b` is a hub id."""
+    """Paths made absolute; of a model only what is a path by its form (`lens_core.names`)."""
     resolved = dict(values)
-    if re.match(r"(\.{0,2}/|~|\.{1,2}$)", values.get("name", "")):
-        resolved["name"] = str(_absolute(values["name"], base))
+    if is_path(values.get("name", "")):
+        resolved["name"] = str(absolute(values["name"], base))
     if "path" in values:
-        path = str(values["path"])
-        packaged = path.startswith(PACKAGE)
-        resolved["path"] = _in_package(path) if packaged else _absolute(path, base)
+        resolved["path"] = _folder(str(values["path"]), base)
     if "source" in values:
         source = ReferenceSource.parse(values["source"])
         if source.kind in ("text", "tokens"):
-            resolved["source"] = f"{source.kind}:{_absolute(source.location, base)}"
+            resolved["source"] = f"{source.kind}:{absolute(source.location, base)}"
     return resolved
 
 
-def _in_package(path: str) -> Path:
-    """`package:PACKAGE/FOLDER`: a folder that an installed package ships."""
-    package, _, folder = path.removeprefix(PACKAGE).partition("/")
-    if not (package.isidentifier() and folder) or ".." in folder.split("/"):
-        raise ConfigError(f"[dictionary].path must be package:PACKAGE/FOLDER, got {shown(path)}")
-    try:
-        spec = find_spec(package)
-    except ValueError:  # a module that is running, and was not found by anybody
-        spec = None
-    if spec is None or spec.origin is None:
+def _folder(path: str, base: Path) -> Path:
+    """A folder, or `package:PACKAGE/FOLDER` that an installed package ships."""
+    if re.search(r"[{}]", path.replace("{layer}", "")):
         raise ConfigError(
-            f"[dictionary].path names the package {package}, which is not installed: "
-            f"pip install {package.replace('_', '-')}"
+            f"[dictionary].path may hold {{layer}} and no other braces, got {shown(path)}"
         )
-    return Path(spec.origin).parent / folder
-
-
-def _absolute(path: str | Path, base: Path) -> Path:
-    return Path(os.path.abspath(base / os.path.expanduser(path)))
+    if not path.startswith(PACKAGE):
+        folder = absolute(path, base)
+        if str(folder).count("{layer}") > path.count("{layer}"):
+            raise ConfigError(
+                f"[dictionary].path cannot be used: the folder {base} has {{layer}} in its name; "
+                "rename it"
+            )
+        return folder
+    parts = parts_of_package(path)
+    if parts is None:
+        raise ConfigError(f"[dictionary].path must be package:PACKAGE/FOLDER, got {shown(path)}")
+    package, folder_name = parts
+    home = package_folder(package)
+    if home is None:
+        raise ConfigError(f"[dictionary].path: {not_installed(package)}")
+    return home / folder_name
 
 
 def _owner(key: str) -> str | None:

@@ -112,7 +112,10 @@ def shown(value: object) -> str:
     elif isinstance(value, int):
         text = str(value) if value.bit_length() < 64 else f"{value:#x}"
     elif isinstance(value, str):
-        text = json.dumps(value).replace("\x7f", "\\u007f")
+        text = "".join(
+            c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", "\\u007f")
+            for c in json.dumps(value, ensure_ascii=False)
+        )
     elif isinstance(value, list | tuple):
         text = f"[{', '.join(shown(item) for item in value[:8])}{', ...' * (len(value) > 8)}]"
     elif isinstance(value, Mapping):

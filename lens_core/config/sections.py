@@ -31,9 +31,9 @@ from lens_core.config.rules import (
     shown,
 )
 from lens_core.errors import ConfigError
+from lens_core.names import HUB_ID, PACKAGE, is_path, parts_of_package
 
 SourceKind = Literal["hub", "text", "tokens", "bundled"]
-_DATASET = re.compile(r"[a-zA-Z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _SOURCES = '"hub:DATASET", "text:FILE", "tokens:FILE.json" or "bundled"'
 
 
@@ -49,7 +49,7 @@ class ReferenceSource:
         kind, colon, location = source.partition(":")
         if source == "bundled":
             return cls("bundled", "")
-        grammar = {"hub": _DATASET, "text": ONE_LINE, "tokens": ONE_LINE}.get(kind)
+        grammar = {"hub": HUB_ID, "text": ONE_LINE, "tokens": ONE_LINE}.get(kind)
         if not colon or grammar is None or grammar.fullmatch(location) is None:
             raise ConfigError(f"[reference].source must be {_SOURCES}, got {shown(source)}")
         return cls(cast(SourceKind, kind), location)
@@ -65,9 +65,12 @@ def _is_source(value: object) -> bool:
         return False
 
 
-_MODEL = Rule("a Hugging Face id, a local directory or package:PACKAGE/FILE.gguf", is_line)
+_MODEL = Rule(
+    "a Hugging Face id (owner/name), a path (./DIR, /DIR, ~/DIR or FILE.gguf) "
+    "or package:PACKAGE/FILE.gguf",
+    is_line,
+)
 _KIND = one_of("sae", "transcoder", "neurons")
-PACKAGE = "package:"
 _SOURCE = Rule(_SOURCES, _is_source)
 # Minutes; more than `_AGES` no clock takes.
 _IDLE_MINUTES, _AGES = 30, 1e8
@@ -84,7 +87,10 @@ KEY_OF_ANOTHER_KIND = (
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
-    """`name`: a Hugging Face id, a local directory, or package:PACKAGE/FILE.gguf."""
+    """`name`: a hub id, a path, or package:PACKAGE/FILE.gguf, told apart as `lens_core.names` says.
+
+    `revision` is a branch, tag or commit of a hub id.
+    """
 
     section: ClassVar[str] = "model"
 
@@ -92,12 +98,13 @@ class ModelConfig(Section):
     revision: str = setting(LINE, "main")
 
     def check_together(self) -> None:
-        if self.name.startswith(PACKAGE):
-            package, _, file = self.name.removeprefix(PACKAGE).partition("/")
-            if not (package.isidentifier() and file) or ".." in file.split("/"):
-                raise ConfigError(
-                    f"[model].name must be package:PACKAGE/FILE, got {shown(self.name)}"
-                )
+        if self.name.startswith(PACKAGE) and parts_of_package(self.name) is None:
+            raise ConfigError(f"[model].name must be package:PACKAGE/FILE, got {shown(self.name)}")
+        is_hub_id = not is_path(self.name) and not self.name.startswith(PACKAGE)
+        if self.revision != "main" and not is_hub_id:
+            raise ConfigError(
+                f"[model].revision is for hub ids and {shown(self.name)} is none: remove it"
+            )
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,11 @@ class DictionaryConfig(Section):
                         "which are the model's own: remove it"
                     )
             return
+        if self.release is not None and is_path(self.release):
+            raise ConfigError(
+                "[dictionary].release must be a release of SAELens or a hub id (owner/name), "
+                f"got {shown(self.release)}; a folder is [dictionary].path"
+            )
         if self.key != "gate":
             raise ConfigError(KEY_OF_ANOTHER_KIND.format(kind=self.kind))
         if self.path is not None and (self.release is not None or self.id is not None):
@@ -136,9 +148,9 @@ class DictionaryConfig(Section):
             raise ConfigError(f"[dictionary].{missing} is missing for a {self.kind}")
         name, place = ("id", self.id) if self.path is None else ("path", str(self.path))
         pattern = place or ""
-        if re.search(r"[{}]", pattern.replace("{layer}", "")):
+        if name == "id" and re.search(r"[{}]", pattern.replace("{layer}", "")):
             raise ConfigError(
-                f"[dictionary].{name} may hold {{layer}} and no other braces, got {shown(pattern)}"
+                f"[dictionary].id may hold {{layer}} and no other braces, got {shown(pattern)}"
             )
         if self.layers != "all" and len(self.layers) > 1 and "{layer}" not in pattern:
             raise ConfigError(
@@ -181,7 +193,7 @@ class ReferenceConfig(Section):
 
 @dataclass(frozen=True)
 class LensConfig(Section):
-    """How a feature is read: list length, transition, norms (method.md, section 2)."""
+    """How a feature is read: list length, transition, norms (docs/method.md, section 2)."""
 
     section: ClassVar[str] = "lens"
 

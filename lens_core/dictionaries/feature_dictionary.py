@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.errors import DictionaryError
+from lens_core.soundness import unsound
 
 if TYPE_CHECKING:
     from lens_core.model import MLPWeights
@@ -164,12 +165,11 @@ def content_hash(
     return digest.hexdigest()
 
 
-def refuse_non_finite(name: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """Raise a `DictionaryError` that names the first tensor with a NaN or an infinity."""
-    for label, tensor in tensors.items():
-        if tensor is not None and not bool(tensor.isfinite().all()):
-            what = "NaN" if bool(tensor.isnan().any()) else "infinite values"
-            raise DictionaryError(f"{name} holds {what} in {label}: the file is damaged")
+def refuse_unsound(name: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise a `DictionaryError` that names the first tensor that cannot be computed with."""
+    named = [(label, tensor) for label, tensor in tensors.items() if tensor is not None]
+    if wrong := unsound(named):
+        raise DictionaryError(f"{name} holds {wrong}: get it again, or check how it was saved")
 
 
 def ln2_module(model: DictionaryHost, layer: int) -> Any:

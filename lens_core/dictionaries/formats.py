@@ -34,6 +34,12 @@ class DictionaryFormat(Protocol):
     def n_features(self, config: DictionaryConfig, layer: int) -> int | None:
         """The number of features of `layer`, as cheaply; `None`: only loading tells."""
 
+    def check(self, config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
+        """Refuse what the files of `layer` on this machine show, as `load` would.
+
+        `model` is the model's name and `d_model` its width.
+        """
+
     def load(
         self,
         config: DictionaryConfig,
@@ -85,6 +91,15 @@ def layers_without_model(config: DictionaryConfig) -> tuple[int, ...] | None:
         ConfigError, DictionaryError: as `available_layers`.
     """
     return _chosen(config, format_of(config).layers(config, None))
+
+
+def check_files(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
+    """Refuse what the files of `layer` on this machine show, without a model.
+
+    Raises:
+        DictionaryError: as `load_dictionary`.
+    """
+    format_of(config).check(config, layer, model, d_model)
 
 
 def features_without_loading(config: DictionaryConfig, layer: int) -> int | None:

@@ -20,10 +20,13 @@ SAELens calls the input of Gemma Scope 2's transcoders `hook_mlp_in`, but they r
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lens_core.dictionaries.feature_dictionary import DictionaryHost, ReadNorm, WriteNorm
+from lens_core.dictionaries.saelens_cfg import SaeCfg
 from lens_core.errors import DictionaryError
+
+if TYPE_CHECKING:
+    from lens_core.dictionaries.feature_dictionary import DictionaryHost, ReadNorm, WriteNorm
 
 _RESIDUAL = {"hook_resid_pre": 0, "hook_resid_mid": 1, "hook_resid_post": 2}
 _READS: dict[str, ReadNorm] = {
@@ -38,6 +41,7 @@ _READS: dict[str, ReadNorm] = {
 _FOLDABLE = ("ln2.hook_out", "mlp.hook_in")
 _WRITES_IN_FRONT = ("mlp.hook_out", "mlp.output")
 _WRITES_BEHIND = ("hook_mlp_out", "ln2_post.hook_out", "post_feedforward_layernorm.output")
+_READ_HERE = ": qlens reads dictionaries of the residual stream, and transcoders of MLPs"
 
 
 class Place(NamedTuple):
@@ -52,71 +56,83 @@ class Place(NamedTuple):
     writes: str
 
 
-def place(cfg: Any, kind: str, name: str, model: DictionaryHost) -> Place:
-    """The place of the dictionary `name` with SAELens configuration `cfg`.
+def refuse_hooks(cfg: SaeCfg, kind: str, name: str) -> None:
+    """Refuse a dictionary whose hooks are no residual or MLP site, or not of one layer.
 
     Raises:
-        DictionaryError: its hooks are no residual or MLP site, or not of one layer.
+        DictionaryError: with the hook.
     """
-    metadata = cfg.metadata
-    hook = metadata.hook_name
-    if cfg.reshape_activations != "none" or metadata.hook_head_index is not None:
-        raise DictionaryError(
-            f"{name} reads single attention heads ({hook}), which are no residual or MLP site"
-        )
-    return _autoencoder(hook, name) if kind == "sae" else _transcoder(metadata, name, model)
-
-
-def _autoencoder(hook: object, name: str) -> Place:
-    layer, point = _layer_and_point(hook, name)
-    if point not in _RESIDUAL:
-        raise DictionaryError(
-            f"{name} is an autoencoder of {hook}, which is no point of the residual stream "
-            f"({', '.join(_RESIDUAL)})"
-        )
-    site = 2 * layer + _RESIDUAL[point]
-    return Place(layer, site, site, "none", "none", str(hook), str(hook))
-
-
-def _transcoder(metadata: Any, name: str, model: DictionaryHost) -> Place:
-    reads = metadata.hf_hook_name or metadata.hook_name
-    writes = metadata.hf_hook_name_out or metadata.hook_name_out
-    layer, read = _layer_and_point(reads, name)
+    if cfg.by_heads:
+        raise DictionaryError(f"{name} reads single attention heads ({cfg.reads}){_READ_HERE}")
+    reads = cfg.hook(kind)
+    layer, read = layer_and_point(reads, name)
+    if kind == "sae":
+        if read not in _RESIDUAL:
+            raise DictionaryError(f"{name} is an autoencoder of {reads}{_READ_HERE}")
+        return
+    writes = cfg.hf_writes or cfg.writes
     if writes is None:
-        raise DictionaryError(f"{name} does not say where it writes (hook_name_out)")
-    write_layer, write = _layer_and_point(writes, name)
+        raise DictionaryError(
+            f"{name} names no hook to write to: its cfg.json must hold hook_name_out, such as "
+            f'"blocks.{layer}.hook_mlp_out"'
+        )
+    write_layer, write = layer_and_point(writes, name)
     if write_layer != layer:
         raise DictionaryError(
             f"{name} reads {reads} and writes to {writes}: a transcoder across layers has no "
             "place here"
         )
     if read not in _READS:
-        raise DictionaryError(f"{name} reads {reads}, which is no input of an MLP")
+        raise DictionaryError(f"{name} reads {reads}, which is no input of an MLP{_READ_HERE}")
     if write not in _WRITES_IN_FRONT + _WRITES_BEHIND:
-        raise DictionaryError(f"{name} writes to {writes}, which is no output of an MLP")
+        raise DictionaryError(
+            f"{name} writes to {writes}, which is no output of an MLP{_READ_HERE}"
+        )
+
+
+def place(cfg: SaeCfg, kind: str, name: str, model: DictionaryHost) -> Place:
+    """The place of the dictionary `name` with configuration `cfg`.
+
+    Raises:
+        DictionaryError: as `refuse_hooks`; or the model lacks the norm that it names.
+    """
+    refuse_hooks(cfg, kind, name)
+    reads = str(cfg.hook(kind))
+    layer, read = layer_and_point(reads, name)
+    if kind == "sae":
+        site = 2 * layer + _RESIDUAL[read]
+        return Place(layer, site, site, "none", "none", reads, reads)
+    writes = str(cfg.hf_writes or cfg.writes)
+    _, write = layer_and_point(writes, name)
     has_post_norm = layer < model.n_layers and model.mlp_post_norm(layer) is not None
     if write in _WRITES_BEHIND and write != "hook_mlp_out" and not has_post_norm:
         raise DictionaryError(
             f"{name} writes behind a post-norm ({writes}), which {model.name} does not have: "
-            "it belongs to another model"
+            "check [model].name"
         )
-    folded = bool((metadata.model_from_pretrained_kwargs or {}).get("fold_ln"))
     return Place(
         layer=layer,
         read_site=2 * layer + 1,
         write_site=2 * layer + 2,
-        read_norm="ln2_no_gain" if folded and read in _FOLDABLE else _READS[read],
+        read_norm="ln2_no_gain" if cfg.folds_norms and read in _FOLDABLE else _READS[read],
         write_norm="ln2_post" if write in _WRITES_IN_FRONT and has_post_norm else "none",
         reads=reads,
         writes=writes,
     )
 
 
-def _layer_and_point(hook: object, name: str) -> tuple[int, str]:
-    """Of `blocks.3.hook_resid_pre`, or of `model.layers.3.mlp.input`."""
+def layer_and_point(hook: str | None, name: str) -> tuple[int, str]:
+    """Of `blocks.3.hook_resid_pre`, or of `model.layers.3.mlp.input`.
+
+    Raises:
+        DictionaryError: there is no hook, or it is of no layer.
+    """
     if hook is None:
-        raise DictionaryError(f"{name} does not say what it reads (hook_name)")
-    match = re.fullmatch(r"(?:blocks|(?:\w+\.)*layers)\.(\d+)\.(.+)", str(hook))
+        raise DictionaryError(
+            f"{name} names no hook to read: its cfg.json must hold hook_name, such as "
+            '"blocks.8.hook_resid_post"'
+        )
+    match = re.fullmatch(r"(?:blocks|(?:\w+\.)*layers)\.(\d+)\.(.+)", hook)
     if match is None:
-        raise DictionaryError(f"{name} is of {hook}, which is no residual or MLP site")
+        raise DictionaryError(f"{name} is of {hook}, which is of no layer{_READ_HERE}")
     return int(match.group(1)), match.group(2)

@@ -52,9 +52,14 @@ def folders_matching(pattern: str) -> tuple[int, ...]:
         DictionaryError: there is none.
     """
     wild = "*".join(glob.escape(part) for part in pattern.split(LAYER))
-    layers = matching(pattern, (path for path in glob.glob(wild) if Path(path).is_dir()))
+    found = glob.glob(wild)
+    layers = matching(pattern, (path for path in found if Path(path).is_dir()))
     if not layers:
-        raise DictionaryError(f"no folder matches [dictionary].path {pattern}")
+        only_files = bool(matching(pattern, found))
+        raise DictionaryError(
+            f"no folder matches [dictionary].path {pattern}"
+            + (", only files: it takes folders that SAELens saved" if only_files else "")
+        )
     return layers
 
 

@@ -5,8 +5,11 @@
     values: rows of W_out;   MLP(x) = a W_out + b_out
 
 Neurons read behind the norm in front of the MLP and write in front of the post-norm,
-where the architecture has one. `encode` is the neuron's activation as the model
-computes it, so that activations times values add up to the MLP's output.
+where the architecture has one. A gated MLP has two keys: the default here is the gate's,
+which decides whether a neuron is on; the code of the paper's authors reads the up projection
+(`[dictionary].key = "up"`). The two lists need not have a token in common. `encode` is the
+neuron's activation as the model computes it, so that activations times values add up to
+the MLP's output.
 """
 
 from __future__ import annotations
@@ -15,6 +18,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lens_core.config import DictionaryConfig
+
+_WHICH_KEY = {
+    None: "input projection (W_in)",
+    "gate": 'gate projection (key = "up": the up projection, as in the authors\' code)',
+    "up": 'up projection, as in the authors\' code (key = "gate": the gate projection)',
+}
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +46,10 @@ def n_features(config: DictionaryConfig, layer: int) -> int | None:
     return None
 
 
+def check(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
+    """They have no files of their own."""
+
+
 def load(
     config: DictionaryConfig,
     layer: int,
@@ -51,7 +64,7 @@ def load(
         FeatureDictionary,
         affine,
         content_hash,
-        refuse_non_finite,
+        refuse_unsound,
     )
 
     mlp = model.mlp_weights(layer)
@@ -60,7 +73,7 @@ def load(
         "W_in": mlp.W_in, "b_in": mlp.b_in, "W_gate": mlp.W_gate, "b_gate": mlp.b_gate,
         "W_out": mlp.W_out, "b_out": mlp.b_out,
     }  # fmt: skip
-    refuse_non_finite(f"{name} of {model.name}", tensors)
+    refuse_unsound(f"{name} of {model.name}", tensors)
     placed = {
         label: None if tensor is None else tensor.detach().to(device, dtype)
         for label, tensor in tensors.items()
@@ -104,7 +117,7 @@ def load(
         provenance={
             "source": "neurons",
             "model": model.name,
-            "key": f"columns of {projection}",
+            "key": _WHICH_KEY[None if gate is None else config.key],
             "gated": gate is not None,
             "activation": type(activation).__name__,
             "reads": "the MLP's input, behind ln2",

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries.layers import LAYER, at_layer, folders_matching, named_layer
+from lens_core.dictionaries.hooks import layer_and_point, refuse_hooks
+from lens_core.dictionaries.layers import LAYER, at_layer, folders_matching
 from lens_core.dictionaries.releases import layers_in_release, release_info
-from lens_core.dictionaries.saelens_cfg import CFG_FILE, read_cfg
+from lens_core.dictionaries.saelens_cfg import SaeCfg, read_cfg
+from lens_core.dictionaries.saelens_checks import (
+    refuse_architecture,
+    refuse_layer,
+    refuse_normalization,
+    refuse_numbers,
+    refuse_weights,
+    refuse_widths,
+)
 from lens_core.errors import ConfigError, DictionaryError
 
 if TYPE_CHECKING:
@@ -21,7 +30,10 @@ def layers(config: DictionaryConfig, n_layers: int | None) -> tuple[int, ...] | 
     """The layers of a folder pattern, or of a release that SAELens lists."""
     if config.path:
         pattern = str(config.path)
-        return folders_matching(pattern) if LAYER in pattern else (_layer_of(Path(pattern)),)
+        if LAYER in pattern:
+            return folders_matching(pattern)
+        cfg = SaeCfg.of(read_cfg(Path(pattern)))
+        return (layer_and_point(cfg.hook(config.kind), pattern)[0],)
     assert config.release is not None, "a configuration without path has both"
     assert config.id is not None, "a configuration without path has both"
     release = release_info(config.release)
@@ -46,6 +58,22 @@ def n_features(config: DictionaryConfig, layer: int) -> int | None:
     return found if type(found) is int and found > 0 else None
 
 
+def check(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
+    """Refuse a folder by its configuration and its weights."""
+    if config.path is None:
+        return
+    folder = at_layer(str(config.path), layer)
+    cfg = SaeCfg.of(read_cfg(Path(folder)))
+    refuse_architecture(cfg, folder, config.kind)
+    refuse_hooks(cfg, config.kind, folder)
+    refuse_widths(cfg, d_model, folder, model, "[dictionary].path")
+    reads = cfg.hook(config.kind)
+    refuse_layer(layer_and_point(reads, folder)[0], layer, reads, folder)
+    refuse_normalization(cfg.normalization, folder, has_factor=False)
+    refuse_weights(Path(folder))
+    refuse_numbers(Path(folder))
+
+
 def load(
     config: DictionaryConfig,
     layer: int,
@@ -60,13 +88,3 @@ def load(
     from lens_core.dictionaries.saelens_loading import load_sae
 
     return load_sae(config, layer, model, dtype=dtype, device=device, offline=offline)
-
-
-def _layer_of(folder: Path) -> int:
-    cfg = read_cfg(folder)
-    metadata = cfg.get("metadata")
-    hook = (metadata if isinstance(metadata, dict) else {}).get("hook_name") or cfg.get("hook_name")
-    layers = named_layer(str(hook))
-    if not layers:
-        raise DictionaryError(f"{folder / CFG_FILE} does not name a layer in hook_name ({hook})")
-    return layers[0]

@@ -1,35 +1,125 @@
-"""The `cfg.json` of a dictionary in SAELens's disk format."""
+"""The `cfg.json` of a dictionary of SAELens: read once, whatever version wrote it.
+
+Since its version 6 SAELens keeps what it knows of the model in `metadata`, before that beside
+everything else, and in its first years under other names. Layers are listed, hooks placed and
+models compared by what stands here; SAELens's own reading decides about the numbers alone.
+No torch here.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lens_core.dictionaries.foreign_formats import named_format
 from lens_core.errors import DictionaryError
+from lens_core.foreign import in_plain_words
 
 CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 
+_OLDER_NAMES = {"hook_name": "hook_point", "hook_head_index": "hook_point_head_index"}
 
-def read_cfg(folder: Path) -> dict[str, object]:
-    """The `cfg.json` of a dictionary in SAELens's disk format.
+
+@dataclass(frozen=True)
+class SaeCfg:
+    """What a configuration says of a dictionary's making and place; `None` where it is silent.
+
+    `reads` and `writes` are hooks of TransformerLens, `hf_reads` and `hf_writes` names of
+    modules of Hugging Face, `widths` those of its input and output. `function` is the
+    activation function, `by_heads` whether it reads single attention heads, `normalization`
+    what SAELens does to its input. The model that it was trained on had its norms' gains
+    folded into the weights behind them if `folds_norms`, and writing weights centred if
+    `centers`.
+    """
+
+    architecture: str
+    function: str
+    reads: str | None
+    writes: str | None
+    hf_reads: str | None
+    hf_writes: str | None
+    widths: tuple[object, ...]
+    by_heads: bool
+    normalization: str
+    model: str | None
+    folds_norms: bool
+    centers: bool
+    training: Mapping[str, str]
+
+    def hook(self, kind: str) -> str | None:
+        """What a dictionary of `kind` reads; a transcoder rather by a name of Hugging Face."""
+        return (kind == "transcoder" and self.hf_reads) or self.reads
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> SaeCfg:
+        """From the file's own keys."""
+        metadata = raw.get("metadata")
+        tables = [table for table in (metadata, raw) if isinstance(table, Mapping)]
+
+        def said(key: str) -> Any:
+            names = (key, _OLDER_NAMES[key]) if key in _OLDER_NAMES else (key,)
+            found = (table[name] for table in tables for name in names if name in table)
+            return next((value for value in found if value is not None), None)
+
+        def text(key: str) -> str | None:
+            return None if said(key) is None else str(said(key))
+
+        def kwargs(key: str) -> Mapping[str, Any]:
+            return said(key) if isinstance(said(key), Mapping) else {}
+
+        model_kwargs = kwargs("model_from_pretrained_kwargs")
+        function = said("activation_fn") or said("activation_fn_str") or "relu"
+        signed = "signed " if kwargs("activation_fn_kwargs").get("signed") else ""
+        normalization = said("normalize_activations") or "none"
+        if normalization is True:  # as it was written before there was more than one
+            normalization = "expected_average_only_in"
+        reshape = said("reshape_activations") or "none"
+        training = ("training_architecture", "sae_lens_training_version")
+        return cls(
+            architecture=text("architecture") or "standard",
+            function=f"{signed}{function}",
+            reads=text("hook_name"),
+            writes=text("hook_name_out"),
+            hf_reads=text("hf_hook_name"),
+            hf_writes=text("hf_hook_name_out"),
+            widths=tuple(raw[name] for name in ("d_in", "d_out") if raw.get(name) is not None),
+            by_heads=reshape != "none"
+            or said("hook_head_index") is not None
+            or "hook_z" in (text("hook_name") or ""),
+            normalization=normalization,
+            model=text("model_name"),
+            folds_norms=bool(model_kwargs.get("fold_ln")),
+            centers=bool(model_kwargs.get("center_writing_weights")),
+            training={name: said(name) for name in training if isinstance(said(name), str)},
+        )
+
+
+def read_cfg(folder: Path) -> dict[str, Any]:
+    """The `cfg.json` of a dictionary in SAELens's disk format, as it was saved.
 
     Raises:
-        DictionaryError: there is no such folder or file, or it holds no JSON object.
+        DictionaryError: there is no such folder or file, it holds no JSON object, or the
+            folder is in the format of another tool.
     """
     if not folder.is_dir():
-        raise DictionaryError(f"[dictionary].path {folder} is not a folder")
+        what = "is a file, not a folder" if folder.exists() else "is not a folder"
+        raise DictionaryError(f"[dictionary].path {folder} {what}")
+    if (format_name := named_format(folder)) is not None:
+        raise DictionaryError(f"{folder} {format_name}")
     file = folder / CFG_FILE
     try:
         cfg = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DictionaryError(
-            f"{folder} holds no {CFG_FILE}: it is not in SAELens's disk format"
+            f"{folder} holds no {CFG_FILE}: [dictionary].path takes a folder that SAELens saved "
+            f"({CFG_FILE} and {WEIGHTS_FILE})"
         ) from None
-    except OSError as error:
-        raise DictionaryError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise DictionaryError(f"{file} is not JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DictionaryError(f"{file} cannot be read as JSON: {in_plain_words(error)}") from error
     if not isinstance(cfg, dict):
         raise DictionaryError(f"{file} does not hold a JSON object")
     return cfg

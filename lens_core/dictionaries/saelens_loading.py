@@ -10,8 +10,7 @@ SAELens's own `decode`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +20,6 @@ from typing import Any
 import torch
 
 from lens_core.config import DictionaryConfig
-from lens_core.dictionaries import hub
 from lens_core.dictionaries.feature_dictionary import (
     DictionaryHost,
     FeatureDictionary,
@@ -29,28 +27,28 @@ from lens_core.dictionaries.feature_dictionary import (
     affine,
     content_hash,
     ln2_module,
-    refuse_non_finite,
+    refuse_unsound,
 )
 from lens_core.dictionaries.formats import setting
 from lens_core.dictionaries.hooks import Place, place
 from lens_core.dictionaries.layers import at_layer
 from lens_core.dictionaries.model_names import settle_model
 from lens_core.dictionaries.releases import Release, release_info
-from lens_core.dictionaries.saelens_cfg import WEIGHTS_FILE, read_cfg
+from lens_core.dictionaries.saelens_cfg import SaeCfg, read_cfg
+from lens_core.dictionaries.saelens_checks import (
+    refuse_architecture,
+    refuse_cross_layer,
+    refuse_layer,
+    refuse_normalization,
+    refuse_weights,
+    refuse_widths,
+)
+from lens_core.dictionaries.saelens_readers import reading_folder, reading_release
 from lens_core.dictionaries.weights import activation, folded
 from lens_core.errors import DictionaryError, StoreError
 from lens_core.storage.files import verify_checksums
 
 Facts = dict[str, str | int | float | bool]
-
-_AUTOENCODERS = ("standard", "topk", "jumprelu", "gated")
-_TRANSCODERS = (
-    "transcoder",
-    "skip_transcoder",
-    "jumprelu_transcoder",
-    "jumprelu_skip_transcoder",
-)
-_FOR_TRAINING = ("batchtopk", "matryoshka_batchtopk")
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,10 @@ class _Source:
     def open(self, offline: bool) -> Iterator[None]:
         """Around whatever SAELens does with the files: a failure is one `DictionaryError`."""
         if self.release is None:
-            with hub.foreign_files(self.folder):
+            with reading_folder(self.folder):
                 yield
         else:
-            with hub.reading(self.name, self.repository, self.folder, offline=offline):
+            with reading_release(self.name, self.repository, self.folder, offline=offline):
                 yield
 
     def configuration(self) -> dict[str, Any]:
@@ -101,16 +99,18 @@ class _Source:
         overrides = readers.get_config_overrides(self.release, self.sae_id)
         return dict(reader(self.repository, self.folder, "cpu", False, overrides))
 
+    def has_factor(self) -> bool:
+        """Whether SAELens has the factor that a release's input is scaled by."""
+        from sae_lens.loading.pretrained_saes_directory import get_norm_scaling_factor
+
+        return self.release is not None and bool(get_norm_scaling_factor(self.release, self.sae_id))
+
     def weights(self, dtype: str) -> Any:
         """SAELens's own object, on the CPU."""
         from sae_lens import SAE
 
         if self.release is not None:
             return SAE.from_pretrained(self.release, self.sae_id, device="cpu", dtype=dtype)
-        if not (Path(self.folder) / WEIGHTS_FILE).is_file():
-            raise DictionaryError(
-                f"{self.folder} holds no {WEIGHTS_FILE} (no other format is read)"
-            )
         return SAE.load_from_disk(self.folder, device="cpu", dtype=dtype)
 
 
@@ -125,23 +125,26 @@ def load_sae(
 ) -> FeatureDictionary:
     """The SAE or transcoder of `config` at `layer`, after every refusal that applies."""
     source = _source(config, layer)
-    _refuse_cross_layer(source)
+    refuse_cross_layer(source.entry, source.name, source.folder)
     with source.open(offline):
         raw = source.configuration()
-        _refuse_architecture(raw, source, config.kind)
-        cfg = _parsed(raw)
-    found = place(cfg, config.kind, source.name, model)
-    _refuse_misfit(cfg, found, source, layer, model)
-    found = found._replace(read_norm=_read_norm(cfg, found, source, model))
-    named = (cfg.metadata.model_name, source.entry.model if source.entry else None)
+        said = SaeCfg.of(raw)
+        refuse_architecture(said, source.name, config.kind)
+        _parse(raw)
+    found = place(said, config.kind, source.name, model)
+    _refuse_misfit(said, found, source, layer, model)
+    if source.release is None:
+        refuse_weights(Path(source.folder))
+    found = found._replace(read_norm=_read_norm(said, found, source, model))
+    named = (said.model, source.entry.model if source.entry else None)
     settle_model(
         [name for name in named if name], config.trained_on, model.name, source.name, source.setting
     )
     with source.open(offline):
         sae = source.weights("float64" if dtype == torch.float64 else "float32")
-    if sae.cfg.normalize_activations == "expected_average_only_in":
-        raise DictionaryError(_unfolded(source))
-    return _assembled(sae, config.kind, found, source, dtype, device)
+    # SAELens folds the factor of a release when it loads; without one it only warns.
+    refuse_normalization(sae.cfg.normalize_activations, source.name, has_factor=False)
+    return _assembled(sae, said, config.kind, found, source, dtype, device)
 
 
 def _source(config: DictionaryConfig, layer: int) -> _Source:
@@ -159,96 +162,36 @@ def _source(config: DictionaryConfig, layer: int) -> _Source:
     return _Source(name, setting(config), folder, config.release, sae_id, entry)
 
 
-def _refuse_cross_layer(source: _Source) -> None:
-    entry = source.entry
-    if entry and (
-        entry.format == "mntss_clt_layer_transcoder" or "clt" in re.split(r"[/_]", source.folder)
-    ):
-        raise DictionaryError(
-            f"{source.name} is a cross-layer transcoder: its features write to many layers, and "
-            "the sum that SAELens makes of them is written nowhere"
-        )
-
-
-def _refuse_architecture(raw: Mapping[str, Any], source: _Source, kind: str) -> None:
-    architecture = str(raw.get("architecture") or "standard")
-    if architecture in _FOR_TRAINING:
-        raise DictionaryError(
-            f"{source.name} was saved for training ({architecture}): save it for inference with "
-            "SAELens's save_inference_model"
-        )
-    if architecture not in _AUTOENCODERS + _TRANSCODERS:
-        raise DictionaryError(
-            f"{source.name} has architecture {architecture}, which has no single key per "
-            f"feature here: known are {', '.join(_AUTOENCODERS + _TRANSCODERS)}"
-        )
-    actual = "sae" if architecture in _AUTOENCODERS else "transcoder"
-    if actual != kind:
-        raise DictionaryError(
-            f"{source.name} is of kind {actual} ({architecture}), not {kind}: "
-            f'set [dictionary].kind = "{actual}"'
-        )
-    # Before its version 6 SAELens saved the activation function; now it takes all but TopK as ReLU.
-    function = raw.get("activation_fn") or raw.get("activation_fn_str") or "relu"
-    signed = bool((raw.get("activation_fn_kwargs") or {}).get("signed"))
-    if function not in ("relu", "topk", "jumprelu") or signed:
-        raise DictionaryError(
-            f"{source.name} was trained with activation function {'signed ' * signed}{function}, "
-            "which SAELens would read as another"
-        )
-
-
-def _parsed(raw: dict[str, Any]) -> Any:
+def _parse(raw: dict[str, Any]) -> None:
+    """Let SAELens read its configuration, which it may refuse, before weights are fetched."""
     from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
     from sae_lens.registry import get_sae_class
 
     complete = handle_config_defaulting(dict(raw))
-    return get_sae_class(complete["architecture"])[1].from_dict(complete)
+    get_sae_class(complete["architecture"])[1].from_dict(complete)
 
 
 def _refuse_misfit(
-    cfg: Any, found: Place, source: _Source, layer: int, model: DictionaryHost
+    said: SaeCfg, found: Place, source: _Source, layer: int, model: DictionaryHost
 ) -> None:
-    noun = "SAE" if cfg.architecture() in _AUTOENCODERS else "transcoder"
-    for width in (cfg.d_in, getattr(cfg, "d_out", cfg.d_in)):
-        if width != model.d_model:
-            raise DictionaryError(
-                f"dictionary width {width} does not fit model width {model.d_model} "
-                f"({noun} {source.name}, model {model.name}): check {source.setting}"
-            )
+    refuse_widths(said, model.d_model, source.name, model.name, source.setting)
     if found.layer >= model.n_layers:
         raise DictionaryError(
             f"{source.name} reads {found.reads}, but {model.name} has layers 0 to "
             f"{model.n_layers - 1}: check {source.setting}"
         )
-    if found.layer != layer:
-        raise DictionaryError(
-            f"{source.name} is asked for as layer {layer} but reads {found.reads}: "
-            f"check {source.setting}"
-        )
+    refuse_layer(found.layer, layer, found.reads, source.name)
 
 
-def _read_norm(cfg: Any, found: Place, source: _Source, model: DictionaryHost) -> ReadNorm:
+def _read_norm(said: SaeCfg, found: Place, source: _Source, model: DictionaryHost) -> ReadNorm:
     """The one norm between the stream and the encoder, or a refusal."""
-    normalization = cfg.normalize_activations
-    if normalization == "covariance_whitening":
-        raise DictionaryError(
-            f"{source.name} expects whitened input (covariance_whitening) and does not hold the "
-            "whitening: fold it with SAELens's fold_activation_whitening and save it again"
-        )
-    if normalization == "expected_average_only_in":
-        from sae_lens.loading.pretrained_saes_directory import get_norm_scaling_factor
-
-        # SAELens folds the factor of a release when it loads; without one it only warns.
-        if source.release is None or not get_norm_scaling_factor(source.release, source.sae_id):
-            raise DictionaryError(_unfolded(source))
+    normalization = said.normalization
+    refuse_normalization(normalization, source.name, has_factor=source.has_factor())
     own: dict[str, ReadNorm] = {"layer_norm": "layer_norm", "constant_norm_rescale": "rescale"}
     norm = own.get(normalization, "none")
     site_norm = found.read_norm
-    trained_with = cfg.metadata.model_from_pretrained_kwargs or {}
-    centered = bool(trained_with.get("center_writing_weights"))
     # TransformerLens centres only in front of a LayerNorm; SAELens's layer_norm centres itself.
-    if centered and site_norm == "none" and norm != "layer_norm":
+    if said.centers and site_norm == "none" and norm != "layer_norm":
         site_norm = "none" if ln2_module(model, 0).uses_rms_norm else "center"
     if norm != "none" and site_norm != "none":
         raise DictionaryError(
@@ -258,16 +201,9 @@ def _read_norm(cfg: Any, found: Place, source: _Source, model: DictionaryHost) -
     return norm if site_norm == "none" else site_norm
 
 
-def _unfolded(source: _Source) -> str:
-    return (
-        f"{source.name} expects input of a certain average length (expected_average_only_in) and "
-        "does not hold the factor: fold it with SAELens's fold_activation_norm_scaling_factor "
-        "and save it again"
-    )
-
-
 def _assembled(
     sae: Any,
+    said: SaeCfg,
     kind: str,
     found: Place,
     source: _Source,
@@ -275,7 +211,7 @@ def _assembled(
     device: torch.device | str,
 ) -> FeatureDictionary:
     parameters = {name: tensor.detach() for name, tensor in sae.named_parameters()}
-    refuse_non_finite(source.name, parameters)
+    refuse_unsound(source.name, parameters)
     architecture = sae.cfg.architecture()
     facts: Facts = {
         "kind": kind, "architecture": architecture,
@@ -305,13 +241,13 @@ def _assembled(
         decoder_bias=placed["decoder_bias"],
         read_norm=found.read_norm,
         write_norm=found.write_norm,
-        provenance=_provenance(sae.cfg, found, source, facts),
+        provenance=_provenance(sae.cfg, said, found, source, facts),
         sha256=sha256,
         encode=lambda x: activate(affine(x, keys, bias)),
     )
 
 
-def _provenance(cfg: Any, found: Place, source: _Source, facts: Facts) -> Facts:
+def _provenance(cfg: Any, said: SaeCfg, found: Place, source: _Source, facts: Facts) -> Facts:
     architecture = cfg.architecture()
     if architecture == "gated":
         key = "columns of W_enc: the gate's; the magnitude path reads them times exp(r_mag)"
@@ -338,7 +274,7 @@ def _provenance(cfg: Any, found: Place, source: _Source, facts: Facts) -> Facts:
     }
     if source.release is not None:
         told |= {"release": source.release, "id": source.sae_id, "repository": source.repository}
-    for name in ("model_name", "training_architecture", "sae_lens_training_version"):
-        if isinstance(cfg.metadata[name], str):
-            told[name] = cfg.metadata[name]
+    if said.model is not None:
+        told["model_name"] = said.model
+    told |= said.training
     return facts | told

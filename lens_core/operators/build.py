@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.direct import Progress
 from lens_core.errors import ModelError, OperatorError
 from lens_core.linearization import Linearization
 from lens_core.memory import FULL_TOKENS, is_out_of_memory, release
@@ -40,6 +39,7 @@ from lens_core.reference import ReferenceSample
 from lens_core.storage.disk_space import cannot_write
 from lens_core.storage.files import build_lock, write_text_atomically
 from lens_core.storage.tensors import TensorFile, open_tensors, write_tensors
+from lens_core.terms import Progress
 
 # Cotangents to walk at once on a GPU, at most: the memory of a pass grows with them.
 _ROWS_AT_ONCE = 32

@@ -7,47 +7,42 @@ operators (`lens_core.operators.files`) take their place as soon as there are an
 
 They are found by content: the weights and the reference must be those they were made for,
 and the numbers are looked up by the dictionary's own checksum. Written by
-`tools/make_demo_operators.py`; reading costs 8 MB and a checksum.
+`lens_core.operators.write_demo`; reading costs 8 MB and a checksum.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.errors import DamagedError, OperatorError, StoreError
-from lens_core.storage.files import write_text_atomically
-from lens_core.storage.fingerprint import fingerprint, versions
-from lens_core.storage.tensors import open_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from lens_core.lens import QueryLens
+from lens_core.storage.tensors import open_tensors
+from lens_core.terms import Bucket, OperatorSource, Side
 
 FORMAT = 1
 DEMO = Path(__file__).parent.parent / "data" / "demo"
-_OPERATORS, _FEATURES = "operators.safetensors", "features.safetensors"
-_OF = "operators.json"
+OPERATORS, FEATURES = "operators.safetensors", "features.safetensors"
+MADE_FOR = "operators.json"
 
 
 class ShippedOperators:
     """Mean operators at some sites; reads like `Operators`, without halves and single blocks."""
 
-    origin = "shipped"
+    origin: OperatorSource = "shipped"
     has_blocks = False
+    has_buckets = False
     stored_dtype = torch.float16
 
     def __init__(self, directory: Path, device: torch.device | str, dtype: torch.dtype) -> None:
         self.directory = directory
         self._device, self._dtype = torch.device(device), dtype
-        with _reading(directory), open_tensors(directory / _OPERATORS) as file:
+        with _reading(directory), open_tensors(directory / OPERATORS) as file:
             file.verify()
             self.about = file.metadata
             self._kept = {name: file.get(name).to(self._device, dtype) for name in file.keys()}  # noqa: SIM118
@@ -68,6 +63,17 @@ class ShippedOperators:
     def key(self, site: int) -> Float[Tensor, "d_model d_model"]:
         """`T_key[site]`."""
         return self._get(f"key-{site}")
+
+    def transition(
+        self, side: Side, site: int, positions: Bucket = "all"
+    ) -> Float[Tensor, "d_model d_model"]:
+        """`T_value[site]` or `T_key[site]`; positions are not told apart."""
+        if positions != "all":
+            raise OperatorError(
+                "the operators that come with qlens do not tell positions apart: "
+                "run `qlens build`, or use --method direct"
+            )
+        return self._get(f"{side}-{site}")
 
     def first_order(
         self, side: str, site: int, off: frozenset[int] = frozenset()
@@ -100,7 +106,7 @@ class ShippedOperators:
 
     @cached_property
     def _numbers(self) -> Mapping[str, Tensor]:
-        with _reading(self.directory), open_tensors(self.directory / _FEATURES) as file:
+        with _reading(self.directory), open_tensors(self.directory / FEATURES) as file:
             file.verify()
             if file.metadata.get("operators") != self.fingerprint:
                 raise DamagedError(f"{file.path} belongs to other operators")
@@ -140,88 +146,13 @@ def shipped_operators(
     reads no more than that.
     """
     try:
-        of = json.loads((directory / _OF).read_text("utf-8"))
+        of = json.loads((directory / MADE_FOR).read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"a file that comes with qlens is damaged ({directory / _OF}): install qlens again"
+            f"a file that comes with qlens is damaged ({directory / MADE_FOR}): install qlens again"
         ) from error
     if of != {"format": FORMAT, "model": model_fingerprint, "reference": reference_sha256}:
         return None
     return ShippedOperators(directory, device, dtype)
-
-
-def write_shipped(
-    lens: QueryLens, halves: Mapping[str, list[Tensor]], directory: Path = DEMO
-) -> ShippedOperators:
-    """Write both files from sums over the two halves of the reference.
-
-    Args:
-        lens: of the demo's model, reference and dictionaries.
-        halves: float64 sums of each half: `value` and `key` at the sites of the layers in
-            order, `[layers, d_model, d_model]`; `response` for all blocks.
-    """
-    model, reference = lens.model, lens.transport.reference
-    tokens = [
-        (half.stop - half.start) * (reference.n_tokens // reference.samples)
-        for half in reference.split_halves()
-    ]
-    sites = [2 * layer + 2 for layer in lens.dictionaries.layers]
-    means = {name: torch.stack(parts).sum(0) / reference.n_tokens for name, parts in halves.items()}
-    eye = torch.eye(model.d_model, dtype=torch.float64)
-    tensors: dict[str, Tensor] = {}
-    for at, site in enumerate(sites):
-        tensors[f"value-{site}"] = means["value"][at]
-        tensors[f"key-{site}"] = means["key"][at]
-        tensors[f"first_order_value-{site}"] = eye + means["response"][site:].sum(0)
-        tensors[f"first_order_key-{site}"] = eye + means["response"][:site].sum(0)
-    tensors = {name: tensor.half() for name, tensor in tensors.items()}
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise OperatorError(f"{name} does not fit into float16")
-    about: dict[str, Any] = {
-        "format": str(FORMAT),
-        "model": model.fingerprint,
-        "model_name": model.name,
-        "reference": reference.sha256,
-        "reference_tokens": str(reference.n_tokens),
-        "convention": "paper",
-        "computed_in": str(model.dtype).removeprefix("torch."),
-        "versions": json.dumps(versions()),
-    }
-    content = hashlib.sha256()
-    for name in sorted(tensors):
-        content.update(name.encode() + tensors[name].cpu().contiguous().numpy().tobytes())
-    about["operators"] = fingerprint(about | {"content": content.hexdigest()})
-    write_tensors(directory / _OPERATORS, tensors, about)
-    operators = ShippedOperators(directory, model.device, model.dtype)
-    lens.transport.operators = operators
-    numbers: dict[str, Tensor] = {}
-    for at, layer in enumerate(lens.dictionaries.layers):
-        numbers |= _numbers(lens, layer, {
-            side: [halves[side][half][at] / tokens[half] for half in range(2)]
-            for side in ("value", "key")
-        })  # fmt: skip
-    write_tensors(directory / _FEATURES, numbers, {"operators": about["operators"]})
-    of = {"format": FORMAT, "model": model.fingerprint, "reference": reference.sha256}
-    write_text_atomically(directory / _OF, json.dumps(of, indent=1) + "\n")
-    return operators
-
-
-def _numbers(lens: QueryLens, layer: int, halves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    """Stability and scales of the features of one layer, by side."""
-    from lens_core.carry import SIDES, vectors_of
-    from lens_core.search import compute_scales
-    from lens_core.stability import split_half
-
-    dictionary = lens.dictionaries[layer]
-    found = {}
-    for side in SIDES:
-        parts = [half.to(lens.model.device, lens.model.dtype) for half in halves[side]]
-        stability = split_half(lens, side, vectors_of(side, dictionary), parts, lens.k)
-        found[f"{dictionary.sha256}.{side}_stability_{lens.k}"] = stability
-        for kind in ("query", "first-order"):
-            name = f"{dictionary.sha256}.{side}_scale_{kind}"
-            found[name] = compute_scales(lens, dictionary, side, kind)
-    return {name: tensor.float() for name, tensor in found.items()}

@@ -5,7 +5,7 @@
     R[block]      = 1/N sum_{b,s,s'} d block_out[b,s] / d block_in[b,s']
 
 The mean of the transported vector is linear in the feature and the same map for all
-features (method.md, section 3), so that these serve every feature of every dictionary of a
+features (docs/method.md, section 3), so that these serve every feature of every dictionary of a
 model. On disk are *sums*, in two halves of the reference and, for the transitions, two
 buckets of the feature's position, with the counts to divide by; and the means, which the
 lens reads. Reading a site costs its size and a checksum, once.
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.errors import DamagedError, OperatorError
+from lens_core.errors import DamagedError, OperatorError, UsageError
 from lens_core.operators.passes import N_BUCKETS
 from lens_core.operators.plan import (
     COMPLETE,
@@ -32,6 +32,7 @@ from lens_core.operators.plan import (
     sums_file,
 )
 from lens_core.storage.tensors import open_tensors, write_tensors
+from lens_core.terms import Bucket, OperatorSource, Side
 
 # Half operators are two matrices a side; a cursor stays on one site for a while.
 _HALVES_KEPT = 8
@@ -44,8 +45,9 @@ class Operators:
     `k @ T_key[site]`.
     """
 
-    origin = "built"
+    origin: OperatorSource = "built"
     has_blocks = True
+    has_buckets = True
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Operators:
         self._verified: dict[int, dict[str, Tensor]] = {}
         self._first_order: dict[tuple[str, int], Tensor] = {}
         self._halves: dict[tuple[str, int], list[Tensor]] = {}
+        self._buckets: dict[tuple[str, int], list[Tensor | None]] = {}
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -98,6 +101,21 @@ class Operators:
     def key(self, site: int) -> Float[Tensor, "d_model d_model"]:
         """`T_key[site]`."""
         return self._mean("key", site)
+
+    def transition(
+        self, side: Side, site: int, positions: Bucket = "all"
+    ) -> Float[Tensor, "d_model d_model"]:
+        """`T_value[site]` or `T_key[site]`, for features at these positions of a sample.
+
+        Raises:
+            UsageError: no position of the reference is of that kind.
+        """
+        if positions == "all":
+            return self._mean(side, site)
+        found = self.buckets(side, site)[("early", "late").index(positions)]
+        if found is None:
+            raise UsageError(f"no token of the reference is {positions}: its samples are too short")
+        return found
 
     def response(self, block: int) -> Float[Tensor, "d_model d_model"]:
         """`R[block]`."""
@@ -163,13 +181,19 @@ class Operators:
 
         `None` for a bucket that no position of the reference falls into.
         """
-        tokens = self.plan.tokens.sum(0)
-        sums = self._sums(site)[side].double().sum(0)
-        dtype = DTYPES[self.plan.dtype]
-        return [
-            (sums[bucket] / tokens[bucket]).to(dtype).to(self.device) if tokens[bucket] else None
-            for bucket in range(N_BUCKETS)
-        ]
+        if (side, site) not in self._buckets:
+            tokens = self.plan.tokens.sum(0)
+            sums = self._sums(site)[side].double().sum(0)
+            dtype = DTYPES[self.plan.dtype]
+            self._buckets[side, site] = [
+                (sums[bucket] / tokens[bucket]).to(dtype).to(self.device)
+                if tokens[bucket]
+                else None
+                for bucket in range(N_BUCKETS)
+            ]
+            while len(self._buckets) > _HALVES_KEPT:
+                del self._buckets[next(iter(self._buckets))]
+        return self._buckets[side, site]
 
     def _sums(self, site: int) -> dict[str, Tensor]:
         try:

@@ -26,8 +26,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.linearization import Linearization, Tangent
+from lens_core.terms import Bucket
 
-# method.md, section 7: the first 16 positions hold the attention sinks.
+# docs/method.md, section 7: the first 16 positions hold the attention sinks.
 EARLY = 16
 N_BUCKETS = 2
 
@@ -51,11 +52,27 @@ class Positions:
         early, late = self.buckets
         return early.stop - early.start, late.stop - late.start
 
-    def spread(self, vectors: Float[Tensor, "many d_model"], shape: Sequence[int]) -> Tangent:
-        """Each vector at every position that counts, zero elsewhere; no `many` axis for one."""
+    def where(self, positions: Bucket) -> slice:
+        """Those of them at which a feature sits that is `early`, `late`, or anywhere."""
+        early, late = self.buckets
+        return {"all": slice(self.start, self.stop), "early": early, "late": late}[positions]
+
+    def part(
+        self, tangent: Tangent, positions: Bucket = "all"
+    ) -> Float[Tensor, "*many batch counted d_model"]:
+        """`tangent` at these positions."""
+        return tangent[..., self.where(positions), :]
+
+    def spread(
+        self,
+        vectors: Float[Tensor, "many d_model"],
+        shape: Sequence[int],
+        positions: Bucket = "all",
+    ) -> Tangent:
+        """Each vector at every one of these positions, zero elsewhere; no `many` axis for one."""
         batch, pos, d_model = shape
         whole = vectors.new_zeros(len(vectors), batch, pos, d_model)
-        whole[:, :, self.start : self.stop] = vectors[:, None, None, :]
+        whole[:, :, self.where(positions)] = vectors[:, None, None, :]
         return whole[0] if len(vectors) == 1 else whole
 
     def bucket_sums(self, tangent: Tangent) -> Float[Tensor, "many buckets d_model"]:

@@ -65,9 +65,9 @@ class Answers:
         if work is not None:
             self._opened.released = False
         match event:
-            case m.Layer():
-                self._described(event)
-            case m.Vocabulary():
+            case m.LayerReady():
+                self._described(event.layer)
+            case m.VocabularyReady():
                 self._opened.read_vocabulary(event.tokens)
                 self._rows.texts_arrived()
             case m.AtlasReady():
@@ -98,14 +98,14 @@ class Answers:
                 self._opened.phase = Work(0, m.Request(), "", event.text).doing
             case m.Ready():
                 self._requests.opening = None
-                self._open(event)
+                self._open(event.session)
             case m.Failed() | m.Cancelled() | m.Dropped():
                 self._requests.opening = None
                 self._opened.phase = "cannot open: B tries again"
                 if isinstance(event, m.Failed):
                     self._notify(event.text, severity="error", timeout=LONG)
 
-    def _open(self, ready: m.Ready) -> None:
+    def _open(self, ready: m.SessionFacts) -> None:
         self._state.open(ready)
         self._rows.keep_only(ready.layers)
         self._marking.keep_only(ready.layers)
@@ -114,7 +114,7 @@ class Answers:
         self._requests.ask(m.ReadVocabulary())
         self._feature_requests.changed()
 
-    def _described(self, event: m.Layer) -> None:
+    def _described(self, event: m.LayerFacts) -> None:
         before = self._opened.known.get(event.layer)
         if before is not None and before.sha256 != event.sha256:
             self._state.forget_answers()

@@ -179,7 +179,7 @@ class QlensApp(KeysInOrder):
         if isinstance(event, m.Died):
             self._crashed(event.text)
             return
-        if isinstance(event, m.Vocabulary):
+        if isinstance(event, m.VocabularyReady):
             tokens = event.tokens
             self.run_worker(asyncio.to_thread(keep_vocabulary, self.config, tokens), group="keep")
         bench.hear(event)

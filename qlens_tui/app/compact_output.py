@@ -13,7 +13,9 @@ Cost: one regular expression over the update, some hundred microseconds for a wh
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
+from typing import Any
 
 from textual.driver import Driver
 
@@ -96,9 +98,16 @@ def in_ascii(data: str) -> str:
 
 
 def terse_driver(base: type[Driver], *, ascii_only: bool = False) -> type[Driver]:
-    """A driver that writes what `base` does, tersely, and if told in ASCII."""
+    """A driver that writes what `base` does, tersely, to standard output, and if told in ASCII."""
 
     class TerseDriver(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            # Textual draws on standard error (`LinuxDriver._file`, textual 8), and takes the size
+            # of standard output: with errors sent to a file nothing would be on the screen.
+            if hasattr(self, "_file"):
+                self._file = sys.__stdout__
+
         def write(self, data: str) -> None:
             super().write(terse(in_ascii(data) if ascii_only else data))
 

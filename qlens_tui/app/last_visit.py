@@ -21,7 +21,7 @@ from typing import Any, get_args
 from lens_core.directories import state_dir
 from lens_core.errors import StoreError
 from lens_core.storage.files import write_text_atomically
-from qlens_tui.engine.messages import OperatorsFrom
+from qlens_tui.engine.messages import OperatorSource
 from qlens_tui.table.known_layer import KnownLayer
 
 FORMAT = 1
@@ -108,7 +108,7 @@ def _sane(place: LastVisit) -> bool:
             and 0 <= k.n_features < 1 << 31
             and all(isinstance(text, str) for text in (k.sha256, k.name))
             and (k.atlas is None or isinstance(k.atlas, str))
-            and k.operators in get_args(OperatorsFrom)
+            and k.operators in get_args(OperatorSource)
             for k in place.known
         )
     )

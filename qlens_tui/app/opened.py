@@ -24,11 +24,11 @@ class Opened:
     """
 
     def __init__(self, place: LastVisit) -> None:
-        self.ready: m.Ready | None = None
+        self.ready: m.SessionFacts | None = None
         self.phase = "starting the engine"
         self.released = False
         self.known: dict[int, KnownLayer] = {each.layer: each for each in place.known}
-        self.described: dict[int, m.Layer] = {}
+        self.described: dict[int, m.LayerFacts] = {}
         self.no_columns: dict[int, str] = {}
         self.texts: list[str] | None = None
         self._completion: Completion | None = None
@@ -65,7 +65,7 @@ class Opened:
         """Take over the strings of all token ids."""
         self.texts, self._completion = list(texts), None
 
-    def operators(self, layer: int) -> m.OperatorsFrom:
+    def operators(self, layer: int) -> m.OperatorSource:
         """Which operators answer for a layer; until the engine says, those of the last visit."""
         found = self.described.get(layer) or self.known.get(layer)
         return "built" if found is None else found.operators

@@ -9,7 +9,9 @@ from qlens_tui.engine import messages as m
 _OF_DICTIONARY = ("hook_read", "architecture", "key", "folder", "release", "id")
 
 
-def provenance(ready: m.Ready | None, layer: m.Layer | None) -> Iterator[tuple[str, str]]:
+def provenance(
+    ready: m.SessionFacts | None, layer: m.LayerFacts | None
+) -> Iterator[tuple[str, str]]:
     """Lines on the model, the reference and a layer's dictionary, as far as they are known."""
     if ready is not None:
         reference = ready.reference

@@ -60,11 +60,11 @@ class Requests:
         wanted = {state.lists_asked, *map(state.shares_asked, SIDES)}
         for work in state.under_way:
             match work.request:
-                case m.Sign() | m.Split():
+                case m.ComputeSignature() | m.ComputePaths():
                     stale = work.request not in wanted
-                case m.Favour(layer=layer, feature=feature):
+                case m.ComputeBlockTokens(layer=layer, feature=feature):
                     stale = (layer, feature) != state.feature
-                case m.Examine(layer=layer):  # one pass serves the layer
+                case m.ComputeEvidence(layer=layer):  # one pass serves the layer
                     stale = state.feature is None or layer != state.feature[0]
                 case _:
                     continue

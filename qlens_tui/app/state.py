@@ -33,9 +33,9 @@ from qlens_tui.app.views import (
 from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m
 
-OF_PANES = (m.Sign, m.Split, m.Favour, m.Examine)
+OF_PANES = (m.ComputeSignature, m.ComputePaths, m.ComputeBlockTokens, m.ComputeEvidence)
 """The questions that are asked as the cursor goes from feature to feature."""
-KEPT = (*OF_PANES, m.Search, m.Probe)
+KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
 """The questions whose answers are kept."""
 CANCELLED = "cancelled: go to another feature and back to compute it"
 
@@ -71,7 +71,7 @@ class State:
         self._content: tuple[object, ...] | None = None
         self._n_layers = 0
         self._clock = clock or time.monotonic
-        self._answers: OrderedDict[m.Request, m.Event] = OrderedDict()
+        self._answers: OrderedDict[m.Request, object] = OrderedDict()
         self._problems: dict[m.Request, str] = {}
         self._from_atlas: m.Signature | None = None
         self._lists: Standing[m.Signature] = Standing(self._clock)
@@ -87,13 +87,13 @@ class State:
             self._problems.clear()
         self._settle()
 
-    def open(self, ready: m.Ready) -> None:
+    def open(self, ready: m.SessionFacts) -> None:
         """A session is open. Of its settings transition and switches are the user's, if chosen."""
         if self._content not in (None, _content_of(ready)):
             self.forget_answers()
         self._content, self.opened.ready = _content_of(ready), ready
         self._n_layers = ready.n_layers
-        off = tuple(block for block in self.settings.off if block < len(ready.blocks))
+        off = frozenset(block for block in self.settings.off if block < len(ready.blocks))
         chosen = self.settings if self._has_chosen else ready.settings
         self.settings = replace(ready.settings, transition=chosen.transition, off=off)
         self.k = self.k or ready.k
@@ -131,30 +131,30 @@ class State:
     # The questions of the panes; `None` where there is nothing to ask.
 
     @property
-    def lists_asked(self) -> m.Sign | None:
+    def lists_asked(self) -> m.ComputeSignature | None:
         if self.feature is None:
             return None
         layer, feature = self.feature
-        return m.Sign(layer=layer, feature=feature, settings=self.settings, k=self.k)
+        return m.ComputeSignature(layer=layer, feature=feature, settings=self.settings, k=self.k)
 
-    def shares_asked(self, side: m.Side) -> m.Split | None:
+    def shares_asked(self, side: m.Side) -> m.ComputePaths | None:
         """Of the switches only those on the side's own way, so that others change nothing."""
         if self.feature is None:
             return None
         layer, feature = self.feature
         blocks, off = self.opened.blocks(layer, side), self.settings.off
-        own = off if blocks is None else tuple(block for block in off if block in blocks)
+        own = off if blocks is None else off.intersection(blocks)
         settings = replace(self.settings, off=own)
-        return m.Split(layer=layer, feature=feature, side=side, settings=settings, k=self.k)
+        return m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings, k=self.k)
 
     @property
-    def evidence_asked(self) -> m.Examine | None:
+    def evidence_asked(self) -> m.ComputeEvidence | None:
         if self.feature is None:
             return None
-        return m.Examine(layer=self.feature[0], feature=self.feature[1])
+        return m.ComputeEvidence(layer=self.feature[0], feature=self.feature[1])
 
     @property
-    def block_asked(self) -> m.Favour | None:
+    def block_asked(self) -> m.ComputeBlockTokens | None:
         """The tokens of the block under the cursor, where the asked shares came without them."""
         if self.feature is None or self.block is None:
             return None
@@ -165,13 +165,15 @@ class State:
                 continue
             if any(row.block == name and row.on and not row.tokens for row in paths.rows):
                 layer, feature = self.feature
-                return m.Favour(layer=layer, feature=feature, side=side, block=self.block)
+                return m.ComputeBlockTokens(
+                    layer=layer, feature=feature, side=side, block=self.block
+                )
         return None
 
     # What became of a question.
 
-    def answer(self, question: m.Request | None) -> m.Event | None:
-        """The answer to a question, if it is there."""
+    def answer(self, question: m.Request | None) -> object | None:
+        """The answer to a question, as the core gave it, if it is there."""
         return None if question is None else self._answers.get(question)
 
     def problem(self, question: m.Request | None) -> str:
@@ -184,7 +186,7 @@ class State:
             return f"waiting for the model: {self.opened.phase}"
         for work in self.under_way:
             match work.request, question:
-                case m.Examine() as asked, m.Examine():
+                case m.ComputeEvidence() as asked, m.ComputeEvidence():
                     serves = asked.layer == question.layer
                 case asked, _:
                     serves = asked == question
@@ -225,7 +227,7 @@ class State:
         question = work.request
         if isinstance(event, m.Status):
             work.take(event)
-        elif not isinstance(event, m.Layer) or isinstance(question, m.DescribeLayer):
+        elif not isinstance(event, m.LayerReady) or isinstance(question, m.DescribeLayer):
             # Of layers several are told about one request.
             del self.work[event.id]
         match event:
@@ -236,7 +238,7 @@ class State:
             case m.Status() | m.Failed() | m.Cancelled() | m.Dropped() | m.Done():
                 pass
             case _ if isinstance(question, KEPT):
-                self._keep_answer(question, event)
+                self._keep_answer(question, _brought_by(event))
         self._settle()
         return None if work.is_withdrawn else work
 
@@ -293,7 +295,7 @@ class State:
             Shown(self.feature, stand.of, numbers, stand.is_late, waiting, problem),
             sides,
             self._n_layers,
-            frozenset(self.settings.off),
+            self.settings.off,
             self.settings.transition,
             self._block_tokens() if stand.of == self.feature else None,
         )
@@ -303,9 +305,9 @@ class State:
         graces = [stand.grace for stand in (self._lists, self._paths, self._evidence)]
         return min((grace for grace in graces if grace is not None), default=None)
 
-    def _keep_answer(self, question: m.Request, event: m.Event) -> None:
+    def _keep_answer(self, question: m.Request, answer: object) -> None:
         self._answers.pop(question, None)
-        self._answers[question] = event
+        self._answers[question] = answer
         self._problems.pop(question, None)
         while len(self._answers) > _MOST_KEPT:
             self._answers.popitem(last=False)
@@ -369,7 +371,7 @@ class State:
         if question is None:
             return None
         found, problem = self.answer(question), self.problem(question)
-        if isinstance(found, m.Favoured):
+        if isinstance(found, m.BlockTokensReady):
             return BlockTokens(question.block, found.tokens)
         awaits = self.doing(question) if self.is_under_way(question) else ""
         return BlockTokens(question.block, (), awaits, problem)
@@ -379,7 +381,23 @@ class State:
         return blocks[block] if block < len(blocks) else ""
 
 
-def _content_of(ready: m.Ready) -> tuple[object, ...]:
+def _brought_by(event: m.Event) -> object:
+    """The core's answer that an event carries."""
+    match event:
+        case m.SignatureReady():
+            return event.signature
+        case m.PathsReady():
+            return event.paths
+        case m.EvidenceReady():
+            return event.evidence
+        case m.SearchReady():
+            return event.found
+        case m.PromptReady():
+            return event.prompt
+    return event
+
+
+def _content_of(ready: m.SessionFacts) -> tuple[object, ...]:
     """What all answers of a session depend on."""
     fingerprint, reference = ready.model_fingerprint, ready.reference.sha256
     return fingerprint, reference, ready.dtype, ready.layers, ready.settings, ready.operators

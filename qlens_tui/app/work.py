@@ -55,13 +55,13 @@ class Work:
 def passes_for(request: m.Request) -> str:
     """What passes over the reference are made for, where a request takes some."""
     match request:
-        case m.Sign():
+        case m.ComputeSignature():
             return f"lists of {request.layer}:{request.feature}"
-        case m.Split():
+        case m.ComputePaths():
             return f"{request.side} paths of {request.layer}:{request.feature}"
-        case m.Favour():
+        case m.ComputeBlockTokens():
             return f"block tokens of {request.layer}:{request.feature}"
-        case m.Examine():
+        case m.ComputeEvidence():
             return f"contexts of layer {request.layer}"
         case _:
             return ""

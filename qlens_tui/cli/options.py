@@ -20,7 +20,24 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 pass_output = click.make_pass_decorator(Output)
 
 
-class Command(click.Command):
+class PlainCommand(click.Command):
+    """A command with the option `--ascii`."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        option = click.Option(
+            ["--ascii"], is_flag=True, expose_value=False, is_eager=True, callback=_write_ascii,
+            help="Write nothing but ASCII characters.",
+        )  # fmt: skip
+        self.params.append(option)
+
+
+def _write_ascii(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        ctx.find_object(Output).write_ascii()  # type: ignore[union-attr]
+
+
+class Command(PlainCommand):
     """A command during which nothing but its result reaches standard output."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -114,7 +131,7 @@ def open_lens(
             most of the time, where that is known without it.
     """
     from lens_core.config import load_config, with_overrides
-    from lens_core.dictionaries.hub import prepare_libraries
+    from lens_core.hub import prepare_libraries
 
     config = with_overrides(load_config(name), **overrides)
     demand_features(config, layers or (), feature)

@@ -4,7 +4,9 @@ A result is either one JSON document or text for people, never a mixture, and a
 script that reads it must not meet a library's chatter: while a command works,
 `sys.stdout` *is* standard error. JSON is ASCII with every control character
 escaped, and has `null` where a number is not finite. Whatever comes from outside
-goes through `qlens_tui.text` before it reaches a terminal.
+goes through `qlens_tui.text` before it reaches a terminal. Where only ASCII may be
+written (`qlens_tui.terminal`) the streams themselves are ASCII, so that libraries and
+progress bars keep to it too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from functools import cached_property
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qlens_tui.terminal import is_ascii
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -29,8 +33,15 @@ class Output:
     def __init__(self) -> None:
         self._out, self._err = sys.stdout, sys.stderr
         for stream in (self._out, self._err):
+            encoding = "ascii" if is_ascii(stream) else None
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+    def write_ascii(self) -> None:
+        """From now on write nothing but ASCII, whatever the terminal can show."""
+        for stream in (self._out, self._err):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(encoding="ascii", errors="backslashreplace")
 
     @cached_property
     def console(self) -> Console:
@@ -44,8 +55,8 @@ class Output:
 
     @property
     def ascii_only(self) -> bool:
-        """Whether standard output can show ASCII only."""
-        return _is_ascii(self._out)
+        """Whether nothing but ASCII goes to standard output."""
+        return is_ascii(self._out)
 
     def shown(self, text: str) -> str:
         """Text from outside, as standard output may show it."""
@@ -70,9 +81,8 @@ class Output:
         """Say something beside the result."""
         from qlens_tui.text import visible
 
-        print(
-            f"qlens: {visible(text, ascii_only=_is_ascii(self._err))}", file=self._err, flush=True
-        )
+        shown = visible(text, ascii_only=is_ascii(self._err))
+        print(f"qlens: {shown}", file=self._err, flush=True)
 
     def step(self, text: str) -> None:
         """Say what is being done to somebody who watches; a log is spared it."""
@@ -110,10 +120,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def _is_ascii(stream: TextIO) -> bool:
-    return not (getattr(stream, "encoding", None) or "ascii").lower().startswith("utf")
 
 
 def _console(stream: TextIO) -> Console:

@@ -7,7 +7,6 @@ words say already.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,15 +14,23 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qlens_tui.cli.documents import FeatureReport, Paths, computed_on, operators_document
+from lens_core.faces import joined
+from lens_core.lenses import LOGIT, QUERY
+from lens_core.signature import (
+    Evidence,
+    FeatureReport,
+    Paths,
+    PathShare,
+    SideSignature,
+)
+from lens_core.terms import SIDES, Side, block_names
+from qlens_tui.cli.documents import computed_on
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import density, number, ranks_moved, share
-from qlens_tui.text import cells, fit, token_label, visible
+from qlens_tui.text import cells, context_label, fit, token_label, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from lens_core.lens import PathShare, SideSignature
 
 _BLOCKS = 8
 _MEANING = {"value": "what it promotes", "key": "what activates it"}
@@ -35,16 +42,14 @@ def feature_tables(report: FeatureReport, output: Output) -> Iterator[Renderable
     """What `qlens show` prints, part by part."""
     page = _Page(output)
     yield from page.header(report)
-    for side in ("value", "key"):
-        signature = report.signature.value if side == "value" else report.signature.key
+    for side in SIDES:
         yield Text()
-        yield page.side(side, signature)
-    if report.paths is not None:
-        for name, paths in report.paths.items():
-            yield Text()
-            yield page.paths(name, paths)
+        yield page.side(side, report.signature.side(side))
+    for paths in report.paths:
+        yield Text()
+        yield page.paths(paths)
     yield Text()
-    yield from page.activity(report)
+    yield from page.activity(report.evidence)
 
 
 def plain_table() -> Table:
@@ -66,24 +71,24 @@ class _Page:
         return Text(fit(shown, width, ellipsis=self._ellipsis).rstrip(" "))
 
     def header(self, report: FeatureReport) -> Iterator[Text]:
-        from lens_core.terms import block_names
-
         session, signature = report.session, report.signature
         settings, reference = signature.settings, session.reference
         name = f"{signature.layer}:{signature.feature}"
         yield Text.assemble(
             (name, "bold"),
-            f"  {self.visible(report.dictionary.name)}  {self.visible(session.model.name)}",
+            f"  {self.visible(report.layer.dictionary)}  {self.visible(session.model)}",
             f"  {' '.join(computed_on(session).values())}",
         )
-        operators = operators_document(report)
+        operators = report.operators
         method = f"{signature.method} method"
-        if operators is not None and operators["origin"] == "shipped":
-            method = f"operators that come with qlens ({operators['stored']})"
+        if operators is not None and operators.origin == "shipped":
+            method = f"operators that come with qlens ({operators.stored})"
         yield Text(
             f"{settings.transition} transition, {method}, "
             f"{settings.convention} convention, final norm: {settings.final_norm}"
         )
+        if settings.positions != "all":
+            yield Text(f"the feature at {settings.positions} positions of a sample only")
         if settings.off:
             yield Text(f"off: {', '.join(block_names(settings.off))}")
         skipped = ""
@@ -93,32 +98,31 @@ class _Page:
             f"reference: {reference.samples} x {reference.length} tokens{skipped}, "
             f"{self.visible(reference.origin)}"
         )
+        if report.layer.provenance.get("gated") == "True":
+            yield Text(f"key: {self.visible(report.layer.provenance['key'])}")
 
-    def side(self, side: str, signature: SideSignature) -> RenderableType:
+    def side(self, side: Side, signature: SideSignature) -> RenderableType:
+        title = Text.assemble((side.upper(), "bold"), f"  {_MEANING[side]}")
+        plain, query = signature.top[LOGIT.name], signature.top[QUERY.name]
+        if plain.reason or query.reason:
+            return Group(title, Text(f"none: {plain.reason or query.reason}"))
         facts = [f"length {number(signature.norm)}, carried {number(signature.transported_norm)}"]
         if signature.stability is not None:
             facts.append(f"stability {signature.stability:.2f}")
         if signature.relative_variance is not None:
             facts.append(f"relative variance {signature.relative_variance:.2f}")
         width = max(6, min(_WIDEST_TOKEN, (self._width - _FIXED) // 2))
-        # Of a key Query Lens's is a cosine and Logit Lens's is not: see `lens_core.readout`.
-        score, query_score = ("score", "score") if side == "value" else ("unit score", "cosine")
         table = plain_table()
         table.add_column("", justify="right")
-        table.add_column("Logit Lens", min_width=width)
-        table.add_column(score, justify="right", min_width=8)
-        table.add_column("Query Lens", min_width=width)
-        table.add_column(query_score, justify="right", min_width=8)
+        table.add_column(LOGIT.title, min_width=width)
+        table.add_column(plain.measure, justify="right", min_width=8)
+        table.add_column(QUERY.title, min_width=width)
+        table.add_column(query.measure, justify="right", min_width=8)
         table.add_column("moved", justify="right", min_width=6)
-        plain, query = signature.logit_lens, signature.query_lens
         rows = zip(
-            plain.tokens,
-            plain.unit_scores or plain.scores,
-            query.tokens,
-            query.unit_scores or query.scores,
-            query.moved,
+            plain.tokens, plain.shown_scores, query.tokens, query.shown_scores, query.moved,
             strict=True,
-        )
+        )  # fmt: skip
         for rank, (before, its_score, after, score_after, by) in enumerate(rows, 1):
             table.add_row(
                 str(rank),
@@ -128,12 +132,11 @@ class _Page:
                 number(score_after),
                 ranks_moved(by),
             )
-        return Group(
-            Text.assemble((side.upper(), "bold"), f"  {_MEANING[side]}  ({', '.join(facts)})"),
-            table,
-        )
+        return Group(title.append(f"  ({', '.join(facts)})"), table)
 
-    def paths(self, side: str, paths: Paths) -> RenderableType:
+    def paths(self, paths: Paths) -> RenderableType:
+        if paths.reason:
+            return Text.assemble(("PATHS", "bold"), f"  {paths.side}: none: {paths.reason}")
         blocks = [row for row in paths.rows if row.block not in ("direct", "bias")]
         carrying = sorted((row for row in blocks if row.on), key=lambda row: -abs(row.share))
         kept = carrying[:_BLOCKS]
@@ -146,11 +149,9 @@ class _Page:
             table.add_row(row.block, share(row.share), self._tokens(row))
         of = f"{sum(row.on for row in blocks)} of {len(blocks)} blocks on"
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
-        title = f"  {side}: {paths.split} split, {of}{rest}"
+        title = f"  {paths.side}: {paths.split} split, {of}{rest}"
         parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
-        # A feature of length zero has no shares, and no build would give its blocks tokens.
-        counted = [row for row in kept if math.isfinite(row.share)]
-        if counted and paths.split == "first-reader" and not any(row.tokens for row in counted):
+        if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
             parts.append(Text("blocks' tokens: after `qlens build`, or with --split last-writer"))
         return Group(*parts)
 
@@ -158,17 +159,16 @@ class _Page:
         labels = [token_label(token, ascii_only=self._ascii) for token in row.tokens]
         return Text(fit(" ".join(labels), self._width - 20, ellipsis=self._ellipsis).rstrip(" "))
 
-    def activity(self, report: FeatureReport) -> Iterator[RenderableType]:
-        activity, reference = report.activity, report.session.reference
+    def activity(self, activity: Evidence) -> Iterator[RenderableType]:
         if activity.silent:
             yield Text.assemble(
-                ("ACTIVITY", "bold"), f"  silent in {reference.n_tokens} reference tokens"
+                ("ACTIVITY", "bold"), f"  silent in {activity.n_tokens} reference tokens"
             )
             return
-        fired = round(activity.density * reference.n_tokens)
+        fired = round(activity.density * activity.n_tokens)
         yield Text.assemble(
             ("ACTIVITY", "bold"),
-            f"  fires on {fired} of {reference.n_tokens} reference tokens "
+            f"  fires on {fired} of {activity.n_tokens} reference tokens "
             f"({density(activity.density)}), at most {number(activity.max_activation)}",
         )
         table = plain_table()
@@ -178,8 +178,10 @@ class _Page:
         for context in activity.contexts:
             token = f"[{token_label(context.token, ascii_only=self._ascii)}]"
             room = max(0, self._width - 24 - cells(token))
-            before = self._last(self._running(context.before), room * 2 // 3)
-            after = fit(self._running(context.after), max(0, room - cells(before)), ellipsis="")
+            before = self._last(self._running(joined(context.before)), room * 2 // 3)
+            after = fit(
+                self._running(joined(context.after)), max(0, room - cells(before)), ellipsis=""
+            )
             table.add_row(
                 f"{context.sample}:{context.position}",
                 number(context.activation),
@@ -188,8 +190,7 @@ class _Page:
         yield table
 
     def _running(self, text: str) -> str:
-        """Text in the middle of more text: its outer spaces are spaces."""
-        return self.visible(f"|{text}|")[1:-1]
+        return context_label(text, ascii_only=self._ascii)
 
     def _last(self, shown: str, width: int) -> str:
         while cells(shown) > width:

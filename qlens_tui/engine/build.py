@@ -40,7 +40,7 @@ def build(session: Session, tick: Callable[[str, int, int], None]) -> Path:
             if not is_complete(directory) and not missing_units(directory):
                 assemble(directory, lambda done, total: tick("putting units together", done, total))
     lens = session.lens
-    lens.transport.operators = Operators(directory, model.device, expected=directory.name)
+    lens.carrier.operators = Operators(directory, model.device, expected=directory.name)
     lens.scales.clear()  # of the operators that answered before
     return directory
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lens_core.dictionaries.hub import prepare_libraries
 from lens_core.errors import UsageError
+from lens_core.hub import prepare_libraries
 from qlens_tui.engine import messages as m
 
 if TYPE_CHECKING:
     from lens_core.config import Config
     from lens_core.dictionaries.feature_dictionary import FeatureDictionary
-    from lens_core.lens import QueryLens
     from lens_core.session import Session
 
 Tick = Callable[[str, int, int], None]
@@ -34,7 +33,6 @@ class Opened:
 
     session: Session
     request: m.Open
-    lenses: dict[int, QueryLens] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     described: set[int] = field(default_factory=set)
 
@@ -130,7 +128,7 @@ class Holding:
             self._tell(m.Notice(text=f"the model is on {device} now, no longer on {before.device}"))
 
     def _load(self, request: m.Open, config: Config, say: Say) -> Opened:
-        from lens_core.lens import DictionaryShelf
+        from lens_core.instruments import DictionaryShelf
         from lens_core.session import open_session
 
         session = open_session(
@@ -141,7 +139,7 @@ class Holding:
         )
         say("preparing the readouts")
         lens = session.lens
-        _ = lens.final_norm, lens.rows, lens.lengths
+        lens.prepare()
         shelf, read = lens.dictionaries, self._read
 
         def same(layer: int) -> FeatureDictionary:

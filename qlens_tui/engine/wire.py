@@ -2,9 +2,10 @@
 
 A frame is four bytes of length (big-endian) and a JSON object with the message's `kind` and
 fields, in UTF-8 that also carries lone surrogates (`surrogatepass`: JSON's own escapes would
-join two of them into another character). What arrives is checked against the annotations in
-`messages`: a frame that does not fit is a `WireError`, never half a message. Once a length
-is not believable nothing after it can be either, and the stream is lost.
+join two of them into another character). What arrives is checked against the annotations of
+`requests`, `events` and the core's results: a frame that does not fit is a `WireError`, never
+half a message. Once a length is not believable nothing after it can be either, and the stream
+is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from qlens_tui.engine.messages import Event, Request
+from qlens_tui.engine.events import Event
+from qlens_tui.engine.requests import Request
 
 # The strings of the largest vocabularies are 8 MB, a signature 40 KB.
 LARGEST_FRAME = 1 << 26
@@ -101,6 +103,8 @@ def _plain(value: Any) -> Any:
         # Tuples of numbers and strings are most of every message.
         first = value[0] if value else None
         return [_plain(item) for item in value] if is_dataclass(first) else value
+    if isinstance(value, frozenset):
+        return sorted(value)
     return value
 
 
@@ -119,6 +123,9 @@ def _reader(wanted: Any) -> Reader:
         return _union_reader(wanted, [_reader(each) for each in arguments])
     if origin is tuple:
         return _tuple_reader(wanted, arguments)
+    if origin is frozenset:
+        items = _tuple_reader(wanted, (arguments[0], Ellipsis))
+        return lambda value: frozenset(items(value))
     if origin is Mapping:
         item = _reader(arguments[1])
         return lambda value: (

@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from lens_core.atlas.files import LENSES, SIDES
 from lens_core.atlas.files import SCHEMA as ATLAS
 
 FORMAT = 1
@@ -16,8 +15,7 @@ MARKS: Mapping[str, Any] = {
     "star": pl.Boolean(), "reject": pl.Boolean(), "tags": pl.List(pl.String), "note": pl.String(),
 }  # fmt: skip
 TOKENS: Mapping[str, str] = {
-    f"{name}_ids": f"{name}_tokens"
-    for name in (*(f"{side}_{lens}" for side in SIDES for lens in LENSES), "context")
+    name: name.removesuffix("_ids") + "_tokens" for name in ATLAS if name.endswith("_ids")
 }
 PROVENANCE: Mapping[str, Any] = {
     "export_schema": pl.Int32(), "export_raw": pl.Boolean(),

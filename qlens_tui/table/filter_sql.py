@@ -33,13 +33,15 @@ _SPECIMENS: Mapping[Any, tuple[Any, Any]] = {
 """What may stand in a column, beside nothing at all."""
 
 
-def read_filter(text: str, columns: Mapping[str, Any]) -> Words | Expression:
+def read_filter(
+    text: str, columns: Mapping[str, Any], *, ascii_only: bool = False
+) -> Words | Expression:
     """Understand what was typed; `columns` are those that there are, with their types.
 
     Raises:
         UsageError: it is SQL, and names what is not there, or may not or cannot be used.
     """
-    asked = parse_filter(text, columns)
+    asked = parse_filter(text, columns, ascii_only=ascii_only)
     if isinstance(asked, Expression):
         _try_out(asked, columns)
     return asked

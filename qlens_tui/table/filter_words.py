@@ -14,7 +14,7 @@ cost in polars' reader grows faster than their length.
 
 Only text is read here, without polars; `qlens_tui.table.filter_sql` tries out what is left.
 
-Words are read as lists write tokens: `␣war` is " war" (see `qlens_tui.text`).
+Words are read as lists write tokens: `␣war` (in ASCII `_war`) is " war" (see `qlens_tui.text`).
 """
 
 from __future__ import annotations
@@ -74,14 +74,17 @@ class Expression:
     columns: frozenset[str]
 
 
-def parse_filter(text: str, columns: Collection[str]) -> Words | Expression:
-    """Understand what was typed; `columns` are the names of those that there are.
+def parse_filter(
+    text: str, columns: Collection[str], *, ascii_only: bool = False
+) -> Words | Expression:
+    """Understand what was typed where lists are shown so; `columns` are those that there are.
 
     Raises:
         UsageError: it is SQL, and names what is not there, or what may not be used.
     """
     if not _is_sql(text, columns):
-        found = (read_back(quoted or word) for quoted, word in _WORD.findall(text))
+        typed = (quoted or word for quoted, word in _WORD.findall(text))
+        found = (read_back(word, ascii_only=ascii_only) for word in typed)
         return Words(tuple(word for word in found if word))
     return _expression(text, columns)
 

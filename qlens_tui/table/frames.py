@@ -13,24 +13,10 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA, find_layer
 from lens_core.errors import LensError
-from qlens_tui.engine.messages import (
-    Lists,
-    OneSide,
-    OperatorsFrom,
-    Settings,
-    Signature,
-    Tokens,
-)
+from lens_core.lenses import LENSES, LOGIT, QUERY, Lens
+from lens_core.signature import NO_DIRECTION, Lists, SideSignature, Signature, TokenList
+from lens_core.terms import MEASURES, OperatorSource, Settings, Side
 from qlens_tui.table.known_layer import KnownLayer
-
-_READOUTS = {
-    ("value", "logit"): "unembed",
-    ("value", "query"): "unembed",
-    ("value", "first_order"): "unembed",
-    ("key", "logit"): "embed",
-    ("key", "query"): "embed_centered_cosine",
-    ("key", "first_order"): "embed_centered_cosine",
-}
 
 
 def layer_frame(known: KnownLayer) -> pl.DataFrame:
@@ -81,40 +67,37 @@ def signature_of(
     texts: list[str] | None,
     *,
     n_tokens: int,
-    operators: OperatorsFrom,
+    operators: OperatorSource,
 ) -> Signature | None:
     """A feature's top lists as its atlas row has them; `None` for a row without."""
-    if "value_query_ids" not in row or row["value_query_ids"] is None:
+    if "value_query_ids" not in row or row["value_norm"] is None:
         return None
 
     def text(token: int) -> str:
         return texts[token] if texts is not None and token < len(texts) else f"#{token}"
 
-    def tokens(side: str, lens: str) -> Tokens:
-        ids = tuple(_list(row[f"{side}_{lens}_ids"]))
-        scores = tuple(_list(row[f"{side}_{lens}_scores"]))
+    def tokens(side: Side, lens: Lens) -> TokenList:
+        name = f"{side}_{lens.column}"
+        if row[f"{name}_ids"] is None:
+            reason = NO_DIRECTION if not row[f"{side}_norm"] else f"{lens.title} has no list here"
+            return TokenList(lens.readouts[side], "", (), (), (), None, (), reason)
+        ids = tuple(_list(row[f"{name}_ids"]))
+        scores = tuple(_list(row[f"{name}_scores"]))
+        length = float(row[f"{side}_norm" if lens is LOGIT else f"{name}_norm"] or 0)  # type: ignore[arg-type]
         unit = None
-        if side == "key":
-            name = "key_norm" if lens == "logit" else f"key_{lens}_norm"
-            length = float(row[name] or 0)  # type: ignore[arg-type]
-            unit = tuple(score / length if length else 0.0 for score in scores)
-        moved = tuple(_list(row[f"{side}_query_moved"])) if lens == "query" else ()
-        return Tokens(
-            readout=_READOUTS[side, lens],
-            ids=ids,
-            tokens=tuple(map(text, ids)),
-            scores=scores,
-            unit_scores=unit,
-            moved=moved,
+        measure = MEASURES[lens.readouts[side]]
+        if measure != "score":
+            unit = tuple(score / length for score in scores)
+        moved = tuple(_list(row[f"{side}_query_moved"])) if lens is QUERY else ()
+        return TokenList(
+            lens.readouts[side], measure, ids, tuple(map(text, ids)), scores, unit, moved
         )
 
-    def one_side(side: str) -> OneSide:
-        top = Lists(*(tokens(side, lens) for lens in ("logit", "query", "first_order")))
-        nothing = Tokens("", (), (), (), None, ())
+    def one_side(side: Side) -> SideSignature:
         stability = row[f"{side}_stability"]
-        return OneSide(
-            top=top,
-            bottom=Lists(nothing, nothing, nothing),
+        return SideSignature(
+            top=Lists({lens.name: tokens(side, lens) for lens in LENSES if side in lens.readouts}),
+            bottom=None,
             norm=float(row[f"{side}_norm"] or 0),  # type: ignore[arg-type]
             transported_norm=float(row[f"{side}_query_norm"] or 0),  # type: ignore[arg-type]
             stability=None if stability is None else float(stability),  # type: ignore[arg-type]

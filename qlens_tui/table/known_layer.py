@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qlens_tui.engine.messages import Layer, OperatorsFrom
+from qlens_tui.engine.messages import LayerFacts, OperatorSource
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class KnownLayer:
     name: str
     n_features: int
     atlas: str | None = None
-    operators: OperatorsFrom = "built"
+    operators: OperatorSource = "built"
 
     @classmethod
-    def of(cls, described: Layer) -> KnownLayer:
+    def of(cls, described: LayerFacts) -> KnownLayer:
         """What is kept of the engine's description."""
         return cls(
             described.layer,

@@ -21,6 +21,7 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
+from lens_core.faces import id_named
 from qlens_tui.table.filter_sql import answer, read_filter
 from qlens_tui.table.filter_words import Expression, nearest
 
@@ -156,20 +157,23 @@ def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(marks.select(filled).get_columns())
 
 
-def filtered(rows: Rows, text: str, texts: Sequence[str] | None = None) -> Rows:
+def filtered(
+    rows: Rows, text: str, texts: Sequence[str] | None = None, *, ascii_only: bool = False
+) -> Rows:
     """Those of the rows that a filter keeps (see `filter_words`), in the order they are in.
 
     In SQL, `tags` is one text ("draft, keep") and what is not a number is null. Words are
     looked for in the texts of the tokens of `SEARCHED`, in tags and in notes, small and
-    capital letters alike; a row must have all of them.
+    capital letters alike; `#24211` is also the token of that id. A row must have all of them.
 
     Args:
-        texts: the raw strings of all token ids; None: not known yet.
+        texts: the faces of all token ids; None: not known yet.
+        ascii_only: words are typed as lists in ASCII write them.
 
     Raises:
         UsageError: the filter cannot be read or used; the message is one line.
     """
-    asked = read_filter(text, KNOWN)
+    asked = read_filter(text, KNOWN, ascii_only=ascii_only)
     if isinstance(asked, Expression):
         kept = _matching(rows.frame, asked)
     elif not asked.words:
@@ -222,7 +226,8 @@ def _having(
         raise UsageError("words are looked for in an atlas, which is not there yet: build it")
     if texts is None:
         raise UsageError("the vocabulary is still loading: look for words when it is there")
-    ids = [number for number, text in enumerate(texts or ()) if word in text.casefold()]
+    named = id_named(word)
+    ids = [at for at, text in enumerate(texts) if at == named or word in text.casefold()]
     wanted = pl.Series([ids], dtype=pl.List(pl.Int32))
     for tokens in lists if ids else ():
         flat = tokens.explode(empty_as_null=False, keep_nulls=False)

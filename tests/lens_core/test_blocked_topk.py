@@ -15,7 +15,7 @@ from lens_core.blocked_topk import (
     top_k_of_product,
 )
 from lens_core.errors import ModelError
-from lens_core.readout import ranks, top_k
+from lens_core.ranking import ranks, top_k
 
 
 @pytest.fixture(autouse=True, scope="module")

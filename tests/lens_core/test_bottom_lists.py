@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from lens_core.errors import ModelError
-from lens_core.lens import _outermost
-from lens_core.readout import ranks
+from lens_core.ranking import outermost, ranks
 from tests.lens_core.test_lens import FEATURE, LAYER, make_lens
 
 K = 10
@@ -20,14 +19,14 @@ def readings(tiny, lens):
     """Value and key scores under Logit Lens and Query Lens, from the definitions."""
     dictionary = lens.dictionary(LAYER)
     settings = lens.signature(LAYER, FEATURE).settings
-    value = lens.transport.carry("value", dictionary, FEATURE, settings).vector
-    key = lens.transport.carry("key", dictionary, FEATURE, settings).vector
+    value = lens.carrier.carry("value", dictionary, FEATURE, settings).vector
+    key = lens.carrier.carry("key", dictionary, FEATURE, settings).vector
     unembed = lambda vector: tiny.final_norm(vector) @ tiny.W_U  # noqa: E731
     return {
         ("value", "logit_lens"): unembed(dictionary.values[FEATURE]),
         ("value", "query_lens"): unembed(value),
         ("key", "logit_lens"): tiny.embedding @ dictionary.keys[FEATURE],
-        ("key", "query_lens"): lens.rows @ key,
+        ("key", "query_lens"): lens.readouts["embed_centered_cosine"].rows @ key,
     }
 
 
@@ -76,17 +75,17 @@ def test_equal_scores_are_in_the_order_of_one_ranking(lowest, values):
     scores = torch.randint(values, (6, 300), generator=generator).float()
     order = scores.sort(dim=1, descending=True, stable=True).indices
     expected = order.flip(1)[:, :K] if lowest else order[:, :K]
-    assert torch.equal(_outermost(scores, K, lowest=lowest), expected)
+    assert torch.equal(outermost(scores, K, lowest=lowest), expected)
 
 
 def test_all_tokens_can_be_asked_for():
     scores = torch.tensor([[1.0, 3.0, 2.0]])
-    assert _outermost(scores, 3).tolist() == [[1, 2, 0]]
-    assert _outermost(scores, 3, lowest=True).tolist() == [[0, 2, 1]]
+    assert outermost(scores, 3).tolist() == [[1, 2, 0]]
+    assert outermost(scores, 3, lowest=True).tolist() == [[0, 2, 1]]
 
 
 def test_scores_that_are_not_numbers_have_no_order():
     scores = torch.zeros(2, 50)
     scores[1, 7] = torch.nan
     with pytest.raises(ModelError, match="not numbers"):
-        _outermost(scores, 3)
+        outermost(scores, 3)

@@ -19,6 +19,8 @@ from lens_core.direct import (
     value_transition,
 )
 from lens_core.errors import DictionaryError
+from lens_core.faces import joined, unescape_bytes
+from lens_core.lenses import lens_named
 from lens_core.operators.demo import DEMO
 from lens_core.operators.passes import Positions
 from lens_core.search import compute_scales
@@ -99,6 +101,22 @@ def test_the_model_from_its_package_speaks(demo, text):
     assert model.tokenizer.decode(logits[0, -1].argmax()) == " Paris"
 
 
+@pytest.mark.parametrize("d_vocab", [pytest.param(49152, marks=needs_model)])
+def test_all_ids_of_the_vocabulary_have_faces_that_find_them(demo, d_vocab):
+    vocabulary = demo.lens.vocabulary
+    ids = list(range(d_vocab))
+    faces = vocabulary.texts(ids)
+
+    assert len(set(faces)) == len(ids)
+    assert [vocabulary.id_of(face) for face in faces] == ids
+    assert [token for token in ids if "\N{REPLACEMENT CHARACTER}" in faces[token]] == [24211]
+    assert vocabulary.id_of("#24211") == 24211
+    assert sum(unescape_bytes(face) != face for face in faces) > 300
+    for text in ("战争与和平, はじめまして \U0001f389 naïve", " \\xe6 \N{REPLACEMENT CHARACTER}"):
+        cut = [faces[token] for token in demo.model.tokenizer.encode(text)]
+        assert unescape_bytes(joined(cut)) == text
+
+
 @pytest.fixture(scope="module")
 def held_out_streams(demo):
     """The stream behind each layer on the text that the stated figures are of."""
@@ -137,7 +155,7 @@ def random_vector(seed):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_the_operators_agree_with_a_fresh_pass_over_the_reference(demo, side):
-    operators, reference = demo.lens.transport.operators, demo.reference
+    operators, reference = demo.lens.carrier.operators, demo.reference
     assert operators.origin == "shipped"
     assert reference.n_tokens >= 64 * 32
     vector = random_vector(1)
@@ -154,7 +172,7 @@ def test_the_first_order_sums_agree_with_a_fresh_pass(demo, side):
     site, vector = 2 * LAYERS[1] + 2, random_vector(2)
     carry = value_transition if side == "value" else key_transition
     fresh = carry(demo.model, demo.reference, vector, site, transition="first-order")
-    shipped = demo.lens.transport.operators.first_order(side, site)
+    shipped = demo.lens.carrier.operators.first_order(side, site)
     carried = shipped @ vector if side == "value" else vector @ shipped
     assert relative(carried, fresh.vector) < FLOAT16
 
@@ -162,7 +180,7 @@ def test_the_first_order_sums_agree_with_a_fresh_pass(demo, side):
 @pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS])
 def test_the_first_order_sums_of_both_sides_are_those_of_all_blocks_together(demo, layer):
     def of_all_blocks(layer):
-        of = demo.lens.transport.operators.first_order
+        of = demo.lens.carrier.operators.first_order
         return of("value", 2 * layer + 2) + of("key", 2 * layer + 2)
 
     assert relative(of_all_blocks(layer), of_all_blocks(LAYERS[1])) < FLOAT16
@@ -172,10 +190,10 @@ def test_the_first_order_sums_of_both_sides_are_those_of_all_blocks_together(dem
 @pytest.mark.parametrize("layer", LAYERS)
 def test_scales_and_stability_that_ship_are_those_of_the_operators_that_ship(demo, side, layer):
     lens, dictionary = demo.lens, demo.lens.dictionary(layer)
-    operators = lens.transport.operators
+    operators = lens.carrier.operators
     for kind in ("query", "first-order"):
         stored = operators.scale(side, kind, dictionary.sha256)
-        computed = compute_scales(lens, dictionary, side, kind)
+        computed = compute_scales(lens, dictionary, side, lens_named(kind))
         # The same sums in float32, by a BLAS that may be another.
         assert relative(stored, computed) < 1e-5
     stable = operators.stability(side, dictionary.sha256, lens.k)
@@ -203,10 +221,10 @@ def test_the_stability_that_ships_is_that_of_passes_over_each_half(demo, side, l
         if side == "value":
             scores = model.final_norm(carried) @ model.W_U
         else:
-            scores = demo.lens.rows @ carried
+            scores = demo.lens.readouts["embed_centered_cosine"].rows @ carried
         lists.append(set(scores.argsort(descending=True)[:25].tolist()))
     found = len(lists[0] & lists[1]) / len(lists[0] | lists[1])
-    shipped = demo.lens.transport.operators.stability(side, dictionary.sha256, 25)[feature]
+    shipped = demo.lens.carrier.operators.stability(side, dictionary.sha256, 25)[feature]
     # Products in float16 may swap the last token of a list for the next: one of 25 is 0.08.
     assert float(shipped) == pytest.approx(found, abs=0.081)
     assert 0.1 < found < 0.95

@@ -6,19 +6,22 @@ import math
 import pytest
 import torch
 
-from lens_core.carry import Settings, Transport
+from lens_core.carry import Carrier
 from lens_core.config import DictionaryConfig
 from lens_core.dictionaries.feature_dictionary import read_function
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.direct import key_transition, value_transition
 from lens_core.errors import OperatorError, UsageError
-from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.instruments import DictionaryShelf
+from lens_core.lens import QueryLens
+from lens_core.lenses import QUERY, lens_named
 from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.search import ranks_among, scores_among, token_scores
+from lens_core.signature import NO_DIRECTION
 from lens_core.storage.results import ResultCache
-from lens_core.terms import block_index, block_name
+from lens_core.terms import SIDES, Settings, block_index, block_name
 from lens_core.vocabulary import Vocabulary
 from tests.conftest import tolerance
 from tests.oracles import (
@@ -47,8 +50,8 @@ def neuron_shelf(model):
 
 
 def make_lens(model, reference, tokenizer, operators=None, results=None):
-    transport = Transport(model, reference, operators, results)
-    return QueryLens(transport, neuron_shelf(model), Vocabulary(tokenizer, model.d_vocab), k=10)
+    carrier = Carrier(model, reference, operators, results)
+    return QueryLens(carrier, neuron_shelf(model), Vocabulary(tokenizer, model.d_vocab), k=10)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ def test_all_blocks_off_reads_the_feature_itself(tiny, lens):
     assert signature.value.query_lens.scores == pytest.approx(signature.value.logit_lens.scores)
     identity = lens.signature(LAYER, FEATURE, Settings(transition="identity"))
     assert identity.key.query_lens == signature.key.query_lens
-    scores = lens.rows @ dictionary.keys[FEATURE]
+    scores = lens.readouts["embed_centered_cosine"].rows @ dictionary.keys[FEATURE]
     assert list(signature.key.query_lens.ids) == scores.topk(10).indices.tolist()
 
 
@@ -195,7 +198,9 @@ def test_a_rank_is_the_place_in_the_features_own_list(lens, side, kind):
         signature = getattr(whole.signature(LAYER, feature), side)
         ids = getattr(signature, f"{kind}_lens" if kind != "first-order" else "first_order").ids
         for token in (0, 7, d_vocab - 1):
-            (rank,) = ranks_among(lens, dictionary, [feature], token, side, kind).tolist()
+            (rank,) = ranks_among(
+                lens, dictionary, [feature], token, side, lens_named(kind)
+            ).tolist()
             assert list(ids)[rank - 1] == token
 
 
@@ -203,8 +208,8 @@ def test_a_rank_is_the_place_in_the_features_own_list(lens, side, kind):
 @pytest.mark.parametrize("side", ["value", "key"])
 def test_some_features_have_the_scores_that_they_have_among_all(lens, side, lens_name):
     dictionary, some = lens.dictionary(LAYER), [7, 2, 11]
-    among = scores_among(lens, dictionary, some, 5, side, lens_name)
-    every = token_scores(lens, dictionary, 5, side, lens_name)
+    among = scores_among(lens, dictionary, some, 5, side, lens_named(lens_name))
+    every = token_scores(lens, dictionary, 5, side, lens_named(lens_name))
     assert among.tolist() == pytest.approx(every[some].tolist(), rel=1e-5, abs=1e-6)
 
 
@@ -234,7 +239,7 @@ def test_shares_sum_to_one_whatever_the_split(lens, side, method, split):
     assert chosen == split
     assert sum(row.share for row in rows if row.block != "bias") == pytest.approx(1, abs=1e-5)
     names = [row.block for row in rows if row.block not in ("direct", "bias")]
-    path = lens.transport.path(side, lens.dictionary(LAYER))
+    path = lens.carrier.path(side, lens.dictionary(LAYER))
     assert len(names) == len(path)
 
 
@@ -261,8 +266,8 @@ def test_a_blocks_share_is_its_part_of_the_streams_derivative(
 
     def score(x):
         if side == "key":
-            return float((lens.rows[ids] @ x).sum())
-        return float((lens.final_norm.linear(x) @ tiny.W_U[:, ids]).sum())
+            return float((lens.readouts["embed_centered_cosine"].rows[ids] @ x).sum())
+        return float((lens.readouts["unembed"].linear(x) @ tiny.W_U[:, ids]).sum())
 
     total = score(start + parts.sum(0))
     expected = {"direct": score(start) / total}
@@ -301,14 +306,14 @@ def test_shares_and_bias_rebuild_the_signatures_score(architecture, lens):
     shown = lens.signature(LAYER, FEATURE).value.query_lens
     bias = [row.share for row in rows if row.block == "bias"]
     assert len(bias) == (architecture == "gpt2")
-    carried = lens.transport.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
-    norm = lens.final_norm
+    carried = lens.carrier.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
+    norm = lens.readouts["unembed"].norm
     ids = torch.tensor(shown.ids)
     linear = norm.linear(carried.vector) @ lens.model.W_U[:, ids] / norm.scale(carried.vector)
     assert sum(shown.scores) == pytest.approx(float(linear.sum()) * (1 + sum(bias)), rel=1e-5)
 
 
-def test_a_feature_of_length_zero_has_scores_and_no_shares(tiny, lens):
+def test_a_vector_of_length_zero_has_no_list_no_share_and_is_never_found(tiny, lens):
     dictionary = lens.dictionary(0)
     hollow = dataclasses.replace(
         dictionary,
@@ -317,14 +322,74 @@ def test_a_feature_of_length_zero_has_scores_and_no_shares(tiny, lens):
         sha256="hollow",
     )
     shelf = DictionaryShelf([0], lambda _layer: hollow)
-    empty = QueryLens(lens.transport, shelf, lens.vocabulary, k=5)
-    signature = empty.signature(0, 0)
-    assert set(signature.key.query_lens.scores) == {0.0}
-    assert set(signature.key.query_lens.unit_scores) == {0.0}
-    for side in ("value", "key"):
+    empty = QueryLens(lens.carrier, shelf, lens.vocabulary, k=5)
+    signature = empty.signature(0, 0, bottom=True)
+    for side in SIDES:
+        found = signature.side(side)
+        for one in (*found.top.values(), *found.bottom.values()):
+            assert (one.ids, one.tokens, one.scores, one.moved) == ((), (), (), ())
+            assert one.reason == NO_DIRECTION
+        assert (found.norm, found.transported_norm) == (0, 0)
+        assert (found.stability, found.relative_variance) == (None, None)
         _, rows = empty.paths(side, 0, 0)
-        assert all(math.isnan(row.share) for row in rows if row.block != "bias")
-        assert empty.search(5, side=side, layers=[0], n=3)["score"].is_finite().all()
+        assert all(math.isnan(row.share) and not row.ids for row in rows)
+        for name in ("query", "logit", "first-order"):
+            assert len(empty.search(5, side=side, lens=name, layers=[0], n=3)) == 0
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_search_passes_over_single_vectors_of_length_zero(lens, side):
+    dictionary = lens.dictionary(0)
+    vectors = (dictionary.values if side == "value" else dictionary.keys).clone()
+    vectors[1::2] = 0
+    some = dataclasses.replace(dictionary, **{f"{side}s": vectors}, sha256=f"some {side}")
+    shelf = DictionaryShelf([0], lambda _layer: some)
+    found = QueryLens(lens.carrier, shelf, lens.vocabulary, k=5).search(
+        5, side=side, layers=[0], n=len(vectors)
+    )
+    assert sorted(found["feature"]) == list(range(0, len(vectors), 2))
+
+
+def test_positions_early_and_late_add_up_to_all(tiny, reference, lens):
+    """The mean over all positions is that of both buckets, weighted by their tokens."""
+    dictionary, counts = lens.dictionary(LAYER), {"early": 15, "late": 2}
+    assert sum(counts.values()) * reference.samples == reference.n_tokens
+    for side in SIDES:
+        whole = lens.carrier.carry(side, dictionary, FEATURE, Settings()).vector
+        parts = sum(
+            n * lens.carrier.carry(side, dictionary, FEATURE, Settings(positions=where)).vector
+            for where, n in counts.items()
+        )
+        assert torch.allclose(parts / 17, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["early", "late"])
+def test_operators_and_passes_agree_on_where_the_feature_sits(
+    architecture, tiny, reference, lens, where
+):
+    dictionary = lens.dictionary(LAYER)
+    for side in SIDES:
+        both = [
+            lens.carrier.carry(
+                side, dictionary, FEATURE, Settings(positions=where, method=method)
+            ).vector
+            for method in ("operator", "direct")
+        ]
+        assert torch.allclose(*both, rtol=tolerance(architecture) * 1e2, atol=1e-7)
+        shares = [
+            lens.paths(side, LAYER, FEATURE, Settings(positions=where, method=method))
+            for method in ("operator", "direct")
+        ]
+        assert shares[0][0] == shares[1][0] == "first-reader"
+        for one, other in zip(shares[0][1], shares[1][1], strict=True):
+            assert one.share == pytest.approx(other.share, abs=1e-4)
+
+
+def test_positions_that_no_sample_has_are_refused(tiny, lens):
+    short = ReferenceSample(tokens=torch.arange(20).view(2, 10), origin="short")
+    carrier = Carrier(tiny, short, None, None)
+    with pytest.raises(UsageError, match="no token of the reference is late"):
+        carrier.carry("value", lens.dictionary(LAYER), FEATURE, Settings(positions="late"))
 
 
 def test_the_first_reader_split_is_refused_under_a_mask(lens):
@@ -345,7 +410,7 @@ def test_the_exact_key_is_the_gradient_of_the_mean_pre_activation(
     dictionary.pre_activations(x)[..., FEATURE].sum().backward()
     expected = start.grad[:, reference.included].sum((0, 1)) / reference.n_tokens
     settings = Settings(convention="exact")
-    got = lens.transport.carry("key", dictionary, FEATURE, settings).vector
+    got = lens.carrier.carry("key", dictionary, FEATURE, settings).vector
     assert float((got - expected).norm()) < tolerance(architecture) * float(expected.norm())
     assert lens.signature(LAYER, FEATURE, settings).method == "direct"
 
@@ -353,10 +418,10 @@ def test_the_exact_key_is_the_gradient_of_the_mean_pre_activation(
 def test_the_exact_value_goes_through_the_post_norm_where_there_is_one(
     architecture, tiny, reference, lens
 ):
-    exact = lens.transport.carry(
+    exact = lens.carrier.carry(
         "value", lens.dictionary(LAYER), FEATURE, Settings(convention="exact")
     )
-    paper = lens.transport.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
+    paper = lens.carrier.carry("value", lens.dictionary(LAYER), FEATURE, Settings())
     same = torch.allclose(exact.vector, paper.vector, rtol=1e-3)
     assert same == (architecture != "gemma3")
     # Every neuron writes into the MLP's own output, in front of a post-norm.
@@ -413,7 +478,10 @@ def test_stability_is_the_overlap_of_the_lists_of_the_two_halves(tiny, reference
                     scores = tiny.unembed(tiny.final_norm(carried))
                 else:
                     k, site = dictionary.keys[feature], dictionary.read_site
-                    scores = lens.rows @ key_transition(tiny, half, k, site).vector
+                    scores = (
+                        lens.readouts["embed_centered_cosine"].rows
+                        @ key_transition(tiny, half, k, site).vector
+                    )
                 lists.append(set(scores.topk(10).indices.tolist()))
             expected = len(lists[0] & lists[1]) / len(lists[0] | lists[1])
             assert getattr(signature, side).stability == pytest.approx(expected)
@@ -563,7 +631,7 @@ def test_a_split_is_refused_where_the_transition_has_only_its_own(lens):
 
 def test_token_scores_never_fall_back_to_logit_lens(bare_lens):
     with pytest.raises(OperatorError, match="qlens build"):
-        token_scores(bare_lens, bare_lens.dictionary(LAYER), 5, "value", "query")
+        token_scores(bare_lens, bare_lens.dictionary(LAYER), 5, "value", QUERY)
 
 
 def test_a_shelf_keeps_what_fits_and_drops_the_longest_unused(tiny):

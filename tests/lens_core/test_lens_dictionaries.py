@@ -11,12 +11,13 @@ import pytest
 import sae_lens
 import torch
 
-from lens_core.carry import Settings, Transport
+from lens_core.carry import Carrier
 from lens_core.config import DictionaryConfig
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import UsageError
-from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.instruments import DictionaryShelf
+from lens_core.lens import QueryLens
 from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.plan import plan_build
 from lens_core.terms import block_name
@@ -67,7 +68,7 @@ class Case:
         return theirs[feature].detach()
 
     def carry(self, side, settings, feature=FEATURES[0]):
-        return self.lens.transport.carry(side, self.ours, feature, settings).vector
+        return self.lens.carrier.carry(side, self.ours, feature, settings).vector
 
 
 def make(place, layer, model_name, d_model):
@@ -115,8 +116,8 @@ def case(tiny, reference, word_tokenizer, operators, place, tmp_path_factory):
     shelf = DictionaryShelf(
         [layer], lambda at: load_dictionary(config, at, tiny, dtype=torch.float64)
     )
-    transport = Transport(tiny, reference, operators, None)
-    lens = QueryLens(transport, shelf, Vocabulary(word_tokenizer, tiny.d_vocab), k=K)
+    carrier = Carrier(tiny, reference, operators, None)
+    lens = QueryLens(carrier, shelf, Vocabulary(word_tokenizer, tiny.d_vocab), k=K)
     return Case(lens, theirs, layer)
 
 
@@ -168,7 +169,9 @@ def test_with_no_block_behind_it_query_lens_is_logit_lens(case, place):
 def test_with_no_block_in_front_of_it_a_key_is_read_as_it_is(case, place):
     for feature in FEATURES:
         key = case.lens.signature(case.layer, feature).key
-        best = (case.lens.rows @ case.start("key", feature)).topk(K)
+        best = (case.lens.readouts["embed_centered_cosine"].rows @ case.start("key", feature)).topk(
+            K
+        )
         if place == "resid_pre of the first layer":
             assert list(key.query_lens.ids) == best.indices.tolist()
             assert key.query_lens.scores == pytest.approx(best.values.tolist(), rel=1e-12)
@@ -232,7 +235,7 @@ def test_shares_of_both_splits_sum_to_one_over_the_blocks_on_the_way(tiny, case,
         for split in ("first-reader", "last-writer")
     ]
     for settings, split in asked:
-        obstacle = case.lens.transport.obstacle(side, case.ours, settings)
+        obstacle = case.lens.carrier.obstacle(side, case.ours, settings)
         if split == "first-reader" and obstacle is not None and on_the_way:
             with pytest.raises(UsageError, match="last-writer"):
                 case.lens.paths(side, case.layer, FEATURES[0], settings, split)

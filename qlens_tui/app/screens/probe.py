@@ -80,8 +80,8 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         self._requests = requests
         self._reader = reader
         self._ascii = ascii_only
-        self._question: m.Probe | None = None
-        self._probed: m.Probed | None = None
+        self._question: m.ReadPrompt | None = None
+        self._probed: m.PromptFirings | None = None
 
     def compose(self) -> ComposeResult:
         plain = self._ascii
@@ -109,7 +109,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         if question is None or not self.is_attached:
             return
         found, problem = self._answers.answer(question), self._answers.problem(question)
-        if isinstance(found, m.Probed):
+        if isinstance(found, m.PromptFirings):
             before, self._probed, self._question = self._probed, found, None
             self.query_one(FiringTokens).tell(found)
             self._tell(_summary(found))
@@ -144,7 +144,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
             self.dismiss(None)
 
     def _ask(self) -> None:
-        question = m.Probe(layer=self._layer, text=meant(self.typed), feature=self._feature)
+        question = m.ReadPrompt(layer=self._layer, text=meant(self.typed), feature=self._feature)
         self._question = question
         if self._answers.answer(question) is None and not self._requests.ask(question):
             self._answers.refuse(question, _LOADING)
@@ -226,7 +226,7 @@ def meant(typed: str) -> str:
     return _ESCAPE.sub(character, typed)
 
 
-def _summary(of: m.Probed) -> str:
+def _summary(of: m.PromptFirings) -> str:
     """What the feature does on the text, in one line."""
     count = f"{len(of.ids):,} token{'s' if len(of.ids) != 1 else ''}"
     count += ", the first put in front" if of.bos else ""

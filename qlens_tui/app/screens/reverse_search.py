@@ -28,7 +28,7 @@ from qlens_tui.table.feature_labels import Labels, labels, read_labels
 from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import token_label, visible
 
-_LENSES: tuple[m.SearchLens, ...] = ("query", "logit", "first-order")
+_LENSES: tuple[str, ...] = ("query", "logit", "first-order")
 _VERBS: dict[m.Side, str] = {"value": "promote", "key": "fire on"}
 _HEADINGS: dict[m.Side, str] = {"value": "promotes", "key": "fires on"}
 _NO_ATLAS = "(no atlas yet)"
@@ -47,7 +47,7 @@ class Sought:
     layer: int | None
     everywhere: bool
     side: m.Side = "value"
-    lens: m.SearchLens = "query"
+    lens: str = "query"
     cursor: int = 0
 
     def told(self, *, ascii_only: bool) -> str:
@@ -231,7 +231,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
         self._search()
 
 
-def _scores(lens: m.SearchLens, hits: Sequence[m.Hit]) -> list[list[str]]:
+def _scores(lens: str, hits: Sequence[m.Hit]) -> list[list[str]]:
     """The columns of scores under their headings: the ranking lens's, then another's if known."""
     columns = [_column(lens, [hit.score for hit in hits])]
     if lens != "logit":

@@ -20,7 +20,7 @@ def begun(visit: LastVisit) -> State:
             transition=visit.transition or "full",  # type: ignore[arg-type]
             convention=visit.convention,  # type: ignore[arg-type]
             final_norm=visit.final_norm,  # type: ignore[arg-type]
-            off=visit.off,
+            off=frozenset(visit.off),
         ),
         has_chosen=visit.transition is not None,
         k=visit.k,
@@ -44,7 +44,7 @@ def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> 
         filter=rows.filter,
         k=state.k if ready is None or state.k != ready.k else None,
         transition=settings.transition,
-        off=settings.off,
+        off=tuple(sorted(settings.off)),
         convention=settings.convention,
         final_norm=settings.final_norm,
         ids=look.ids,

@@ -159,10 +159,10 @@ class Workbench(Screen[None]):
     def hear(self, event: m.Event) -> None:
         """An event of the engine."""
         self.answers.take(event)
-        if isinstance(event, m.Ready | m.Layer | m.AtlasReady):
+        if isinstance(event, m.SessionFacts | m.LayerFacts | m.AtlasReady):
             self.show_layers()
             self._saving.within(_SAVE_AFTER)
-        if isinstance(event, m.Vocabulary):
+        if isinstance(event, m.VocabularyReady):
             self._stand_in()
         self._show_answers()
 
@@ -224,7 +224,7 @@ class Workbench(Screen[None]):
 
     def on_paths_grid_blocks_toggled(self, event: PathsGrid.BlocksToggled) -> None:
         event.stop()
-        self._carry(replace(self.state.settings, off=tuple(sorted(event.off))))
+        self._carry(replace(self.state.settings, off=event.off))
 
     def on_paths_grid_transition_chosen(self, event: PathsGrid.TransitionChosen) -> None:
         event.stop()

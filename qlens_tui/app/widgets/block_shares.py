@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qlens_tui.app.views import SIDES, PathsView
-from qlens_tui.engine.messages import PathRow, Side
+from qlens_tui.engine.messages import PathShare, Side
 
 ENDS = ("direct", "bias")
 """Rows that are no block's."""
@@ -24,7 +24,7 @@ class BlockShares:
     `sides` are those whose ways are known.
     """
 
-    rows: Mapping[int, tuple[Side, PathRow]] = field(default_factory=dict)
+    rows: Mapping[int, tuple[Side, PathShare]] = field(default_factory=dict)
     sides: frozenset[Side] = frozenset()
 
     @classmethod

@@ -15,12 +15,13 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from lens_core.faces import joined
 from qlens_tui.app.views import EvidenceView
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
 from qlens_tui.engine.messages import Context, Evidence, Neighbour
 from qlens_tui.formats import density, number
-from qlens_tui.text import cells, fit, token_label
+from qlens_tui.text import cells, context_label, fit, token_label
 
 _BRACKETS = 2
 _LABEL = 10  # columns of what a fact is about
@@ -153,9 +154,9 @@ class EvidencePane(FeaturePane[EvidenceView]):
         token = token_label(at.token, ascii_only=self.ascii_only)
         room = max(0, after - _BRACKETS)
         token = fit(token, min(cells(token), room), ellipsis=self.ellipsis)
-        rest = fit(self._inner("".join(at.after)), room - cells(token), ellipsis="")
+        rest = fit(self._inner(at.after), room - cells(token), ellipsis="")
         return line(
-            (_last(self._inner("".join(at.before)), before), self.shade()),
+            (_last(self._inner(at.before), before), self.shade()),
             (f"[{token}]", self.shade("evidence--token")),
             (rest, self.shade()),
         )
@@ -200,9 +201,8 @@ class EvidencePane(FeaturePane[EvidenceView]):
     def _fact(self, label: str, text: str) -> Line:
         return line((f" {fit(label, _LABEL)} ", "pane--quiet"), (text, self.shade()))
 
-    def _inner(self, text: str) -> str:
-        """Text in the middle of more text: its outer spaces are spaces."""
-        return self.printable(f"|{text}|")[1:-1]
+    def _inner(self, tokens: Sequence[str]) -> str:
+        return context_label(joined(tokens), ascii_only=self.ascii_only)
 
 
 def _name(near: Neighbour) -> str:

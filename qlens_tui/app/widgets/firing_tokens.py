@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
-from qlens_tui.engine.messages import Probed
+from qlens_tui.engine.messages import PromptFirings
 from qlens_tui.formats import number
 from qlens_tui.text import cells, fit, token_label
 
@@ -24,7 +24,7 @@ class FiringTokens(LinePane, can_focus=False):
 
     def __init__(self, *, ascii_only: bool = False, id: str | None = None) -> None:
         super().__init__(ascii_only=ascii_only, id=id)
-        self._probed: Probed | None = None
+        self._probed: PromptFirings | None = None
         self._labels: list[str] = []
         self._cursor = 0
 
@@ -33,7 +33,7 @@ class FiringTokens(LinePane, can_focus=False):
         """The token under the cursor."""
         return self._cursor
 
-    def tell(self, probed: Probed | None) -> None:
+    def tell(self, probed: PromptFirings | None) -> None:
         """Show these tokens; of another text, from where the feature fires most."""
         before, self._probed = self._probed, probed
         if probed is not None and (before is None or before.ids != probed.ids):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qlens_tui.app.views import SIDES, PathsView, SideShares
 from qlens_tui.app.widgets.block_shares import ENDS, BlockShares
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, line
-from qlens_tui.engine.messages import PathRow, Paths, Side
+from qlens_tui.engine.messages import Paths, PathShare, Side
 from qlens_tui.formats import share as percent
 from qlens_tui.text import cells, fit, token_label, visible
 
@@ -177,7 +177,7 @@ class PathsLines:
             return ((f" {self._printable(found.awaits)}{self._ellipsis}", "pane--waiting"),)
         return (("  ".join(map(self._label, found.tokens)), ""),)
 
-    def _share(self, side: Side, row: PathRow) -> Run:
+    def _share(self, side: Side, row: PathShare) -> Run:
         labels = "  ".join(map(self._label, row.tokens))
         return f"{percent(row.share):>7}  {labels}", self._shade(side)
 

@@ -19,7 +19,7 @@ from textual.message import Message
 from qlens_tui.app.views import End, Lens, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.engine.messages import OneSide, Side, Signature, Tokens, Transition
+from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList, Transition
 from qlens_tui.formats import number, ranks_moved
 from qlens_tui.text import cells, fit, token_label
 
@@ -60,7 +60,7 @@ class _Column:
     """One list and the columns it takes; 0 for what is not shown."""
 
     lens: Lens
-    rows: Tokens
+    rows: TokenList
     token: int
     id: int
     score: int
@@ -175,7 +175,7 @@ class TokenPane(FeaturePane[ListsView]):
             head.append(self._provenance(answer, width, marked=bool(marked)))
         if not shown:
             awaits = self.shown.awaits
-            said = f" {self.doing(awaits)}" if awaits else f" no {self.look.end} tokens"
+            said = f" {self.doing(awaits)}" if awaits else f" {self._why_empty(columns)}"
             body: list[Line] = [((said, "pane--quiet"),)]
             return [fitted(one, width, self.ellipsis) for one in head], body
         hidden = max(0, shown - max(0, height - len(head) - 1))
@@ -228,7 +228,11 @@ class TokenPane(FeaturePane[ListsView]):
         on = f"{len(blocks) - sum(block in blocks for block in off)} of {len(blocks)}"
         return [f"{on} blocks on", f"{on} on"]
 
-    def _one_side(self, of: Signature) -> OneSide:
+    def _why_empty(self, columns: Sequence[_Column]) -> str:
+        reasons = [column.rows.reason for column in columns if column.rows.reason]
+        return self.printable(f"none: {reasons[0]}") if reasons else f"no {self.look.end} tokens"
+
+    def _one_side(self, of: Signature) -> SideSignature:
         return of.value if self.side == "value" else of.key
 
     def _heads(self, columns: Sequence[_Column], ranks: int, *, above: int, below: int) -> Line:
@@ -295,7 +299,7 @@ class TokenPane(FeaturePane[ListsView]):
         answer = self.view.shown.answer
         return "full" if answer is None else answer.settings.transition
 
-    def _columns(self, side: OneSide, width: int, look: TokenLook) -> list[_Column]:
+    def _columns(self, side: SideSignature, width: int, look: TokenLook) -> list[_Column]:
         """The lists to show: of the choice, what fits; numbers go before lists do."""
         first = PAIR if look.lenses is None else look.lenses
         choices = [(first, True, _NARROWEST), (first[-2:], True, _NARROWEST)]
@@ -321,9 +325,11 @@ class TokenPane(FeaturePane[ListsView]):
             return tuple(lens for lens in lenses if lens != "first_order")
         return lenses
 
-    def _column(self, side: OneSide, lens: Lens, look: TokenLook, with_moved: bool) -> _Column:
-        lists = side.top if look.end == "top" else side.bottom
-        rows: Tokens = getattr(lists, lens)
+    def _column(
+        self, side: SideSignature, lens: Lens, look: TokenLook, with_moved: bool
+    ) -> _Column:
+        lists = side.bottom if look.end == "bottom" and side.bottom is not None else side.top
+        rows: TokenList = getattr(lists, lens)
         kept = slice(look.length)
         rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
         moves = 0
@@ -351,14 +357,14 @@ def _method(of: Signature) -> list[str]:
     return ["operators that come with qlens, float16", "qlens's operators, float16"]
 
 
-def _measure(rows: Tokens) -> str:
+def _measure(rows: TokenList) -> str:
     """What the numbers are: Logit Lens and Query Lens read a key out in different ways."""
     if rows.unit_scores is None:
         return "score"
     return "cosine" if "cosine" in rows.readout else "unit"
 
 
-def _scores(rows: Tokens) -> tuple[float, ...]:
+def _scores(rows: TokenList) -> tuple[float, ...]:
     """Of a key of length one on the key side, as they compare across features."""
     return rows.scores if rows.unit_scores is None else rows.unit_scores
 

@@ -155,6 +155,7 @@ def _document(
     session: Session, layers: Sequence[CachedLayer], file: Path | None, seconds: float
 ) -> dict[str, Any]:
     from lens_core.atlas.files import merged_provenance
+    from lens_core.report import session_facts
     from qlens_tui.cli.documents import computed_on
 
     summary = atlas_summary(layers)
@@ -167,7 +168,7 @@ def _document(
             each | {"directory": str(layer.directory)}
             for each, layer in zip(summary, layers, strict=True)
         ],
-        **computed_on(session),
+        **computed_on(session_facts(session)),
         "provenance": merged_provenance(layers),
         "seconds": round(seconds, 3),
     }

@@ -142,7 +142,7 @@ def _built(session: Session) -> Operators | None:
     """The finished operators of the session, if they are more than those that come with qlens."""
     from lens_core.operators.files import Operators
 
-    operators = session.lens.transport.operators
+    operators = session.lens.carrier.operators
     return operators if isinstance(operators, Operators) else None
 
 
@@ -151,7 +151,7 @@ def _use(session: Session) -> None:
     from lens_core.operators.files import Operators
 
     directory = session.operators_directory
-    session.lens.transport.operators = Operators(
+    session.lens.carrier.operators = Operators(
         directory, session.model.device, expected=directory.name
     )
 

@@ -33,7 +33,7 @@ def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
       qlens doctor
       qlens doctor gpt2-small-32k --json
     """
-    from lens_core.dictionaries.hub import prepare_libraries
+    from lens_core.hub import prepare_libraries
     from qlens_tui.doctor.configuration import examine_config
     from qlens_tui.doctor.machine import examine_machine
 

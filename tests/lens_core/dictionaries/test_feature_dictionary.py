@@ -428,7 +428,7 @@ def test_neurons_of_damaged_weights_are_refused(
     damaged = weights.W_out.clone()
     damaged[0, 0] = float("nan")
     monkeypatch.setattr(tiny, "mlp_weights", lambda layer: replace(weights, W_out=damaged))
-    with pytest.raises(DictionaryError, match="NaN in W_out"):
+    with pytest.raises(DictionaryError, match="NaN values in W_out"):
         load_dictionary(DictionaryConfig(kind="neurons"), 0, tiny)
 
 

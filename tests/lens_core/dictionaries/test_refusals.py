@@ -181,7 +181,7 @@ def test_a_damaged_weights_file_is_one_line(damage: str, folder: Path) -> None:
     file = folder / "sae_weights.safetensors"
     whole = file.read_bytes()
     file.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello" * 9}[damage])
-    assert "damaged or incomplete safetensors file" in refused(folder)
+    assert "the safetensors file is damaged or incomplete" in refused(folder)
 
 
 def test_missing_or_misshapen_tensors_are_one_line(folder: Path) -> None:

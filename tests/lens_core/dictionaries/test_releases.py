@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.dictionaries.formats import available_layers
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import ConfigError, DictionaryError, QlensWarning
+from tests.lens_core.fake_hub import TOKEN, Respond, cached, hub_error
 from tests.lens_core.toy_dictionaries import (
     MODEL,
     RESID,
@@ -161,55 +162,12 @@ def test_a_path_without_a_layer_is_the_one_that_its_hook_names(folder: Path) -> 
 
 # Releases, from a cache that the tests fill, and hubs that fail.
 
-TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
-COMMIT = "0" * 40
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache; the network, if it is asked, is not there."""
-    place = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return place
-
-
-def cached(cache: Path, repository: str, folder: str) -> Path:
-    """The folder in which `repository`'s files lie in the cache, with the bookkeeping done."""
-    root = cache / f"models--{repository.replace('/', '--')}"
-    (root / "refs").mkdir(parents=True, exist_ok=True)
-    (root / "refs" / "main").write_text(COMMIT)
-    place = root / "snapshots" / COMMIT / folder
-    place.mkdir(parents=True, exist_ok=True)
-    return place
-
-
-Respond = Callable[[httpx2.Request], httpx2.Response]
-
-
-@pytest.fixture
-def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Respond], None]]:
-    """Online, with a hub of our own behind the real client; retries do not wait."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-
-    def answers(respond: Respond) -> None:
-        monkeypatch.setattr(
-            httpx2.HTTPTransport, "handle_request", lambda transport, request: respond(request)
-        )
-
-    yield answers
-    huggingface_hub.close_session()
-
-
 MINE = release("me/my-saes", "layer_{layer}", layers=(1,))
 
 
-def test_a_cached_release_loads_offline(cache: Path, h: Tensor) -> None:
+def test_a_cached_release_loads_offline(hub_cache: Path, h: Tensor) -> None:
     sae = autoencoder("topk", k=3)
-    saved(sae, cached(cache, "me/my-saes", "layer_1"))
+    saved(sae, cached(hub_cache, "me/my-saes", "layer_1"))
     ours = load_dictionary(MINE, 1, MODEL, dtype=torch.float64, offline=True)
     torch.testing.assert_close(ours.encode(h), sae.encode(h))
     assert ours.name == "me/my-saes/layer_1"
@@ -237,26 +195,23 @@ def test_offline_and_not_cached_says_what_would_have_to_be_fetched(
         assert huggingface_hub.constants.HF_HUB_OFFLINE is (by == "hub")
 
 
-def test_a_half_fetched_release_says_what_would_have_to_be_fetched(cache: Path) -> None:
-    place = saved(autoencoder(), cached(cache, "me/my-saes", "layer_1"))
+def test_a_half_fetched_release_says_what_would_have_to_be_fetched(hub_cache: Path) -> None:
+    place = saved(autoencoder(), cached(hub_cache, "me/my-saes", "layer_1"))
     (place / "sae_weights.safetensors").unlink()
-    with pytest.raises(DictionaryError, match="offline, qlens cannot fetch layer_1 of me/my-saes"):
+    with pytest.raises(
+        DictionaryError, match=r"offline: online, qlens would fetch layer_1 from \S+/me/my-saes$"
+    ):
         load_dictionary(MINE, 1, MODEL)
 
 
-def test_a_damaged_file_in_the_cache_is_one_line(cache: Path) -> None:
-    place = saved(autoencoder(), cached(cache, "me/my-saes", "layer_1"))
+def test_a_damaged_file_in_the_cache_is_one_line(hub_cache: Path) -> None:
+    place = saved(autoencoder(), cached(hub_cache, "me/my-saes", "layer_1"))
     file = place / "sae_weights.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DictionaryError, match="me/my-saes/layer_1 holds a damaged"):
+    with pytest.raises(
+        DictionaryError, match="me/my-saes/layer_1 cannot be read: the safetensors file is damaged"
+    ):
         load_dictionary(MINE, 1, MODEL)
-
-
-def hub_error(
-    request: httpx2.Request, status: int, code: str = "", message: str = ""
-) -> httpx2.Response:
-    headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Request-Id": "1"}
-    return httpx2.Response(status, headers=headers, request=request)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +221,7 @@ def hub_error(
         (403, "GatedRepo", ["gated", "HF_TOKEN", "https://huggingface.co/me/my-saes"]),
         (401, "RepoNotFound", ["no public repository", "HF_TOKEN"]),
         (404, "RepoNotFound", ["no public repository", "[dictionary].release"]),
-        (404, "EntryNotFound", ["no file for layer_1", "[dictionary].id"]),
+        (404, "EntryNotFound", ["has no layer_1", "[dictionary].id"]),
         (500, "", ["me/my-saes"]),
     ],
 )
@@ -294,30 +249,33 @@ def test_an_unreachable_hub_is_one_line(
     with pytest.raises(DictionaryError) as caught:
         load_dictionary(MINE, 1, MODEL)
     message = str(caught.value)
-    assert "cannot reach the Hugging Face hub to fetch layer_1 of me/my-saes" in message
+    assert (
+        "cannot reach the Hugging Face hub to fetch layer_1 from https://huggingface.co/me/my-saes"
+        in message
+    )
     assert "\n" not in message
     assert "hf_" not in message
 
 
 def test_a_cached_release_loads_when_the_hub_cannot_be_reached(
-    cache: Path, hub: Callable[[Respond], None]
+    hub_cache: Path, hub: Callable[[Respond], None]
 ) -> None:
     def fail(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("unreachable")
 
     hub(fail)
-    saved(autoencoder(), cached(cache, "me/my-saes", "layer_1"))
+    saved(autoencoder(), cached(hub_cache, "me/my-saes", "layer_1"))
     assert load_dictionary(MINE, 1, MODEL).n_features == N
 
 
-def test_a_release_of_another_model_is_refused_before_anything_is_fetched(cache: Path) -> None:
+def test_a_release_of_another_model_is_refused_before_anything_is_fetched(hub_cache: Path) -> None:
     with pytest.raises(DictionaryError, match=r"has no blocks\.40\.hook_resid_post"):
         load_dictionary(GPT2, 40, StandInModel(n_layers=64))
 
 
-def gemma_scope(cache: Path, folder: str, **config: Any) -> dict[str, Tensor]:
+def gemma_scope(hub_cache: Path, folder: str, **config: Any) -> dict[str, Tensor]:
     """Tiny files in the format of Gemma Scope 2."""
-    place = cached(cache, "google/gemma-scope-2-270m-pt", folder)
+    place = cached(hub_cache, "google/gemma-scope-2-270m-pt", folder)
     generator = torch.Generator().manual_seed(4)
     shapes = {
         "w_enc": (D, N), "w_dec": (N, D), "b_enc": (N,), "b_dec": (D,), "threshold": (N,),
@@ -336,10 +294,10 @@ GEMMA = StandInModel(name="google/gemma-3-270m", post_norm=True, uses_rms_norm=T
 
 
 def test_gemma_scope_2_loads_offline_although_saelens_asks_the_hub_for_shapes(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "get", lambda *a, **k: pytest.fail("asked the network"))
-    tensors = gemma_scope(cache, "resid_post_all/layer_1_width_16k_l0_small")
+    tensors = gemma_scope(hub_cache, "resid_post_all/layer_1_width_16k_l0_small")
     config = release("gemma-scope-2-270m-pt-res-all", "layer_{layer}_width_16k_l0_small")
     ours = silently_release(config, GEMMA)
     assert torch.equal(ours.keys, tensors["w_enc"].T)
@@ -356,10 +314,10 @@ def silently_release(config: DictionaryConfig, model: Any) -> FeatureDictionary:
 
 
 def test_gemma_scope_2_transcoders_read_behind_ln2_and_write_behind_the_post_norm(
-    cache: Path,
+    hub_cache: Path,
 ) -> None:
     gemma_scope(
-        cache, "transcoder_all/layer_1_width_16k_l0_small_affine", affine_connection=True,
+        hub_cache, "transcoder_all/layer_1_width_16k_l0_small_affine", affine_connection=True,
         hf_hook_point_in="model.layers.1.pre_feedforward_layernorm.output",
         hf_hook_point_out="model.layers.1.post_feedforward_layernorm.output",
     )  # fmt: skip
@@ -372,9 +330,9 @@ def test_gemma_scope_2_transcoders_read_behind_ln2_and_write_behind_the_post_nor
     assert "post-norm" in str(ours.provenance["write_side"])
 
 
-def test_the_scale_of_a_release_is_folded_as_saelens_does(cache: Path, h: Tensor) -> None:
+def test_the_scale_of_a_release_is_folded_as_saelens_does(hub_cache: Path, h: Tensor) -> None:
     repository, folder = "fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L1R-8x"
-    place = cached(cache, repository, folder)
+    place = cached(hub_cache, repository, folder)
     told = {
         "d_model": D, "d_sae": N, "jump_relu_threshold": 0.4, "hook_point_in": RESID,
         "dataset_average_activation_norm": {"in": 7.0},
@@ -396,18 +354,18 @@ def test_the_scale_of_a_release_is_folded_as_saelens_does(cache: Path, h: Tensor
     torch.testing.assert_close(ours.encode(h.float()), theirs.encode(h.float()))
 
 
-def qwen_scope(cache: Path, content: Any) -> DictionaryConfig:
-    place = cached(cache, "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", ".")
+def qwen_scope(hub_cache: Path, content: Any) -> DictionaryConfig:
+    place = cached(hub_cache, "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", ".")
     torch.save(content, place / "layer1.sae.pt")
     return release("qwen-scope-3-1.7b-base-w32k-l50", "layer{layer}")
 
 
 def test_a_release_of_torch_files_is_read_as_weights_only(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = StandInModel(name="Qwen/Qwen3-1.7B-Base", d_model=2048)
-    boom = cache.parent / "boom"
-    config = qwen_scope(cache, {"W_enc": Bomb(boom)})
+    boom = hub_cache.parent / "boom"
+    config = qwen_scope(hub_cache, {"W_enc": Bomb(boom)})
     with pytest.raises(DictionaryError, match="a pickle that holds more than tensors"):
         load_dictionary(config, 1, model, offline=True)
     assert not boom.exists()
@@ -417,14 +375,16 @@ def test_a_release_of_torch_files_is_read_as_weights_only(
     assert not boom.exists()
 
 
-def test_a_cross_layer_transcoder_is_refused_before_it_is_fetched(cache: Path) -> None:
+def test_a_cross_layer_transcoder_is_refused_before_it_is_fetched(hub_cache: Path) -> None:
     config = release("mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_{layer}", "transcoder")
     with pytest.raises(DictionaryError, match="cross-layer transcoder"):
         load_dictionary(config, 1, MODEL)
 
 
-def test_a_release_of_an_architecture_without_a_place_here_is_refused_by_name(cache: Path) -> None:
-    place = cached(cache, "canrager/temporalSAEs", "llama-3.1-8B/layer_15/temporal")
+def test_a_release_of_an_architecture_without_a_place_here_is_refused_by_name(
+    hub_cache: Path,
+) -> None:
+    place = cached(hub_cache, "canrager/temporalSAEs", "llama-3.1-8B/layer_15/temporal")
     (place / "conf.yaml").write_text(
         "{llm: {dimin: 12}, data: {dtype: float32}, sae: {exp_factor: 2, n_heads: 1, "
         "n_attn_layers: 1, bottleneck_factor: 1, sae_diff_type: topk, kval_topk: 2, "

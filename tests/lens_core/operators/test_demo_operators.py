@@ -5,14 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from lens_core.carry import SIDES, Settings, Transport
+from lens_core.carry import SIDES, Carrier, Settings
 from lens_core.config import DictionaryConfig
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import OperatorError, StoreError
-from lens_core.lens import DictionaryShelf, QueryLens
+from lens_core.instruments import DictionaryShelf
+from lens_core.lens import QueryLens
 from lens_core.operators.build import assemble, build_operators
-from lens_core.operators.demo import shipped_operators, write_shipped
+from lens_core.operators.demo import shipped_operators
 from lens_core.operators.plan import plan_build
+from lens_core.operators.write_demo import write_shipped
 from lens_core.vocabulary import Vocabulary
 from tests.oracles import relative
 
@@ -41,9 +43,9 @@ def residual_shelf(model, layers=LAYERS):
 
 
 def lens_with(model, reference, tokenizer, operators, layers=LAYERS):
-    transport = Transport(model, reference, operators, None)
+    carrier = Carrier(model, reference, operators, None)
     vocabulary = Vocabulary(tokenizer, model.d_vocab)
-    return QueryLens(transport, residual_shelf(model, layers), vocabulary, k=10)
+    return QueryLens(carrier, residual_shelf(model, layers), vocabulary, k=10)
 
 
 def sums_by_half(built, sites):

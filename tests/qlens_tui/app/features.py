@@ -12,6 +12,7 @@ from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.widget import Widget
 
+from lens_core.terms import MEASURES
 from qlens_tui.app.views import (
     SIDES,
     BlockTokens,
@@ -26,27 +27,30 @@ from qlens_tui.app.widgets.evidence_pane import EvidencePane
 from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.app.widgets.token_pane import TokenPane
 from qlens_tui.engine.messages import (
+    BlockTokensReady,
+    ComputeBlockTokens,
+    ComputeEvidence,
+    ComputePaths,
+    ComputeSignature,
     Context,
     Event,
     Evidence,
-    Examine,
-    Favour,
-    Favoured,
-    Layer,
+    EvidenceReady,
+    LayerFacts,
     Lists,
     Neighbour,
-    OneSide,
-    PathRow,
     Paths,
-    Ready,
-    Reference,
+    PathShare,
+    PathsReady,
+    ReferenceFacts,
     Request,
+    SessionFacts,
     Settings,
     Side,
-    Sign,
+    SideSignature,
     Signature,
-    Split,
-    Tokens,
+    SignatureReady,
+    TokenList,
     Transition,
 )
 from tests.qlens_tui.app.terminal import Terminal, leaks
@@ -58,14 +62,15 @@ QUERY = (" dry", "Dry", " wildflowers", " dried", "\n")
 FIRST = ("lyn", " dry", "ymour", "qq", "\t")
 
 
-def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int = 0) -> Tokens:
+def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int = 0) -> TokenList:
     """`k` tokens of these words in turn; the same word has the same id in every list."""
     known = [*LOGIT, *QUERY, *FIRST]
     ids = [known.index(w) if w in known else 1000 + i for i, w in enumerate(words)]
     scores = tuple(base - i / 8 for i in range(k))
     readout = ("embed_centered_cosine" if moved else "embed") if unit else "unembed"
-    return Tokens(
+    return TokenList(
         readout,
+        MEASURES[readout],
         tuple(i + 100 * turn for turn in range(k) for i in ids)[:k],
         tuple(islice(cycle(words), k)),
         scores,
@@ -74,15 +79,19 @@ def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int 
     )
 
 
-def one_side(words: Sequence[str] | None = None, *, k: int = 25, unit: bool = False) -> OneSide:
+def one_side(
+    words: Sequence[str] | None = None, *, k: int = 25, unit: bool = False
+) -> SideSignature:
     def lists(base: float) -> Lists:
         return Lists(
-            tokens(words or LOGIT, k, base=base, unit=unit),
-            tokens(words or QUERY, k, base=base + 10, unit=unit, moved=311),
-            tokens(words or FIRST, k, base=base + 1, unit=unit, moved=-7),
+            {
+                "logit": tokens(words or LOGIT, k, base=base, unit=unit),
+                "query": tokens(words or QUERY, k, base=base + 10, unit=unit, moved=311),
+                "first-order": tokens(words or FIRST, k, base=base + 1, unit=unit, moved=-7),
+            }
         )
 
-    return OneSide(lists(5), lists(-50), 4.25, 9.5, 0.86, None)
+    return SideSignature(lists(5), lists(-50), 4.25, 9.5, 0.86, None)
 
 
 def signature(
@@ -98,7 +107,7 @@ def signature(
         feature=feature,
         method="direct" if off else "operator",
         operators="shipped",
-        settings=Settings(off=off),
+        settings=Settings(off=frozenset(off)),
         n_tokens=512,
         value=one_side(words, k=k),
         key=one_side(words, k=k, unit=True),
@@ -125,15 +134,17 @@ def paths(
     """
     way = range(2 * layer + 2, 2 * layers) if side == "value" else range(2 * layer + 1)
     ids = tuple(range(len(words)))
-    rows = [PathRow("direct", 0.125, True, ids, tuple(words))]
-    rows += [PathRow(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words)) for k in way]
+    rows = [PathShare("direct", 0.125, True, ids, tuple(words))]
+    rows += [
+        PathShare(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words)) for k in way
+    ]
     if side == "value":
-        rows.append(PathRow("bias", -0.01, True, (), ()))
+        rows.append(PathShare("bias", -0.01, True, (), ()))
     return Paths(
         layer=layer,
         feature=feature,
         side=side,
-        settings=Settings(off=off, transition=transition),
+        settings=Settings(off=frozenset(off), transition=transition),
         method="operator",
         n_tokens=512,
         split="last-writer" if off else "first-reader",
@@ -151,9 +162,8 @@ def found(
     return Evidence(
         layer=layer,
         feature=feature,
-        silent=silent,
-        density=0 if silent else 0.25,
-        max_activation=0 if silent else 8.0,
+        density=0.0 if silent else 0.25,
+        max_activation=0.0 if silent else 8.0,
         n_tokens=512,
         contexts=contexts,
         by_key=tuple(Neighbour(layer, 100 + i, 0.9 - i / 10) for i in range(3)),
@@ -280,21 +290,21 @@ def leaked(terminal: Terminal) -> set[str]:
     return leaks(terminal.written.replace("\x1b]22;default\x07", ""))
 
 
-def ready(layers: tuple[int, ...], n_layers: int, **facts: Any) -> Ready:
+def ready(layers: tuple[int, ...], n_layers: int, **facts: Any) -> SessionFacts:
     """A session on a model of so many layers, with dictionaries at some."""
-    found = Ready(
+    found = SessionFacts(
         config="c", model="tiny", model_fingerprint="f", n_layers=n_layers, d_model=8,
         d_vocab=10, k=5, device="cpu", dtype="float32",
         blocks=tuple(map(name_of, range(2 * n_layers))),
         layers=layers, dictionary_kind="sae", operators="built",
-        reference=Reference(1, 1, 512, "s", "o", 0, 0), settings=Settings(), cache="x",
+        reference=ReferenceFacts(1, 1, 512, "s", "o", 0, 0), settings=Settings(), cache="x",
     )  # fmt: skip
     return replace(found, **facts)
 
 
-def layer_of(layer: int, n_layers: int, **facts: Any) -> Layer:
+def layer_of(layer: int, n_layers: int, **facts: Any) -> LayerFacts:
     """The dictionary of a layer, of an MLP's neurons."""
-    found = Layer(
+    found = LayerFacts(
         layer=layer, dictionary=f"d{layer}", sha256=f"s{layer}", n_features=20, operators="built",
         value_blocks=(2 * layer + 2, 2 * n_layers), key_blocks=(0, 2 * layer + 1), provenance={},
         atlas=None,
@@ -302,21 +312,26 @@ def layer_of(layer: int, n_layers: int, **facts: Any) -> Layer:
     return replace(found, **facts)
 
 
-def answer_to(request: Request, number: int = 0, n_layers: int = LAYERS) -> Event:
+def answer_to(
+    request: Request, number: int = 0, n_layers: int = LAYERS, n_tokens: int = 512
+) -> Event:
     """What the engine might answer; shares are without tokens, which are then asked for."""
     match request:
-        case Sign(layer=layer, feature=feature, settings=settings, k=k):
+        case ComputeSignature(layer=layer, feature=feature, settings=settings, k=k):
             of = signature(layer, feature, k=k or 25)
-            return replace(of, id=number, settings=settings)
-        case Split(layer=layer, feature=feature, side=side, settings=settings):
+            of = replace(of, settings=settings, n_tokens=n_tokens)
+            return SignatureReady(id=number, signature=of)
+        case ComputePaths(layer=layer, feature=feature, side=side, settings=settings):
             of_side = paths(side, layer, feature, layers=n_layers, words=())
-            return replace(of_side, id=number, settings=settings)
-        case Favour(layer=layer, feature=feature, side=side, block=block):
-            return Favoured(
+            of_side = replace(of_side, settings=settings, n_tokens=n_tokens)
+            return PathsReady(id=number, paths=of_side)
+        case ComputeBlockTokens(layer=layer, feature=feature, side=side, block=block):
+            return BlockTokensReady(
                 id=number, layer=layer, feature=feature, side=side, block=block, ids=(1,),
                 tokens=(f"{layer}:{feature} {block}",),
             )  # fmt: skip
-        case Examine(layer=layer, feature=feature):
-            return replace(found(layer, feature), id=number)
+        case ComputeEvidence(layer=layer, feature=feature):
+            of_layer = replace(found(layer, feature), n_tokens=n_tokens)
+            return EvidenceReady(id=number, evidence=of_layer)
         case _:
             raise AssertionError(f"no answer to {request}")

@@ -13,7 +13,7 @@ from tests.qlens_tui.app.desk import SIZES, run, settled
 pytestmark = pytest.mark.usefixtures("place")
 
 
-async def bare(terminal, bench) -> dict[str, m.PathRow]:
+async def bare(terminal, bench) -> dict[str, m.PathShare]:
     """Shares without tokens, as without operators of the blocks; what they were before, by name."""
     paths = bench.paths.shown.answer.values()
     found = {row.block: row for each in paths for row in each.rows}
@@ -33,8 +33,8 @@ async def bare(terminal, bench) -> dict[str, m.PathRow]:
     return found
 
 
-def favours(bench) -> list[m.Favour]:
-    return [each for each in bench.app.engine.requests if isinstance(each, m.Favour)]
+def favours(bench) -> list[m.ComputeBlockTokens]:
+    return [each for each in bench.app.engine.requests if isinstance(each, m.ComputeBlockTokens)]
 
 
 def info(bench) -> str:

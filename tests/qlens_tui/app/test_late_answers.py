@@ -81,25 +81,26 @@ class Talk:
 
     async def open(self, *layers: int) -> None:
         await self.say(
-            m.Ready(
-                id=self.asked(m.Open)[-1].id, config="c", model="tiny", model_fingerprint="f",
+            m.Ready(id=self.asked(m.Open)[-1].id, session=m.SessionFacts(
+                config="c", model="tiny", model_fingerprint="f",
                 n_layers=4, d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
                 blocks=tuple(f"{kind}.{at}" for at in range(4) for kind in ("attn", "mlp")),
                 layers=layers, dictionary_kind="sae", operators="built",
-                reference=m.Reference(1, 1, 1, "s", "o", 0, 0), settings=m.Settings(), cache="x",
-            )
+                reference=m.ReferenceFacts(1, 1, 1, "s", "o", 0, 0),
+                settings=m.Settings(), cache="x",
+            ))
         )  # fmt: skip
         asked = self.asked(m.ReadVocabulary)[-1]
-        await self.say(m.Vocabulary(id=asked.id, tokens=tuple("abcdefghij")))
+        await self.say(m.VocabularyReady(id=asked.id, tokens=tuple("abcdefghij")))
 
     async def describe(self, layer: int, **facts: Any) -> None:
         asked = [each.id for each in self.asked(m.DescribeLayer) if each.layer == layer]
-        found = m.Layer(
-            id=asked[-1], layer=layer, dictionary=f"d{layer}", sha256=f"s{layer}", n_features=20,
+        found = m.LayerFacts(
+            layer=layer, dictionary=f"d{layer}", sha256=f"s{layer}", n_features=20,
             operators="built", value_blocks=(2 * layer + 2, 8), key_blocks=(0, 2 * layer),
             provenance={}, atlas=None,
         )  # fmt: skip
-        await self.say(replace(found, **facts))
+        await self.say(m.LayerReady(id=asked[-1], layer=replace(found, **facts)))
 
     def table(self) -> str:
         return "\n".join(self.bench.table.lines)
@@ -204,12 +205,15 @@ def test_contexts_that_were_dropped_on_the_way_back_are_asked_for_again(talk):
     async def act(talk):
         await talk.open(0)
         await talk.describe(0)
-        (first,) = talk.asked(m.Examine)
+        (first,) = talk.asked(m.ComputeEvidence)
         await talk.keys("j")
         await talk.keys("k")
-        assert [each.feature for each in talk.asked(m.Examine)] == [1, 2]  # one is under way
+        assert [each.feature for each in talk.asked(m.ComputeEvidence)] == [
+            1,
+            2,
+        ]  # one is under way
         await talk.say(m.Dropped(id=first.id))
-        assert [each.feature for each in talk.asked(m.Examine)] == [1, 2, 1]
+        assert [each.feature for each in talk.asked(m.ComputeEvidence)] == [1, 2, 1]
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
@@ -236,19 +240,19 @@ def test_the_failure_of_an_older_text_is_not_that_of_the_newer(talk):
         await talk.open(0)
         await talk.describe(0)
         await talk.keys("p", "a", "enter", "p", "b", "enter")
-        old, new = talk.asked(m.Probe)
+        old, new = talk.asked(m.ReadPrompt)
         await talk.say(m.Failed(id=old.id, text="too long"))
         said = talk.app.screen.query_one(TextLine)
         assert "too long" not in "".join(said.lines)
         await talk.say(
-            m.Probed(
-                id=new.id, layer=0, text=new.text, feature=0, bos=False, ids=(1,), tokens=("b",),
-                strongest=(m.Firing((), ()),), activations=(0.0,),
-            )
+            m.PromptReady(id=new.id, prompt=m.PromptFirings(
+                layer=0, text=new.text, feature=0, bos=False, ids=(1,), tokens=("b",),
+                strongest=(m.FiringFeatures((), ()),), activations=(0.0,),
+            ))
         )  # fmt: skip
         assert "computing" not in "".join(said.lines)
         await talk.keys("p", "c", "enter")
-        await talk.say(m.Failed(id=talk.asked(m.Probe)[-1].id, text="too long"))
+        await talk.say(m.Failed(id=talk.asked(m.ReadPrompt)[-1].id, text="too long"))
         assert "too long" in "".join(said.lines)
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
@@ -271,18 +275,18 @@ def test_a_search_that_nobody_can_answer_says_so(talk):
 
 
 def test_a_side_whose_paths_were_cancelled_is_not_said_to_be_computing(talk):
-    def paths(asked: m.Split) -> m.Paths:
+    def paths(asked: m.ComputePaths) -> m.PathsReady:
         layers = (1, 2, 3) if asked.side == "value" else (0,)
-        return m.Paths(
-            id=asked.id, layer=0, feature=1, side=asked.side, settings=m.Settings(),
+        return m.PathsReady(id=asked.id, paths=m.Paths(
+            layer=0, feature=1, side=asked.side, settings=m.Settings(),
             method="direct", n_tokens=1, split="first-reader",
-            rows=tuple(m.PathRow(f"mlp.{layer}", 0.1, True, (), ()) for layer in layers),
-        )  # fmt: skip
+            rows=tuple(m.PathShare(f"mlp.{layer}", 0.1, True, (), ()) for layer in layers),
+        ))  # fmt: skip
 
     async def act(talk):
         await talk.open(0)
         await talk.describe(0)
-        value, key = talk.asked(m.Split)
+        value, key = talk.asked(m.ComputePaths)
         await talk.say(m.Cancelled(id=value.id))
         assert "cancelled" in "".join(talk.bench.paths.lines)
         await talk.say(m.Status(id=key.id, text="reading the reference", done=1, total=5))
@@ -294,7 +298,7 @@ def test_a_side_whose_paths_were_cancelled_is_not_said_to_be_computing(talk):
         # Back again it is asked anew.
         await talk.keys("j")
         await talk.keys("k")
-        again = [each for each in talk.asked(m.Split) if each.feature == 1][-1]
+        again = [each for each in talk.asked(m.ComputePaths) if each.feature == 1][-1]
         assert again.side == "value"
         await talk.say(paths(again))
         assert "cancelled" not in talk.bench.paths.lines[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qlens_tui.app.views import SIDES as BOTH_SIDES
 from qlens_tui.app.widgets.paths_grid import PathsGrid
-from qlens_tui.engine.messages import PathRow, Paths, Side
+from qlens_tui.engine.messages import Paths, PathShare, Side
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import SIZES, Stage, leaked, name_of, paths, shares_view
 from tests.qlens_tui.app.simulated_time import simulate
@@ -42,7 +42,7 @@ def test_a_share_of_more_than_all_keeps_the_columns() -> None:
     def shares(side: Side) -> Paths:
         found = paths(side, layers=10)
         rows = tuple(
-            PathRow(row.block, -12.34 if row.block == "mlp.8" else row.share, True, (), ())
+            PathShare(row.block, -12.34 if row.block == "mlp.8" else row.share, True, (), ())
             for row in found.rows
         )
         return replace(found, rows=rows)
@@ -83,7 +83,7 @@ def test_spare_lines_list_the_largest_shares_of_the_cursors_side() -> None:
 @pytest.mark.parametrize("side", ["value", "key"])
 def test_a_feature_of_length_zero_has_no_shares_to_compare(side: Side) -> None:
     grid, shares = PathsGrid(), {each.side: each for each in BOTH}
-    rows = tuple(PathRow(row.block, float("nan"), True, (), ()) for row in shares[side].rows)
+    rows = tuple(PathShare(row.block, float("nan"), True, (), ()) for row in shares[side].rows)
     shares[side] = replace(shares[side], rows=rows)
     grid.draw(shares_view(*shares.values()))
 

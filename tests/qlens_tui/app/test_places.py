@@ -77,7 +77,7 @@ def test_shares_are_of_the_lists_that_are_shown(place):
         at_first = bench.state.k
         shares = dict(bench.paths.shown.answer)
         await settled(terminal.pilot, "plus")
-        split = [r for r in bench.app.engine.requests if isinstance(r, m.Split)][-1]
+        split = [r for r in bench.app.engine.requests if isinstance(r, m.ComputePaths)][-1]
         assert bench.pane("value").look.length == split.k == bench.state.k > at_first
         assert bench.paths.shown.answer != shares
         await settled(terminal.pilot, "minus")
@@ -113,7 +113,7 @@ def test_passes_are_jobs_that_can_be_stopped_and_the_pane_says_so(place):
         bench.app.engine.alive = False
         await settled(terminal.pilot, "j")
         asked = bench.state.under_way
-        (number,) = (each.id for each in asked if isinstance(each.request, m.Sign))
+        (number,) = (each.id for each in asked if isinstance(each.request, m.ComputeSignature))
         bench.hear(m.Status(id=number, text="reading the reference", done=3, total=9))
         assert "lists of 0:1: reading the reference 33%" in status(bench)
         await settled(terminal.pilot, "w", "d")

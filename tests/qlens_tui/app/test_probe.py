@@ -36,8 +36,8 @@ class Trial:
         tell = engine._on_event
 
         def on_event(event: m.Event) -> None:
-            if isinstance(event, m.Probed):
-                self.heard.append(event)
+            if isinstance(event, m.PromptReady):
+                self.heard.append(event.prompt)
             tell(event)
 
         engine._on_event = on_event
@@ -51,9 +51,11 @@ class Trial:
             await self.type(text)
 
     @property
-    def asked(self) -> m.Probe:
+    def asked(self) -> m.ReadPrompt:
         """The last question."""
-        return [each for each in self.bench.app.engine.requests if isinstance(each, m.Probe)][-1]
+        return [each for each in self.bench.app.engine.requests if isinstance(each, m.ReadPrompt)][
+            -1
+        ]
 
     async def tell(self, event: m.Event) -> None:
         """What an engine says that takes its time."""
@@ -82,7 +84,7 @@ class Trial:
         return self.screen.query_one(ChoiceList)
 
     @property
-    def last(self) -> m.Probed:
+    def last(self) -> m.PromptFirings:
         return self.heard[-1]
 
 
@@ -256,10 +258,10 @@ def test_an_engine_that_dies_meanwhile_is_told_and_harms_nothing(trial):
         await at.press("space", "enter", "j", "escape")
         assert at.bench.app.screen is at.bench
         # What comes late is for nobody.
-        await at.tell(m.Probed(
-            id=question.id, layer=0, text="", feature=None, bos=False, ids=(1,), tokens=("x",),
-            strongest=(m.Firing((), ()),), activations=None,
-        ))  # fmt: skip
+        await at.tell(m.PromptReady(id=question.id, prompt=m.PromptFirings(
+            layer=0, text="", feature=None, bos=False, ids=(1,), tokens=("x",),
+            strongest=(m.FiringFeatures((), ()),), activations=None,
+        )))  # fmt: skip
         at.bench.searches.by_text()
         assert at.bench.app.screen is at.bench
         assert "still loading" in told(at.bench.app)
@@ -331,13 +333,13 @@ def test_whatever_is_typed_or_told_is_shown_and_never_sent_raw(trial, ascii_only
         await at.ask("ab")
         tokens = tuple(HOSTILE.values())
         count = len(tokens)
-        hostile = m.Probed(
-            id=at.asked.id, layer=0, text="".join(tokens), feature=1, bos=True,
+        hostile = m.PromptFirings(
+            layer=0, text="".join(tokens), feature=1, bos=True,
             ids=tuple(range(count)), tokens=tokens,
-            strongest=(m.Firing((1, 2), (3.0, 1.0)),) * count,
+            strongest=(m.FiringFeatures((1, 2), (3.0, 1.0)),) * count,
             activations=tuple(float(k % 3) for k in range(count)),
         )  # fmt: skip
-        await at.tell(hostile)
+        await at.tell(m.PromptReady(id=at.asked.id, prompt=hostile))
         for _ in range(count):
             await at.terminal.pilot.press("j")
         await at.press("p")
@@ -374,9 +376,9 @@ def test_escapes_stand_for_what_no_key_types(typed, text):
 )
 def test_every_row_takes_the_width_it_has(tokens, activations, width, ascii_only):
     strength = st.floats(0, 1e6) | st.just(0.0)
-    told = m.Probed(
+    told = m.PromptFirings(
         layer=0, text="", feature=7, bos=False, ids=tuple(range(len(tokens))),
-        tokens=tuple(tokens), strongest=(m.Firing((), ()),) * len(tokens),
+        tokens=tuple(tokens), strongest=(m.FiringFeatures((), ()),) * len(tokens),
         activations=tuple(activations.draw(strength) for _ in tokens),
     )  # fmt: skip
     pane = FiringTokens(ascii_only=ascii_only)

@@ -44,12 +44,6 @@ class _Timer:
         self.act = lambda: None
 
 
-def with_tokens(event: m.Event, n_tokens: int) -> m.Event:
-    """The answer, told apart from others by how many tokens it is said to be of."""
-    kinds = m.Signature | m.Paths | m.Evidence
-    return replace(event, n_tokens=n_tokens) if isinstance(event, kinds) else event
-
-
 class Panes(RuleBasedStateMachine):
     """The state as the workbench uses it, and an engine that says anything."""
 
@@ -134,7 +128,7 @@ class Panes(RuleBasedStateMachine):
 
     def _answer(self, number: int) -> m.Event:
         """An answer, by the operators of now: these are told apart by the number of tokens."""
-        return with_tokens(answer_to(self.sent[number], number, MODEL_LAYERS), self.operators)
+        return answer_to(self.sent[number], number, MODEL_LAYERS, self.operators)
 
     def _say(self, event: m.Event) -> None:
         self.state.take(event)
@@ -173,7 +167,10 @@ class Panes(RuleBasedStateMachine):
             self._say(self._answer(number))
         self.wait(GRACE)
 
-    @rule(feature=FEATURE, kinds=st.sets(st.sampled_from((m.Sign, "value", "key", m.Examine))))
+    @rule(
+        feature=FEATURE,
+        kinds=st.sets(st.sampled_from((m.ComputeSignature, "value", "key", m.ComputeEvidence))),
+    )
     def move_on_and_wait_for_the_rest(self, feature: tuple[int, int], kinds: set[Any]) -> None:
         self.wait(1.0)
         self.move(feature)
@@ -181,7 +178,7 @@ class Panes(RuleBasedStateMachine):
         self.wait(0.1)
         for number in sorted(self.state.work):
             asked = self.sent[number]
-            if (asked.side if isinstance(asked, m.Split) else type(asked)) in kinds:
+            if (asked.side if isinstance(asked, m.ComputePaths) else type(asked)) in kinds:
                 self._say(self._answer(number))
         self.wait(GRACE)
 
@@ -222,9 +219,10 @@ class Panes(RuleBasedStateMachine):
     @rule(data=st.data())
     def read_an_atlas_row(self, data: st.DataObject) -> None:
         layer, feature = self.state.feature or data.draw(FEATURE)
-        found = answer_to(m.Sign(layer=layer, feature=feature), 0, MODEL_LAYERS)
-        assert isinstance(found, m.Signature)
-        self.state.stand_in(replace(found, n_tokens=self.operators))
+        asked = m.ComputeSignature(layer=layer, feature=feature)
+        found = answer_to(asked, 0, MODEL_LAYERS, self.operators)
+        assert isinstance(found, m.SignatureReady)
+        self.state.stand_in(found.signature)
 
     # What a pane may draw.
 

@@ -37,7 +37,9 @@ SIZE = 40, 120  # rows, columns
 class Session:
     """A `qlens open` in a pseudo-terminal."""
 
-    def __init__(self, place: Workplace, folder: Path, *args: str) -> None:
+    def __init__(
+        self, place: Workplace, folder: Path, *args: str, errors: int | None = None, **env: str
+    ) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         self.before = termios.tcgetattr(slave)
@@ -45,13 +47,14 @@ class Session:
         environment = os.environ | {
             "QLENS_CACHE_DIR": str(place.cache), "QLENS_STATE_DIR": str(folder / "state"),
             "QLENS_DATA_DIR": str(folder / "data"), "TERM": "xterm-256color",
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env,
         }  # fmt: skip
         for name in ("COLUMNS", "LINES"):  # of the terminal that the tests run in
             environment.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "qlens_tui", "open", place.config,*args],
-            stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=folder,
+            stdin=slave, stdout=slave, stderr=slave if errors is None else errors,
+            env=environment, cwd=folder,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
         )  # fmt: skip
@@ -125,8 +128,8 @@ class Session:
 def session(tiny_place, tmp_path) -> Iterator[Callable[..., Session]]:
     opened: list[Session] = []
 
-    def start(*args: str) -> Session:
-        opened.append(Session(tiny_place, tmp_path, *args))
+    def start(*args: str, errors: int | None = None, **env: str) -> Session:
+        opened.append(Session(tiny_place, tmp_path, *args, errors=errors, **env))
         return opened[-1]
 
     yield start
@@ -196,6 +199,28 @@ def test_with_ascii_not_a_character_beyond_it_is_written(session):
     app.ended()
     assert app.written.isascii()
     assert "+---" in app.written
+
+
+@pytest.mark.parametrize(("name", "said"), [("LC_ALL", "C"), ("LC_ALL", "de_DE.ISO-8859-1")])
+def test_a_locale_that_is_not_utf8_chooses_ascii_by_itself(session, name, said):
+    app = session(**{name: said})
+    app.until("exact on")
+    app.press("q")
+    app.ended()
+    assert app.written.isascii()
+
+
+def test_with_errors_sent_to_a_file_the_app_is_drawn_on_the_terminal(session, tmp_path):
+    file = tmp_path / "errors.log"
+    with file.open("wb") as errors:
+        app = session(errors=errors.fileno())
+        app.until("exact on")
+        app.press("j")
+        app.until("VALUE  0:1")
+        app.press("q")
+        assert app.ended() == 0
+    assert file.read_bytes() == b""
+    assert termios.tcgetattr(app.slave) == app.before
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lens_core.signature import Lists
 from qlens_tui.app.views import End, TokenLook
 from qlens_tui.app.widgets.token_pane import LENGTHS, TRIPLE, TokenPane
-from qlens_tui.engine.messages import OneSide, Settings, Signature
+from qlens_tui.engine.messages import Settings, SideSignature, Signature
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import SIZES, Stage, leaked, lists_view, one_side, signature
 from tests.qlens_tui.app.simulated_time import simulate
@@ -161,7 +162,7 @@ def test_scores_of_any_size_are_whole_and_keep_the_width() -> None:
     odd = (float("nan"), -123456789.0, 1e-9)
     query = replace(side.top.query_lens, scores=odd, moved=(262143, -262143, 0))
     pane = TokenPane("value")
-    give(pane, with_value(replace(side, top=replace(side.top, query_lens=query))))
+    give(pane, with_value(replace(side, top=Lists({**side.top, "query": query}))))
 
     _, body = pane.lay_out(60, 10)
 
@@ -393,7 +394,7 @@ def text(line: tuple[tuple[str, str], ...]) -> str:
     return "".join(said for said, _ in line)
 
 
-def with_value(side: OneSide) -> Signature:
+def with_value(side: SideSignature) -> Signature:
     return replace(signature(), value=side)
 
 

@@ -168,7 +168,7 @@ def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
     async def act(terminal, bench):
         bench.app.engine.alive = False  # it takes requests, and is busy
         await settled(terminal.pilot, "j")
-        (asked,) = (w for w in bench.state.under_way if isinstance(w.request, m.Examine))
+        (asked,) = (w for w in bench.state.under_way if isinstance(w.request, m.ComputeEvidence))
         await settled(terminal.pilot, "j")
         bench.hear(m.Status(id=asked.id, text="running the reference", done=1, total=4))
         await settled(terminal.pilot)
@@ -233,7 +233,7 @@ def test_a_switched_block_changes_the_signature_and_the_screen_says_so(place, si
         await settled(terminal.pilot, "tab", "tab", "tab", "end", "space")
         assert len(bench.paths.off) == 1
         masked = bench.pane("value").shown.answer
-        assert masked.settings.off == tuple(bench.paths.off)
+        assert masked.settings.off == bench.paths.off
         assert masked.method == "direct"
         assert masked.value.top.query_lens.scores != before
         assert "1 off" in status(bench)

@@ -53,6 +53,8 @@ def test_every_command_has_help_with_an_example(place: Workplace, command: str) 
 
     assert result.exit_code == 0
     assert f"qlens {command}" in result.stdout.partition("Example")[2]
+    assert result.stdout.isascii()  # click writes it past our streams
+    assert ("--ascii" in result.stdout) == (command != "cache")
     assert result.stderr == ""
 
 
@@ -202,7 +204,7 @@ def test_a_missing_model_directory_is_one_line(place: Workplace) -> None:
 
     line = place.refusal(1, "show", config, "0:0")
 
-    assert f"no model directory {place.folder / 'm'}" in line
+    assert f"there is no directory {place.folder / 'm'}" in line
     assert "[model].name" in line
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from qlens_tui.text import token_label
 from tests.qlens_tui.workplace import (
     D_MLP,
     D_VOCAB,
@@ -22,7 +23,7 @@ from tests.qlens_tui.workplace import (
 )
 
 BLOCKS = [f"{kind}.{layer}" for layer in range(N_LAYERS) for kind in ("attn", "mlp")]
-TOKENS = {"ids", "tokens", "scores", "moved", "readout"}
+TOKENS = {"ids", "tokens", "scores", "moved", "measure", "readout"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     assert shown["dictionary"] == "neurons/mlp.1"
     assert len(shown["model_fingerprint"]) == len(shown["dictionary_sha256"]) == 64
     assert shown["reference"].keys() == {
-        "samples", "length", "sha256", "origin", "skip_first", "skip_last",
+        "samples", "length", "sha256", "origin", "skip_first", "skip_last", "n_tokens",
     }  # fmt: skip
     assert (shown["reference"]["samples"], shown["reference"]["length"]) == (4, 20)
     assert (shown["method"], shown["transition"], shown["blocks_off"]) == ("direct", "full", [])
@@ -61,7 +62,9 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
         }  # fmt: skip
         for lens in ("logit_lens", "query_lens", "first_order"):
             assert of_side[lens].keys() == TOKENS | extra
-            assert {len(of_side[lens][name]) for name in (TOKENS | extra) - {"readout"}} == {4}
+            assert {
+                len(of_side[lens][name]) for name in (TOKENS | extra) - {"readout", "measure"}
+            } == {4}
     paths = shown["paths"]
     assert paths["split"] == "first-reader"
     for side in ("value", "key"):
@@ -280,6 +283,24 @@ def test_search_by_id_finds_what_search_by_text_finds(built: Workplace) -> None:
     assert built.document("search", built.config, "--id", str(by_text["token"]["id"])) == by_text
 
 
+def test_a_token_is_also_given_as_lists_show_it_or_by_its_number(place: Workplace) -> None:
+    asked = place.config, "--lens", "logit", "-n", "1"
+    shown = place.document("show", place.config, "1:3", "-k", str(D_VOCAB), "--no-paths")
+    lists = shown["value"]["logit_lens"]
+    faces = dict(zip(lists["ids"], lists["tokens"], strict=True))
+    ids = {face: token for token, face in faces.items()}
+    assert len(ids) == D_VOCAB
+
+    for given in (r"\xe6", r"\x1b[31mred", "⏎", "␣", r"\u202elive", "<id 299>"):
+        found = place.document("search", *asked, given)["token"]
+        assert token_label(found["text"]) == given
+        assert ids[found["text"]] == found["id"]
+        named = place.document("search", *asked, f"#{found['id']}")
+        assert named["token"] == found
+    underscore = place.document("search", *asked, "_", PYTHONIOENCODING="ascii")["token"]
+    assert underscore["text"] == "_"  # a token of its own comes before the notation
+
+
 def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
     line = place.refusal(1, "search", place.config, "t")
 
@@ -317,7 +338,9 @@ def test_search_says_by_which_conventions_it_ranks_whatever_the_config_says(
     assert "convention paper, final norm apply" in built.run("search", config, "t").stderr
 
 
-def test_a_feature_of_length_zero_has_no_shares(place: Workplace, tmp_path: Path) -> None:
+def test_a_vector_of_length_zero_has_no_list_and_no_shares_and_says_why(
+    place: Workplace, tmp_path: Path
+) -> None:
     shutil.copytree(place.folder / "model", tmp_path / "model")
     shutil.copy(place.folder / "tiny.toml", tmp_path)
     shutil.copy(place.folder / "reference.txt", tmp_path)
@@ -331,10 +354,29 @@ def test_a_feature_of_length_zero_has_no_shares(place: Workplace, tmp_path: Path
 
     assert printed.exit_code == 0
     assert "nan" not in printed.stdout
-    value = printed.stdout.partition("PATHS  value")[2].partition("PATHS  key")[0]
-    assert [line.split()[1] for line in value.splitlines()[2:] if line] == ["n/a"] * 3
-    shares = other.document("show", other.config, "1:3")["paths"]["value"]
-    assert [row["share"] for row in shares] == [None] * 3
+    why = "the vector has length zero: it has no direction"
+    lines = printed.stdout.splitlines()
+    assert lines[lines.index("VALUE  what it promotes") + 1] == f"none: {why}"
+    assert f"PATHS  value: none: {why}" in lines
+    document = other.document("show", other.config, "1:3")
+    for lens in ("logit_lens", "query_lens", "first_order"):
+        found = document["value"][lens]
+        assert (found["ids"], found["tokens"], found["reason"]) == ([], [], why)
+        assert document["key"][lens]["ids"]
+    assert (document["value"]["stability"], document["value"]["norm"]) == (None, 0)
+    assert [row["share"] for row in document["paths"]["value"]] == [None] * 3
+
+
+def test_positions_choose_where_the_feature_sits(place: Workplace) -> None:
+    early, late, both = (
+        place.document("show", place.config, "1:3", "--positions", where, "-k", "3")
+        for where in ("early", "late", "all")
+    )
+    assert (early["positions"], late["positions"], both["positions"]) == ("early", "late", "all")
+    assert early["value"]["transported_norm"] != late["value"]["transported_norm"]
+    assert (
+        "at late positions" in place.run("show", place.config, "1:3", "--positions", "late").stdout
+    )
 
 
 def test_people_see_both_lenses_side_by_side(place: Workplace) -> None:
@@ -421,6 +463,20 @@ def test_emphasis_needs_a_terminal(place: Workplace) -> None:
     assert "\x1b" not in place.run("show", place.config, "1:3").stdout
 
 
+def test_the_projection_that_is_the_key_is_said_and_can_be_changed(place: Workplace) -> None:
+    gate = place.document("show", place.config, "1:3", "--no-paths")
+    printed = place.run("show", place.config, "1:3", "--no-paths").stdout
+    other = (place.folder / "tiny.toml").read_text("utf-8")
+    other = other.replace('kind = "neurons"', 'kind = "neurons"\nkey = "up"')
+    up = place.document("show", place.write("up.toml", other), "1:3", "--no-paths")
+
+    assert gate["dictionary_key"].startswith('gate projection (key = "up": the up projection')
+    assert "key: gate projection" in printed
+    assert up["dictionary_key"].startswith("up projection")
+    assert gate["key"]["logit_lens"] != up["key"]["logit_lens"]
+    assert gate["value"] == up["value"]
+
+
 def test_a_damaged_model_is_one_line(place: Workplace, tmp_path: Path) -> None:
     shutil.copytree(place.folder / "model", tmp_path / "model")
     shutil.copy(place.folder / "tiny.toml", tmp_path)
@@ -429,7 +485,7 @@ def test_a_damaged_model_is_one_line(place: Workplace, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     other = Workplace(tmp_path)
 
-    assert "is not a loadable model directory" in other.refusal(1, "show", other.config, "1:3")
+    assert "model.safetensors cannot be read" in other.refusal(1, "show", other.config, "1:3")
 
 
 @pytest.mark.smollm2

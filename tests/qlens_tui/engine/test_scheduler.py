@@ -8,13 +8,13 @@ from qlens_tui.engine.messages import (
     Build,
     Cancel,
     Cancelled,
+    ComputeEvidence,
+    ComputePaths,
+    ComputeSignature,
     Dropped,
-    Examine,
     Open,
     ReadVocabulary,
     Search,
-    Sign,
-    Split,
     Tabulate,
 )
 from qlens_tui.engine.scheduler import Closed, Desk, Halted
@@ -34,7 +34,7 @@ def taken(desk, n):
 
 
 def test_of_those_that_wait_for_one_pane_the_newest_is_taken(desk):
-    told = put(desk, *(Sign(id=i, layer=0, feature=i) for i in (1, 2, 3)))
+    told = put(desk, *(ComputeSignature(id=i, layer=0, feature=i) for i in (1, 2, 3)))
     assert told == [Dropped(id=1), Dropped(id=2)]
     assert desk.take().id == 3
     assert desk.take_meanwhile() is None
@@ -42,10 +42,10 @@ def test_of_those_that_wait_for_one_pane_the_newest_is_taken(desk):
 
 def test_panes_do_not_drop_each_other_and_the_sides_of_the_paths_are_two(desk):
     asked = (
-        Examine(id=1, layer=0, feature=0),
-        Split(id=2, layer=0, feature=0, side="value"),
-        Split(id=3, layer=0, feature=0, side="key"),
-        Sign(id=4, layer=0, feature=0),
+        ComputeEvidence(id=1, layer=0, feature=0),
+        ComputePaths(id=2, layer=0, feature=0, side="value"),
+        ComputePaths(id=3, layer=0, feature=0, side="key"),
+        ComputeSignature(id=4, layer=0, feature=0),
     )
     assert put(desk, *asked) == []
     assert taken(desk, 4) == [4, 1, 2, 3]  # the signature first, the layer's pass before the paths
@@ -58,13 +58,13 @@ def test_background_work_comes_after_everything_and_in_its_order(desk):
 
 
 def test_the_atlas_in_sight_comes_before_the_paths_but_not_before_lists_or_words(desk):
-    paths = Split(id=2, layer=3, feature=0, side="value")
+    paths = ComputePaths(id=2, layer=3, feature=0, side="value")
     put(desk, Tabulate(id=1, layer=4), paths, ReadVocabulary(id=3))
     atlas = Tabulate(id=4, layer=3, in_sight=True)
-    put(desk, atlas, Sign(id=5, layer=3, feature=0))
+    put(desk, atlas, ComputeSignature(id=5, layer=3, feature=0))
     assert taken(desk, 5) == [5, 3, 4, 2, 1]
     with desk.running(atlas):
-        put(desk, paths, Examine(id=6, layer=3, feature=0))
+        put(desk, paths, ComputeEvidence(id=6, layer=3, feature=0))
         assert desk.take_meanwhile().id == 6  # one pass, which the atlas needs too
         assert desk.take_meanwhile() is None
 
@@ -85,17 +85,17 @@ def test_an_atlas_that_leaves_or_comes_into_sight_begins_again_in_its_new_place(
 def test_a_build_gives_way_to_a_pane_but_not_to_another_job(desk):
     build = Build(id=1)
     with desk.running(build):
-        put(desk, Tabulate(id=2, layer=0), Sign(id=3, layer=0, feature=0))
-        assert desk.take_meanwhile() == Sign(id=3, layer=0, feature=0)
+        put(desk, Tabulate(id=2, layer=0), ComputeSignature(id=3, layer=0, feature=0))
+        assert desk.take_meanwhile() == ComputeSignature(id=3, layer=0, feature=0)
         assert desk.take_meanwhile() is None
         desk.check(build)
     assert desk.take().id == 2
 
 
 def test_a_newer_request_stops_the_running_one_of_its_pane(desk):
-    old = Sign(id=1, layer=0, feature=0)
+    old = ComputeSignature(id=1, layer=0, feature=0)
     with desk.running(old):
-        assert put(desk, Sign(id=2, layer=0, feature=1)) == []
+        assert put(desk, ComputeSignature(id=2, layer=0, feature=1)) == []
         assert desk.take_meanwhile() is None  # not while the old one is on the stack
         with pytest.raises(Halted) as halted:
             desk.check(old)
@@ -104,11 +104,11 @@ def test_a_newer_request_stops_the_running_one_of_its_pane(desk):
 
 
 def test_work_for_a_whole_layer_goes_on_for_the_next_feature_of_that_layer(desk):
-    first = Examine(id=1, layer=5, feature=0)
+    first = ComputeEvidence(id=1, layer=5, feature=0)
     with desk.running(first):
-        put(desk, Examine(id=2, layer=5, feature=1))
+        put(desk, ComputeEvidence(id=2, layer=5, feature=1))
         desk.check(first)
-        put(desk, Examine(id=3, layer=6, feature=1))
+        put(desk, ComputeEvidence(id=3, layer=6, feature=1))
         with pytest.raises(Halted):
             desk.check(first)
     assert desk.take().id == 3
@@ -128,12 +128,12 @@ def test_cancel_reaches_what_waits_and_what_runs_and_nothing_else(desk):
 
 
 def test_cancelling_what_was_answered_leaves_nothing_behind(desk):
-    put(desk, Sign(id=1, layer=0, feature=0))
+    put(desk, ComputeSignature(id=1, layer=0, feature=0))
     with desk.running(desk.take()):
         pass
     assert put(desk, Cancel(id=2, target=1), Cancel(id=3, target=77)) == []
     assert not desk._halted
-    again = Sign(id=77, layer=0, feature=1)  # ids are a client's to give
+    again = ComputeSignature(id=77, layer=0, feature=1)  # ids are a client's to give
     put(desk, again)
     with desk.running(desk.take()):
         desk.check(again)
@@ -175,7 +175,7 @@ def test_who_waits_without_patience_waits_on(desk):
 
 
 def test_a_new_session_drops_and_stops_everything_and_is_not_opened_meanwhile(desk):
-    build, sign = Build(id=1), Sign(id=2, layer=0, feature=0)
+    build, sign = Build(id=1), ComputeSignature(id=2, layer=0, feature=0)
     with desk.running(build), desk.running(sign):
         put(desk, Search(id=3, token_id=0))
         assert put(desk, Open(id=4, config="other")) == [Dropped(id=3)]
@@ -186,7 +186,7 @@ def test_a_new_session_drops_and_stops_everything_and_is_not_opened_meanwhile(de
     opened = desk.take()
     assert opened.id == 4
     with desk.running(opened):
-        put(desk, Sign(id=5, layer=0, feature=0))
+        put(desk, ComputeSignature(id=5, layer=0, feature=0))
         assert desk.take_meanwhile() is None  # there is nothing to answer from yet
     assert desk.take().id == 5
 
@@ -210,19 +210,26 @@ def test_a_closed_desk_ends_who_waits_and_who_runs(desk):
 
 
 def test_lists_give_way_to_a_search_and_not_to_the_features_own_passes(desk):
-    sign, split = Sign(id=1, layer=0, feature=0), Split(id=2, layer=0, feature=0, side="value")
+    sign, split = (
+        ComputeSignature(id=1, layer=0, feature=0),
+        ComputePaths(id=2, layer=0, feature=0, side="value"),
+    )
     put(desk, sign)
     with desk.running(desk.take()):
-        put(desk, split, Examine(id=3, layer=0, feature=0))
+        put(desk, split, ComputeEvidence(id=3, layer=0, feature=0))
         assert desk.take_meanwhile() is None
         put(desk, Search(id=4, token_id=1))
         assert desk.take_meanwhile().id == 4
 
 
 def test_paths_give_way_to_the_pass_that_serves_the_layer(desk):
-    put(desk, Split(id=1, layer=0, feature=0, side="value"))
+    put(desk, ComputePaths(id=1, layer=0, feature=0, side="value"))
     with desk.running(desk.take()):
-        put(desk, Split(id=2, layer=0, feature=0, side="key"), Examine(id=3, layer=0, feature=0))
+        put(
+            desk,
+            ComputePaths(id=2, layer=0, feature=0, side="key"),
+            ComputeEvidence(id=3, layer=0, feature=0),
+        )
         meanwhile = desk.take_meanwhile()
         assert meanwhile.id == 3
         with desk.running(meanwhile):

@@ -40,7 +40,7 @@ class Engine:
         assert isinstance(self.answers.to(m.Open(config=config, offline=True)), m.Ready)
 
     def sign(self) -> m.Event:
-        return self.answers.to(m.Sign(id=7, layer=LAYER, feature=FEATURE))
+        return self.answers.to(m.ComputeSignature(id=7, layer=LAYER, feature=FEATURE))
 
     def refusal(self) -> str:
         with pytest.raises(LensError) as caught:
@@ -68,7 +68,7 @@ def test_a_request_that_needs_nothing_loaded_loads_nothing_when_it_opens_anew(pl
     engine.told.clear()
     other = place.write("other.toml", CONFIG.replace("k = 5", "k = 9"))
     ready = engine.answers.to(m.Open(config=other, offline=True))
-    assert ready.k == 9
+    assert ready.session.k == 9
     assert not [event for event in engine.told if "model again" in event.text]
 
 
@@ -122,7 +122,7 @@ def test_something_else_than_was_open_is_never_answered_from(place, change, name
         _ = engine.answers._session
     opened = engine.answers.to(m.Open(config=place.config, offline=True))
     assert isinstance(opened, m.Ready)
-    assert isinstance(engine.sign(), m.Signature)
+    assert isinstance(engine.sign(), m.SignatureReady)
 
 
 def test_weights_that_are_known_to_have_changed_are_not_loaded_for_every_key_press(place):
@@ -173,7 +173,7 @@ def test_a_dictionary_is_the_one_that_was_read_before_or_refused(place):
     save_sae(place.folder / f"sae{LAYER}", seed=9)
     assert f"dictionary of layer {LAYER} changed on the disk" in engine.refusal()
     with pytest.raises(UsageError, match="changed on the disk"):
-        engine.answers.to(m.Probe(layer=LAYER, text="a"))
+        engine.answers.to(m.ReadPrompt(layer=LAYER, text="a"))
 
 
 def test_nothing_is_held_by_a_refusal(place):

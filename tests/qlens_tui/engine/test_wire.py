@@ -20,41 +20,46 @@ from qlens_tui.engine.wire import (
     write_message,
 )
 
+SIGN, PROMPT, PATHS = "ComputeSignature", "ReadPrompt", "ComputePaths"
+
 # Lone surrogates, and pairs of them that JSON's escapes would join.
 anything = st.text(st.characters(), max_size=40) | st.text('\ud83d\ude00\udcff\x00\x1b[]"\\a')
 numbers = st.floats(allow_nan=False) | st.integers(-(2**53), 2**53).map(float)
 tokens = st.builds(
-    m.Tokens,
+    m.TokenList,
     readout=anything,
+    measure=anything,
     ids=st.lists(st.integers(), max_size=3).map(tuple),
     tokens=st.lists(anything, max_size=5).map(tuple),
     scores=st.lists(numbers, max_size=3).map(tuple),
     unit_scores=st.none() | st.lists(numbers, max_size=3).map(tuple),
     moved=st.lists(st.integers(), max_size=3).map(tuple),
 )
-lists = st.builds(m.Lists, tokens, tokens, tokens)
-sides = st.builds(m.OneSide, lists, lists, numbers, numbers, st.none() | numbers, st.none())
+lists = st.builds(m.Lists, st.dictionaries(anything, tokens, max_size=3))
+sides = st.builds(
+    m.SideSignature, lists, st.none() | lists, numbers, numbers, st.none() | numbers, st.none()
+)
 firings = st.builds(
-    m.Firing,
+    m.FiringFeatures,
     st.lists(st.integers(0), max_size=3).map(tuple),
     st.lists(numbers, max_size=3).map(tuple),
 )
 events = (
-    st.builds(
-        m.Signature, id=st.integers(0), layer=st.integers(0), feature=st.integers(0),
+    st.builds(m.SignatureReady, id=st.integers(0), signature=st.builds(
+        m.Signature, layer=st.integers(0), feature=st.integers(0),
         method=st.sampled_from(["operator", "direct"]), operators=st.just("built"),
-        settings=st.builds(m.Settings, off=st.lists(st.integers(0)).map(tuple)),
+        settings=st.builds(m.Settings, off=st.frozensets(st.integers(0))),
         n_tokens=st.integers(), value=sides, key=sides,
-    )
-    | st.builds(
-        m.Probed, id=st.integers(0), layer=st.integers(0), text=anything,
+    ))
+    | st.builds(m.PromptReady, id=st.integers(0), prompt=st.builds(
+        m.PromptFirings, layer=st.integers(0), text=anything,
         feature=st.none() | st.integers(0), bos=st.booleans(),
         ids=st.lists(st.integers(0)).map(tuple), tokens=st.lists(anything).map(tuple),
         strongest=st.lists(firings, max_size=3).map(tuple),
         activations=st.none() | st.lists(numbers, max_size=3).map(tuple),
-    )
+    ))
     | st.builds(m.Released, id=st.just(0))
-    | st.builds(m.Vocabulary, tokens=st.lists(anything).map(tuple))
+    | st.builds(m.VocabularyReady, tokens=st.lists(anything).map(tuple))
     | st.builds(m.Status, text=anything, done=st.integers(), eta=st.none() | numbers)
 )  # fmt: skip
 
@@ -72,17 +77,17 @@ def test_requests_come_back_as_they_were(overrides, config):
 
 @given(anything, st.none() | st.integers(0))
 def test_any_text_can_be_asked_about(text, feature):
-    asked = m.Probe(id=2, layer=1, text=text, feature=feature)
+    asked = m.ReadPrompt(id=2, layer=1, text=text, feature=feature)
     assert decode(encode(asked), m.Request) == asked
 
 
 def test_a_tuple_among_overrides_and_a_pair_stay_tuples():
     asked = m.Open(config="c", overrides={"layers": (1, 2)})
     assert decode(encode(asked), m.Request) == asked
-    described = m.Layer(
+    described = m.LayerReady(layer=m.LayerFacts(
         layer=1, dictionary="d", sha256="0", n_features=4, operators="none",
         value_blocks=(2, 6), key_blocks=(0, 2), provenance={"a": "b"}, atlas=None,
-    )  # fmt: skip
+    ))  # fmt: skip
     assert decode(encode(described), m.Event) == described
 
 
@@ -110,15 +115,29 @@ def test_bytes_are_a_message_or_an_error_and_nothing_else(content):
         ([], "not an object"),
         ({"kind": "Quit"}, "no request called 'Quit'"),
         ({"kind": "Signature"}, "no request called"),
-        ({"kind": "Sign", "layer": 1}, "is not Sign"),
-        ({"kind": "Sign", "layer": 1, "feature": 2, "colour": 3}, "is not Sign"),
-        ({"kind": "Sign", "layer": True, "feature": 2}, "True is not int"),
-        ({"kind": "Sign", "layer": 1.0, "feature": 2}, "1.0 is not int"),
-        ({"kind": "Sign", "layer": 1, "feature": 2, "settings": {"off": [1, "2"]}}, "'2' is not"),
-        ({"kind": "Sign", "layer": 1, "feature": 2, "settings": {"transition": "whole"}}, "whole"),
-        ({"kind": "Probe", "layer": 1, "text": None}, "None is not str"),
-        ({"kind": "Probe", "layer": 1, "text": "a", "feature": 1.5}, "1.5 is not"),
-        ({"kind": "Split", "layer": 1, "feature": 2, "side": ["key"]}, "is not"),
+        ({"kind": SIGN, "layer": 1}, "is not ComputeSignature"),
+        (
+            {"kind": SIGN, "layer": 1, "feature": 2, "colour": 3},
+            "is not ComputeSignature",
+        ),
+        ({"kind": SIGN, "layer": True, "feature": 2}, "True is not int"),
+        ({"kind": SIGN, "layer": 1.0, "feature": 2}, "1.0 is not int"),
+        (
+            {"kind": SIGN, "layer": 1, "feature": 2, "settings": {"off": [1, "2"]}},
+            "'2' is not",
+        ),
+        (
+            {
+                "kind": SIGN,
+                "layer": 1,
+                "feature": 2,
+                "settings": {"transition": "whole"},
+            },
+            "whole",
+        ),
+        ({"kind": PROMPT, "layer": 1, "text": None}, "None is not str"),
+        ({"kind": PROMPT, "layer": 1, "text": "a", "feature": 1.5}, "1.5 is not"),
+        ({"kind": PATHS, "layer": 1, "feature": 2, "side": ["key"]}, "is not"),
     ],
 )
 def test_what_does_not_fit_the_types_is_refused(document, complaint):

@@ -286,6 +286,30 @@ def test_words_wait_for_the_vocabulary() -> None:
         filtered(all_rows(frame), "dry")
 
 
+def test_a_token_can_be_looked_for_as_lists_show_it_or_by_its_number() -> None:
+    texts = ["war", " war", "_war", r"\xe6", r"\\xe6", "#1x", " warm"]
+    frame = pl.DataFrame(
+        {
+            "layer": [0] * 7,
+            "feature": range(7),
+            "value_query_ids": [[token] for token in range(7)],
+            "note": ["about #1", *[""] * 6],
+        }
+    )
+    rows = all_rows(frame)
+
+    def found(typed: str, *, ascii_only: bool = False) -> list[int]:
+        return [f for _, f in names(filtered(rows, typed, texts, ascii_only=ascii_only))]
+
+    assert found("␣war") == [1, 6]
+    assert found("_war") == [2]
+    assert found("_war", ascii_only=True) == [1, 6]
+    assert found(r"\xe6") == [3, 4]
+    assert found(r"\\xe6") == [4]
+    assert found("#1") == [0, 1, 5]
+    assert found("#6") == [6]
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [

@@ -1,0 +1,66 @@
+r"""Faces of tokens: text that may hold bytes which are no UTF-8, and names for ids.
+
+A face is a string that any file and any protocol can hold (`lens_core.vocabulary` makes them).
+Vocabularies of bytes cut characters in half: a token may be `e6 88`, the first two thirds of
+战. In a face such a byte is written `\xe6`, and what is valid beside it stays as it is:
+`"abc\xe6"` (a backslash and three characters). Backslashes in front of that, or of text that
+reads like it, are doubled, so that every face has one meaning.
+
+Inside, while text is put together or taken apart, such a byte is the surrogate that Python's
+`surrogateescape` makes of it (U+DCE6); what a shell hands over undecoded arrives as the same.
+
+No torch here: front ends ask this module too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_BYTE = "x[89a-f][0-9a-f]"
+_SURROGATES = re.compile("[\udc80-\udcff]+")
+_TO_ESCAPE = re.compile(rf"(\\*)([\udc80-\udcff]|(?<=\\){_BYTE})")
+_NAMES_AN_ID = re.compile(r"#([0-9]{1,9})|<id ([0-9]{1,9})>")
+_ESCAPED = re.compile(rf"(\\+)({_BYTE})")
+
+
+def escape_bytes(text: str) -> str:
+    r"""The face of a text in which surrogates U+DC80 to U+DCFF stand for bytes."""
+    if text.isascii() and "\\" not in text:
+        return text
+    return _TO_ESCAPE.sub(_escaped, text)
+
+
+def unescape_bytes(face: str) -> str:
+    """The text of a face, with surrogates for its bytes; the inverse of `escape_bytes`."""
+    if "\\" not in face:
+        return face
+    return _ESCAPED.sub(_unescaped, face)
+
+
+def joined(faces: Iterable[str]) -> str:
+    """The face of texts in a row: bytes that are a character together become it."""
+    text = "".join(map(unescape_bytes, faces))
+    return escape_bytes(_SURROGATES.sub(_whole, text))
+
+
+def id_named(text: str) -> int | None:
+    """The id that `#24211` or `<id 50270>` names, whether or not a vocabulary has it."""
+    found = _NAMES_AN_ID.fullmatch(text)
+    return int(found[1] or found[2]) if found else None
+
+
+def _escaped(found: re.Match[str]) -> str:
+    slashes, what = found[1] * 2, found[2]
+    return slashes + (what if len(what) > 1 else f"\\x{ord(what) - 0xDC00:02x}")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    slashes, what = found[1], found[2]
+    kept = "\\" * (len(slashes) // 2)
+    return kept + (chr(0xDC00 + int(what[1:], 16)) if len(slashes) % 2 else what)
+
+
+def _whole(found: re.Match[str]) -> str:
+    content = found[0].encode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "surrogateescape")

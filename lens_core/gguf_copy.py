@@ -1,0 +1,142 @@
+"""GGUF models, dequantised once and kept as safetensors in the cache.
+
+Dequantising takes 20 seconds for 135M parameters. The copy is keyed by the file's content, so
+that the same file under two names, or another one under the same name, is what it is; and it
+is checked against the fingerprint it was written with whenever it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lens_core.directories import LOCKS, MODELS
+from lens_core.errors import ModelError, StoreError
+from lens_core.foreign import in_plain_words
+from lens_core.memory import is_out_of_memory
+from lens_core.model_weights import weights_fingerprint
+from lens_core.pretrained import demand_all_weights, open_pretrained
+from lens_core.storage.disk_space import cannot_write
+from lens_core.storage.files import (
+    build_lock,
+    temporary_beside,
+    write_checksums,
+    write_text_atomically,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_RECORD = "qlens.json"
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+
+
+def open_gguf(
+    gguf: Path, name: str, cache_dir: Path, say: Callable[[str], None]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """The model in a GGUF file, its tokenizer, and the fingerprint of its weights.
+
+    Raises:
+        ModelError: the file cannot be read, or is of an architecture that transformers does
+            not take from GGUF.
+        StoreError: the cache cannot hold the copy.
+    """
+    if _PART.search(gguf.name):
+        raise ModelError(
+            f"{gguf} is one part of a split GGUF: join the parts with llama-gguf-split --merge"
+        )
+    try:
+        with gguf.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{gguf} cannot be read: {in_plain_words(error)}") from error
+    directory = cache_dir / MODELS / f"gguf-{content[:32]}"
+    kept = _load_copy(directory, name)
+    if kept is None:
+        # A second first start waits for this one's copy instead of writing over it.
+        with build_lock(cache_dir / LOCKS / directory.name, wait=True):
+            kept = _load_copy(directory, name)
+            if kept is None:
+                say(f"dequantising {gguf.name}, once")
+                _dequantise(gguf, directory)
+                say("loading the dequantised weights")
+                kept = _load_copy(directory, name)
+    if kept is None:
+        raise StoreError(f"{directory} does not hold what was just written: check the disk")
+    return kept
+
+
+def _load_copy(
+    directory: Path, name: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str] | None:
+    """The dequantised copy, or `None` where it is missing, half-written or damaged."""
+    record = directory / _RECORD
+    if not record.is_file():
+        return None
+    try:
+        expected = json.loads(record.read_text("utf-8"))["fingerprint"]
+        model, tokenizer = open_pretrained(directory, name)
+    except (ModelError, OSError, ValueError, KeyError):
+        return None
+    if weights_fingerprint(model) != expected:
+        return None
+    return model, tokenizer, str(expected)
+
+
+def _dequantise(gguf: Path, directory: Path) -> None:
+    model, tokenizer = _read(gguf)
+    # transformers refuses to save what it still takes for a quantised model.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    temporary = temporary_beside(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        # Saving may drop or rename entries: the record is of what a load gives back.
+        saved, _ = open_pretrained(temporary, gguf.name)
+        record = {"source": gguf.name, "fingerprint": weights_fingerprint(saved)}
+        write_text_atomically(temporary / _RECORD, json.dumps(record) + "\n")
+        write_checksums(temporary)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(temporary, directory)
+    except OSError as error:
+        raise cannot_write(error, directory) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # Through a link in a folder of its own: what else lies beside the file (a configuration, a
+    # tokenizer) would be read too, and the copy is kept under the content of the GGUF alone.
+    with tempfile.TemporaryDirectory(prefix="qlens-gguf-") as folder:
+        (Path(folder) / "model.gguf").symlink_to(gguf)
+        options: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}
+        try:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{gguf.name} cannot be read as a GGUF model: {in_plain_words(error)}"
+            ) from error
+    demand_all_weights(found, gguf.name)
+    return model, tokenizer

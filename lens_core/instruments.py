@@ -1,0 +1,102 @@
+"""What every question about features is answered with: carrier, readouts, dictionaries, tokens.
+
+`QueryLens` (`lens_core.lens`) is these instruments with the questions as methods; paths, search
+and the atlas take the instruments alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from lens_core.carry import Carrier
+from lens_core.config import LensConfig
+from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.dictionaries.layers import demand_feature, demand_layer
+from lens_core.memory import free_bytes
+from lens_core.model import ResidualModel
+from lens_core.readout import Readout, Readouts
+from lens_core.reference import reference_center
+from lens_core.terms import Settings, Side
+from lens_core.vocabulary import Vocabulary
+
+DictionaryLoader = Callable[[int], FeatureDictionary]
+
+
+class Instruments:
+    """Carrier, readouts, dictionaries and vocabulary of one model and reference."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        dictionaries: DictionaryShelf,
+        vocabulary: Vocabulary,
+        config: LensConfig | None = None,
+        *,
+        k: int | None = None,
+    ) -> None:
+        """`config` says how features are read where a question does not; `k` replaces its `k`."""
+        self.carrier = carrier
+        self.model: ResidualModel = carrier.model
+        self.dictionaries = dictionaries
+        self.vocabulary = vocabulary
+        self.config = config or LensConfig()
+        self.readouts = Readouts(
+            self.model, lambda: reference_center(self.model.embedding, carrier.reference)
+        )
+        self.k = min(k or self.config.k, self.model.d_vocab)
+        # One number per feature for each side and lens that was searched.
+        self.scales: dict[tuple[Side, str, str], Tensor] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """How features are carried unless a question says otherwise."""
+        config = self.config
+        return Settings(config.transition, config.convention, config.final_norm)
+
+    def dictionary(self, layer: int, feature: int = 0) -> FeatureDictionary:
+        """The dictionary of `layer`.
+
+        Raises:
+            UsageError: there is none, or it has no such feature.
+        """
+        dictionary = self.dictionaries[layer]
+        demand_feature(layer, feature, dictionary.n_features)
+        return dictionary
+
+    def readout(self, name: str, *, normed: bool = False) -> Readout:
+        """The readout of a name; for `normed` vectors, which went through the norm already."""
+        readout = self.readouts[name]
+        return readout.derivative if normed else readout
+
+
+class DictionaryShelf:
+    """The dictionaries of a configuration, loaded when first asked for.
+
+    They are kept while they fit in `budget` bytes (`None`: a quarter of the memory free on
+    the device of the first); the one used longest ago goes first.
+    """
+
+    def __init__(
+        self, layers: Sequence[int], load: DictionaryLoader, budget: int | None = None
+    ) -> None:
+        self.layers = tuple(layers)
+        self._load = load
+        self._budget = budget
+        self._kept: dict[int, FeatureDictionary] = {}
+
+    def __getitem__(self, layer: int) -> FeatureDictionary:
+        demand_layer(layer, self.layers)
+        dictionary = self._kept.pop(layer, None) or self._load(layer)
+        if self._budget is None:
+            self._budget = free_bytes(dictionary.keys.device) // 4
+        self._kept[layer] = dictionary
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._budget:
+            del self._kept[next(iter(self._kept))]
+        return dictionary
+
+
+def _bytes(dictionary: FeatureDictionary) -> int:
+    # Twice: what `encode` computes with lies beside the keys and values.
+    return 2 * (dictionary.keys.nbytes + dictionary.values.nbytes)

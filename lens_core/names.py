@@ -1,0 +1,89 @@
+"""What a name in a configuration means: a path, a file of a package, or an id of the hub.
+
+One rule, for whoever reads a name, and whatever lies in the working directory:
+
+    begins with `/`, `./`, `../` or `~`, or ends in `.gguf`   a path, relative to the configuration
+    `package:PACKAGE/FILE`                                    a file that an installed package ships
+    everything else                                           an id of the hub, never a folder
+
+The libraries that load models take a folder of the working directory for a hub id of the
+same name, so no hub id is ever handed to them: `lens_core.model_files` resolves it first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from lens_core.errors import ConfigError
+
+PACKAGE = "package:"
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+"""`name` or `owner/name`."""
+
+_PATH = re.compile(r"(\.{0,2}/|~|\.{1,2}$)")
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` is a path by its form alone."""
+    return _PATH.match(name) is not None or (
+        name.lower().endswith(".gguf") and not name.startswith(PACKAGE)
+    )
+
+
+def absolute(path: str | Path, base: Path) -> Path:
+    """`path` from `base` (the working directory: `Path()`), with `~` and `..` resolved.
+
+    Raises:
+        ConfigError: it begins with the name of a user that this machine does not have.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = expanded.partition("/")[0]
+        raise ConfigError(f"{path} begins with {user}, and there is no such user on this machine")
+    try:
+        return Path(os.path.abspath(base / expanded))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is relative to the working directory, which was removed: give a full path"
+        ) from None
+
+
+def parts_of_package(name: str) -> tuple[str, str] | None:
+    """PACKAGE and FILE of `package:PACKAGE/FILE`; `None` where it is not of that form."""
+    package, _, file = name.removeprefix(PACKAGE).partition("/")
+    well_formed = package.isidentifier() and file and ".." not in file.split("/")
+    return (package, file) if well_formed else None
+
+
+def package_folder(package: str) -> Path | None:
+    """The folder of an installed package; `None` where it is not installed."""
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module that is running, and was not found by anybody
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def not_installed(package: str) -> str:
+    """What to say of a package that is not installed."""
+    return (
+        f"the package {package} is not installed: pip install --no-deps {package.replace('_', '-')}"
+    )
+
+
+def written_as_path(name: str, beside: Path) -> str:
+    """How to write the folder that a hub id may have been meant for.
+
+    `beside` is the folder of the configuration. Looks there and in the working directory.
+    """
+    if (beside / name).is_dir():
+        found, written = beside / name, f"./{name}"
+    elif Path(name).is_dir():
+        found = Path(name).absolute()
+        written = os.path.relpath(found, beside)
+    else:
+        return f'; a folder is written "./{name}", relative to the configuration'
+    return f'; for the folder {found} write "{written}": a name without ./ is a hub id'

@@ -1,0 +1,379 @@
+"""What is said of a session, a layer, a feature, a search and a prompt: asked once, said alike.
+
+The command line and the engine behind the app call these functions and nothing else of the
+core for an answer; the results are the plain data of `lens_core.signature`. A long question
+reports progress to `tick(what, done, total)`, which may raise to cancel it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import starmap
+
+from lens_core.atlas.atlas import atlas_fingerprint
+from lens_core.atlas.files import find_layer
+from lens_core.errors import UsageError
+from lens_core.firing import firing, prompt_tokens
+from lens_core.lens import QueryLens
+from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
+from lens_core.neighbours import neighbours
+from lens_core.search import ranks_among, scores_among
+from lens_core.session import Session
+from lens_core.signature import (
+    NO_DIRECTION,
+    Context,
+    Evidence,
+    FeatureReport,
+    FiringFeatures,
+    Found,
+    Hit,
+    LayerFacts,
+    Neighbour,
+    OperatorFacts,
+    Paths,
+    PromptFirings,
+    ReferenceFacts,
+    SessionFacts,
+    Signature,
+)
+from lens_core.terms import SIDES, Settings, Side, Split, block_names
+
+Tick = Callable[[str, int, int], None]
+
+BEFORE, AFTER = 16, 8
+"""Tokens of a context on either side."""
+_BEST_TOKENS = 5  # of a feature that a search found
+
+
+def session_facts(session: Session) -> SessionFacts:
+    """What the session is on."""
+    model, lens = session.model, session.lens
+    operators = lens.carrier.operators
+    return SessionFacts(
+        config=str(session.config.path),
+        model=model.name,
+        model_fingerprint=model.fingerprint,
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        d_vocab=model.d_vocab,
+        k=lens.k,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        blocks=tuple(block_names(range(model.n_blocks))),
+        layers=lens.dictionaries.layers,
+        dictionary_kind=session.config.dictionary.kind,
+        operators="none" if operators is None else operators.origin,
+        reference=reference_facts(session),
+        settings=lens.settings,
+        cache=str(session.cache),
+    )
+
+
+def reference_facts(session: Session) -> ReferenceFacts:
+    """What the averages are taken over."""
+    reference = session.reference
+    return ReferenceFacts(
+        samples=reference.samples,
+        length=reference.length,
+        n_tokens=reference.n_tokens,
+        sha256=reference.sha256,
+        origin=reference.origin,
+        skip_first=reference.skip_first,
+        skip_last=reference.skip_last,
+    )
+
+
+def layer_facts(session: Session, layer: int) -> LayerFacts:
+    """Load a layer's dictionary and say what it is, and where its atlas lies.
+
+    Raises:
+        DictionaryError: it cannot be loaded.
+    """
+    facts = _dictionary_facts(session, layer)
+    if facts.operators == "none":
+        return facts
+    atlas = find_layer(session.cache, atlas_fingerprint(session.lens, layer))
+    return replace(facts, atlas=None if atlas is None else str(atlas.directory))
+
+
+def _dictionary_facts(session: Session, layer: int) -> LayerFacts:
+    lens = session.lens
+    dictionary = lens.dictionary(layer)
+    value, key = (lens.carrier.path(side, dictionary) for side in SIDES)
+    return LayerFacts(
+        layer=layer,
+        dictionary=dictionary.name,
+        sha256=dictionary.sha256,
+        n_features=dictionary.n_features,
+        operators=lens.carrier.source(dictionary),
+        value_blocks=(value.start, value.stop),
+        key_blocks=(key.start, key.stop),
+        provenance={name: str(fact) for name, fact in dictionary.provenance.items()},
+        atlas=None,
+    )
+
+
+def feature_report(
+    session: Session,
+    layer: int,
+    feature: int,
+    settings: Settings,
+    *,
+    split: Split | None = None,
+    with_paths: bool = True,
+    contexts: int = 20,
+) -> FeatureReport:
+    """Everything about one feature; paths cost passes where there are no operators.
+
+    Raises:
+        UsageError: there is no such layer, feature or block, or the settings contradict.
+        OperatorError: operators are asked for and there are none.
+    """
+    found = signature(session, layer, feature, settings)
+    ways = tuple(
+        paths(session, layer, feature, side, settings, split=split)
+        for side in (SIDES if with_paths else ())
+    )
+    return FeatureReport(
+        session=session_facts(session),
+        layer=_dictionary_facts(session, layer),
+        operators=_operator_facts(session, found),
+        signature=found,
+        paths=ways,
+        evidence=evidence(session, layer, feature, contexts=contexts),
+    )
+
+
+def _operator_facts(session: Session, found: Signature) -> OperatorFacts | None:
+    operators = session.lens.carrier.operators
+    if found.method == "direct" or operators is None:
+        return None
+    stored = str(operators.stored_dtype).removeprefix("torch.")
+    return OperatorFacts(operators.origin, stored, operators.fingerprint)
+
+
+def signature(
+    session: Session,
+    layer: int,
+    feature: int,
+    settings: Settings,
+    *,
+    k: int | None = None,
+    bottom: bool = False,
+) -> Signature:
+    """Both sides of a feature under every lens, in lists of `k` (`None`: the configuration's).
+
+    Raises:
+        UsageError: there is no such layer, feature or block, or the settings contradict.
+        OperatorError: operators are asked for and there are none.
+    """
+    _check_blocks(session, settings)
+    return _lens(session, k).signature(layer, feature, settings, bottom=bottom)
+
+
+def paths(
+    session: Session,
+    layer: int,
+    feature: int,
+    side: Side,
+    settings: Settings,
+    *,
+    split: Split | None = None,
+    k: int | None = None,
+) -> Paths:
+    """The shares of one side's blocks, of the score of the signature's `k` tokens.
+
+    Raises:
+        UsageError: as `signature`; or `split` is not exact with these settings.
+    """
+    _check_blocks(session, settings)
+    lens = _lens(session, k)
+    chosen, rows = lens.paths(side, layer, feature, settings, split)
+    return Paths(
+        layer=layer,
+        feature=feature,
+        side=side,
+        settings=settings,
+        method=lens.carrier.method(lens.dictionary(layer), settings),
+        n_tokens=session.reference.n_tokens,
+        split=chosen,
+        rows=tuple(rows),
+        reason=NO_DIRECTION if all(math.isnan(row.share) for row in rows) else "",
+    )
+
+
+def evidence(
+    session: Session, layer: int, feature: int, *, contexts: int = 20, nearest: int = 10
+) -> Evidence:
+    """A feature's strongest `contexts` in the reference, and the `nearest` features of its layer.
+
+    The first question of a layer costs a pass over the reference, which serves the whole layer.
+    """
+    lens = session.lens
+    dictionary = lens.dictionary(layer, feature)
+    found = lens.activity(layer)
+    strongest = zip(
+        found.top_samples[feature].tolist(),
+        found.top_positions[feature].tolist(),
+        found.top_activations[feature].tolist(),
+        strict=True,
+    )
+    fired = [place for place in strongest if place[0] >= 0][: max(0, contexts)]
+
+    def like(side: Side) -> tuple[Neighbour, ...]:
+        ids, cosines = neighbours(dictionary, feature, side, max(0, nearest))
+        pairs = zip(ids.tolist(), cosines.tolist(), strict=True)
+        return tuple(Neighbour(layer, other, cosine) for other, cosine in pairs)
+
+    return Evidence(
+        layer=layer,
+        feature=feature,
+        density=float(found.density[feature]),
+        max_activation=float(found.max_activation[feature]),
+        n_tokens=session.reference.n_tokens,
+        contexts=tuple(_context(session, *place) for place in fired),
+        by_key=like("key"),
+        by_value=like("value"),
+    )
+
+
+def _context(session: Session, sample: int, position: int, activation: float) -> Context:
+    ids = session.reference.tokens[sample].tolist()
+    first = max(0, position - BEFORE)
+    texts = session.lens.vocabulary.texts(ids[first : position + 1 + AFTER])
+    at = position - first
+    return Context(
+        sample=sample,
+        position=position,
+        activation=activation,
+        token_id=ids[position],
+        before=tuple(texts[:at]),
+        token=texts[at],
+        after=tuple(texts[at + 1 :]),
+    )
+
+
+def search(
+    session: Session,
+    token_id: int,
+    *,
+    side: Side = "value",
+    lens: str = "query",
+    layers: Sequence[int] | None = None,
+    n: int = 25,
+    tick: Tick | None = None,
+) -> Found:
+    """The `n` best features for a token, over `layers` (`None`: all that have a dictionary).
+
+    Raises:
+        UsageError: there is no such token, lens or layer.
+        OperatorError: the lens needs operators, and there are none.
+    """
+    ours, asked = session.lens, lens_named(lens)
+    token = ours.vocabulary.text(ours.vocabulary.check(token_id))
+    searched = tuple(ours.dictionaries.layers if layers is None else layers)
+    n = max(1, n)
+    rows: list[tuple[float, int, int, float]] = []
+    for done, layer in enumerate(searched):
+        if tick is not None:
+            tick("searching", done, len(searched))
+        frame = ours.search(token_id, side=side, lens=lens, layers=[layer], n=n)
+        rows += frame.select("score", "layer", "feature", "logit_score").iter_rows()
+    rows.sort(key=lambda row: (-row[0], row[1], row[2]))
+    hits = {(layer, feature): None for _, layer, feature, _ in rows[:n]}
+    beside = {
+        layer: _hits(session, layer, rows[:n], token_id, side, asked)
+        for layer in dict.fromkeys(layer for layer, _ in hits)
+    }
+    return Found(
+        token_id=token_id,
+        token=token,
+        side=side,
+        lens=lens,
+        layers=searched,
+        hits=tuple(beside[layer][feature] for layer, feature in hits),
+    )
+
+
+def _hits(
+    session: Session,
+    layer: int,
+    rows: Sequence[tuple[float, int, int, float]],
+    token_id: int,
+    side: Side,
+    lens: Lens,
+) -> dict[int, Hit]:
+    """The hits of one layer among `rows`, by feature."""
+    ours = session.lens
+    own = [row for row in rows if row[1] == layer]
+    features = [feature for _, _, feature, _ in own]
+    dictionary = ours.dictionaries[layer]
+    ranks = ranks_among(ours, dictionary, features, token_id, side, lens).tolist()
+    query: list[float | None] = [None] * len(own)
+    if lens is LOGIT and ours.carrier.has_operators(dictionary):
+        query = scores_among(ours, dictionary, features, token_id, side, QUERY).tolist()
+    best = ours.best_tokens(side, dictionary, features, lens, _BEST_TOKENS)
+    return {
+        feature: Hit(
+            layer=layer,
+            feature=feature,
+            score=score,
+            rank=rank,
+            logit_score=plain,
+            query_score=carried,
+            ids=tuple(ids),
+            tokens=tuple(ours.vocabulary.texts(ids)),
+        )
+        for (score, _, feature, plain), rank, carried, ids in zip(
+            own, ranks, query, best, strict=True
+        )
+    }
+
+
+def prompt(
+    session: Session, layer: int, text: str, *, feature: int | None = None, n: int = 30
+) -> PromptFirings:
+    """Which features of a layer fire on `text`, token by token, `n` of each at most.
+
+    Raises:
+        UsageError: the text has no tokens, too many, or there is no such feature.
+    """
+    lens = session.lens
+    bos = session.config.reference.prepend_bos
+    dictionary = lens.dictionary(layer, feature or 0)
+    tokens = prompt_tokens(text, session.model.tokenizer, prepend_bos=bos)
+    found = firing(session.model, dictionary, tokens, top=max(1, n), feature=feature)
+    rows = zip(found.top_features.tolist(), found.top_activations.tolist(), strict=True)
+    ids = tokens.tolist()
+    return PromptFirings(
+        layer=layer,
+        text=text,
+        feature=feature,
+        bos=bos,
+        ids=tuple(ids),
+        tokens=tuple(lens.vocabulary.texts(ids)),
+        strongest=tuple(starmap(_firing_features, rows)),
+        activations=None if found.activations is None else tuple(found.activations.tolist()),
+    )
+
+
+def _firing_features(features: list[int], activations: list[float]) -> FiringFeatures:
+    fired = sum(activation > 0 for activation in activations)
+    return FiringFeatures(tuple(features[:fired]), tuple(activations[:fired]))
+
+
+def _lens(session: Session, k: int | None) -> QueryLens:
+    if k is None or k == session.lens.k:
+        return session.lens
+    if k < 1:
+        raise UsageError(f"k must be at least 1, got {k}")
+    return session.lens.with_k(k)
+
+
+def _check_blocks(session: Session, settings: Settings) -> None:
+    n_blocks = session.model.n_blocks
+    wrong = [block for block in settings.off if not 0 <= block < n_blocks]
+    if wrong:
+        raise UsageError(f"there is no block {wrong[0]}: the model has blocks 0 to {n_blocks - 1}")

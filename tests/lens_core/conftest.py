@@ -1,0 +1,38 @@
+"""A Hugging Face hub of the tests' own: no test reaches the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import huggingface_hub
+import pytest
+
+from tests.lens_core.fake_hub import TOKEN, Respond
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache; the network, if it is asked, is not there."""
+    place = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return place
+
+
+@pytest.fixture
+def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Respond], None]]:
+    """Online, with a hub of our own behind the real client; retries do not wait."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    def answers(respond: Respond) -> None:
+        monkeypatch.setattr(
+            httpx2.HTTPTransport, "handle_request", lambda transport, request: respond(request)
+        )
+
+    yield answers
+    huggingface_hub.close_session()
