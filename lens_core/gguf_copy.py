@@ -25,13 +25,9 @@ from lens_core.foreign import in_plain_words
 from lens_core.memory import is_out_of_memory
 from lens_core.model_weights import weights_fingerprint
 from lens_core.pretrained import demand_all_weights, open_pretrained
+from lens_core.storage.checksum_lists import write_checksums
 from lens_core.storage.disk_space import cannot_write
-from lens_core.storage.files import (
-    build_lock,
-    temporary_beside,
-    write_checksums,
-    write_text_atomically,
-)
+from lens_core.storage.files import build_lock, temporary_beside, write_text_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -16,9 +16,10 @@ from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
+from lens_core.operators.contents import is_usable
 from lens_core.operators.demo import ShippedOperators, shipped_operators
 from lens_core.operators.files import Operators
-from lens_core.operators.plan import is_complete, operator_inputs
+from lens_core.operators.plan import operator_inputs
 from lens_core.reference import ReferenceSample, check_file, load_reference
 from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
@@ -111,7 +112,7 @@ def _finished_operators(
 ) -> Operators | ShippedOperators | None:
     for root in caches(cache):
         directory = operators_directory(root, model, reference)
-        if is_complete(directory):
+        if is_usable(directory):
             # The directory's name is the fingerprint that its content must have.
             return Operators(
                 directory, model.device, expected=directory.name, writable=root == cache

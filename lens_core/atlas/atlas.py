@@ -44,7 +44,7 @@ from lens_core.atlas.files import (
     piece_name,
     write_piece,
 )
-from lens_core.carry import vectors_of
+from lens_core.carry import site_of, vectors_of
 from lens_core.coherence import coherence, overlap
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.directories import ATLAS
@@ -125,6 +125,10 @@ def atlas_layer(
     with build_lock(directory):
         missing = {rows: path for rows, path in pieces.items() if not is_whole_piece(path)}
         done, total = 0, sum(map(len, missing))
+        if missing:
+            # A table that lacks stability because of damage would be kept as if it were whole.
+            for side in SIDES:
+                lens.carrier.operators_for(dictionary).demand_sums(site_of(side, dictionary))
         for side in SIDES if missing else ():
             scales(lens, dictionary, side, QUERY)  # cached: a first search need not wait for them
         for rows, path in missing.items():

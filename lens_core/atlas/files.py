@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -27,6 +27,7 @@ import polars as pl
 from lens_core.directories import ATLAS, caches
 from lens_core.errors import DamagedError, StoreError, UsageError
 from lens_core.lenses import LENSES, LOGIT, QUERY
+from lens_core.storage.files import clear_directory
 from lens_core.storage.sealed_parquet import (
     check_place,
     read_about,
@@ -123,17 +124,33 @@ def piece_name(rows: range, n_features: int) -> str:
 
 def write_piece(frame: pl.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Keep consecutive features of a layer; `path` is in the directory of its fingerprint."""
+    clear_directory(path)
     write_sealed(frame, path, {**provenance, "piece": path.name})
 
 
 def is_whole_piece(path: Path) -> bool:
     """Whether a piece is there, undamaged, and of the layer and rows that its path names."""
     try:
-        about = read_about(path)
-        layers = [layer["atlas"] for layer in about["layers"]]
-        return layers == [path.parent.name] and about["piece"] == path.name
-    except (StoreError, KeyError, TypeError):
+        demand_piece(path)
+    except StoreError:
         return False
+    return True
+
+
+def demand_piece(path: Path) -> None:
+    """Refuse a piece that is damaged, or of another layer or other rows than its path names.
+
+    Raises:
+        DamagedError: it is.
+        StoreError: it cannot be read.
+    """
+    about = read_about(path)
+    try:
+        layers = [layer["atlas"] for layer in about["layers"]]
+        if (layers, about["piece"]) != ([path.parent.name], path.name):
+            raise DamagedError(f"{path} is of other features than its name says")
+    except (KeyError, TypeError):
+        raise DamagedError(f"{path} is no piece of an atlas") from None
 
 
 def find_layer(cache: Path, fingerprint: str) -> CachedLayer | None:
@@ -148,17 +165,6 @@ def find_layer(cache: Path, fingerprint: str) -> CachedLayer | None:
         if joined and covers and all(map(is_whole_piece, pieces)):
             return CachedLayer(directory, pieces)
     return None
-
-
-def cached_atlas(cache: Path, fingerprints: Iterable[str]) -> pl.LazyFrame:
-    """The rows of those layers that are in the cache whole; nothing is computed.
-
-    `fingerprints` are those of `lens_core.atlas.atlas.atlas_fingerprint`, which needs the model;
-    whoever has it (an engine process) tells them to whoever has not.
-    """
-    found = [layer for each in fingerprints if (layer := find_layer(cache, each)) is not None]
-    frames = [layer.scan() for layer in found]
-    return pl.concat(frames) if frames else pl.LazyFrame(schema=dict(SCHEMA))
 
 
 def with_tokens(frame: pl.LazyFrame, texts: Sequence[str]) -> pl.LazyFrame:

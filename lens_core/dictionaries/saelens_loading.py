@@ -46,7 +46,7 @@ from lens_core.dictionaries.saelens_checks import (
 from lens_core.dictionaries.saelens_readers import reading_folder, reading_release
 from lens_core.dictionaries.weights import activation, folded
 from lens_core.errors import DictionaryError, StoreError
-from lens_core.storage.files import verify_checksums
+from lens_core.storage.checksum_lists import verify_checksums
 
 Facts = dict[str, str | int | float | bool]
 

@@ -7,9 +7,8 @@ goes on. Once every unit is there, `assemble` turns them into one file per site.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,29 +19,78 @@ from lens_core.errors import ModelError, OperatorError
 from lens_core.linearization import Linearization
 from lens_core.memory import FULL_TOKENS, is_out_of_memory, release
 from lens_core.model import ResidualStream
-from lens_core.operators.files import Operators, means_of
-from lens_core.operators.plan import (
-    COMPLETE,
-    DTYPES,
-    BuildPlan,
-    Unit,
-    agree,
+from lens_core.operators.contents import (
+    bytes_left,
     is_complete,
     is_whole,
-    mean_file,
     missing_units,
-    read_manifest,
-    sums_file,
-    write_manifest,
+    take_damage_away,
+    unit_path,
+    wanted_units,
 )
+from lens_core.operators.files import Operators
+from lens_core.operators.manifest import agree, examine_manifest, read_manifest, write_manifest
+from lens_core.operators.plan import DTYPES, BuildPlan, Unit, mean_file, plan_build, sums_file
+from lens_core.operators.sums import join_site, restore_means
 from lens_core.reference import ReferenceSample
-from lens_core.storage.disk_space import cannot_write
-from lens_core.storage.files import build_lock, write_text_atomically
-from lens_core.storage.tensors import TensorFile, open_tensors, write_tensors
+from lens_core.storage.disk_space import cannot_write, demand_space
+from lens_core.storage.files import build_lock, clear_directory, remove
+from lens_core.storage.tensors import open_tensors, write_tensors
 from lens_core.terms import Progress
 
 # Cotangents to walk at once on a GPU, at most: the memory of a pass grows with them.
 _ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to build: the units that are wanted, and which of them are there already."""
+
+    plan: BuildPlan
+    units: Sequence[Unit]
+    delivered: Sequence[Unit]
+
+    @property
+    def passes(self) -> int:
+        """Passes over the reference behind all units."""
+        return sum(map(self.plan.passes, self.units))
+
+    @property
+    def done(self) -> int:
+        """Passes behind those that are there."""
+        return sum(map(self.plan.passes, self.delivered))
+
+
+def begin(
+    model: ResidualStream,
+    model_fingerprint: str,
+    reference: ReferenceSample,
+    directory: Path,
+    *,
+    batch: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> Work:
+    """Look through `directory` and say what `build_operators` will do, if the disk has room.
+
+    Reads everything that is there: what is damaged is taken away, to be made again. Nothing is
+    left to do where all sums are whole.
+
+    Raises:
+        StoreError: the disk is too full for what the shard writes.
+    """
+    take_damage_away(directory)
+    plan, _ = examine_manifest(directory)
+    if plan is None or plan.fingerprint != directory.name:
+        plan = plan_build(model, model_fingerprint, reference, batch=batch)
+    number, of = shard
+    wanted = set(wanted_units(directory, plan))
+    units = [unit for unit in plan.units()[number - 1 :: of] if unit in wanted]
+    delivered = [unit for unit in units if is_whole(unit_path(directory, unit), plan)]
+    needed = sum(plan.unit_bytes(unit) for unit in units if unit not in delivered)
+    if of == 1:  # of several shards the last one also writes what is made of them
+        needed += bytes_left(directory, plan)
+    demand_space(directory, needed)
+    return Work(plan, units, delivered)
 
 
 def build_operators(
@@ -61,19 +109,17 @@ def build_operators(
         StoreError: another process is building this shard, or the disk is full.
     """
     number, of = shard
-    units_dir = directory / "units"
-    _make(units_dir)
+    _make(directory / "units")
     with build_lock(directory / "locks" / f"shard-{number}-of-{of}"):
         plan = agree(plan, directory)
-        if is_complete(directory):
-            return  # another process finished it since this one looked
-        units = plan.units()[number - 1 :: of]
+        wanted = set(wanted_units(directory, plan))  # none if another process has finished it
+        units = [unit for unit in plan.units()[number - 1 :: of] if unit in wanted]
         total = sum(plan.passes(unit) for unit in units)
         done = 0
         recorder = _Recorder(model, reference)
         for unit in units:
-            path = units_dir / unit.filename
-            if not is_whole(path):
+            path = unit_path(directory, unit)
+            if not is_whole(path, plan):
                 sums = None
                 while sums is None:
                     before = done
@@ -96,7 +142,8 @@ def build_operators(
                         f"the derivatives of block outputs are not finite ({unit.filename}): the "
                         'model\'s weights or the dtype overflow; try compute.dtype = "float64"'
                     )
-                write_tensors(path, {"sums": sums}, {"micro_batch": str(plan.micro_batch)})
+                clear_directory(path)
+                write_tensors(path, {"sums": sums}, _about_unit(plan, plan.micro_batch))
             done += plan.passes(unit)
             if progress is not None:
                 progress(done, total)
@@ -107,6 +154,10 @@ def _make(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(error, directory) from error
+
+
+def _about_unit(plan: BuildPlan, micro_batch: int) -> dict[str, str]:
+    return plan.provenance | {"micro_batch": str(micro_batch)}
 
 
 class _Recorder:
@@ -187,17 +238,39 @@ def import_units(source: Path, directory: Path) -> int:
     agree(plan, directory)
     brought = 0
     for unit in plan.units():
-        path, target = source / "units" / unit.filename, directory / "units" / unit.filename
-        if is_whole(path) and not is_whole(target):
+        path, target = unit_path(source, unit), unit_path(directory, unit)
+        if is_whole(path, plan) and not is_whole(target, plan):
             with open_tensors(path) as unit_file:
-                batch = unit_file.metadata["micro_batch"]
-                write_tensors(target, {"sums": unit_file.get("sums")}, {"micro_batch": batch})
+                about = _about_unit(plan, int(unit_file.metadata["micro_batch"]))
+                clear_directory(target)
+                write_tensors(target, {"sums": unit_file.get("sums")}, about)
             brought += 1
     return brought
 
 
+def finish(directory: Path, progress: Progress | None = None) -> list[Unit]:
+    """Assemble if all units are there; else return those that are missing.
+
+    Of several builders that end together each waits for the lock and looks again under it, so
+    that the last one finds every unit.
+
+    Raises:
+        StoreError: the disk has no room for the finished files.
+    """
+    with build_lock(directory / "locks" / "assemble", wait=True):
+        if is_complete(directory):
+            return []
+        missing = missing_units(directory)
+        if not missing:
+            demand_space(directory, bytes_left(directory, read_manifest(directory)))
+            assemble(directory, progress)
+        return missing
+
+
 def assemble(directory: Path, progress: Progress | None = None) -> Operators:
-    """Turn the units into one file of sums per site and one of means; remove the units.
+    """Join the units into one file of sums per site and one of means; remove the units.
+
+    Sites that have their sums keep them; means that are missing are made from the sums.
 
     Raises:
         OperatorError: units are missing; the message counts them.
@@ -209,38 +282,16 @@ def assemble(directory: Path, progress: Progress | None = None) -> Operators:
             f"{len(missing)} of {len(plan.units())} units are missing in {directory}: "
             "run the other shards of `qlens build` first"
         )
-    units = [(unit, directory / "units" / unit.filename) for unit in plan.units()]
-    files = [(unit, open_tensors(path)) for unit, path in units]
-    # More than one where memory ran out on the way, or where shards chose differently.
-    batches = sorted({int(file.metadata["micro_batch"]) for _, file in files})
-    about = plan.provenance | {"micro_batches": json.dumps(batches)}
-    for site in range(plan.n_blocks + 1):
-        sums = _gather(plan, site, files)
-        write_tensors(directory / sums_file(site), sums, about)
-        write_tensors(directory / mean_file(site), means_of(plan, sums), about)
+    files = {
+        unit: open_tensors(unit_path(directory, unit)) for unit in wanted_units(directory, plan)
+    }
+    for site in plan.sites:
+        if not (directory / sums_file(site)).is_file():
+            join_site(directory, plan, site, files)
+        elif not (directory / mean_file(site)).is_file():
+            restore_means(directory, plan, site)
         if progress is not None:
-            progress(site + 1, plan.n_blocks + 1)
-    write_text_atomically(directory / COMPLETE, "")
-    for _, path in units:
-        path.unlink(missing_ok=True)
+            progress(site + 1, len(plan.sites))
+    for unit in plan.units():
+        remove(unit_path(directory, unit))
     return Operators(directory)
-
-
-def _gather(
-    plan: BuildPlan, site: int, files: Sequence[tuple[Unit, TensorFile]]
-) -> dict[str, Float[Tensor, "halves buckets d_model d_model"]]:
-    """The sums of one site from every unit that has rows of it."""
-    sums: dict[str, Tensor] = {}
-    for unit, file in files:
-        family = unit.family
-        if site >= family.n_places(plan.n_blocks):
-            continue
-        shape = 2, family.n_buckets, plan.d_model, plan.d_model
-        whole = sums.setdefault(family.name, torch.zeros(shape, dtype=DTYPES[plan.dtype]))
-        rows = file.get("sums")[:, site]  # [rows, buckets, d_model]
-        for bucket in range(family.n_buckets):
-            place = whole[unit.half, bucket]
-            # A reverse pass gives rows; a forward-mode pass gives columns.
-            place = place.T if family.forward_mode else place
-            place[unit.start : unit.stop] = rows[:, bucket]
-    return sums

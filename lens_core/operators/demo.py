@@ -90,6 +90,9 @@ class ShippedOperators:
         """None: `stability` has what they would tell."""
         return []
 
+    def demand_sums(self, site: int) -> None:
+        """There are none, and nothing that they would tell is missing."""
+
     def stability(self, side: str, dictionary: str, k: int) -> Float[Tensor, " n_features"] | None:
         """Split-half stability of Query Lens's lists of `k`, by the dictionary's checksum."""
         return self._number(dictionary, f"{side}_stability_{k}")

@@ -13,25 +13,22 @@ lens reads. Reading a site costs its size and a checksum, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.errors import DamagedError, OperatorError, UsageError
+from lens_core.errors import DamagedError, OperatorError, QlensWarning, StoreError, UsageError
+from lens_core.operators.contents import is_usable, set_aside
+from lens_core.operators.manifest import examine_manifest, write_manifest
 from lens_core.operators.passes import N_BUCKETS
-from lens_core.operators.plan import (
-    COMPLETE,
-    DTYPES,
-    BuildPlan,
-    is_complete,
-    mean_file,
-    read_manifest,
-    sums_file,
-)
-from lens_core.storage.tensors import open_tensors, write_tensors
+from lens_core.operators.plan import DTYPES, mean_file, sums_file
+from lens_core.operators.sums import demand_ours, restore_means
+from lens_core.storage.files import remove
+from lens_core.storage.tensors import open_tensors
 from lens_core.terms import Bucket, OperatorSource, Side
 
 # Half operators are two matrices a side; a cursor stays on one site for a while.
@@ -60,15 +57,21 @@ class Operators:
         """Open the operators in `directory`.
 
         `expected` is the fingerprint that they must have (`None`: whatever is there);
-        `writable` is false for a cache that is not one's own, where nothing is mended.
+        `writable` is false for a cache that is not one's own, where nothing is repaired.
         """
         self.directory = directory
-        self.plan = read_manifest(directory)
+        plan, wrong = examine_manifest(directory)
+        if plan is None:
+            raise OperatorError(f"{wrong}: run `qlens build` first")
+        if wrong and writable:
+            with suppress(StoreError):
+                write_manifest(plan, directory)
+        self.plan = plan
         if expected is not None and self.plan.fingerprint != expected:
             raise OperatorError(
                 f"{directory} holds operators of another model, reference or version: remove it"
             )
-        if not is_complete(directory):
+        if not is_usable(directory):
             raise OperatorError(f"the operators in {directory} are not finished: run `qlens build`")
         self.device = torch.device(device)
         self.n_blocks = self.plan.n_blocks
@@ -129,14 +132,15 @@ class Operators:
 
     def _means(self, site: int) -> dict[str, Tensor]:
         if site not in self._verified:
-            path = self.directory / mean_file(site)
             try:
-                found = self._read(path)
+                found = self._read(self.directory / mean_file(site))
             except DamagedError:
-                # The sums say the same: only where they too are damaged is a build lost.
-                found = means_of(self.plan, self._sums(site))
-                if self._writable:
-                    write_tensors(path, found, self.plan.provenance)
+                try:
+                    found = restore_means(self.directory, self.plan, site, write=self._writable)
+                except DamagedError as error:
+                    if self._writable:
+                        remove(self.directory / mean_file(site))
+                    raise self._lost(site, error) from error
             self._verified[site] = found
         return self._verified[site]
 
@@ -153,10 +157,18 @@ class Operators:
         return total - sum(self.response(k) for k in silenced) if silenced else total
 
     def halves(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"]]:
-        """The transition of each half of the reference (a single one for a single sample)."""
+        """The transition of each half of the reference (a single one for a single sample).
+
+        None, with a warning, where the sums are damaged or missing; the means still answer.
+        """
         if (side, site) not in self._halves:
             tokens = self.plan.tokens.sum(1)
-            sums = self._sums(site)[side].double().sum(1)
+            try:
+                sums = self._sums(site)[side].double().sum(1)
+            except OperatorError as error:
+                warnings.warn(f"stability is not known: {error}", QlensWarning, stacklevel=2)
+                self._halves[side, site] = []
+                return []
             self._halves[side, site] = [
                 (sums[half] / tokens[half]).to(DTYPES[self.plan.dtype]).to(self.device)
                 for half in range(2)
@@ -195,29 +207,30 @@ class Operators:
                 del self._buckets[next(iter(self._buckets))]
         return self._buckets[side, site]
 
+    def demand_sums(self, site: int) -> None:
+        """See to it that what is known of single halves can be read.
+
+        Raises:
+            OperatorError: the sums of `site` are missing or damaged.
+        """
+        self._sums(site)
+
     def _sums(self, site: int) -> dict[str, Tensor]:
         try:
             return self._read(self.directory / sums_file(site))
         except DamagedError as error:
-            if self._writable:
-                (self.directory / COMPLETE).unlink(missing_ok=True)
-            raise OperatorError(
-                f"the operators in {self.directory} are damaged ({error}): run `qlens build` again"
-            ) from error
+            raise self._lost(site, error) from error
+
+    def _lost(self, site: int, error: DamagedError) -> OperatorError:
+        if self._writable:
+            set_aside(self.directory, site)
+        fix = "run" if self._writable else "ask its owner to run"
+        return OperatorError(
+            f"the operators at site {site} are damaged ({error}): {fix} `qlens build` again"
+        )
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         with open_tensors(path) as file:
             file.verify()
-            if file.metadata.get("operators") != self.plan.fingerprint:
-                raise DamagedError(f"{path} belongs to other operators")
+            demand_ours(file, self.plan)
             return {name: file.get(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-
-
-def means_of(
-    plan: BuildPlan, sums: Mapping[str, Tensor]
-) -> dict[str, Float[Tensor, "d_model d_model"]]:
-    n_tokens = plan.tokens.sum()
-    return {
-        name: (parts.double().sum((0, 1)) / n_tokens).to(DTYPES[plan.dtype])
-        for name, parts in sums.items()
-    }

@@ -1,4 +1,4 @@
-"""What a build of operators consists of: units, their order, their files, their manifest.
+"""What a build of operators consists of: units, their order, their files.
 
 A build is a list of units (one family, one half of the reference, some rows), each summed
 over its micro-batches in order and written whole. A killed build resumes at the next unit,
@@ -9,34 +9,28 @@ the result is the same to the last bit however it was made, as long as the micro
                               units/*.safetensors    sums by rows, until all are there
                               sums-*.safetensors     sums by site: halves and buckets
                               mean-*.safetensors     what the lens reads, by site
-                              complete               written last
+
+Every file carries the plan, so that a lost manifest can be written again.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.errors import DamagedError, OperatorError
 from lens_core.linearization import recorded_bytes
 from lens_core.memory import samples_at_once
 from lens_core.model import ResidualStream
-from lens_core.operators.passes import FAMILIES, N_BUCKETS, Family, Positions
+from lens_core.operators.passes import FAMILIES, Family, Positions
 from lens_core.reference import ReferenceSample
-from lens_core.storage.files import build_lock, write_text_atomically
 from lens_core.storage.fingerprint import fingerprint, versions
-from lens_core.storage.tensors import open_tensors
 
 FORMAT = 2
-# Written last: every file before it is whole.
-COMPLETE = "complete"
-_MANIFEST = "manifest.json"
 # Few enough to lose little to a kill; enough that recording the micro-batches again for
 # the next unit (about 5 passes) stays a few percent.
 _ROWS_PER_UNIT = 64
@@ -100,6 +94,19 @@ class BuildPlan:
             if samples
         ]
 
+    def families(self, site: int) -> list[Family]:
+        """The families that have this site; the last one has no block after it."""
+        return [family for family in FAMILIES if site < family.n_places(self.n_blocks)]
+
+    def units_of(self, site: int) -> list[Unit]:
+        """The units that the sums of one site come from."""
+        names = {family.name for family in self.families(site)}
+        return [unit for unit in self.units() if unit.family.name in names]
+
+    @property
+    def sites(self) -> range:
+        return range(self.n_blocks + 1)
+
     def micro_batches(self, half: int) -> list[range]:
         samples = self.halves[half]
         return [
@@ -115,6 +122,7 @@ class BuildPlan:
         """What every file of the finished operators says about itself."""
         return {
             "operators": self.fingerprint,
+            "plan": json.dumps(asdict(self), sort_keys=True),
             "model": str(self.inputs["model"]),
             "reference": str(self.inputs["reference"]),
             "versions": json.dumps(self.inputs["versions"]),
@@ -124,14 +132,23 @@ class BuildPlan:
 
     @property
     def bytes_on_disk(self) -> int:
-        """Size of the finished operators: sums by half and bucket, and means, for each site."""
-        matrices = (self.n_blocks + 1) * (2 * 2 * N_BUCKETS + 2) + self.n_blocks * 3
-        return matrices * self.d_model**2 * DTYPES[self.dtype].itemsize
+        """Size of the finished operators."""
+        return sum(map(self.site_bytes, self.sites))
 
     @property
     def bytes_while_building(self) -> int:
         """Peak size on disk: the units stay until the finished files are all written."""
-        return 2 * self.bytes_on_disk
+        return self.bytes_on_disk + sum(map(self.unit_bytes, self.units()))
+
+    def site_bytes(self, site: int) -> int:
+        """Size of one site's sums, by half and bucket, and of its means."""
+        matrices = sum(2 * family.n_buckets + 1 for family in self.families(site))
+        return matrices * self.d_model**2 * DTYPES[self.dtype].itemsize
+
+    def unit_bytes(self, unit: Unit) -> int:
+        """Size of one unit: its rows at every site."""
+        rows = (unit.stop - unit.start) * unit.family.n_places(self.n_blocks)
+        return rows * unit.family.n_buckets * self.d_model * DTYPES[self.dtype].itemsize
 
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -183,82 +200,14 @@ def plan_build(
     )
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether `directory` holds finished operators, every file of them."""
-    if not (directory / COMPLETE).is_file():
-        return False
-    sites = range(read_manifest(directory).n_blocks + 1)
-    return all((directory / name(k)).is_file() for k in sites for name in (sums_file, mean_file))
-
-
-def missing_units(directory: Path) -> list[Unit]:
-    """Units that no shard has delivered yet (all of them where nothing was begun)."""
-    plan = read_manifest(directory)
-    return [unit for unit in plan.units() if not is_whole(directory / "units" / unit.filename)]
-
-
-def read_manifest(directory: Path) -> BuildPlan:
-    """The plan of the build in `directory`.
-
-    Raises:
-        OperatorError: there is none, it is damaged, or another version of qlens wrote it.
-    """
-    path = directory / _MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise OperatorError(
-                f"{path} was written by another version of qlens: run `qlens build` again"
-            )
-        seal = manifest.pop("sha256")
-        plan = BuildPlan(**manifest)
-        if seal != fingerprint(manifest) or plan.fingerprint != fingerprint(plan.inputs):
-            raise ValueError("its checksum does not match")
-    except FileNotFoundError as error:
-        raise OperatorError(f"no operators in {directory}: run `qlens build` first") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OperatorError(f"{path} is damaged: remove {directory} and build again") from error
-    return plan
-
-
-def write_manifest(plan: BuildPlan, directory: Path) -> None:
-    """Write the plan, sealed, so that a changed number in it is found."""
-    manifest = asdict(plan)
-    sealed = manifest | {"sha256": fingerprint(manifest)}
-    write_text_atomically(directory / _MANIFEST, json.dumps(sealed, indent=1) + "\n")
-
-
-def agree(plan: BuildPlan, directory: Path) -> BuildPlan:
-    """The plan already begun in `directory`, which a resumed build or another shard keeps."""
-    with build_lock(directory / "locks" / "manifest", wait=True):
-        if not (directory / _MANIFEST).is_file():
-            write_manifest(plan, directory)
-            return plan
-        begun = read_manifest(directory)
-    if (begun.fingerprint, begun.rows_per_unit) != (plan.fingerprint, plan.rows_per_unit):
-        raise OperatorError(
-            f"{directory} holds operators of another model, reference or version: use another "
-            "directory, or remove it"
-        )
-    return begun
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a unit is there and undamaged; a damaged one is removed, to be computed again."""
-    if not path.is_file():
-        return False
-    try:
-        with open_tensors(path) as file:
-            file.verify()
-    except DamagedError:
-        path.unlink(missing_ok=True)
-        return False
-    return True
-
-
 def sums_file(site: int) -> str:
     return f"sums-{site:03d}.safetensors"
 
 
 def mean_file(site: int) -> str:
     return f"mean-{site:03d}.safetensors"
+
+
+def aside_file(site: int) -> str:
+    """Where damaged sums are kept until they are redone, for the rows that are still good."""
+    return f"{sums_file(site)}.damaged"

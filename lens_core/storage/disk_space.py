@@ -47,17 +47,17 @@ def size_of(directory: Path) -> int:
 
 
 def demand_space(directory: Path, needed: int) -> None:
-    """See to it that `directory` can grow to `needed` bytes.
+    """See to it that `needed` bytes more can be written below `directory`.
 
     Raises:
         StoreError: its disk is too full; says what is needed, what is free, and the difference.
     """
-    there, free = size_of(directory), free_bytes(directory)
-    missing = needed - there - free
-    if missing > 0:
+    free = free_bytes(directory)
+    if needed > free:
         raise StoreError(
-            f"no space left in {directory}: the build needs {in_bytes(needed - there)} more, "
-            f"{in_bytes(free)} free: {_fix(directory, missing)}"
+            f"no space left in {directory}: the build needs {in_bytes(needed)} more, "
+            f"{in_bytes(free)} free: "
+            f"{_fix(directory, needed - free)}"
         )
 
 

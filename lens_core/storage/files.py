@@ -1,13 +1,11 @@
-"""Files that are whole or not there, sums that tell damage, and locks for builders.
+"""Files that are whole or not there, and locks for builders.
 
 A file is written beside its place, synced and renamed: a reader, or a crash, sees the old
-one or the new one. Files of other programs are checked by a list of sums beside them. A
-lock is the operating system's, so that a killed builder holds nothing.
+one or the new one. A lock is the operating system's, so that a killed builder holds nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -18,11 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lens_core.directories import CACHE
-from lens_core.errors import DamagedError, StoreError, cannot_read
+from lens_core.errors import StoreError
 from lens_core.storage.disk_space import cannot_write
 
-SUMS = "SHA256SUMS"
-_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 LOCK = "build.lock"
 _OWNER = re.compile(r"process \d+ on [\w-]+")
 
@@ -56,10 +52,10 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         yield temporary
         # safetensors makes files that only their owner may read; a cache can be shared.
         temporary.chmod(mode)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
         with suppress(OSError):  # not every filesystem can sync a directory
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         failure = error
     finally:
@@ -93,47 +89,12 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
-def write_checksums(directory: Path) -> None:
-    """Write SHA256SUMS (as `sha256sum` does) for files of `directory` that others wrote."""
-    files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name != SUMS]
-    sums = [f"{file_sha256(path)}  {path.name}\n" for path in files]
-    write_text_atomically(directory / SUMS, "".join(sums))
-
-
-def verify_checksums(directory: Path) -> None:
-    """Raise `DamagedError` unless the files that SHA256SUMS lists and are there are what they were.
-
-    A directory without such a list has nothing to say; a list that cannot be read is damage.
-    """
-    try:
-        listed = (directory / SUMS).read_text("utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise cannot_read(error, directory / SUMS) from error
-    lines = [_SUM.fullmatch(line) for line in listed if line.strip()]
-    if not lines or None in lines:
-        raise DamagedError(f"{directory / SUMS} is damaged: it is no list of checksums")
-    for written, name in (line.groups() for line in lines if line is not None):
-        path = directory / name
-        # A list may name files that nobody brought along; what is read must be whole.
-        if path.is_file() and file_sha256(path) != written.lower():
-            raise DamagedError(f"{path} is damaged: it is not what {SUMS} lists")
-
-
-def file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise cannot_read(error, path) from error
-
-
 def host_name() -> str:
     return re.sub(r"[^\w-]", "_", socket.gethostname())[:64] or "_"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -189,6 +150,16 @@ def discard(directory: Path) -> None:
     except OSError as error:
         raise cannot_write(error, directory) from error
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_directory(path: Path) -> None:
+    """Remove a directory that stands where a file is to be written; for the cache only.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        discard(path)
 
 
 def remove(path: Path) -> bool:

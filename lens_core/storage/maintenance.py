@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ from pathlib import Path
 import psutil
 
 from lens_core.directories import ATLAS, MODELS, OPERATORS, RESULTS, results_dir
-from lens_core.errors import StoreError, UsageError
-from lens_core.storage.files import LOCK, SUMS, build_lock, file_sha256, host_name, remove
-from lens_core.storage.results import Damage, clear_results, count_results, verify_results
+from lens_core.errors import DamagedError, StoreError, UsageError
+from lens_core.storage.checksum_lists import SUMS, file_sha256, read_checksums
+from lens_core.storage.damage import Damage
+from lens_core.storage.files import LOCK, build_lock, host_name, remove
+from lens_core.storage.results import clear_results, count_results, verify_results
 from lens_core.storage.tensors import open_tensors
 
 KINDS = (MODELS, OPERATORS, ATLAS, RESULTS)
@@ -28,6 +30,9 @@ KINDS = (MODELS, OPERATORS, ATLAS, RESULTS)
 _TEMPORARY = re.compile(r".*\.tmp|\.tmp\w{6}")
 _OF_PROCESS = re.compile(r".*\.(?P<host>[^.]+)@(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 _STALE_SECONDS = 24 * 3600
+# What only files are called in a cache, and what only directories in a set of operators are.
+_OF_FILES = re.compile(r".+\.(safetensors|parquet|json|lock|damaged)|SHA256SUMS")
+_FOLDERS_OF_A_BUILD = ("units", "locks")
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,30 @@ def cache_info(directory: Path) -> dict[str, Usage]:
 
 
 def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
-    """Check every file and entry of the cache; `repair` removes what is damaged.
+    """Check every file and entry of the cache; `repair` rewrites or removes what is damaged.
 
     Reads everything once. What is removed is computed again when it is needed.
     """
-    found = [Damage(path, "left by a killed writer", False) for path in _leftovers(directory)]
+    found = [_removed(path, "left by a killed writer", repair) for path in _leftovers(directory)]
     for kind in (MODELS, OPERATORS, ATLAS):
-        for path in _files(_root(directory, kind)):
-            try:
-                _verify_file(path, kind)
-            except StoreError as error:
-                found.append(Damage(path, str(error), False))
-    if repair:
-        found = [Damage(d.path, d.reason, remove(d.path)) for d in found]
+        root = _root(directory, kind)
+        found += _misplaced(root, repair)
+        if not root.is_dir():
+            continue
+        for entry in sorted(root.iterdir()):
+            if entry.is_dir() and not _TEMPORARY.fullmatch(entry.name):
+                found += _VERIFIERS[kind](entry, repair)
     return found + verify_results(_root(directory, RESULTS), repair)
+
+
+def cache_lacks(directory: Path) -> list[str]:
+    """What an undamaged cache lacks that only a build can bring back, a line each."""
+    root = _root(directory, OPERATORS)
+    if not root.is_dir():
+        return []
+    from lens_core.operators.verify import lacks  # torch is slow to import
+
+    return [line for entry in sorted(root.iterdir()) if (line := lacks(entry))]
 
 
 def cache_clear(directory: Path, kinds: Collection[str] = KINDS) -> int:
@@ -130,27 +145,87 @@ def _leftovers(directory: Path) -> list[Path]:
     return [p for p in found if p not in live and not (p.parent in busy and p.name[0] == ".")]
 
 
-def _verify_file(path: Path, kind: str) -> None:
-    """Check a file by the sums beside it, or by the checksum within.
+def _misplaced(root: Path, repair: bool) -> list[Damage]:
+    """Directories where files belong, and files where directories do."""
+    found = []
+    if os.path.lexists(root) and not root.is_dir():
+        found.append(_removed(root, f"{root} is a file, not a directory", repair))
+    for folder, subfolders, names in os.walk(root):
+        wrong = [name for name in subfolders if _OF_FILES.fullmatch(name)]
+        subfolders[:] = [name for name in subfolders if name not in wrong]
+        for name in sorted(wrong):
+            path = Path(folder, name)
+            found.append(_removed(path, f"{path} is a directory, not a file", repair))
+        above = Path(folder)
+        for name in names:
+            path = above / name
+            if name in _FOLDERS_OF_A_BUILD and above.parent == root:
+                found.append(_removed(path, f"{path} is a file, not a directory", repair))
+    return found
 
-    A model's file may have neither: its weights are checked when it is loaded,
-    and here only that it is whole.
+
+def _verify_model(directory: Path, repair: bool) -> list[Damage]:
+    """A model's own list of sums; a model without one is checked when it is loaded.
+
+    A damaged copy is made again as a whole, so that one missing file condemns it.
     """
-    listed = re.compile(rf"([0-9a-f]{{64}})  {re.escape(path.name)}")
-    with suppress(OSError):
-        sums = (path.parent / SUMS).read_text("utf-8", errors="replace").splitlines()
-        for written in filter(None, map(listed.fullmatch, sums)):
-            if file_sha256(path) != written[1]:
-                raise StoreError(f"{path} is damaged: its checksum does not match")
-            return
-    if path.suffix == ".safetensors":
-        with open_tensors(path) as file:
-            if "sha256" in file.metadata or kind != MODELS:
-                file.verify()
-    elif path.suffix == ".parquet":
-        from lens_core.storage.sealed_parquet import read_about  # polars is slow to import
+    listed, unread = read_checksums(directory)
+    found = [Damage(directory / SUMS, f"{directory / SUMS} is damaged")] if unread else []
+    for name, written in listed:
+        path = directory / name
+        if not path.is_file():
+            found.append(Damage(path, f"{path} is missing"))
+        elif file_sha256(path) != written:
+            found.append(Damage(path, f"{path} is damaged: its checksum does not match"))
+    known = {name for name, _ in listed}
+    for path in directory.glob("*.safetensors"):
+        if path.name not in known:
+            found += _verify_file(path, _verify_tensors, repair=False)
+    if repair and found:
+        outcome = "removed with the copy that it belongs to" if remove(directory) else ""
+        found = [Damage(each.path, each.reason, outcome) for each in found]
+    return found
 
-        read_about(path)
+
+def _verify_operators(directory: Path, repair: bool) -> list[Damage]:
+    from lens_core.operators.verify import verify_operators  # torch is slow to import
+
+    return verify_operators(directory, repair=repair)
+
+
+def _verify_atlas(directory: Path, repair: bool) -> list[Damage]:
+    from lens_core.atlas.files import demand_piece  # polars is slow to import
+
+    return [
+        damage
+        for path in sorted(directory.glob("*.parquet"))
+        if path.is_file()
+        for damage in _verify_file(path, demand_piece, repair=repair)
+    ]
+
+
+def _verify_tensors(path: Path) -> None:
+    """A model's file may carry no checksum: then only that it is not cut short."""
+    with open_tensors(path) as file:
+        if "sha256" in file.metadata:
+            file.verify()
+
+
+def _verify_file(path: Path, demand: Callable[[Path], object], *, repair: bool) -> list[Damage]:
+    try:
+        demand(path)
+    except DamagedError as error:
+        return [_removed(path, str(error), repair)]
+    except StoreError as error:  # not read: nobody knows whether it is damaged
+        return [Damage(path, str(error))]
+    return []
+
+
+def _removed(path: Path, reason: str, repair: bool) -> Damage:
+    return Damage(path, reason, "removed" if repair and remove(path) else "")
+
+
+_VERIFIERS = {MODELS: _verify_model, OPERATORS: _verify_operators, ATLAS: _verify_atlas}
 
 
 def _is_live(path: Path) -> bool:

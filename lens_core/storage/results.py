@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,22 +22,15 @@ from urllib.parse import quote
 import diskcache
 
 from lens_core.directories import CACHE, is_network_filesystem
-from lens_core.errors import StoreError, one_line
-from lens_core.storage.disk_space import cannot_write
+from lens_core.errors import QlensWarning, StoreError, one_line
+from lens_core.storage import disk_space
+from lens_core.storage.damage import Damage
 from lens_core.storage.files import discard, remove
 from lens_core.storage.fingerprint import demand_json
+from lens_core.storage.sqlite_files import LOG_INDEX_BYTES, is_full, read_mode
 
 _MAGIC = b"qlens result 1\n"
 _DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Something in the cache that is not what was written."""
-
-    path: Path
-    reason: str
-    removed: bool
 
 
 class BytesDisk(diskcache.Disk):  # type: ignore[misc]
@@ -83,13 +77,20 @@ class ResultCache:
 
     Safe for several processes. The oldest entries go when the file reaches
     `size_limit` bytes. A damaged entry is dropped and counts as missing; a
-    database that is damaged as a whole is set aside and begun anew.
+    database that is damaged as a whole is removed and begun anew. Where nothing
+    can be written (a full disk, somebody else's file) what is there is still read.
     """
 
     def __init__(self, directory: Path, *, size_limit: int = 1 << 30) -> None:
         self.directory = directory
         self._size_limit = size_limit
-        self._cache = self._opened()
+        self._refusal: StoreError | None = None
+        self._told = False
+        self._cache: Any = None
+        try:
+            self._cache = self._opened()
+        except _UnwritableError as error:
+            self._refusal = error
 
     def __enter__(self) -> ResultCache:
         return self
@@ -98,14 +99,21 @@ class ResultCache:
         self.close()
 
     def __len__(self) -> int:
+        if self._cache is None:
+            return count_results(self.directory)
         with self._errors():
             return len(self._cache)
 
     def close(self) -> None:
-        self._cache.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def get(self, key: str) -> dict[str, Any] | None:
         """What was put under `key`, or None: missing, or not provably what was put."""
+        if self._cache is None:
+            with suppress(_DamagedEntryError, sqlite3.Error):
+                return _read_only(self.directory, key)
+            return None
         try:
             with self._errors():
                 entry = self._cache.get(key)
@@ -118,8 +126,21 @@ class ResultCache:
         return None
 
     def put(self, key: str, payload: Mapping[str, Any]) -> None:
-        """Keep `payload`: JSON values (tuples come back as lists), and arrays at its top level."""
+        """Keep `payload`: JSON values (tuples come back as lists), and arrays at its top level.
+
+        Where it cannot be kept a warning says why, once: it was computed, and can be shown.
+        """
         entry = _encoded(key, payload)
+        try:
+            self._set(key, entry)
+        except StoreError as error:
+            if not self._told:
+                warnings.warn(f"results are not kept: {error}", QlensWarning, stacklevel=2)
+            self._told = True
+
+    def _set(self, key: str, entry: bytes) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         try:
             with self._errors():
                 self._cache.set(key, entry)
@@ -129,6 +150,7 @@ class ResultCache:
                 self._cache.set(key, entry)
 
     def _opened(self) -> Any:
+        _clear_the_place(self.directory)
         try:
             return self._open()
         except _DamagedDatabaseError:
@@ -166,7 +188,8 @@ class ResultCache:
         except sqlite3.DatabaseError as error:
             raise _sqlite_refusal(error, self.directory) from error
         except OSError as error:
-            raise cannot_write(error, self.directory) from error
+            refusal = disk_space.cannot_write(error, self.directory)
+            raise _UnwritableError(refusal) if disk_space.is_full(error) else refusal from error
 
 
 class _DamagedEntryError(Exception):
@@ -177,15 +200,41 @@ class _DamagedDatabaseError(Exception):
     pass
 
 
+class _UnwritableError(StoreError):
+    """The database may be whole; it cannot be written, or not be opened for writing."""
+
+
+def _clear_the_place(root: Path) -> None:
+    """Remove what is no directory in the place of one, or no file in the place of the database."""
+    if os.path.lexists(root) and not root.is_dir():
+        remove(root)
+    if (root / diskcache.core.DBNAME).is_dir():
+        remove(root / diskcache.core.DBNAME)
+
+
+def _read_only(root: Path, key: str) -> dict[str, Any] | None:
+    with closing(_connected(root, read_mode(root / diskcache.core.DBNAME))) as database:
+        row = database.execute(
+            "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)
+        ).fetchone()
+    if row is None:
+        return None
+    mode, filename, value = row
+    return _decoded(key, BytesDisk(str(root)).fetch(mode, filename, value, False))
+
+
 def _sqlite_refusal(error: sqlite3.DatabaseError, directory: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-    if code & 0xFF == sqlite3.SQLITE_FULL:
-        return cannot_write(OSError(errno.ENOSPC, ""), directory)
+    if is_full(error, directory):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return _UnwritableError(
+            disk_space.cannot_write(full, directory / diskcache.core.DBNAME, LOG_INDEX_BYTES)
+        )
     # Not ours (a table is missing), garbled, or moved away by another process's repair.
     garbled = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     if code & 0xFF in garbled or code == sqlite3.SQLITE_READONLY_DBMOVED:
         return _DamagedDatabaseError(one_line(error))
-    return StoreError(f"cannot use {directory}: {one_line(error)}: set {CACHE} to another")
+    return _UnwritableError(f"cannot use {directory}: {one_line(error)}: set {CACHE} to another")
 
 
 def _encoded(key: str, payload: Mapping[str, Any]) -> bytes:
@@ -237,6 +286,11 @@ def count_results(root: Path) -> int:
 
 def verify_results(root: Path, repair: bool) -> list[Damage]:
     path = root / diskcache.core.DBNAME
+    for place, wrong in ((root, not root.is_dir()), (path, path.is_dir())):
+        if wrong and os.path.lexists(place):
+            kind = "a directory, not a file" if place == path else "a file, not a directory"
+            done = "removed" if repair and remove(place) else ""
+            return [Damage(place, f"{place} is {kind}", done)]
     if not path.exists():
         return []
     damaged: list[tuple[int, str]] = []
@@ -259,8 +313,9 @@ def verify_results(root: Path, repair: bool) -> list[Damage]:
         refusal = _sqlite_refusal(error, root)
         if not isinstance(refusal, _DamagedDatabaseError):
             raise refusal from error
-        return [Damage(path, f"not a readable database: {refusal}", repair and remove(root))]
-    return [Damage(path, reason, repair) for _, reason in damaged]
+        outcome = "removed" if repair and remove(root) else ""
+        return [Damage(path, f"not a readable database: {refusal}", outcome)]
+    return [Damage(path, reason, "removed" if repair else "") for _, reason in damaged]
 
 
 def clear_results(root: Path) -> None:
@@ -275,4 +330,4 @@ def clear_results(root: Path) -> None:
     except sqlite3.DatabaseError as error:
         # Garbled, or so full a disk that nothing can even be deleted inside the file.
         if not remove(root):
-            raise cannot_write(OSError(errno.EACCES, one_line(error)), root) from error
+            raise disk_space.cannot_write(OSError(errno.EACCES, one_line(error)), root) from error

@@ -43,7 +43,7 @@ def write_sealed(frame: pl.DataFrame | pl.LazyFrame, path: Path, about: Mapping[
         StoreError: it cannot be written.
     """
     demand_json(about)
-    metadata = json.dumps({**about, "sealed_sha256": _ZEROS.decode()})
+    metadata = json.dumps({**about, "sealed_sha256": _ZEROS.decode()}, sort_keys=True)
     with replacing_table(path) as temporary:
         frame.lazy().sink_parquet(temporary, metadata={_KEY: metadata})
         with temporary.open("r+b") as file:
@@ -102,6 +102,8 @@ def read_about(path: Path) -> dict[str, Any]:
             about: dict[str, Any] = json.loads(pl.read_parquet_metadata(file)[_KEY])
     except FileNotFoundError:
         raise DamagedError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise DamagedError(f"cannot read {path}: Is a directory") from None
     except OSError as error:
         raise cannot_read(error, path) from None
     except (pl.exceptions.PolarsError, KeyError, ValueError) as error:

@@ -62,6 +62,8 @@ class TensorFile:
         except FileNotFoundError:
             raise DamagedError(f"no such file: {path}") from None
         except OSError as error:
+            if path.is_dir():  # in a file's place, whatever safetensors says of it
+                raise DamagedError(f"cannot read {path}: Is a directory") from None
             raise cannot_read(error, path) from None
         except SafetensorError as error:
             raise DamagedError(f"{path} is damaged or not finished: {one_line(error)}") from None

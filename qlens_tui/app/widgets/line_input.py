@@ -1,12 +1,20 @@
-"""A line to type in. What is pasted is made one line without what cannot be seen."""
+"""A line to type in. What is pasted becomes one line, without what cannot be seen.
+
+Textual takes the first line of a paste and drops the others without a word; here every line
+end becomes a space. Only the one that a copied line ends with is left out.
+"""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+from textual import events
 from textual.widgets import Input
 
 from qlens_tui.text import has_shape
+
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # those of `str.splitlines`
 
 
 class LineInput(Input):
@@ -21,6 +29,13 @@ class LineInput(Input):
     }
     """
 
+    def on_paste(self, event: events.Paste) -> None:
+        event.prevent_default()
+        event.stop()
+        last = list(_LINE_END.finditer(event.text))[-1:]
+        ends = bool(last) and last[0].end() == len(event.text)
+        self.replace(event.text[: last[0].start()] if ends else event.text, *self.selection)
+
     def validate_value(self, value: str) -> str:
         """Whatever is put in, by a key, a completion or a place from the last visit."""
         return clean(value)
@@ -34,5 +49,6 @@ class LineInput(Input):
 
 def clean(text: str) -> str:
     """Text on one line: plain spaces, and otherwise only what a person sees."""
-    spaced = (" " if c in "\n\t" or unicodedata.category(c)[0] == "Z" else c for c in text)
+    line = _LINE_END.sub(" ", text)
+    spaced = (" " if c == "\t" or unicodedata.category(c)[0] == "Z" else c for c in line)
     return "".join(c for c in spaced if c == " " or has_shape(c))

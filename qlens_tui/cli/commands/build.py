@@ -16,7 +16,7 @@ import click
 
 from lens_core.directories import OPERATORS, SHARED_CACHE
 from lens_core.errors import OperatorError
-from lens_core.storage.disk_space import demand_space, size_of
+from lens_core.storage.disk_space import size_of
 from qlens_tui.cli.commands.atlas import atlas_summary, fill_atlas
 from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Shard, open_lens, pass_output, with_common
@@ -73,17 +73,12 @@ def build(
         output, config, offline=offline, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
-    finished, passes = _built(session), 0
-    if finished is not None:
-        output.note("the operators are complete: nothing to build")
-    else:
+    shared, passes = _shared(session), 0
+    if shared is None:
         passes = _build(output, session, shard)
-        missing = _finish(output, session)
-        if missing:
-            _name_missing(output, session.operators_directory, missing, shard[1])
-        else:
-            _use(session)
-    directory = session.operators_directory if finished is None else finished.directory
+    else:
+        output.note("the operators are complete: nothing to build")
+    directory = session.operators_directory if shared is None else shared.directory
     table = None if no_atlas or shard[1] > 1 else fill_atlas(output, session)
     _result(output, as_json, directory, passes, start, table)
 
@@ -117,14 +112,14 @@ def merge(
         output, config, offline=offline, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
-    finished = _built(session)
-    if finished is not None:
-        output.note("the operators are complete: nothing to merge")
-        _result(output, as_json, finished.directory, 0, start)
-        return
     from lens_core.operators.build import import_units
+    from lens_core.operators.contents import is_complete
 
-    directory = session.operators_directory
+    shared, directory = _shared(session), session.operators_directory
+    if shared is not None or is_complete(directory):
+        output.note("the operators are complete: nothing to merge")
+        _result(output, as_json, directory if shared is None else shared.directory, 0, start)
+        return
     for place in directories:
         brought = import_units(_source(place, directory), directory)
         output.note(f"{counted(brought, 'unit')} from {place}")
@@ -138,12 +133,14 @@ def merge(
     _result(output, as_json, directory, 0, start)
 
 
-def _built(session: Session) -> Operators | None:
-    """The finished operators of the session, if they are more than those that come with qlens."""
+def _shared(session: Session) -> Operators | None:
+    """The finished operators of another user that the session answers by, if it does."""
     from lens_core.operators.files import Operators
 
     operators = session.lens.carrier.operators
-    return operators if isinstance(operators, Operators) else None
+    if isinstance(operators, Operators) and operators.directory != session.operators_directory:
+        return operators
+    return None
 
 
 def _use(session: Session) -> None:
@@ -157,60 +154,52 @@ def _use(session: Session) -> None:
 
 
 def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
-    """Compute the shard's missing units; the number of passes that took."""
-    from lens_core.operators.build import build_operators
-    from lens_core.operators.plan import plan_build
+    """Compute what the shard lacks, and finish if it is the last; the passes that took."""
+    from lens_core.operators.build import begin, build_operators
+    from lens_core.operators.contents import is_complete
 
     model, reference = session.model, session.reference
     directory, batch = session.operators_directory, session.config.compute.batch
-    plan = _begun(directory) or plan_build(
-        model, model.fingerprint, reference, batch=None if batch == "auto" else batch
-    )
-    number, of = shard
-    units = plan.units()[number - 1 :: of]
-    there = sum(plan.passes(unit) for unit in units if _path(directory, unit).is_file())
-    total = sum(plan.passes(unit) for unit in units)
-    output.note(
-        f"{counted(total, 'pass', 'passes')} over batches of "
-        f"{plan.micro_batch} x {reference.length} tokens on {model.device}"
-        f"{f', {there:,} of them done before' if there else ''}"
-    )
-    output.note(
-        f"{in_bytes(plan.bytes_on_disk)} when finished, "
-        f"{in_bytes(plan.bytes_while_building)} while building, in {directory}"
-    )
-    # A shard writes its units; only the last one also writes what is made of them.
-    needed = plan.bytes_while_building if of == 1 else plan.bytes_on_disk // of
-    demand_space(directory, needed)
+    output.step("looking at what is there")
+    work = begin(
+        model, model.fingerprint, reference, directory,
+        batch=None if batch == "auto" else batch, shard=shard,
+    )  # fmt: skip
+    if is_complete(directory):
+        output.note("the operators are complete: nothing to build")
+        return 0
+    plan, done = work.plan, work.done
+    if work.units:
+        output.note(
+            f"{counted(work.passes, 'pass', 'passes')} over batches of "
+            f"{plan.micro_batch} x {reference.length} tokens on {model.device}"
+            f"{f', {done:,} of them done before' if done else ''}"
+        )
+        output.note(
+            f"{in_bytes(plan.bytes_on_disk)} when finished, "
+            f"{in_bytes(plan.bytes_while_building)} while building, in {directory}"
+        )
     try:
-        with build_progress(output, there, total) as report:
+        with build_progress(output, done, work.passes) as report:
             build_operators(model, reference, plan, directory, shard=shard, progress=report)
     except KeyboardInterrupt as error:
         raise _interrupted(directory) from error
-    return total - there
+    missing = _finish(output, session)
+    if missing:
+        _name_missing(output, directory, missing, shard[1])
+    else:
+        _use(session)
+    return work.passes - done
 
 
 def _finish(output: Output, session: Session) -> list[Unit]:
-    """Put the units together if all are there, or return those that are missing.
-
-    Of several that end together each waits for the lock and looks again under it, so that
-    the last one finds every unit.
-    """
-    from lens_core.operators.build import assemble
-    from lens_core.operators.plan import is_complete, missing_units, read_manifest
-    from lens_core.storage.files import build_lock
+    """Put the units together if all are there, or return those that are missing."""
+    from lens_core.operators.build import finish
 
     directory = session.operators_directory
     output.step("putting the units together")
     try:
-        with build_lock(directory / "locks" / "assemble", wait=True):
-            if is_complete(directory):
-                return []
-            missing = missing_units(directory)
-            if not missing:
-                demand_space(directory, read_manifest(directory).bytes_while_building)
-                assemble(directory)
-            return missing
+        return finish(directory)
     except KeyboardInterrupt as error:
         raise _interrupted(directory) from error
 
@@ -226,7 +215,7 @@ def _interrupted(directory: Path) -> InterruptionError:
 
 
 def _name_missing(output: Output, directory: Path, missing: list[Unit], of: int) -> None:
-    from lens_core.operators.plan import read_manifest
+    from lens_core.operators.manifest import read_manifest
 
     units = read_manifest(directory).units()
     shards = sorted({units.index(unit) % of + 1 for unit in missing})
@@ -239,7 +228,7 @@ def _name_missing(output: Output, directory: Path, missing: list[Unit], of: int)
 
 def _begun(directory: Path) -> BuildPlan | None:
     """The plan of the build that `directory` holds; `None` where there is none to read."""
-    from lens_core.operators.plan import read_manifest
+    from lens_core.operators.manifest import read_manifest
 
     try:
         return read_manifest(directory)
@@ -252,7 +241,7 @@ def _path(directory: Path, unit: Unit) -> Path:
 
 
 def _source(place: Path, directory: Path) -> Path:
-    from lens_core.operators.plan import is_complete
+    from lens_core.operators.contents import is_complete
 
     ours = directory.name
     for candidate in (place, place / OPERATORS / ours, place / ours):
@@ -284,7 +273,7 @@ def _result(
     start: float,
     table: list[CachedLayer] | None = None,
 ) -> None:
-    from lens_core.operators.plan import is_complete
+    from lens_core.operators.contents import is_complete
 
     complete, size = is_complete(directory), size_of(directory)
     layers = None if table is None else atlas_summary(table)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from qlens_tui.cli.options import Command, pass_output
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import counted, in_bytes
+
+if TYPE_CHECKING:
+    from lens_core.storage.damage import Damage
 
 _KINDS = ("models", "operators", "atlas", "results")
 
@@ -60,7 +64,11 @@ def info(output: Output, as_json: bool) -> None:
 
 
 @cache.command(cls=Command)
-@click.option("--repair", is_flag=True, help="Remove what is damaged; it is computed again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Rewrite what other files tell, and remove the rest; it is computed again.",
+)
 @_as_json
 @click.pass_context
 def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
@@ -74,34 +82,48 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
       qlens cache verify --repair
     """
     from lens_core.directories import cache_dir
-    from lens_core.storage.maintenance import cache_verify
+    from lens_core.storage.maintenance import cache_lacks, cache_verify
 
     output: Output = ctx.obj
     directory = cache_dir()
     damage = cache_verify(directory, repair)
-    remains = [each for each in damage if not each.removed]
+    remains = [each for each in damage if each.remains]
     if as_json:
-        found = [{**asdict(each), "path": str(each.path)} for each in damage]
+        found = [
+            {
+                "path": str(each.path),
+                "reason": each.reason,
+                "removed": not each.remains,
+                "outcome": each.outcome or None,
+                "fix": each.fix or None,
+                "remains": each.remains,
+            }
+            for each in damage
+        ]
         output.document({"directory": str(directory), "damaged": found, "whole": not remains})
     else:
         from rich.text import Text
 
-        lines = [
-            Text(
-                f"{'removed' if each.removed else 'damaged'}: "
-                f"{output.shown(str(each.path))}: {output.shown(each.reason)}"
-            )
-            for each in damage
-        ]
         verdict = "nothing is damaged"
         if remains:
             verdict = f"{counted(len(remains), 'damaged entry', 'damaged entries')}"
         elif damage:
             verdict = "nothing damaged is left"
-        output.show(*lines, Text(verdict))
+        output.show(*(Text(output.shown(_line(each))) for each in damage), Text(verdict))
+    for line in cache_lacks(directory):
+        output.note(line)
     if remains:
-        output.note("run `qlens cache verify --repair` to remove what is damaged")
+        if not repair:
+            output.note("run `qlens cache verify --repair` to rewrite or remove what is damaged")
         ctx.exit(1)
+
+
+def _line(damage: Damage) -> str:
+    reason = damage.reason
+    if str(damage.path) not in reason:
+        reason = f"{damage.path}: {reason}"
+    fix = f"; {damage.fix}" if damage.fix else ""
+    return f"{damage.outcome or 'damaged'}: {reason}{fix}"
 
 
 @cache.command(cls=Command)

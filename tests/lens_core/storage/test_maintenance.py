@@ -15,12 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from lens_core.errors import StoreError, UsageError
-from lens_core.storage.files import (
-    build_lock,
-    temporary_beside,
-    write_checksums,
-    write_text_atomically,
-)
+from lens_core.storage.checksum_lists import write_checksums
+from lens_core.storage.files import build_lock, temporary_beside, write_text_atomically
 from lens_core.storage.maintenance import Usage, cache_clear, cache_info, cache_verify
 from lens_core.storage.results import ResultCache
 from lens_core.storage.tensors import write_tensors
@@ -76,12 +72,12 @@ def test_verify_finds_what_is_damaged_and_repair_removes_just_that(tmp_path: Pat
 
     found = cache_verify(tmp_path)
     assert {d.path for d in found} == {damaged, truncated, stray, hidden}
-    assert not any(d.removed for d in found)
+    assert all(d.remains for d in found)
     assert "checksum does not match" in next(d.reason for d in found if d.path == damaged)
     assert all(path.exists() for path in (damaged, truncated, stray, hidden))
 
     repaired = cache_verify(tmp_path, repair=True)
-    assert {d.path for d in repaired if d.removed} == {damaged, truncated, stray, hidden}
+    assert {d.path for d in repaired if d.outcome} == {damaged, truncated, stray, hidden}
     assert cache_verify(tmp_path) == []
     assert (tmp_path / "operators" / "one" / "value.safetensors").exists()
     assert cache_info(tmp_path)["results"].entries == 3
@@ -177,7 +173,7 @@ def test_what_cannot_be_removed_is_not_said_to_be(
     monkeypatch.setattr(Path, "rename", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
 
-    assert [d.removed for d in cache_verify(tmp_path, repair=True)] == [False, False]
+    assert [bool(d.outcome) for d in cache_verify(tmp_path, repair=True)] == [False, False]
     with pytest.raises(StoreError, match=f"cannot remove {tmp_path}/models/m"):
         cache_clear(tmp_path)
     with pytest.raises(StoreError, match=f"cannot write {tmp_path}/results"):
@@ -222,7 +218,7 @@ def test_files_that_others_wrote_are_checked_by_the_sums_beside_them(tmp_path: P
         content[-1] ^= 1
         (model / name).write_bytes(content)
     assert [d.path.name for d in cache_verify(tmp_path)] == ["config.json", "model.safetensors"]
-    assert all(d.removed for d in cache_verify(tmp_path, repair=True))
+    assert not any(d.remains for d in cache_verify(tmp_path, repair=True))
 
 
 def test_the_sums_are_those_of_the_usual_tool(tmp_path: Path) -> None:

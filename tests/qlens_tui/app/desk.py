@@ -136,6 +136,15 @@ async def at_rest(app: App[Any]) -> None:
         await asyncio.sleep(MOMENT)
 
 
+async def engine_dies(bench: Workbench) -> None:
+    """The engine is killed; wait until the one that the app starts in its place has opened."""
+    engine = bench.qlens.engine
+    assert isinstance(engine, AnswersAtOnce)
+    engine.die()
+    await until(lambda: bench.state.opened.ready is None, "the app knows of the death")
+    await until(lambda: bench.state.opened.ready is not None, "another engine has opened")
+
+
 def status(bench: Workbench) -> str:
     """The first line of the screen."""
     return bench.query_one(StatusLine).lines[0]

@@ -98,12 +98,19 @@ class SimulatedTime(asyncio.SelectorEventLoop):
         self._waits.threads -= 1
 
 
+async def _idle(min_sleep: float = 0, max_sleep: float = 1) -> None:
+    """In place of Textual's wait until the process takes little time of the processor."""
+    await asyncio.sleep(max(min_sleep, 0.01))
+
+
 def simulate(main: Coroutine[Any, Any, Result]) -> Result:
     """Run `main` in simulated time, as `asyncio.run` does in real time."""
     loop = SimulatedTime()
     with (
         patch("time.monotonic", loop.clock),
         patch.object(_time, "get_time", loop.clock),
+        patch("textual.app.wait_for_idle", _idle),
+        patch("textual.pilot.wait_for_idle", _idle),
         asyncio.Runner(loop_factory=lambda: loop) as runner,
     ):
         return runner.run(main)

@@ -16,8 +16,12 @@ from typing import Any
 
 from rich.color import ColorSystem
 from textual.app import App
+from textual.driver import Driver
 from textual.drivers.headless_driver import HeadlessDriver
 from textual.pilot import Pilot
+
+from qlens_tui.app.app import QlensApp
+from qlens_tui.app.compact_output import terse_driver
 
 # All that Textual itself sends while an app runs: styles, places, synchronised updates, and the
 # shape of the mouse's pointer.
@@ -138,7 +142,10 @@ async def in_terminal(app: App[Any], size: tuple[int, int] = (80, 24)) -> AsyncI
         def write(self, data: str) -> None:
             record.append(data)
 
-    app.driver_class = Recorder
+    driver: type[Driver] = Recorder
+    if isinstance(app, QlensApp):  # what it would send through its own driver
+        driver = terse_driver(Recorder, ascii_only=app.ascii_only)
+    app.driver_class = driver
     app.console._color_system = ColorSystem.TRUECOLOR
     async with app.run_test(headless=False, size=size) as pilot:
         await pilot.pause()

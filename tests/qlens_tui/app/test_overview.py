@@ -14,6 +14,7 @@ from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.table import overview as numbers
 from qlens_tui.table.known_layer import KnownLayer
 from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.simulated_time import until
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -134,9 +135,8 @@ def test_an_atlas_that_is_made_meanwhile_is_shown(place):
     async def act(terminal, bench):
         screen = await opened(terminal, bench)
         bench.state.opened.known[1] = replace(bench.state.opened.known[0], layer=1)
-        await terminal.pilot.pause(screens._LOOK_AGAIN + 0.2)
+        await until(lambda: "no atlas yet" not in row(screen, "1"), "the new atlas is shown")
         await settled(terminal.pilot)
-        assert "no atlas yet" not in row(screen, "1")
         assert int(row(screen, "all").split()[2]) == 2 * int(row(screen, "1").split()[2])
         twice = screen._numbers(None).measured.spreads[0].count
         assert twice == 2 * screen._numbers(0).measured.spreads[0].count
@@ -150,19 +150,18 @@ def test_layers_are_shown_as_they_are_read_and_leaving_ends_the_reading(place, m
 
     def slowly(known: KnownLayer) -> numbers.Overview:
         asked.append(known.layer)
-        go_on.acquire(timeout=20)
+        assert go_on.acquire(timeout=120)
         return original(known)
 
     async def act(terminal, bench):
         monkeypatch.setattr(screens, "overview_of", slowly)
         show_overview(bench)
-        await terminal.pilot.pause(0.1)
+        await until(lambda: asked, "the first layer is being read")
         screen = terminal.pilot.app.screen
-        assert "3 layers to read" in lines(screen)[0]
+        await until(lambda: "3 layers to read" in lines(screen)[0], "the head says what is left")
         assert row(screen, "2").split()[1:] == ["24", "reading"]
         go_on.release()
-        while 1 not in asked:
-            await terminal.pilot.pause(0.02)
+        await until(lambda: 1 in asked, "the second layer is being read")
         assert "reading" not in row(screen, "0")
         assert row(screen, "2").endswith("reading")
         await terminal.pilot.press("j", "j")
@@ -171,7 +170,6 @@ def test_layers_are_shown_as_they_are_read_and_leaving_ends_the_reading(place, m
         assert terminal.pilot.app.screen is bench
         go_on.release()
         await settled(terminal.pilot)
-        await terminal.pilot.pause(0.3)
         assert asked == [0, 1]
 
     run(place, act)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from textual import events
+from textual.widgets.input import Selection
 
 from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.table.filter_words import RULE
 from tests.qlens_tui.app.desk import run, settled
 from tests.qlens_tui.app.terminal import screen_of
@@ -20,6 +23,40 @@ def said(terminal) -> str:
     shown = screen_of(terminal.written, 80, 24).split("\n")[-len(lines) :]
     assert [line.rstrip() for line in lines] == shown
     return " ".join(line.strip() for line in lines)
+
+
+ENDS = ("\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
+
+
+@pytest.mark.parametrize("key", ["f", "slash", "t", "p", "colon"])
+def test_every_line_of_a_paste_arrives_in_every_prompt(place, key):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, key)
+        prompt = terminal.pilot.app.screen
+        for end in ENDS:
+            typed = prompt.query_one(LineInput)
+            typed.value = "()"
+            typed.cursor_position = 1
+            pasted = f"one{end}two{end}{end}three \x1b{end}"
+            terminal.pilot.app.post_message(events.Paste(pasted))
+            await settled(terminal.pilot)
+            assert prompt.query_one(LineInput).value == "(one two  three )"
+        typed.selection = Selection(1, 4)
+        terminal.pilot.app.post_message(events.Paste(" "))
+        await settled(terminal.pilot)
+        assert typed.value == "(  two  three )"
+
+    run(place, act)
+
+
+def test_a_note_keeps_the_lines_of_a_paste(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m")
+        terminal.pilot.app.post_message(events.Paste("one\r\ntwo\rthree\n\nfive"))
+        await settled(terminal.pilot)
+        assert terminal.pilot.app.screen.edited == "one\ntwo\nthree\n\nfive"
+
+    run(place, act)
 
 
 @pytest.mark.parametrize(

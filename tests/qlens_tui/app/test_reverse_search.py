@@ -16,7 +16,7 @@ from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -183,8 +183,7 @@ def test_the_last_results_outlive_a_crash_of_the_engine(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "j", "j", "enter")
         asked = len(searches(bench))
-        bench.app.engine.die()
-        await terminal.pilot.pause(0.8)
+        await engine_dies(bench)
         await settled(terminal.pilot, "slash", "enter")
         again = terminal.pilot.app.screen
         assert isinstance(again, ReverseSearch)
@@ -212,7 +211,7 @@ def test_tokens_that_arrive_late_leave_the_cursor_where_it_is(place, monkeypatch
     may_read, read = threading.Event(), reverse_search.read_labels
 
     def late(*args):
-        assert may_read.wait(10)
+        assert may_read.wait(120)
         return read(*args)
 
     async def act(terminal, bench):
@@ -220,9 +219,7 @@ def test_tokens_that_arrive_late_leave_the_cursor_where_it_is(place, monkeypatch
         monkeypatch.setattr(reverse_search, "read_labels", late)
         for layer in list(bench.state.opened.known):
             bench.reader.forget(layer)
-        for key in (*TO_THE_HITS, "a", "j", "j"):
-            await terminal.pilot.press(key)
-            await terminal.pilot.pause(0.05)
+        await terminal.pilot.press(*TO_THE_HITS, "a", "j", "j")
         assert set(rows(terminal).values()) == {""}
         may_read.set()
         await settled(terminal.pilot)

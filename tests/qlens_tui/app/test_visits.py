@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qlens_tui.engine import messages as m
-from tests.qlens_tui.app.desk import Desk, run, settled, status, told
+from tests.qlens_tui.app.desk import Desk, engine_dies, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import in_terminal
 
@@ -41,7 +41,7 @@ def test_a_first_visit_says_that_the_features_come_with_the_model(place):
 
     async def whole() -> None:
         async with in_terminal(app, (80, 24)) as terminal:
-            await terminal.pilot.pause(0.3)
+            await settled(terminal.pilot)
             assert "the features appear once the model is loaded" in "".join(app._bench.table.lines)
             assert "all layers" not in status(app._bench)
             await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
@@ -62,7 +62,7 @@ def test_the_table_and_the_lists_stand_before_the_model_does(place):
 
     async def whole() -> None:
         async with in_terminal(app, (160, 48)) as terminal:
-            await terminal.pilot.pause(0.3)
+            await settled(terminal.pilot)
             await settled(terminal.pilot, "j")
             bench = app._bench
             assert bench.table.feature == (0, 2)
@@ -76,8 +76,7 @@ def test_the_table_and_the_lists_stand_before_the_model_does(place):
 
 def test_an_engine_that_dies_is_started_again_and_the_user_told(place):
     async def act(terminal, bench):
-        bench.app.engine.die()
-        await terminal.pilot.pause(0.8)
+        await engine_dies(bench)
         await settled(terminal.pilot, "j")
         assert bench.app.engine.alive
         assert "SIGKILL" in told(bench.app)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_core.operators.plan import Unit, missing_units
+from lens_core.operators.contents import missing_units
+from lens_core.operators.plan import Unit
 from lens_core.storage.files import build_lock
 from lens_core.storage.tensors import open_tensors
 from tests.qlens_tui.workplace import N_LAYERS, Workplace, make_workplace
@@ -68,7 +69,7 @@ def test_a_build_says_what_it_will_take_and_how_far_it_is(place: Workplace) -> N
     assert result.exit_code == 0
     lines = result.stderr.splitlines()
     assert lines[0] == f"qlens: {PASSES} passes over batches of 2 x 20 tokens on cpu"
-    assert lines[1].startswith("qlens: 88.0 KiB when finished, 176.0 KiB while building, in /")
+    assert lines[1].startswith("qlens: 88.0 KiB when finished, 156.0 KiB while building, in /")
     assert [line.split()[1] for line in lines[2:]] == [f"{tenth}0%" for tenth in range(1, 11)]
     assert "passes/s" in lines[5]
     assert "left" in lines[5]
@@ -272,8 +273,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_built(
     assert result.exit_code == 1
     assert result.stdout == ""
     line = result.stderr.splitlines()[-1]
-    assert "needs 176.0 KiB" in line
-    assert "1000 B free: free 175.0 KiB" in line
+    assert "needs 156.0 KiB more" in line
+    assert "1000 B free: free 155.0 KiB" in line
     assert "QLENS_CACHE_DIR" in line
     assert not list(place.cache.glob("operators/*/units/*"))
 
@@ -305,7 +306,7 @@ def test_a_shard_that_ends_while_another_one_counts_still_finishes_the_job(
         assert later[0].poll() is None, later[0].communicate()
         return missing
 
-    monkeypatch.setattr("lens_core.operators.plan.missing_units", count_while_the_last_shard_ends)
+    monkeypatch.setattr("lens_core.operators.build.missing_units", count_while_the_last_shard_ends)
     first = place.run("build", place.config, "--shard", "1/2")
     printed, errors = later[0].communicate(timeout=60)
 
@@ -361,7 +362,9 @@ def test_operators_without_a_damaged_file_are_built_again(
     assert place.run("cache", "verify", "--repair").exit_code == 0
     assert not sums.exists()
 
-    assert place.document("show", place.config, "1:3", "--no-paths")["method"] == "direct"
+    shown = place.document("show", place.config, "1:3", "--no-paths")
+    assert shown["method"] == "operator"
+    assert "run `qlens build`" in place.run("cache", "verify").stderr
     again = place.run("build", place.config)
     assert again.exit_code == 0
     assert "nothing to build" not in again.stderr
