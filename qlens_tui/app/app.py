@@ -121,6 +121,7 @@ class QlensApp(KeysInOrder):
         problem = None
         try:
             self.triage = Triage()
+            problem = self.triage.warning or None
         except LensError as error:
             problem = f"nothing can be marked: {error}"
         if place.theme in self.available_themes:

@@ -69,7 +69,7 @@ def export(
     Args:
         rows: columns `layer` and `feature`; others are not looked at.
         atlas: rows of `lens_core.atlas.files.SCHEMA`, those asked for and any others.
-        marks: of `qlens_tui.triage.triage.marks_frame`; features that it lacks have no marks.
+        marks: of `qlens_tui.triage.frame.marks_frame`; features that it lacks have no marks.
         texts: the strings of all token ids, raw.
         provenance: of the atlas (`lens_core.atlas.files.merged_provenance`).
         raw: leave text in CSV as it is even where a spreadsheet would run it.

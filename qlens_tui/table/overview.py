@@ -23,7 +23,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from qlens_tui.app.last_visit import KnownLayer
-from qlens_tui.triage.triage import Triage, marks_frame
+from qlens_tui.triage.frame import marks_frame
+from qlens_tui.triage.triage import Triage
 
 if TYPE_CHECKING:
     import polars as pl

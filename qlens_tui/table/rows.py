@@ -3,7 +3,7 @@
 A million features with their token lists are some hundred megabytes. Filtering or sorting the
 frame would copy them; row numbers (four bytes a row) are enough, and the table asks for the
 rows that are on screen. Frames have the columns of `lens_core.atlas.files.SCHEMA` or some of
-them, `layer` and `feature` at least, and those of `qlens_tui.triage.triage.marks_frame`.
+them, `layer` and `feature` at least, and those of `qlens_tui.triage.frame.marks_frame`.
 
 Cost at a million rows: see benchmarks/table.py. Whoever must not wait calls it off the UI's
 thread; polars and numpy let the others run meanwhile.

@@ -15,7 +15,7 @@ from textual.timer import Timer
 from lens_core.errors import LensError
 from qlens_tui.app.last_visit import KnownLayer, Place
 from qlens_tui.text import visible
-from qlens_tui.triage.triage import marks_frame
+from qlens_tui.triage.frame import marks_frame
 
 if TYPE_CHECKING:
     import polars as pl

@@ -133,7 +133,7 @@ def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
 
     from lens_core.atlas.files import find_layer, merged_provenance
     from qlens_tui.export.write import export
-    from qlens_tui.triage.triage import marks_frame
+    from qlens_tui.triage.frame import marks_frame
 
     texts, known = bench.dialogue.texts, dict(bench.browsing.known)
     if texts is None:

@@ -71,8 +71,9 @@ def export(
     from qlens_tui.export.write import check_destination
     from qlens_tui.export.write import export as write
     from qlens_tui.triage.database import triage_path
+    from qlens_tui.triage.frame import marks_frame
     from qlens_tui.triage.marks import tag_name
-    from qlens_tui.triage.triage import Triage, marks_frame
+    from qlens_tui.triage.triage import Triage
 
     if starred + bool(tags) + (where is not None) > 1:
         raise click.UsageError("--starred, --tag and --where exclude each other: give one of them")

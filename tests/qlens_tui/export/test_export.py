@@ -21,8 +21,9 @@ from lens_core.atlas.files import SCHEMA as ATLAS
 from lens_core.errors import LensError, StoreError, UsageError
 from qlens_tui.export.columns import SCHEMA
 from qlens_tui.export.write import ENDINGS, export, read_export
+from qlens_tui.triage.frame import marks_frame
 from qlens_tui.triage.marks import DictionaryName, whole_characters
-from qlens_tui.triage.triage import Triage, marks_frame
+from qlens_tui.triage.triage import Triage
 from tests.qlens_tui.workplace import D_MLP, HOSTILE, N_LAYERS, Workplace, make_workplace
 
 K = 4

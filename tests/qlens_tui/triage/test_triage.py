@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import qlens_tui.triage.database
 from lens_core.errors import LensError, StoreError, UsageError
 from qlens_tui.triage.database import VERSION, triage_path
+from qlens_tui.triage.frame import marks_frame
 from qlens_tui.triage.marks import NOTE_LENGTH, DictionaryName, Mark, note_text, tag_name
-from qlens_tui.triage.triage import Triage, marks_frame
+from qlens_tui.triage.triage import Triage
 
 SAE = DictionaryName("a" * 64, "res 2304", "SmolLM2-135M", 8)
 OTHER = DictionaryName("b" * 64, "res 2304", "SmolLM2-135M", 12)
@@ -142,23 +143,6 @@ def test_very_many_features_are_marked_and_unmarked_in_one_step(triage: Triage) 
     # What was done to neighbours alike is one row of history.
     with sqlite3.connect(triage.path) as reader:
         assert reader.execute("SELECT COUNT(*) FROM changes").fetchone() == (1,)
-
-
-def test_previous_notes_can_be_found(triage: Triage) -> None:
-    triage.apply({SAE: range(10)}, note="first")
-    triage.apply({SAE: [5]}, note="second")
-    triage.undo()
-    triage.apply({SAE: [5]}, note="", add=["done"])
-
-    past = triage.history(SAE.sha256, 5)
-
-    assert [(each.kind, each.before, each.after) for each in past] == [
-        ("note", "", "first"),
-        ("note", "first", "second"),
-        ("note", "first", ""),
-        ("tag", "", "done"),
-    ]
-    assert [each.kind for each in triage.history(SAE.sha256, 6)] == ["note"]
 
 
 def test_a_person_can_read_the_file(triage: Triage) -> None:
