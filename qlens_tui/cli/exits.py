@@ -19,6 +19,10 @@ class InterruptionError(LensError):
     exit_code = 130
 
 
+class OutputError(LensError):
+    """Standard output cannot be written: what is there of the result is not whole."""
+
+
 def explained(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit status for `error`; `None` for a defect of ours."""
     if isinstance(error, click.Abort):

@@ -316,3 +316,25 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return {k: _finite(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_not_the_caches(
+    place: Workplace, more: list[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        process = place.start("cache", "info", *more, stdout=full.fileno())
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    (line,) = errors.splitlines()
+    assert "cannot write to standard output: no space left" in line
+    assert "QLENS_CACHE_DIR" not in line
+
+
+def test_a_full_disk_is_named_where_the_system_names_the_file(tmp_path: Path) -> None:
+    ending = explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x")))
+
+    assert ending is not None
+    assert ending[0].startswith(f"no space left in {tmp_path}: free some")
