@@ -3,9 +3,14 @@
 A row is a feature: marks, token lists with ids and scores, metrics, and where they come from,
 so that rows of several files can be put together and still say what they are. All three
 formats have the columns of `qlens_tui.export.columns`; `read_export` gives back the frame that
-was written. Parquet and JSON lines hold text as it is; CSV, as `qlens_tui.export.csv_cells`
-says, is UTF-8 with a byte order mark, without which Excel reads another encoding, and follows
-RFC 4180: CRLF between rows, every text quoted.
+was written. Parquet and JSON lines hold text as it is; CSV holds it as
+`qlens_tui.export.csv_cells` says, is UTF-8 and follows RFC 4180: CRLF between rows, every text
+quoted.
+
+CSV has no byte order mark unless asked for. pandas and polars read it either way; Python's
+`csv` takes the mark for a part of the first column's name (`csv.DictReader` with `utf-8` then
+has no `layer`). Excel needs the mark to know UTF-8 on a double click; its Data > From Text/CSV
+and LibreOffice's import dialog let one choose UTF-8 without it.
 
 What no UTF-8 can hold (half a surrogate pair in a token) is U+FFFD everywhere; the id stands
 beside it.
@@ -36,7 +41,11 @@ from qlens_tui.export.csv_cells import LISTS, json_text, list_cell, read_cells, 
 from qlens_tui.triage.marks import whole_characters
 
 ENDINGS = (".csv", ".parquet", ".ndjson", ".jsonl")
+CELL = 32_767
+"""Characters that a cell of Excel or LibreOffice holds."""
 _ROWS_AT_A_TIME = 1 << 13
+_NAMED = 10  # features that a warning names
+_SHORT_LIST = 400  # tokens whose list fits a cell, at 80 characters each
 
 
 def check_destination(path: Path) -> None:
@@ -63,16 +72,20 @@ def export(
     texts: Sequence[str],
     provenance: Mapping[str, Any],
     raw: bool = False,
-) -> None:
+    bom: bool = False,
+) -> tuple[str, ...]:
     """Write the features that `rows` names, in its order: `path` is the whole table or untouched.
+
+    Returns warnings, a line each, of what a spreadsheet may do to the file.
 
     Args:
         rows: columns `layer` and `feature`; others are not looked at.
         atlas: rows of `lens_core.atlas.files.SCHEMA`, those asked for and any others.
         marks: of `qlens_tui.triage.triage.marks_frame`; features that it lacks have no marks.
-        texts: the strings of all token ids, raw.
+        texts: the faces of all token ids.
         provenance: of the atlas (`lens_core.atlas.files.merged_provenance`).
         raw: leave text in CSV as it is even where a spreadsheet would run it.
+        bom: begin CSV with a byte order mark.
 
     Raises:
         UsageError: the ending of `path` says no format.
@@ -83,14 +96,40 @@ def export(
     table = _table(rows, atlas, marks, texts, provenance, csv=csv, raw=raw)
     if path.suffix.lower() == ".parquet":
         write_sealed(table, path, {"kind": "export", "export_schema": FORMAT})
-        return
+        return ()
     with replacing_table(path) as temporary:
         if csv:
             table.sink_csv(
-                temporary, include_bom=True, quote_style="non_numeric", line_terminator="\r\n"
+                temporary, include_bom=bom, quote_style="non_numeric", line_terminator="\r\n"
             )
         else:
             table.sink_ndjson(temporary)
+    if not csv:
+        return ()
+    lists = LISTS if provenance["k"] > _SHORT_LIST else ()
+    return _too_long(table, ["note", *lists])
+
+
+def _too_long(cells: pl.LazyFrame, names: Sequence[str]) -> tuple[str, ...]:
+    """A line that names the features with a cell longer than a spreadsheet's, if any has one.
+
+    A spreadsheet counts a character beyond U+FFFF as two.
+    """
+    beyond = "[\U00010000-\U0010ffff]"
+    lengths = (
+        pl.col(name).str.len_chars() + pl.col(name).str.count_matches(beyond) for name in names
+    )
+    longer = [(length > CELL).alias(name) for name, length in zip(names, lengths, strict=True)]
+    found = cells.select("layer", "feature", *longer).filter(pl.any_horizontal(names)).collect()
+    if found.is_empty():
+        return ()
+    columns = ", ".join(name for name in names if found[name].any())
+    features = [f"{layer}:{feature}" for layer, feature in found[["layer", "feature"]].rows()]
+    more = f" and {len(features) - _NAMED:,} more" if len(features) > _NAMED else ""
+    return (
+        f"a spreadsheet may cut cells of more than {CELL:,} characters: {columns} of "
+        f"{', '.join(features[:_NAMED])}{more}",
+    )
 
 
 def read_export(path: Path | str) -> pl.DataFrame:

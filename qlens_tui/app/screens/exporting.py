@@ -120,15 +120,20 @@ def _path(text: str) -> Path:
 
 async def _export(bench: Workbench, scope: _Scope, path: Path) -> None:
     try:
-        count = await asyncio.to_thread(_write, bench, scope, path)
+        count, warnings = await asyncio.to_thread(_write, bench, scope, path)
     except (LensError, OSError) as error:
         bench.qlens.toast(str(error), "error", long=True)
         return
     bench.qlens.toast(f"{count:,} features in {path}")
+    for warning in warnings:
+        bench.qlens.toast(warning, "warning", long=True)
 
 
-def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
-    """In a worker thread; reads only what does not change under it."""
+def _write(bench: Workbench, scope: _Scope, path: Path) -> tuple[int, tuple[str, ...]]:
+    """How many features were written, and warnings.
+
+    In a worker thread; reads only what does not change under it.
+    """
     import polars as pl
 
     from lens_core.atlas.files import find_layer, merged_provenance
@@ -153,7 +158,7 @@ def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
                 f"layer {layer} has no atlas yet: go there, or press B, and export when it is made"
             )
         atlases.append(found)
-    export(
+    warnings = export(
         rows,
         path,
         atlas=pl.concat([each.scan() for each in atlases]),
@@ -161,7 +166,7 @@ def _write(bench: Workbench, scope: _Scope, path: Path) -> int:
         texts=texts,
         provenance=merged_provenance(atlases),
     )
-    return rows.height
+    return rows.height, warnings
 
 
 def _rows(scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 @click.option(
     "--raw", is_flag=True, help="Leave CSV text as it is even where a spreadsheet would run it."
 )
+@click.option(
+    "--bom", is_flag=True, help="Begin CSV with a byte order mark, for a double click in Excel."
+)
 @with_common
 @pass_output
 def export(
@@ -49,6 +52,7 @@ def export(
     where: str | None,
     layers: tuple[int, ...] | None,
     raw: bool,
+    bom: bool,
     reference_tokens: Path | None,
     device: str | None,
     dtype: str | None,
@@ -107,9 +111,11 @@ def export(
     if rows.is_empty():
         output.note("no feature is in this selection: the table is empty")
     output.step("writing the table")
-    write(
-        rows, file, atlas=atlas, marks=marks, texts=texts, provenance=provenance, raw=raw
+    warnings = write(
+        rows, file, atlas=atlas, marks=marks, texts=texts, provenance=provenance, raw=raw, bom=bom,
     )  # fmt: skip
+    for warning in warnings:
+        output.note(f"warning: {warning}")
     size = file.stat().st_size
     if as_json:
         document: dict[str, Any] = {

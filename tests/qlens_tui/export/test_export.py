@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from lens_core.atlas.files import SCHEMA as ATLAS
 from lens_core.errors import LensError, StoreError, UsageError
 from qlens_tui.export.columns import SCHEMA
-from qlens_tui.export.write import ENDINGS, export, read_export
+from qlens_tui.export.write import CELL, ENDINGS, export, read_export
 from qlens_tui.triage.marks import DictionaryName, whole_characters
 from qlens_tui.triage.triage import Triage, marks_frame
 from tests.qlens_tui.workplace import D_MLP, HOSTILE, N_LAYERS, Workplace, make_workplace
@@ -102,11 +101,12 @@ def _written(
     marks: pl.DataFrame = no_marks,
     texts: Sequence[str] = VOCABULARY,
     raw: bool = False,
+    bom: bool = False,
 ) -> Path:
     atlas = _atlas(len(VOCABULARY), len(texts))
     every = atlas.select("layer", "feature") if rows is None else rows
     export(
-        every, path, atlas=atlas, marks=marks, texts=texts, provenance=PROVENANCE, raw=raw
+        every, path, atlas=atlas, marks=marks, texts=texts, provenance=PROVENANCE, raw=raw, bom=bom
     )  # fmt: skip
     return path
 
@@ -185,15 +185,15 @@ def test_no_rows_are_a_table_too(tmp_path: Path, ending: str) -> None:
 
 
 def _cells(path: Path) -> list[dict[str, str]]:
-    text = path.read_bytes().decode("utf-8-sig")
-    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
 
 
 def test_a_csv_opens_as_a_spreadsheet_expects(tmp_path: Path) -> None:
     path = _written(tmp_path / "x.csv", marks=HOSTILE_MARKS)
     content = path.read_bytes()
 
-    assert content.startswith(b"\xef\xbb\xbf")
+    assert content.startswith(b'"layer","feature"')
     assert content.endswith(b"\r\n")
     rows = _cells(path)
     assert len(rows) == 2 * len(VOCABULARY)
@@ -205,9 +205,61 @@ def test_a_csv_opens_as_a_spreadsheet_expects(tmp_path: Path) -> None:
     assert json.loads(rows[0]["tags"]) == ["b c", '"q"']
 
 
+def test_every_reader_finds_the_columns_with_a_byte_order_mark_or_without(tmp_path: Path) -> None:
+    plain, marked = tmp_path / "plain.csv", tmp_path / "marked.csv"
+    _written(plain, marks=HOSTILE_MARKS)
+    _written(marked, marks=HOSTILE_MARKS, bom=True)
+
+    assert marked.read_bytes() == b"\xef\xbb\xbf" + plain.read_bytes()
+    assert list(csv.DictReader(plain.open(encoding="utf-8")).fieldnames or ()) == list(SCHEMA)
+    for path in (plain, marked):  # a mark is what every CSV of an older version begins with
+        assert pl.read_csv(path).columns == list(SCHEMA)
+        assert read_export(path).equals(read_export(plain))
+
+
+def test_what_a_spreadsheet_cuts_is_said_in_one_line_that_names_the_features(
+    tmp_path: Path,
+) -> None:
+    fits, longer = "x" * CELL, "x" * (CELL - 1) + "\U0001f389"
+    marks = _marks(
+        *((8, at, True, False, [], longer if at else fits) for at in range(len(VOCABULARY))),
+        (9, 0, True, False, [], "=" + fits[:-1]),  # and the apostrophe
+    )
+    atlas = _atlas(len(VOCABULARY), len(VOCABULARY))
+    more = {"atlas": atlas, "texts": VOCABULARY, "provenance": PROVENANCE}
+
+    for ending, rows, expected in (
+        (".csv", [(8, 0)], []),
+        (".csv", [(8, 0), (9, 0), (8, 3)], ["note of 9:0, 8:3"]),
+        (".parquet", [(8, 3)], []),
+        (".csv", [(8, at) for at in range(12)], ["note of 8:1, 8:2, ", "8:10 and 1 more"]),
+    ):
+        path = tmp_path / f"x{ending}"
+        warnings = export(_rows(*rows), path, marks=marks, **more)
+        assert len(warnings) == bool(expected)
+        assert all(part in line for line in warnings for part in expected)
+        notes = dict(marks.filter(layer=8)["feature", "note"].rows())
+        found = read_export(path).filter(layer=8)
+        assert found["note"].to_list() == [notes[at] for at in found["feature"]]
+
+
+def test_lists_that_a_spreadsheet_cuts_are_said_too(tmp_path: Path) -> None:
+    long = 6000
+    atlas = _atlas(2, 3, (8,)).with_columns(
+        pl.lit([1] * long, pl.List(pl.Int32)).alias("key_query_ids"),
+        pl.lit([0.125] * long, pl.List(pl.Float32)).alias("key_query_scores"),
+    )
+    warnings = export(
+        _rows((8, 1)), tmp_path / "x.csv", atlas=atlas, marks=no_marks, texts=["a", "b" * 9, "c"],
+        provenance=PROVENANCE | {"k": long},
+    )  # fmt: skip
+    (line,) = warnings
+    assert line.endswith("key_query_tokens, key_query_scores of 8:1")
+
+
 def test_nothing_in_a_csv_drives_a_terminal_or_ends_a_string(tmp_path: Path) -> None:
     for raw in (False, True):
-        text = _written(tmp_path / "x.csv", marks=HOSTILE_MARKS, raw=raw).read_text("utf-8-sig")
+        text = _written(tmp_path / "x.csv", marks=HOSTILE_MARKS, raw=raw).read_text("utf-8")
         assert {c for c in text if not c.isprintable()} <= {"\n", "\t", "\r"}
         assert text.count("\r") == text.count("\r\n")
 
