@@ -1,4 +1,4 @@
-"""What can go wrong, said in one line that names the thing and the mend.
+"""What can go wrong, said in one line that names the thing and the fix.
 
 The core raises only `LensError`s for what a user, a file or a machine can
 cause; a front end turns one into a line on standard error and `exit_code`.

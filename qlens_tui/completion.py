@@ -1,12 +1,11 @@
-"""Which tokens somebody means who has typed the beginning of one.
+"""Completes what was typed to tokens of the vocabulary, the likeliest first.
 
-Words begin with a space in most vocabularies, which nobody types: without a leading space
-both forms match, with one only that form. First comes the token that was typed, as the
-command line takes it, then the same word with a space; equal in all but case counts as equal,
-after what is equal. Then come tokens that begin with what was typed, the shorter and those with
-a space first, and last those that hold it.
+Most words begin with a space, which people do not type: without a leading space both forms
+match, with one only that form. The order: the token exactly as typed (as the command line takes
+it), the same word with a space, both in another case; then tokens that begin with what was
+typed, shorter ones and those with a space first; then tokens that contain it.
 
-Somebody may also type a token as lists show it, with marks and escapes, or `#` and its id.
+A token can also be typed as lists show it, with marks and escapes, or as `#` and its id.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ _EXACT, _EXACT_BUT_CASE, _BEGINS, _BEGINS_BUT_CASE, _HOLDS = range(5)
 
 
 class Completion:
-    """The tokens of a vocabulary, ready to be searched; one pass over them per question."""
+    """The faces of a vocabulary's tokens, ready for search; each search is one pass over them."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
         self._folded = [text.casefold() for text in texts]
 
     def ids(self, typed: str, n: int) -> list[int]:
-        """The `n` likeliest tokens; none for nothing typed."""
+        """The ids of the `n` likeliest tokens; empty if nothing was typed."""
         if not typed:
             return []
         folded = typed.casefold()
         beginnings = folded if typed.startswith(" ") else (folded, f" {folded}")
         hits = [at for at, text in enumerate(self._folded) if text.startswith(beginnings)]
-        if len(hits) < n:  # those come last, and of one letter there are many
+        if len(hits) < n:  # these come last, and for one letter there are many
             hits = [at for at, text in enumerate(self._folded) if folded in text]
         return heapq.nsmallest(n, hits, key=lambda at: (*self._rank(at, typed, folded), at))
 
     def offered(self, typed: str, n: int, *, ascii_only: bool = False) -> list[int]:
-        r"""The `n` likeliest tokens, where what was typed may be a list's notation or an id.
+        r"""The ids of the `n` likeliest tokens for text, a list's notation or an id.
 
-        A text that is both itself and a notation (`\n`) is taken in both ways, in turns.
+        A text that is also a notation (`\n`) is read both ways, in turns.
         """
         readings = dict.fromkeys((read_back(typed, ascii_only=ascii_only), typed))
         turns = zip_longest(*(self.ids(reading, n) for reading in readings))

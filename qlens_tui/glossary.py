@@ -1,8 +1,7 @@
-"""What the words on the screen mean, in the order that a person meets them.
+"""What the words on the screen mean, in the order in which a user meets them.
 
-As data, so that a column or a head cannot be added without a word on it (a test compares).
-What a term says is what `lens_core` computes (`lens_core.lens`, `paths`, `atlas_files`), not
-what the paper might.
+As data, so that a test can refuse a column or a heading without an explanation. The meanings are
+what `lens_core` computes (`docs/method.md`), which is not always what the paper says.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Word:
-    """A term as it stands on the screen (`plain`: in ASCII, where that differs), and its meaning.
+    """A term as it stands on the screen and its meaning.
 
-    Several terms that one sentence explains are separated by commas.
+    `plain` is the term in ASCII, where that differs. Commas separate terms that share a meaning.
     """
 
     term: str
@@ -31,67 +30,67 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         (
             Word(
                 "value",
-                "the feature's decoder row (a neuron's output weights), what it writes: its "
-                "lists are what it promotes (their bottom: suppresses)",
+                "the feature's decoder row (a neuron's output weights): what it writes. Its "
+                "lists are the tokens it promotes; their bottom, those it suppresses",
             ),
             Word(
                 "key",
-                "its encoder column (a neuron's input weights), what it reads: its lists are "
-                "what activates it (their bottom: inhibits)",
+                "its encoder column (a neuron's input weights): what it reads. Its lists are "
+                "the tokens that activate it; their bottom, those that inhibit it",
             ),
             Word(
                 "Logit Lens, LL",
-                "the vector as it is. A value goes through the final norm and the unembedding, "
-                "a key is multiplied with every token's embedding",
+                "the vector read as it is: a value through the final norm and the unembedding, "
+                "a key by its product with every token's embedding",
             ),
             Word(
                 "Query Lens, QL",
-                "the vector carried first: a value through the blocks behind it, a key through "
-                "those in front, linearised at the reference's tokens and averaged. A value is "
-                "then read as in Logit Lens, a key as a cosine (see unit)",
+                "the vector carried first: a value through the blocks after it, a key back "
+                "through the blocks before it, each linearised at the reference's tokens and "
+                "averaged. A value is then read as in Logit Lens, a key as a cosine (see unit)",
             ),
             Word(
                 "identity",
                 "nothing is carried, as with all blocks off. By the paper's conventions a "
-                "value's Query Lens list is then Logit Lens's. A key's need not be: the vector "
-                "is the same, but Logit Lens reads it with plain embeddings, this list with "
-                "centred ones of length one (see unit)",
+                "value's Query Lens list is then the Logit Lens list. A key's may differ: Logit "
+                "Lens reads the same vector with plain embeddings, Query Lens with centred ones "
+                "of length one (see unit)",
             ),
             Word(
                 "first order",
-                "each block acts on the feature's own vector, and what they give is added to "
-                "it: no block reads what another wrote",
+                "each block acts on the feature's own vector, and the results are added to it: "
+                "no block reads what another wrote",
             ),
-            Word("full", "blocks act on what blocks before them gave: Query Lens as in the paper"),
+            Word("full", "each block also acts on what others wrote: Query Lens as in the paper"),
             Word(
                 "reference",
-                "the sample of text that blocks are linearised on, and that firing is counted on",
+                "the sample of text on which blocks are linearised and firing is counted",
             ),
         ),
     ),
     (
         "words: the table",
         (
-            Word("id", "the feature's number in its layer, LAYER:NUMBER among all layers"),
+            Word("id", "the feature's number in its layer; LAYER:NUMBER among all layers"),
             Word("*xm", "marks: * starred, x rejected, m with a note"),
             Word("tags", "the tags you gave it"),
             Word(
                 "LL value, QL value, QL key",
-                "the best tokens of that lens and side, best first; QL is always full, all "
-                "blocks on. What you switch shows in the panes below",
+                "the best tokens of that lens and side, best first. QL is always full, with all "
+                "blocks on; switches change the panes of the feature, not the table",
             ),
             Word(
                 "gain v, gain k",
-                "coherence of Query Lens's list less that of Logit Lens's, value and key. "
-                "Coherence is the mean cosine of a list's tokens to one another, from the "
-                "vocabulary's mean (unembedding rows for values, embedding rows for keys): "
-                "about 0 for tokens drawn at random. It is no judge of meaning",
+                "coherence of the Query Lens list minus that of the Logit Lens list, for value "
+                "and key. Coherence is the mean cosine between the tokens of a list, measured "
+                "from the vocabulary's mean (unembedding rows for values, embedding rows for "
+                "keys): about 0 for random tokens. It does not judge meaning",
             ),
-            Word("stab v, stab k", "stability of Query Lens's list, value and key: see below"),
+            Word("stab v, stab k", "stability of the Query Lens list, value and key: see below"),
             Word(
                 "dens",
-                "density: the share of the reference's tokens on which it fires, that is, on "
-                "which it is above zero",
+                "density: the share of the reference's tokens on which the feature fires (is "
+                "above zero)",
             ),
             Word("silent", "it never fires in the reference, which is too short to call it dead"),
         ),
@@ -99,63 +98,62 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
     (
         "words: the token lists",
         (
-            Word("score", "a value's: the logit that the vector gives the token"),
+            Word("score", "of a value: the logit that the vector gives the token"),
             Word(
                 "unit, cosine",
                 "a key's score divided by the length of the key it was read from (the feature's "
-                "own for Logit Lens, else the carried one), so that features compare. Under "
-                "Query Lens and first order it is a cosine, -1 to 1, with the way from the "
-                "reference's mean embedding to the token's. Under Logit Lens it is none: "
-                "embeddings keep their lengths",
+                "own for Logit Lens, otherwise the carried one), so that features can be "
+                "compared. Under Query Lens and first order it is the cosine (-1 to 1) between "
+                "the key and the step from the reference's mean embedding to the token's. Under "
+                "Logit Lens it is not a cosine: embeddings keep their lengths",
             ),
             Word(
                 "scores in files",
-                "exports and the atlas have a key's scores not divided, for Query Lens the "
+                "exports and the atlas hold a key's scores undivided; for Query Lens, the "
                 "paper's dot product. For unit, divide key_logit_scores by key_norm, "
                 "key_query_scores by key_query_norm, key_first_order_scores by "
                 "key_first_order_norm",
             ),
             Word(
                 "moved",
-                "how many ranks the token rose (+) or fell (-) against Logit Lens; of a key also "
-                "because the two read it in different ways (see unit)",
+                "how many ranks the token rose (+) or fell (-) against Logit Lens; for a key, "
+                "partly because the two lenses read it differently (see unit)",
             ),
             Word("=", "the token is in more than one of the lists shown"),
             Word(
                 "rank",
-                "where a token stands among all tokens of the feature, 1 the best. Search orders "
-                "features by score, and a high score need not be the feature's best",
+                "the token's place in the feature's own list of all tokens; 1 is the best. "
+                "Search orders features by score, and a high score need not be a high rank",
             ),
             Word(
                 "length, carried",
-                "the length of the feature's own vector, and of what the transition made of it",
+                "the length of the feature's own vector, and of the vector after the transition",
             ),
             Word(
                 "stability",
-                "tokens in both over tokens in either of two Query Lens lists, one from each "
-                "half of the reference: 1 where they are alike. Known where operators give a "
-                "full transition with the side's blocks all on",
+                "overlap of two Query Lens lists, one from each half of the reference: tokens in "
+                "both divided by tokens in either; 1 if they are equal. Known where operators "
+                "give a full transition with all blocks of the side on",
             ),
             Word(
                 "relative variance",
-                "how differently the reference's tokens carry the vector: the mean square of "
-                "the deviation from their mean, over their mean square. 0: all alike; 1: they "
-                "cancel out. Not known where operators answered",
+                "how much the carried vector varies over the reference's tokens: the mean "
+                "squared deviation from their mean, divided by their mean square. 0: all equal; "
+                "1: they cancel out. Not known where operators answered",
             ),
             Word(
                 "operators",
-                "one matrix for each place and side, the same for all features. They come with "
-                "qlens, or B builds them",
+                "one matrix for each point of the stream and each side, the same for all features "
+                "there. Some come with qlens; B or `qlens build` computes the others",
             ),
             Word(
                 "direct method",
-                "passes over the reference for this one feature: for want of operators, or "
-                "where they give no exact answer (such as some blocks off in a full transition)",
+                "passes over the reference for this one feature, made where there are no "
+                "operators or they give no exact answer (some blocks off in a full transition)",
             ),
             Word(
                 "grey",
-                "numbers of another feature, or of other switches than those asked for, until "
-                "the new ones are there",
+                "numbers of another feature or other settings, until the new ones arrive",
             ),
         ),
     ),
@@ -164,38 +162,38 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         (
             Word(
                 "attn, mlp",
-                "a cell is a block: those in front of the feature lead into its key, those "
-                "behind it out of its value",
+                "each cell is a block: blocks before the feature lead into its key, blocks after "
+                "it carry its value",
             ),
-            Word("◆", "the feature's own block, on neither way", plain="@"),
+            Word("◆", "the feature's own block, which carries neither side", plain="@"),
             Word("×", "a block that is switched off", plain="x"),
             Word("·", "a share too small to draw", plain="."),
             Word(
                 "share",
-                "the block's part in the summed score of the signature's best tokens, biases "
-                "left out, in percent (or a bar, the tallest for the side's largest). It may be "
-                "negative; with direct, a side's shares add up to 100%",
+                "the block's part of the summed score of the signature's best tokens, without "
+                "biases, in percent (or a bar; the tallest is the side's largest). It may be "
+                "negative; together with direct, the shares of a side add up to 100%",
             ),
             Word("direct", "the share of the feature's own vector, through no block"),
             Word(
                 "bias",
-                "what the final norm's and the unembedding's biases add to the score, beside "
-                "the 100%",
+                "what the biases of the final norm and the unembedding add to the score, not "
+                "counted in the 100%",
             ),
             Word(
                 "first-reader split",
-                "a block's share is all that starts with it reading the value; of a key, all "
-                "whose last step before the feature is that block",
+                "a block's share is everything that starts with that block reading the value; "
+                "for a key, everything whose last step before the feature is that block",
             ),
             Word(
                 "last-writer split",
-                "a block's share is what it added where the walk came to it; exact with blocks "
-                "off too",
+                "a block's share is what that block itself added to the carried vector; exact "
+                "with blocks off too",
             ),
             Word(
                 "first-order split",
-                "a block's share is its own response to the feature's vector: the only split of "
-                "first order and of identity",
+                "a block's share is its own response to the feature's vector; the only split "
+                "for first order and identity",
             ),
         ),
     ),
@@ -204,13 +202,13 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         (
             Word(
                 "strongest contexts",
-                "sample:position in the reference, how strongly it fires there, and the token "
-                "that it fires on [in brackets]",
+                "sample:position in the reference, the activation there, and the text with the "
+                "token it fires on [in brackets]",
             ),
             Word(
                 "nearest by value, nearest by key",
-                "features of the layer whose vectors, not carried, are most like this one's, "
-                "with the cosine",
+                "the features of the layer whose own vectors (not carried) have the largest "
+                "cosine with this one's",
             ),
         ),
     ),

@@ -2,8 +2,8 @@ r"""The one place that makes untrusted text printable.
 
 Tokens, notes, file names and messages come from outside and may hold escape
 sequences, bidi controls or characters without a shape, which would drive the
-terminal or make two tokens look like one. Everything a front end prints from
-outside goes through `visible`, and only once: its own escapes would be escaped.
+terminal or make two tokens look like one. Everything from outside that a front end prints
+goes through `visible`, once: a second time would escape its own escapes.
 
 The notation: `␣` for a leading or trailing space, `⏎` and `⇥` for newline and
 tab, `\r`, and `\x1b`, `\u202e`, `\U000e0041` for whatever else has no shape of
@@ -49,13 +49,13 @@ _UNSEEN = frozenset(
     + "".join(map(chr, range(0xFE00, 0xFE10)))  # variation selectors
     + "".join(map(chr, range(0xE0100, 0xE01F0)))
 )
-# Markers of ours: escaped, lest the text be read as saying what it does not.
+# Our own markers: in a text they are escaped, so that they are not taken for ours.
 _OURS = frozenset(_SPACE + _NEWLINE + _TAB + _BASE)
 # What stands for the bytes 0x80 to 0xff.
 _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
 # Spreadsheets take the full-width forms for operators too.
 _FORMULA = re.compile(r" *[=+\-@＝＋－＠]|[\t\r\n]")
-# They change the width of their neighbours; `visible` never lets them through.
+# They change the width of their neighbours; `visible` escapes them.
 _JOINERS = {0x200D: None, 0xFE0F: None}
 
 

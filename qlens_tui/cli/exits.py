@@ -20,7 +20,7 @@ class InterruptionError(LensError):
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
-    """The line and the exit status for `error`; `None` for a defect of ours."""
+    """The line and the exit status for `error`; `None` for a defect of qlens."""
     if isinstance(error, click.Abort):
         # click hides a Ctrl-C at a prompt behind what "no" and the end of input give too.
         if isinstance(error.__context__, KeyboardInterrupt):

@@ -120,15 +120,15 @@ def open_lens(
     feature: int | None = None,
     **overrides: Any,
 ) -> Session:
-    """Open the configuration `name` with what the command line says instead of it.
+    """Open the configuration `name`; the options of the command line override it.
 
     Args:
-        layers: those that will be asked for (`None`: the config's).
-        feature: the one of these layers that will be asked for, if it is one.
+        layers: the layers that the command will ask for (`None`: the config's).
+        feature: the feature of these layers that it will ask for, if it is a single one.
 
     Raises:
-        UsageError: there is no such layer or feature; before the model is loaded, which takes
-            most of the time, where that is known without it.
+        UsageError: there is no such layer or feature; raised before the model is loaded, which
+            takes most of the time, where that can be known without it.
     """
     from lens_core.config import load_config, with_overrides
     from lens_core.hub import prepare_libraries

@@ -85,7 +85,7 @@ class Output:
         print(f"qlens: {shown}", file=self._err, flush=True)
 
     def step(self, text: str) -> None:
-        """Say what is being done to somebody who watches; a log is spared it."""
+        """Say what is being done, on a terminal only: a log does not need it."""
         if self._err.isatty():
             self.note(text)
 
@@ -94,8 +94,8 @@ class Output:
         """Keep what libraries print and warn off the result."""
 
         def warn(message: Warning | str, category: type[Warning], *_where: object) -> None:
-            # By name: the class lives beside torch, and other libraries' warnings are
-            # about their own use, of which a user knows nothing.
+            # By name: importing the class would import torch. Warnings of other libraries are
+            # about our use of them, which a user cannot change.
             if category.__name__ == "QlensWarning":
                 self.note(f"warning: {message}")
 

@@ -1,7 +1,7 @@
-"""How far a long run is: a bar for somebody who watches, a line every tenth for a log.
+"""How far a long run is: a bar on a terminal, a line every tenth in a log.
 
-The rate counts only what this run did, so that a resumed build does not promise
-too much. Drawing happens a few times a second however often it is told.
+The rate counts only what this run did, so that the estimate of a resumed build is
+right. The bar is drawn a few times a second, however often progress is reported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Report = Callable[[int, int], None]
-"""Told how much is done, and of how much."""
+"""Called with how much is done, and the total."""
 
 
 @dataclass
 class Pace:
-    """What is done per second since the first of this run; `first` were there before it."""
+    """The rate of this run; `first` were done before it."""
 
     first: int
     plural: str = "passes"
@@ -46,7 +46,7 @@ def build_progress(
     what: str = "building",
     noun: tuple[str, str] = ("pass", "passes"),
 ) -> Iterator[Report]:
-    """Report a build of `total` passes (`None`: not known yet), `done` of them already there."""
+    """Report a build of `total` passes (`None`: not known yet), `done` of them done before."""
     pace = Pace(done, noun[1])
     if output.errors.is_terminal:
         with _bar(output, what, done, total) as (bar, task):
@@ -73,9 +73,9 @@ def build_progress(
 
 
 class Watch:
-    """Progress of the passes that a question turns out to need, drawn on a terminal only.
+    """Progress of the passes that a question needs, drawn on a terminal only.
 
-    How many there will be is not known before, so the bar is that of the pass at hand.
+    Their number is not known beforehand, so the bar is that of the current pass.
     """
 
     def __init__(self, output: Output) -> None:

@@ -30,7 +30,7 @@ _SPECIMENS: Mapping[Any, tuple[Any, Any]] = {
     pl.List(pl.Float32): ([], [2.0]),
     pl.List(pl.String): ([], ["draft"]),
 }
-"""What may stand in a column, beside nothing at all."""
+"""Values that a column may hold besides null, by type."""
 
 
 def read_filter(
@@ -60,8 +60,7 @@ def answer(frame: pl.DataFrame, asked: Expression) -> pl.Series:
         answers = plain.select(pl.sql_expr(asked.sql).alias("kept"))
         if answers.collect_schema()["kept"] != pl.Boolean:
             raise UsageError(
-                "the filter is neither true nor false: compare something, as in density > 0.01; "
-                + _QUOTES
+                "the filter is not a condition: compare something, as in density > 0.01; " + _QUOTES
             )
         return answers.collect()["kept"].fill_null(False)
 

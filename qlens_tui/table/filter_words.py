@@ -1,13 +1,13 @@
-"""What may be typed as a filter: words to look for, or one SQL expression over the columns.
+"""Reads what was typed as a filter: words to look for, or one SQL expression over the columns.
 
 A filter is SQL if it starts with the name of a column, `not` or `(`, or holds `<`, `>` or `=`;
 everything else is words, and what stands in double quotes is always words. So `dry` looks for
 a word, `"layer"` too, and `silent`, `density > 0.01` or `note like '%kiln%'` are SQL.
 
-polars reads the SQL, and with a subquery its reader reaches files (`read_csv`, in `SELECT`)
-even where only an expression is asked for. Hence nothing is passed on but what is known here:
-the text is split into the few kinds of pieces below, every name must be a column, a keyword
-or a function of the lists, and polars gets the pieces put together anew, columns quoted.
+polars parses the SQL, and in a subquery its parser can read files (`read_csv`, in `SELECT`)
+even where only an expression is wanted. So only what is known here is passed on: the text is
+split into the few kinds of pieces below, every name must be a column, or a keyword or function
+of the lists, and polars gets the pieces joined again, with columns quoted.
 `SELECT` is not in the lists; neither are comments, backslashes and prefixed strings, with
 which two readers could disagree on where a string ends. Long expressions are refused: their
 cost in polars' reader grows faster than their length.
@@ -28,8 +28,8 @@ from lens_core.errors import UsageError
 from qlens_tui.text import read_back
 
 RULE = (
-    'each word, as lists write it or in "quotes", must be in a token of LL or QL (value, key), '
-    "a tag or the note; a column's name first, or < > =, makes it SQL"
+    'each word, as lists show it or in "quotes", must be in a token of LL or QL (value, key), '
+    "a tag or the note; a column name first, or < > =, makes it SQL"
 )
 KEYWORDS = frozenset(
     (
@@ -61,7 +61,7 @@ _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 @dataclass(frozen=True)
 class Words:
-    """All of these are to be found, each with its spaces; none: every row is."""
+    """A row must have all of these, each with its spaces; every row has none."""
 
     words: tuple[str, ...]
 
@@ -98,13 +98,13 @@ def _expression(text: str, columns: Collection[str]) -> Expression:
         piece = _PIECE.match(text, end)
         if piece is None:
             raise UsageError(
-                f"the filter cannot be read from {text[end:].strip()[:20]!a} on; "
+                f"cannot read the filter from {text[end:].strip()[:20]!a} on; "
                 "to look for words, put them in double quotes"
             )
         shown = piece[piece.lastgroup or 0]
         if shown == ")" and pieces[-1:] == ["("] and pieces[-2:][0].lower() in FUNCTIONS:
             # polars would panic, not refuse.
-            raise UsageError(f"{pieces[-2]}() of what: name a column, as in abs(value_gain)")
+            raise UsageError(f"{pieces[-2]}() needs a column, as in abs(value_gain)")
         if piece.lastgroup == "name":
             word = shown.strip('"').lower()
             is_call = text[piece.end() : piece.end() + 1] == "("

@@ -5,8 +5,8 @@ frame would copy them; row numbers (four bytes a row) are enough, and the table 
 rows that are on screen. Frames have the columns of `lens_core.atlas.files.SCHEMA` or some of
 them, `layer` and `feature` at least, and those of `qlens_tui.triage.triage.marks_frame`.
 
-Cost at a million rows: see benchmarks/table.py. Whoever must not wait calls it off the UI's
-thread; polars and numpy let the others run meanwhile.
+Cost at a million rows: see benchmarks/table.py. The app calls it in a worker thread; polars and
+numpy release the interpreter's lock meanwhile.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Rows:
 
 
 def all_rows(frame: pl.DataFrame) -> Rows:
-    """Every row of a frame, by layer and feature; it is copied only if it is in another order."""
+    """All rows of a frame, by layer and feature; a frame in another order is copied."""
     number = pl.col("layer").cast(pl.Int64) * 2**32 + pl.col("feature")
     ordered = frame.select(number).to_series().is_sorted()
     return Rows(frame if ordered else frame.sort("layer", "feature"))
@@ -223,9 +223,9 @@ def _having(
         found |= _contains(frame["note"], word)
     lists = [frame[name] for name in SEARCHED if name in frame.columns]
     if not lists:
-        raise UsageError("words are looked for in an atlas, which is not there yet: build it")
+        raise UsageError("words are looked for in the atlas, which is not built yet")
     if texts is None:
-        raise UsageError("the vocabulary is still loading: look for words when it is there")
+        raise UsageError("the vocabulary is still loading: filter by words in a moment")
     named = id_named(word)
     ids = [at for at, text in enumerate(texts) if at == named or word in text.casefold()]
     wanted = pl.Series([ids], dtype=pl.List(pl.Int32))

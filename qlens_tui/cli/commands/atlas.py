@@ -1,7 +1,7 @@
-"""`qlens atlas`: the whole dictionary as a table, in the cache and as a file to take away.
+"""`qlens atlas`: the whole dictionary as a table, in the cache and as a file.
 
-The rows go to the cache piece by piece, so that a run may be stopped at any time and run
-again. The file is put together from there at the end, in one step, or not at all.
+The rows go to the cache piece by piece, so that a run can be stopped at any time and
+resumed. The file is put together from them at the end, in one step or not at all.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def atlas(
 
     A row is what `qlens show` says of a feature: the best tokens of each lens on both
     sides, how coherent they are and what Query Lens gains, overlap and movement, stability,
-    density, strongest contexts. Needs operators (`qlens build`). Stop it at any time; run
-    again, it goes on where it was.
+    density, strongest contexts. Needs operators (`qlens build`). It can be stopped at any
+    time; run it again to resume.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def fill_atlas(
     asked = session.settings.convention, session.settings.final_norm
     if asked != ("paper", "apply"):
         output.note(
-            "the atlas uses operators: convention paper, final norm apply, whatever the config says"
+            "the atlas always uses convention paper, final norm apply, whatever the config says"
         )
     wanted = list(lens.dictionaries.layers if layers is None else layers)
     for layer in wanted:
@@ -117,7 +117,7 @@ def fill_atlas(
 
         def report(done: int, of: int) -> None:
             made[layer] = done
-            # As many again for each layer that has not been looked at yet.
+            # Layers not started yet are taken to be as large as this one.
             later = len(wanted) - len(found) - 1
             draw(sum(made.values()), sum(made.values()) - done + of * (1 + later))
 
@@ -128,7 +128,7 @@ def fill_atlas(
                 raise InterruptionError(
                     f"interrupted: {len(found)} of {counted(len(wanted), 'layer')}, and the pieces "
                     f"of layer {layer} that are done, are kept in {session.cache / 'atlas'}; "
-                    "run the same command again to go on"
+                    "run the same command again to resume"
                 ) from error
     return found
 

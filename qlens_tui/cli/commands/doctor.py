@@ -1,4 +1,4 @@
-"""`qlens doctor`: what would go wrong here, before it does."""
+"""`qlens doctor`: finds what would go wrong before it does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "broken": ("BROKEN", "bold red")}
 
 
-@click.command(cls=Command, short_help="Say what would go wrong here, and how to mend it.")
+@click.command(cls=Command, short_help="Check this machine and a configuration.")
 @click.argument("config", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
-    """Say what would go wrong on this machine, and how to mend it; with CONFIG, for it too.
+    """Say what would go wrong on this machine, and with CONFIG, and how to fix it.
 
-    Nothing is fetched. Status 1 if something is broken.
+    Nothing is fetched. Exit status 1 if something is broken.
 
     \b
     Examples:
@@ -39,7 +39,7 @@ def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
 
     output: Output = ctx.obj
     prepare_libraries(offline=False)
-    output.step("looking around")
+    output.step("checking")
     findings = [*examine_machine(), *(examine_config(config) if config is not None else ())]
     broken = sum(finding.state == "broken" for finding in findings)
     if as_json:

@@ -1,4 +1,4 @@
-"""`qlens export`: the features that were marked, or that a filter keeps, as a file to take away."""
+"""`qlens export`: the marked features, or those that match a filter, as a file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     help="A .csv, .parquet or .ndjson file; replaces FILE if there is one.",
 )
 @click.option("--starred", is_flag=True, help="The starred features.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Those with a tag; repeatable.")
 @click.option(
-    "--where", metavar="FILTER", help="Those that a filter keeps: words, or SQL over the columns."
+    "--tag", "tags", multiple=True, metavar="TAG", help="The features with a tag; may be repeated."
+)
+@click.option(
+    "--where", metavar="FILTER", help="The features that match: words, or SQL over the columns."
 )
 @click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
 @click.option(
@@ -61,9 +63,9 @@ def export(
 ) -> None:
     """Write features of CONFIG with their marks, token lists, metrics and provenance.
 
-    Without --starred, --tag or --where: all that have a star, a tag, a note or a rejection.
-    The columns are those of `qlens atlas`, and star, reject, tags and note. Tabulates the
-    layers first if that was not done yet (`qlens atlas`).
+    Without --starred, --tag or --where: all that are starred, tagged, rejected or have a
+    note. The columns are those of `qlens atlas`, and star, reject, tags and note. Layers
+    that have no atlas yet are tabulated first (`qlens atlas`).
 
     \b
     Examples:
@@ -79,11 +81,11 @@ def export(
     from qlens_tui.triage.triage import Triage, marks_frame
 
     if starred + bool(tags) + (where is not None) > 1:
-        raise click.UsageError("--starred, --tag and --where exclude each other: give one of them")
+        raise click.UsageError("give only one of --starred, --tag and --where")
     check_destination(file)
     names = [tag_name(tag) for tag in tags]
     columns = None if where is None else _columns(where)
-    # Nothing is made where nothing was marked yet.
+    # Without marks no triage file is made.
     with Triage() if triage_path().exists() else nullcontext() as triage:
         session = open_lens(
             output, config, offline=offline, layers=layers, device=device, dtype=dtype,
@@ -109,7 +111,7 @@ def export(
     else:
         rows = marks
     if rows.is_empty():
-        output.note("no feature is in this selection: the table is empty")
+        output.note("no feature is selected: the table is empty")
     output.step("writing the table")
     warnings = write(
         rows, file, atlas=atlas, marks=marks, texts=texts, provenance=provenance, raw=raw, bom=bom,
@@ -134,7 +136,7 @@ def export(
 
 
 def _columns(where: str) -> list[str]:
-    """The columns of the atlas that a filter needs; a mistake in it is found before the work."""
+    """The columns of the atlas that a filter needs; a mistake in it is found at once."""
     from qlens_tui.table.filter_sql import read_filter
     from qlens_tui.table.filter_words import Expression
     from qlens_tui.table.rows import KNOWN, MARKS, SEARCHED

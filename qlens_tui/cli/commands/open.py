@@ -31,7 +31,7 @@ def _run(
     from qlens_tui.app.app import QlensApp
 
     path = load_config(config).path
-    # Without colours nothing is painted in the terminal's place: no ground of ours either.
+    # In the terminal's own colours the app paints no background of its own.
     colours = os.environ.get("TERM") in ("linux", "vt100", "ansi") or "NO_COLOR" in os.environ
     app = QlensApp(
         Path(path),
@@ -53,7 +53,7 @@ def _options(function: click.decorators.FC) -> click.decorators.FC:
     for option in (
         click.option("--offline", is_flag=True, help="Fetch nothing; say what would be fetched."),
         click.option("--device", help="Such as cpu, cuda:1.  [default: the config's]"),
-        click.option("--mouse", is_flag=True, help="Let the app have the mouse."),
+        click.option("--mouse", is_flag=True, help="Let the app use the mouse."),
     ):
         function = option(function)
     return function
@@ -72,7 +72,7 @@ def open_(
     device: str | None,
     mouse: bool,
 ) -> None:
-    """Open the app on CONFIG, where you were last or at FEATURE (LAYER:FEATURE).
+    """Open the app on CONFIG, where you left it or at FEATURE (LAYER:FEATURE).
 
     `?` in the app shows all keys. Needs a terminal of at least 80x24.
 

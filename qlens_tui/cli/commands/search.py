@@ -42,7 +42,7 @@ _RANKED_BY = "paper", "apply"  # what operators answer: convention and final nor
     type=click.Choice([each.name for each in LENSES]),
     default=QUERY.name,
     show_default=True,
-    help="All but logit need operators (`qlens build`).",
+    help="query and first-order need operators (`qlens build`).",
 )
 @click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
 @click.option("-n", type=click.IntRange(min=1), default=25, show_default=True, help="Features.")
@@ -90,7 +90,7 @@ def search(
     asked = session.settings.convention, session.settings.final_norm
     if lens_named(lens).needs_operators and asked != _RANKED_BY:
         output.note(
-            "search uses operators: convention paper, final norm apply, whatever the config says"
+            "search always uses convention paper, final norm apply, whatever the config says"
         )
     from lens_core.report import search as search_features
 

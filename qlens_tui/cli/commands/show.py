@@ -50,10 +50,12 @@ _CONTEXTS = 5
     help="Where in a sample the feature sits: anywhere, its first 16 tokens, or after them.",
 )
 @click.option(
-    "--split", type=click.Choice(["first-reader", "last-writer"]), help="How paths are told apart."
+    "--split",
+    type=click.Choice(["first-reader", "last-writer"]),
+    help="How the score is divided among blocks.",
 )
 @click.option(
-    "--no-paths", is_flag=True, help="Leave the paths out; without operators they cost passes."
+    "--no-paths", is_flag=True, help="Leave out the paths; without operators they cost passes."
 )
 @with_common
 @pass_output
@@ -89,8 +91,8 @@ def show(
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
     """
     if off and only:
-        raise click.UsageError("--off and --only exclude each other: give one of them")
-    _blocks(only or off)  # a name that is none is refused before the model is loaded
+        raise click.UsageError("give only one of --off and --only")
+    _blocks(only or off)  # refuses a wrong name before the model is loaded
     watch = Watch(output)
     session = open_lens(
         output, config, offline=offline, progress=watch, layers=feature[:1], feature=feature[1],

@@ -284,7 +284,7 @@ def test_a_killed_run_leaves_whole_pieces_and_goes_on_where_it_was(
     assert not file.exists()
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "run the same command again to go on" in errors.splitlines()[-1]
+        assert "run the same command again to resume" in errors.splitlines()[-1]
         assert str(place.cache / "atlas") in errors.splitlines()[-1]
         assert "Traceback" not in errors
         assert not list(place.folder.rglob("*.tmp"))

@@ -148,7 +148,7 @@ def test_without_a_command_the_help_is_shown_as_a_mistake(place: Workplace) -> N
         (["show"], "Missing argument 'CONFIG'"),
         (["show", "tiny.toml", "8"], "'8' is not LAYER:FEATURE"),
         (["show", "tiny.toml", "1:-3"], "'1:-3' is not LAYER:FEATURE"),
-        (["show", "tiny.toml", "1:2", "--off", "attn.0", "--only", "attn.1"], "exclude each other"),
+        (["show", "tiny.toml", "1:2", "--off", "attn.0", "--only", "attn.1"], "give only one of"),
         (["show", "tiny.toml", "1:2", "--transition", "half"], "'half' is not one of"),
         (["show", "tiny.toml", "1:2", "-k", "0"], "0 is not in the range x>=1"),
         (["search", "tiny.toml"], "give a token, or --id NUMBER"),

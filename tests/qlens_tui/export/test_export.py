@@ -492,7 +492,7 @@ def test_without_any_marks_the_table_is_empty_and_no_triage_file_is_made(
     )
 
     assert result.exit_code == 0
-    assert "no feature is in this selection" in result.stderr
+    assert "no feature is selected" in result.stderr
     assert result.stdout.startswith("0 features, ")
     assert read_export(path).height == 0
     assert not (tmp_path / "data").exists()
@@ -501,7 +501,7 @@ def test_without_any_marks_the_table_is_empty_and_no_triage_file_is_made(
 @pytest.mark.parametrize(
     ("status", "args", "said"),
     [
-        (2, ["--starred", "--where", "star"], "exclude each other"),
+        (2, ["--starred", "--where", "star"], "give only one of"),
         (2, ["--where", "value_gian > 1"], "the nearest is value_gain"),
         (2, ["--where", "density > "], "filter cannot be used"),
         (2, ["--tag", "a,b"], "comma"),
