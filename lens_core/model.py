@@ -32,7 +32,8 @@ from torch import Tensor
 from lens_core.errors import ModelError
 from lens_core.foreign import in_plain_words
 from lens_core.memory import is_out_of_memory
-from lens_core.model_weights import largest_of, weights_fingerprint
+from lens_core.model_weights import weights_fingerprint
+from lens_core.soundness import largest_of, plain_name, watching_norms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -307,18 +308,24 @@ class ResidualModel:
         handles.append(self.bridge.unembed.register_forward_pre_hook(see))
         tokens = torch.arange(length, device=self.device)[None] * 7 % self.d_vocab
         try:
-            with torch.no_grad():
+            with torch.no_grad(), watching_norms(self.bridge.original_model) as overflowing:
                 self.bridge.original_model(input_ids=tokens, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
+        if overflowing:
+            tensor, largest = largest_of(self.bridge.original_model.named_parameters())
+            raise ModelError(
+                f"the numbers of {self.name} overflow in front of {overflowing[0]}; its largest "
+                f"weight is {largest:.0e}, in {plain_name(tensor)}: get the weights again, or "
+                "check how they were saved"
+            )
         if sorted(given) != list(range(self.n_layers)) or "normed" not in seen:
             raise ModelError(f"model {self.name} does not run its blocks one after another")
         contexts = [given[layer] for layer in range(self.n_layers)]
         self._contexts[length] = contexts
         try:
-            sites = self.sites(tokens)
-            added_up = self.final_norm(sites[-1])
+            added_up = self.final_norm(self.sites(tokens)[-1])
         except (RuntimeError, TypeError, ValueError) as error:
             del self._contexts[length]
             if is_out_of_memory(error):
@@ -327,9 +334,6 @@ class ResidualModel:
                 f"the blocks of {self.name} cannot be run one by one: {in_plain_words(error)}"
             ) from error
         expected = seen["normed"]
-        if not (added_up.isfinite().all() and expected.isfinite().all()):
-            del self._contexts[length]
-            raise ModelError(self._overflow(sites))
         difference = float((added_up - expected).norm() / expected.norm())
         if not difference <= _SELF_CHECK_TOLERANCE.get(self.dtype, 1e-3):
             del self._contexts[length]
@@ -338,23 +342,6 @@ class ResidualModel:
                 f"pass (relative difference {difference:.1e}): qlens cannot read this architecture"
             )
         return contexts
-
-    def _overflow(self, sites: list[Stream]) -> str:
-        """Where a stream of `sites` stops being finite, and the largest weight there."""
-        first = next((k for k, h in enumerate(sites) if not bool(h.isfinite().all())), len(sites))
-        if first == 0:
-            where, module = "the embedding", self.bridge.embed
-        elif first == len(sites):
-            where, module = "the final norm", self.bridge.ln_final
-        else:
-            where = f"{('attn', 'mlp')[(first - 1) % 2]}.{(first - 1) // 2}"
-            module = self._blocks[(first - 1) // 2]
-        tensor, largest = largest_of(module.named_parameters())
-        return (
-            f"the numbers of {self.name} overflow in {where} in {str(self.dtype)[6:]}; the largest "
-            f"weight there is {largest:.0e}, in {tensor.replace('_original_component.', '')}: get "
-            "the weights again, or check how they were saved"
-        )
 
     def check(self, length: int = 8) -> None:
         """Compare the sum of the blocks with the model's own forward pass.

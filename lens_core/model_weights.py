@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,13 +36,6 @@ def stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, tensors.get_tensor(name)
         else:
             yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
-
-
-def largest_of(named: Iterable[tuple[str, Tensor]]) -> tuple[str, float]:
-    """The tensor with the largest value, and that value without its sign."""
-    sizes = {name: float(tensor.detach().abs().max()) for name, tensor in named if tensor.numel()}
-    name = max(sizes, key=lambda each: sizes[each])
-    return name, sizes[name]
 
 
 def weights_fingerprint(hf_model: PreTrainedModel) -> str:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from lens_core import names
 from lens_core.config import ModelConfig
 from lens_core.errors import ModelError, StoreError, UsageError
 from lens_core.loading import choose_device, load_model
-from tests.models import tiny_hf
+from tests.lens_core.fake_hub import cached
+from tests.models import ARCHITECTURES, tiny_hf
 
 
 def load(name, cache, **options):
@@ -230,3 +232,82 @@ def test_a_device_that_is_not_there_says_which_are():
         choose_device("cuda:99")
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_that_a_checkpoint_lacks_are_never_made_up(architecture, word_tokenizer, tmp_path):
+    folder = tmp_path / "m"
+    tiny_hf(architecture).float().save_pretrained(folder)
+    word_tokenizer.save_pretrained(folder)
+    assert load(folder, tmp_path).n_layers
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    (lost,) = [name for name in tensors if "layers.2" in name and "o_proj" in name] or [
+        name for name in tensors if "h.2.attn.c_proj.weight" in name
+    ]
+    save_file({k: v for k, v in tensors.items() if k != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"the weights of .* lack {lost}: ") as caught:
+        load(folder, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_its_head_is_refused(word_tokenizer, tmp_path):
+    tiny_hf("llama").float().model.save_pretrained(tmp_path / "m")
+    word_tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(ModelError, match=r"lack lm_head\.weight"):
+        load(tmp_path / "m", tmp_path)
+
+
+def test_code_of_a_checkpoint_is_never_run(copy, tmp_path):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(
+        json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}})
+    )
+    (copy / "mine.py").write_text(f"open({str(tmp_path / 'boom')!r}, 'w')")
+    with pytest.raises(ModelError, match="brings its own code, which qlens never runs"):
+        load(copy, tmp_path)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_gguf_opens_by_its_path_and_shares_the_copy_of_its_content(tmp_path, monkeypatch):
+    folder, other = tmp_path / "with space", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    write_tiny_gguf(folder / "x.gguf")
+    shutil.copy(folder / "x.gguf", other / "renamed.gguf")
+    # What lies beside a file that is opened by its path is not read.
+    (other / "tokenizer_config.json").write_text("{")
+    (other / "config.json").write_text('{"model_type": "gpt2"}')
+    cache, said = tmp_path / "cache", []
+    whole = load(folder / "x.gguf", cache, say=said.append)
+    assert any("dequantising" in line for line in said)
+    said.clear()
+    monkeypatch.chdir(folder)
+    for name in (other / "renamed.gguf", "x.gguf", "./x.gguf", folder, "."):
+        assert load(name, cache, say=said.append).fingerprint == whole.fingerprint
+    assert not any("dequantising" in line for line in said)
+    assert len(list((cache / "models").iterdir())) == 1
+
+
+def test_a_part_of_a_split_gguf_says_how_to_join_them(tmp_path):
+    write_tiny_gguf(tmp_path / "x-00001-of-00002.gguf")
+    with pytest.raises(ModelError, match="llama-gguf-split --merge"):
+        load(tmp_path / "x-00001-of-00002.gguf", tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_cached_hub_id_is_the_same_model_as_its_folder(
+    architecture, word_tokenizer, hub_cache, tmp_path, monkeypatch
+):
+    """And a folder of that name in the working directory, with other weights, is none."""
+    for place, seed in ((cached(hub_cache, "some/model"), 0), (tmp_path / "w" / "some/model", 1)):
+        tiny_hf(architecture, seed=seed).float().save_pretrained(place)
+        word_tokenizer.save_pretrained(place)
+    monkeypatch.chdir(tmp_path / "w")
+    opened = load("some/model", tmp_path, offline=True)
+    assert opened.name == "some/model"
+    assert opened.fingerprint == load(cached(hub_cache, "some/model"), tmp_path).fingerprint
+    shadow = load("./some/model", tmp_path)
+    assert shadow.fingerprint != opened.fingerprint
+    monkeypatch.chdir(tmp_path)
+    assert load("some/model", tmp_path, offline=True).fingerprint == opened.fingerprint
