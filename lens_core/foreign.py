@@ -16,8 +16,8 @@ from lens_core.errors import one_line
 # Words of an interpreter that speaks of code, not of a file.
 _OF_CODE = re.compile(
     r"__\w+__|\bNoneType\b|\bself\b|unexpected keyword|positional argument|object has no attribute"
-    r"|object is not|not subscriptable|not supported between|\b[A-Za-z]*(Error|Exception)\b"
-    r"|<class |\w+\(\) |invalid literal|Traceback|unpack"
+    r"|object is not|argument of type|not iterable|not subscriptable|not supported between"
+    r"|\b[A-Za-z]*(Error|Exception)\b|<class |\w+\(\) |invalid literal|Traceback|unpack"
 )
 _UNFORESEEN = "its content is not what the library that reads it expects"
 

@@ -26,13 +26,14 @@ _FORMATS = (
     _Foreign(
         "dictionary_learning",
         lambda folder: _file("ae.pt")(folder) and not _file("cfg.json")(folder),
-        f"its tensors are W_enc = encoder.weight^T, W_dec = decoder.weight^T: {_AS_SAELENS}",
+        "its tensors are W_enc = encoder.weight^T, b_enc = encoder.bias, "
+        f"W_dec = decoder.weight^T, b_dec = bias: {_AS_SAELENS}",
     ),
     _Foreign(
         "EleutherAI's sparsify",
         _file("sae.safetensors"),
-        "SAELens reads it (load_from_disk with sparsify_disk_loader) and saves what qlens reads "
-        "(save_inference_model)",
+        f"its tensors are W_enc = encoder.weight^T, b_enc = encoder.bias: {_AS_SAELENS} "
+        "(architecture topk and its k)",
     ),
     _Foreign(
         "Gemma Scope",

@@ -30,7 +30,7 @@ from lens_core.dictionaries.feature_dictionary import (
     refuse_unsound,
 )
 from lens_core.dictionaries.formats import setting
-from lens_core.dictionaries.hooks import Place, place
+from lens_core.dictionaries.hooks import Place, place, refuse_hooks
 from lens_core.dictionaries.layers import at_layer
 from lens_core.dictionaries.model_names import settle_model
 from lens_core.dictionaries.releases import Release, release_info
@@ -84,13 +84,14 @@ class _Source:
     def configuration(self) -> dict[str, Any]:
         """As saved, before SAELens fills in or drops anything."""
         if self.release is None:
+            cfg = read_cfg(Path(self.folder))
             try:
                 verify_checksums(Path(self.folder))
             except StoreError as error:
                 ours = Path(self.folder).is_relative_to(Path(__file__).parent.parent)
                 mend = "install qlens again" if ours else "get the folder again"
                 raise DictionaryError(f"{error}; {mend}") from error
-            return read_cfg(Path(self.folder))
+            return cfg
         from sae_lens.loading import pretrained_sae_loaders as readers
 
         reader = readers.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[
@@ -130,6 +131,7 @@ def load_sae(
         raw = source.configuration()
         said = SaeCfg.of(raw)
         refuse_architecture(said, source.name, config.kind)
+        refuse_hooks(said, config.kind, source.name)
         _parse(raw)
     found = place(said, config.kind, source.name, model)
     _refuse_misfit(said, found, source, layer, model)

@@ -13,8 +13,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import transformers
+from safetensors.torch import load_file, save_file
 
-from tests.qlens_tui.workplace import FORBIDDEN, Workplace, make_workplace
+from tests.qlens_tui.workplace import D_VOCAB, FORBIDDEN, Workplace, make_workplace
 
 TOKEN = "hf_" + "notarealtoken"
 
@@ -165,6 +167,74 @@ def test_what_would_be_fetched_is_said_and_not_fetched(
         assert checks[about]["state"] == state
         assert name in checks[about]["found"]
         assert "https://huggingface.co/" in checks[about]["mend"]
+
+
+def _tiny(place: Workplace, folder: Path) -> tuple[Workplace, Path]:
+    """A workplace with a model of its own, and that model's folder."""
+    shutil.copytree(place.folder / "model", folder / "model")
+    shutil.copy(place.folder / "reference.txt", folder)
+    shutil.copy(place.folder / "tiny.toml", folder)
+    return Workplace(folder), folder / "model"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(float("nan"), "NaN values in"), (float("inf"), "infinite values in"), (1e30, "up to 1e+30")],
+)
+def test_weights_that_cannot_be_computed_with_are_found_without_loading_the_model(
+    place: Workplace, tmp_path: Path, value: float, says: str
+) -> None:
+    other, model = _tiny(place, tmp_path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(model / "model.safetensors")
+    tensors[name][2, 3] = value
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+    finding = _checks(other, other.config, status=1)["model"]
+
+    assert says in finding["found"]
+    assert name in finding["found"]
+    assert name in other.refusal(1, "show", other.config, "1:3")
+
+
+def test_a_hub_id_that_has_the_name_of_a_folder_says_how_to_write_it(place: Workplace) -> None:
+    text = (place.folder / "tiny.toml").read_text("utf-8").replace('"./model"', '"model"')
+
+    finding = _checks(place, place.write("hub.toml", text), status=1)["model"]
+
+    assert finding["found"] == "model is not here and HF_HUB_OFFLINE is set"
+    assert 'write "./model"' in finding["mend"]
+
+
+def test_tokens_without_an_embedding_row_are_a_note(place: Workplace, tmp_path: Path) -> None:
+    other, model = _tiny(place, tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([f"<unused {i}>" for i in range(D_VOCAB - len(tokenizer))])
+    tokenizer.add_tokens(["river"])
+    tokenizer.save_pretrained(model)
+
+    finding = _checks(other, other.config)["reference"]
+
+    assert finding["state"] == "note"
+    assert "(ids 300) have no row in the model's embedding of 300" in finding["found"]
+    assert finding["found"] in other.run("show", other.config, "1:3").stderr
+
+
+def test_a_text_that_is_too_short_is_found(place: Workplace, tmp_path: Path) -> None:
+    other, _ = _tiny(place, tmp_path)
+    other.write("reference.txt", "short")
+
+    assert "gives 0 chunks" in _checks(other, other.config, status=1)["reference"]["found"]
+
+
+def test_a_dictionary_of_another_tool_is_found(place: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "ae.pt").write_bytes(b"")
+    text = (place.folder / "tiny.toml").read_text("utf-8")
+    text = text.replace('kind = "neurons"', f'kind = "sae"\npath = "{tmp_path}"')
+
+    finding = _checks(place, place.write("foreign.toml", text), status=1)["dictionary"]
+
+    assert "dictionary_learning" in finding["found"]
 
 
 def test_a_cache_that_cannot_be_written_is_broken(tmp_path: Path) -> None:
