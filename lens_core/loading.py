@@ -43,11 +43,11 @@ def choose_device(wanted: str) -> torch.device:
         if (device.index or 0) >= count:
             raise UsageError(
                 f"device {wanted} is not there ({count} CUDA devices visible): "
-                'set compute.device to "auto" or "cpu"'
+                'set [compute].device to "auto" or "cpu"'
             )
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError('device mps is not there: set compute.device to "auto" or "cpu"')
+        raise UsageError('device mps is not there: set [compute].device to "auto" or "cpu"')
     return device
 
 
@@ -72,7 +72,7 @@ def load_model(
     import transformers
 
     if torch.device(device).type == "mps" and dtype == "float64":
-        raise UsageError('Apple GPUs have no float64: set compute.dtype to "float32"')
+        raise UsageError('Apple GPUs have no float64: set [compute].dtype to "float32"')
     transformers.logging.set_verbosity_error()
     say = say or (lambda _text: None)
     say(f"loading {config.name}")

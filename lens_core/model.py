@@ -190,7 +190,7 @@ class ResidualModel:
         if limit and length > limit:
             raise ModelError(
                 f"sequences of {length} tokens are longer than the context of {self.name} "
-                f"({limit}): lower reference.length"
+                f"({limit}): lower [reference].length"
             )
         tokens = tokens.to(self.device)
         h: Tensor = self.bridge.embed(tokens)

@@ -59,17 +59,24 @@ def find_model(config: ModelConfig, *, offline: bool = False, beside: Path | Non
         ModelError: there is no such thing, or it is no model.
         ConfigError: `config.name` cannot be a hub id.
     """
+    try:
+        return _found(config, offline or hub.is_offline(), beside or Path())
+    except OSError as error:  # no permission, a name that is too long, a file system that is gone
+        raise ModelError(f"{config.name} cannot be opened: {in_plain_words(error)}") from error
+
+
+def _found(config: ModelConfig, offline: bool, beside: Path) -> Path:
     if config.name.startswith(PACKAGE):
         return _in_directory(_packaged(config.name))
     if is_path(config.name):
         return _in_directory(absolute(config.name, Path()))
-    advice = written_as_path(config.name, beside or Path())
+    advice = written_as_path(config.name, beside)
     if HUB_ID.fullmatch(config.name) is None:
         raise ConfigError(
             f"[model].name {config.name} is neither a path nor a hub id (owner/name){advice}"
         )
     try:
-        return _in_directory(_from_hub(config, offline or hub.is_offline()))
+        return _in_directory(_from_hub(config, offline))
     except HubModelError as error:
         raise HubModelError(f"{error}{advice}") from error.__cause__
 

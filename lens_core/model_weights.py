@@ -18,18 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a directory's weights, or of a GGUF file, one at a time as they are stored."""
-    if path.is_file():
-        from gguf import GGUFReader
-        from gguf.quants import dequantize
-
-        for stored in GGUFReader(path).tensors:
-            yield stored.name, torch.from_numpy(dequantize(stored.data, stored.tensor_type))
-        return
+def stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a directory's weights, one at a time as they are stored."""
     from safetensors import safe_open
 
-    for file in weights_of(path):
+    for file in weights_of(directory):
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118

@@ -18,6 +18,9 @@ import yaml  # type: ignore[import-untyped]
 from lens_core.dictionaries.layers import LAYER, matching, named_layer
 from lens_core.errors import ConfigError
 
+NOT_A_FOLDER = "; a folder on this machine is [dictionary].path"
+"""What to add where a release may have been meant for a folder: it never becomes one."""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -46,7 +49,7 @@ def release_info(name: str) -> Release | None:
             return None
         names = re.findall(r"^(\S.*?):\s*$", text, re.MULTILINE)
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ": see SAELens's list of releases"
+        hint = f"; did you mean {near[0]}?" if near else NOT_A_FOLDER
         raise ConfigError(f"[dictionary].release {name} is not a SAELens release{hint}")
     entry = yaml.load(block.group(1), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return Release(

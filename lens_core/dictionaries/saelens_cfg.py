@@ -105,8 +105,12 @@ def read_cfg(folder: Path) -> dict[str, Any]:
         DictionaryError: there is no such folder or file, it holds no JSON object, or the
             folder is in the format of another tool.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "is not a folder"
+    try:
+        what = "" if folder.is_dir() else "is not a folder"
+        what += ", but a file" if folder.is_file() else ""
+    except OSError as error:
+        what = f"cannot be opened: {in_plain_words(error)}"
+    if what:
         raise DictionaryError(f"[dictionary].path {folder} {what}")
     if (format_name := named_format(folder)) is not None:
         raise DictionaryError(f"{folder} {format_name}")

@@ -33,7 +33,7 @@ from lens_core.dictionaries.formats import setting
 from lens_core.dictionaries.hooks import Place, place, refuse_hooks
 from lens_core.dictionaries.layers import at_layer
 from lens_core.dictionaries.model_names import settle_model
-from lens_core.dictionaries.releases import Release, release_info
+from lens_core.dictionaries.releases import NOT_A_FOLDER, Release, release_info
 from lens_core.dictionaries.saelens_cfg import SaeCfg, read_cfg
 from lens_core.dictionaries.saelens_checks import (
     refuse_architecture,
@@ -78,7 +78,13 @@ class _Source:
             with reading_folder(self.folder):
                 yield
         else:
-            with reading_release(self.name, self.repository, self.folder, offline=offline):
+            with reading_release(
+                self.name,
+                self.repository,
+                self.folder,
+                offline=offline,
+                advice="" if self.entry else NOT_A_FOLDER,
+            ):
                 yield
 
     def configuration(self) -> dict[str, Any]:

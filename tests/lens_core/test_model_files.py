@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import huggingface_hub
 import pytest
 
 from lens_core.config import ModelConfig
@@ -304,5 +303,8 @@ def test_a_removed_working_directory_is_one_line(tmp_path: Path, monkeypatch: An
         os.chdir(tmp_path)
 
 
-def test_the_cache_is_where_the_hubs_library_says(hub_cache: Path) -> None:
-    assert str(hub_cache) == huggingface_hub.constants.HF_HUB_CACHE
+@pytest.mark.parametrize("name", ["./" + "x" * 300, "/" + "y/" * 3000, "./a.gguf/b"])
+def test_a_name_that_the_file_system_refuses_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"^(there is no directory|\S+ cannot be opened)"):
+        find(f"{tmp_path}/{name}")

@@ -199,7 +199,8 @@ def test_a_half_fetched_release_says_what_would_have_to_be_fetched(hub_cache: Pa
     place = saved(autoencoder(), cached(hub_cache, "me/my-saes", "layer_1"))
     (place / "sae_weights.safetensors").unlink()
     with pytest.raises(
-        DictionaryError, match=r"offline: online, qlens would fetch layer_1 from \S+/me/my-saes$"
+        DictionaryError,
+        match=r"qlens would fetch layer_1 from \S+/me/my-saes; a folder on this machine is",
     ):
         load_dictionary(MINE, 1, MODEL)
 

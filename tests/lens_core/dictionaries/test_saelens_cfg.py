@@ -261,7 +261,7 @@ def test_files_where_folders_are_expected_are_said_to_be_files(tmp_path: Path) -
     (tmp_path / "layer_1.safetensors").write_bytes(b"")
     with pytest.raises(DictionaryError, match="only files: it takes folders"):
         available_layers(at(tmp_path / "layer_{layer}.safetensors"), 4)
-    assert "is a file, not a folder" in refused(tmp_path / "layer_1.safetensors")
+    assert "is not a folder, but a file" in refused(tmp_path / "layer_1.safetensors")
 
 
 def test_a_folder_without_a_configuration_says_what_is_expected(folder: Path) -> None:
