@@ -101,7 +101,7 @@ def _escaped(found: re.Match[str]) -> str:
     if text.isprintable():
         return found[0]
     code = ord(text)
-    if code < 0x100:
+    if code < 0x80:
         return f"{slashes}\\x{code:02x}"
     return f"{slashes}\\u{code:04x}" if code < 0x10000 else f"{slashes}\\U{code:08x}"
 
