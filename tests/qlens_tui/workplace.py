@@ -91,10 +91,15 @@ class Workplace:
         return str(line)
 
     def start(
-        self, *args: str, stdin: int | None = None, stdout: int = subprocess.PIPE, **env: str
+        self,
+        *args: str,
+        stdin: int | None = None,
+        stdout: int = subprocess.PIPE,
+        first: str = "",
+        **env: str,
     ) -> subprocess.Popen[str]:
-        """A process of its own, as a shell starts it."""
-        program = "from qlens_tui.cli.main import main; main()"
+        """A process of its own, as a shell starts it; `first` is run before the command."""
+        program = f"{first}\nfrom qlens_tui.cli.main import main; main()"
         ours = {"QLENS_CACHE_DIR": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
         return subprocess.Popen(
             [sys.executable, "-c", program, *args],

@@ -7,9 +7,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from polars.testing import assert_frame_equal
 from lens_core.atlas import atlas as atlas_module
 from lens_core.atlas.files import read_atlas
 from tests.qlens_tui.workplace import D_MLP, FORBIDDEN, N_LAYERS, Workplace, make_workplace
+from tests.waiting import PATIENCE, held, until
 
 ROWS = N_LAYERS * D_MLP
 
@@ -248,19 +246,6 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert_frame_equal(read_atlas(file).frame, table, check_exact=True)
 
 
-def _start(place: Workplace, *args: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, in small pieces: there is time to stop it."""
-    program = (
-        "import lens_core.atlas.atlas as atlas; atlas.ROWS_PER_PIECE = 2\n"
-        "from qlens_tui.cli.main import main; main()"
-    )
-    ours = {"QLENS_CACHE_DIR": str(place.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *args],
-        env=os.environ | ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_leaves_whole_pieces_and_goes_on_where_it_was(
     place: Workplace,
@@ -269,17 +254,18 @@ def test_a_killed_run_leaves_whole_pieces_and_goes_on_where_it_was(
     how: signal.Signals,
 ) -> None:
     file = place.folder / "table.parquet"
-    process = _start(place, "atlas", place.config, "-o", str(file))
-    deadline = time.monotonic() + 100
-    while len(_pieces(place)) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    writing = place.folder / "writing"
+    process = place.start(
+        "atlas", place.config, "-o", str(file),
+        first="import lens_core.atlas.atlas as atlas; atlas.ROWS_PER_PIECE = 2\n"
+        + held("lens_core.atlas.atlas.write_piece", writing, after=3),
+    )  # fmt: skip
+    until(writing.exists, "the fourth piece is being written", process)
     process.send_signal(how)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=PATIENCE)
 
     kept = {path: path.stat().st_mtime_ns for path in _pieces(place)}
-    assert 3 <= len(kept) < ROWS // 2
+    assert len(kept) == 3
     assert printed == ""
     assert not file.exists()
     if how is signal.SIGINT:

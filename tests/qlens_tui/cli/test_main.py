@@ -19,6 +19,7 @@ from qlens_tui.cli.exits import explained
 from qlens_tui.cli.output import Output, as_json
 from qlens_tui.cli.progress import build_progress
 from tests.qlens_tui.workplace import FORBIDDEN, Workplace
+from tests.waiting import PATIENCE
 
 COMMANDS = ("show", "search", "build", "merge", "doctor", "cache")
 HEAVY = ("torch", "transformers", "polars", "textual", "rich", "numpy", "diskcache")
@@ -232,7 +233,7 @@ def test_a_closed_pipe_ends_quietly(place: Workplace) -> None:
     process = place.start("cache", "info", "--json", stdout=write)
     os.close(write)
 
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
 
     assert errors == ""
     assert process.returncode == 1

@@ -21,6 +21,7 @@ from tests.qlens_tui.workplace import (
     Workplace,
     make_workplace,
 )
+from tests.waiting import PATIENCE
 
 BLOCKS = [f"{kind}.{layer}" for layer in range(N_LAYERS) for kind in ("attn", "mlp")]
 TOKENS = {"ids", "tokens", "scores", "moved", "measure", "readout"}
@@ -448,7 +449,7 @@ def test_a_hostile_vocabulary_never_reaches_the_terminal(
 def test_a_terminal_without_unicode_gets_ascii(place: Workplace) -> None:
     result = place.start("show", place.config, "1:3", "-k", str(D_VOCAB), PYTHONIOENCODING="ascii")
 
-    printed, errors = result.communicate(timeout=120)
+    printed, errors = result.communicate(timeout=PATIENCE)
 
     assert result.returncode == 0, errors
     assert printed.isascii()

@@ -7,16 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import psutil
 import pytest
 import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.qlens_tui.workplace import D_VOCAB, FORBIDDEN, Workplace, make_workplace
+from tests.waiting import PATIENCE, until
 
 TOKEN = "hf_" + "notarealtoken"
 
@@ -368,9 +369,10 @@ def test_ctrl_c_at_the_question_is_an_interruption_and_clears_nothing(tmp_path: 
     while not asked.endswith("[y/N]: "):
         asked += (letter := process.stderr.read(1))
         assert letter, asked
-    time.sleep(0.3)  # from the prompt to the read that a signal wakes
+    at_rest = psutil.Process(process.pid)
+    until(lambda: at_rest.status() == psutil.STATUS_SLEEPING, "it waits for the answer", process)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=PATIENCE)
 
     assert (process.returncode, printed) == (130, "")
     assert errors.splitlines() == ["", "qlens: interrupted: nothing was changed"]

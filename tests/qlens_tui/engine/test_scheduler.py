@@ -18,6 +18,7 @@ from qlens_tui.engine.messages import (
     Tabulate,
 )
 from qlens_tui.engine.scheduler import Closed, Desk, Halted
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_who_waits_without_patience_waits_on(desk):
     worker.join(0.05)
     assert worker.is_alive()
     put(desk, Build(id=1))
-    worker.join(10)
+    worker.join(PATIENCE)
     assert got == [Build(id=1)]
 
 
@@ -203,7 +204,7 @@ def test_a_closed_desk_ends_who_waits_and_who_runs(desk):
     worker = threading.Thread(target=work)
     worker.start()
     desk.close()
-    worker.join(10)
+    worker.join(PATIENCE)
     assert ended == [True]
     with pytest.raises(Closed):
         desk.check(Build(id=1))

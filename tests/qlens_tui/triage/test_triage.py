@@ -20,6 +20,7 @@ from lens_core.errors import LensError, StoreError, UsageError
 from qlens_tui.triage.database import VERSION, triage_path
 from qlens_tui.triage.marks import NOTE_LENGTH, DictionaryName, Mark, note_text, tag_name
 from qlens_tui.triage.triage import Triage, marks_frame
+from tests.waiting import PATIENCE
 
 SAE = DictionaryName("a" * 64, "res 2304", "SmolLM2-135M", 8)
 OTHER = DictionaryName("b" * 64, "res 2304", "SmolLM2-135M", 12)
@@ -436,7 +437,7 @@ for attempt in (
                 parent.chmod(modes[parent] | 0o055)
         done = subprocess.run(
             [sys.executable, "-c", program, str(path)],
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
         )  # fmt: skip
     finally:
         path.parent.chmod(0o755)

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from qlens_tui.triage.marks import DictionaryName, Mark
 from qlens_tui.triage.triage import Triage
+from tests.waiting import PATIENCE
 
 SAE = DictionaryName("a" * 64, "res 2304", "SmolLM2-135M", 8)
 OTHER = DictionaryName("b" * 64, "res 2304", "SmolLM2-135M", 12)
@@ -60,7 +61,7 @@ def _killed(process: subprocess.Popen[str], after: int) -> list[str]:
     assert process.stdout is not None
     said = [process.stdout.readline() for _ in range(after)]
     process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=PATIENCE)
     return [line.strip() for line in [*said, *rest.splitlines()]]
 
 
@@ -108,7 +109,7 @@ print("done", flush=True)
     star = _session(path, each.replace("CHANGE", "{'star': True}"))
     tag = _session(path, each.replace("CHANGE", "{'add': ['keep'], 'note': 'both'}"))
     for process in (star, tag):
-        assert process.communicate(timeout=120)[0] == "done\n"
+        assert process.communicate(timeout=PATIENCE)[0] == "done\n"
         assert process.returncode == 0
 
     with Triage(path) as triage:
@@ -124,7 +125,7 @@ def test_sessions_may_open_a_new_file_at_the_same_time(path: Path) -> None:
     def run(number: int) -> None:
         barrier.wait()
         process = _session(path, program)
-        process.communicate(f"{number}\n", timeout=120)
+        process.communicate(f"{number}\n", timeout=PATIENCE)
         processes.append(process)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
