@@ -18,19 +18,19 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from qlens_tui.app.last_visit import recall
 from qlens_tui.export.write import read_export
 from qlens_tui.triage.triage import Triage
 from tests.qlens_tui.app.terminal import screen_of
 from tests.qlens_tui.workplace import Workplace
+from tests.waiting import PATIENCE, gone, until
 
-PATIENCE = 60.0
 SIZE = 40, 120  # rows, columns
 
 
@@ -79,27 +79,29 @@ class Session:
         return screen_of(self.written, SIZE[1], SIZE[0])
 
     def until(self, shown: str | Callable[[str], bool]) -> str:
-        end = time.monotonic() + PATIENCE
         wanted = shown if callable(shown) else lambda screen: shown in screen
-        while time.monotonic() < end:
-            screen = self.screen
-            if wanted(screen):
-                return screen
-            assert self.process.poll() is None, screen
-            time.sleep(0.1)
-        raise AssertionError(f"never shown: {shown}\n{self.screen}")
+        try:
+            until(lambda: wanted(self.screen), f"{shown} is shown", self.process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.screen}") from error
+        return self.screen
 
     def press(self, keys: str) -> None:
-        for key in keys:
-            os.write(self.master, key.encode())
-            time.sleep(0.03)
+        os.write(self.master, keys.encode())
+
+    def look(self, opener: str, shown: str) -> None:
+        """Open a screen by its key, and leave it."""
+        self.press(opener)
+        self.until(shown)
+        self.press("\x1b")
+        self.until(lambda screen: shown not in screen)
 
     @property
     def engines(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def ended(self, patience: float = 20) -> int:
-        return self.process.wait(patience)
+    def ended(self) -> int:
+        return self.process.wait(PATIENCE)
 
     def drop(self) -> None:
         """What a broken line is to the app: nobody holds the other end of its terminal."""
@@ -125,11 +127,12 @@ class Session:
 
 
 @pytest.fixture
-def session(tiny_place, tmp_path) -> Iterator[Callable[..., Session]]:
+def session(tiny_place, tmp_path, monkeypatch) -> Iterator[Callable[..., Session]]:
+    monkeypatch.setenv("QLENS_STATE_DIR", str(tmp_path / "state"))
     opened: list[Session] = []
 
-    def start(*args: str, errors: int | None = None, **env: str) -> Session:
-        opened.append(Session(tiny_place, tmp_path, *args, errors=errors, **env))
+    def start(*args: str) -> Session:
+        opened.append(Session(tiny_place, tmp_path, *args))
         return opened[-1]
 
     yield start
@@ -137,8 +140,9 @@ def session(tiny_place, tmp_path) -> Iterator[Callable[..., Session]]:
         each.close()
 
 
-def gone(processes: list[psutil.Process], within: float) -> bool:
-    return not psutil.wait_procs(processes, timeout=within)[1]
+def feature_left(place: Workplace) -> int | None:
+    """Where the next visit begins."""
+    return recall(Path(place.config)).feature
 
 
 def stars(folder: Path, place: Workplace) -> set[int]:
@@ -167,13 +171,14 @@ def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
     first.until("features in")
     assert read_export(tmp_path / "features.csv")["feature"].len() == 24
     first.press("js")
-    time.sleep(1.5)  # marks are on the disk at once, the place a second later
+    first.until(lambda screen: re.search(r">\s+5 \*", screen) is not None)
+    until(lambda: feature_left(tiny_place) == 5, "the place is kept", first.process)
 
     engines = first.engines
     assert engines
     first.process.send_signal(signal.SIGKILL)
     first.ended()
-    assert gone(engines, within=5)
+    assert gone(*engines)
     assert stars(tmp_path, tiny_place) == {2, 4, 5}
 
     second = session()
@@ -181,68 +186,48 @@ def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
     second.until(lambda screen: re.search(r">\s+5 \*", screen) is not None)
 
 
-def test_with_ascii_not_a_character_beyond_it_is_written(session):
-    app = session("--ascii")
-    app.until("exact on")
-    app.press("?")
-    app.until("Next feature")
-    app.press("\x1b")
-    for opener in ("o", "w", "\x10", "v"):  # sort, jobs, palette, overview
-        time.sleep(0.3)
-        app.press(opener)
-        time.sleep(0.7)
-        app.press("\x1b")
-    time.sleep(0.3)
-    app.press("u")
-    app.until("nothing to undo")
-    app.process.send_signal(signal.SIGTERM)
-    app.ended()
-    assert app.written.isascii()
-    assert "+---" in app.written
-
-
-@pytest.mark.parametrize(("name", "said"), [("LC_ALL", "C"), ("LC_ALL", "de_DE.ISO-8859-1")])
-def test_a_locale_that_is_not_utf8_chooses_ascii_by_itself(session, name, said):
-    app = session(**{name: said})
-    app.until("exact on")
-    app.press("q")
-    app.ended()
-    assert app.written.isascii()
-
-
-def test_with_errors_sent_to_a_file_the_app_is_drawn_on_the_terminal(session, tmp_path):
-    file = tmp_path / "errors.log"
-    with file.open("wb") as errors:
-        app = session(errors=errors.fileno())
-        app.until("exact on")
-        app.press("j")
-        app.until("VALUE  0:1")
-        app.press("q")
-        assert app.ended() == 0
-    assert file.read_bytes() == b""
-    assert termios.tcgetattr(app.slave) == app.before
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(
-    session, number, tmp_path
-):
-    app = session()
-    app.until("exact on")
-    app.press("jjj")
-    app.until("VALUE  0:3")
+def ends_in_order(app: Session, number: signal.Signals) -> None:
+    """Nothing of the app is left after this signal: no engine, no mode of the terminal."""
     raw = termios.tcgetattr(app.slave)
     assert raw != app.before
     engines = app.engines
+    assert engines
     app.process.send_signal(number)
     app.ended()
     assert termios.tcgetattr(app.slave) == app.before
     for left in ("\x1b[?1049l", "\x1b[?25h"):  # the other screen, and the cursor shown
-        assert left in app.written
+        until(lambda left=left: left in app.written, "the terminal is put back")
     assert not re.search(r"\x1b\[[\d;]*m\x1b\[[\d;]*m", app.written)  # compact_output
-    assert gone(engines, within=5)
-    again = session()
-    again.until("VALUE  0:3")
+    assert gone(*engines)
+
+
+def test_with_ascii_not_a_character_beyond_it_is_written_and_sigterm_ends_in_order(
+    session, tiny_place
+):
+    app = session("--ascii")
+    app.until("exact on")
+    app.press("jj")
+    app.until("VALUE  0:2")
+    app.look("?", "Next feature")
+    app.look("o", "sort by")
+    app.look("w", "d cancel")
+    app.look("\x10", "Search for commands")
+    app.look("v", "rejects")
+    app.press("u")
+    app.until("nothing to undo")
+    ends_in_order(app, signal.SIGTERM)
+    assert feature_left(tiny_place) == 2
+    assert app.written.isascii()
+    assert "+---" in app.written
+
+
+def test_a_dropped_line_leaves_the_terminal_sane_and_the_place_remembered(session, tiny_place):
+    app = session()
+    app.until("exact on")
+    app.press("jjj")
+    app.until("VALUE  0:3")
+    ends_in_order(app, signal.SIGHUP)
+    assert feature_left(tiny_place) == 3
 
 
 def test_an_app_whose_terminal_is_gone_ends_and_remembers(session, tiny_place, tmp_path):
@@ -251,34 +236,29 @@ def test_an_app_whose_terminal_is_gone_ends_and_remembers(session, tiny_place, t
     app.press("jjj")
     app.until("VALUE  0:3")
     app.press("s")
-    app.until("VALUE  0:3")
+    until(lambda: stars(tmp_path, tiny_place) == {3}, "the star is kept", app.process)
     engines = app.engines
     app.drop()
-    app.ended(patience=10)
-    assert gone(engines, within=5)
+    app.ended()
+    assert gone(*engines)
     assert stars(tmp_path, tiny_place) == {3}
-    again = session()
-    again.until("VALUE  0:3")
+    assert feature_left(tiny_place) == 3
 
 
-def test_quitting_leaves_no_engine_and_exits_with_0(session):
+def test_an_engine_that_is_killed_comes_back_and_quitting_leaves_none(session):
     app = session()
     app.until("exact on")
-    engines = app.engines
-    app.press("q")
-    assert app.ended() == 0
-    assert gone(engines, within=5)
-
-
-def test_an_engine_that_is_killed_comes_back(session):
-    app = session()
-    app.until("exact on")
-    for engine in app.engines:
-        engine.kill()
+    (engine,) = app.engines
+    engine.kill()
     app.until("starting it again")
     app.until(lambda screen: re.search(r"\bready\b", screen.splitlines()[0]) is not None)
     app.press("j")
     app.until("VALUE  0:1")
+    engines = app.engines
+    assert engines
+    app.press("q")
+    assert app.ended() == 0
+    assert gone(*engines)
 
 
 def test_without_a_terminal_it_says_what_to_use_instead(tiny_place):
