@@ -20,7 +20,7 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA, piece_name, write_piece
 from lens_core.directories import ATLAS
-from qlens_tui.app.last_visit import KnownLayer, Place, remember
+from qlens_tui.app.last_visit import KnownLayer, LastVisit, remember
 
 TOKENS, CONTEXTS, VOCABULARY, PIECE = 25, 5, 50_257, 1024
 _SYLLABLES = "ka lo mi ser ton ber ing qua zel dor vin ash pre ul".split()  # noqa: SIM905
@@ -94,7 +94,7 @@ class Workplace:
     def visited(self, known: KnownLayer) -> None:
         """As after a visit that ended in the middle of this layer."""
         os.environ.update(self.environment)
-        place = Place(
+        place = LastVisit(
             layer=0, feature=known.n_features // 2, model="made up", tokens=1024, known=(known,)
         )
         assert remember(self.config, place)

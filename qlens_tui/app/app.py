@@ -1,23 +1,22 @@
 """The app: one workbench over one engine, and everything that outlives either.
 
-First paint needs Textual, the user's place and the triage file; the engine is another process,
-started once the screen stands (`engine`). An engine that dies is started again and the user is
-told; one that keeps dying is left until the user asks for it. SIGHUP (a dropped line) and
-SIGTERM end the app in order: the terminal is put back and the place is kept; marks are on the
-disk already.
+First paint needs Textual, the last visit and the triage file; the engine is another process,
+started once the screen stands (`engine`). An engine that crashes is started again and the user is
+told; one that keeps crashing is started later each time. SIGHUP (a dropped line) and SIGTERM end
+the app in order: the terminal is put back and the visit is kept; marks are on the disk already.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -25,24 +24,25 @@ from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
 
-from lens_core.directories import state_dir
 from lens_core.errors import LensError
-from lens_core.storage.files import write_text_atomically
+from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.compact_output import terse_driver
 from qlens_tui.app.key_order import KeysInOrder
-from qlens_tui.app.last_visit import recall
-from qlens_tui.app.screens.help import keys_of, words_of
+from qlens_tui.app.keymap import keys_of, words_of
+from qlens_tui.app.last_visit import keep_vocabulary, recall, saved_vocabulary
+from qlens_tui.app.notices import LONG
+from qlens_tui.app.restarts import Restarts
+from qlens_tui.app.screens.key_sections import KeySection, in_workbench
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.app.suspending import suspend
+from qlens_tui.app.views import Feature
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.client import Engine
 from qlens_tui.text import visible
 from qlens_tui.triage.triage import Triage
 
-_DEATHS = 3  # in a row are too many
 _PATIENCE = 4.0  # seconds for an app whose line was dropped to end
-_LONG = 900.0  # seconds of life after which a death starts a new row
-_COPY_LIMIT = 74_000  # bytes; terminals drop longer OSC 52 sequences
 
 
 class EngineSaid(Message):
@@ -65,23 +65,24 @@ class QlensApp(KeysInOrder):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
         Binding("ctrl+c", "quit_hint", "Quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
     ]
 
     def __init__(
         self,
         config: Path,
         *,
-        name: str | None = None,
         overrides: Mapping[str, str | int | tuple[int, ...] | None] | None = None,
         offline: bool = False,
-        begin_at: tuple[int, int] | None = None,
-        jump_to: tuple[int, int] | None = None,
+        begin_at: Feature | None = None,
+        jump_to: Feature | None = None,
         ascii_only: bool = False,
         ansi: bool = False,
     ) -> None:
         """Open the configuration in file `config`.
 
         Args:
+            overrides: keyword arguments of `lens_core.config.with_overrides`.
             begin_at: the feature that a first visit begins with.
             jump_to: the feature to go to, wherever the user was.
             ascii_only: no character beyond ASCII is written.
@@ -90,16 +91,15 @@ class QlensApp(KeysInOrder):
         self.ascii_only = ascii_only  # the driver is made next
         super().__init__(ansi_color=ansi or None)  # None: as the theme has it
         self.config = config
-        self.config_name = name or str(config)
-        self.begin_at = jump_to or begin_at
         self.engine = self.make_engine()
+        self.triage: Triage | None = None
+        self._begin_at, self._jump_to = jump_to or begin_at, jump_to
         self._overrides, self._offline = dict(overrides or {}), offline
-        self._deaths = 0
+        self._restarts = Restarts()
+        self._restarting = Alarm(self.set_timer, self.restart)
         self._started = 0.0
         self._ended = False
         self._bench: Workbench | None = None
-        self._jump_to = jump_to
-        self.triage: Triage | None = None
 
     def get_driver_class(self) -> type[Driver]:
         return terse_driver(super().get_driver_class(), ascii_only=self.ascii_only)
@@ -112,50 +112,64 @@ class QlensApp(KeysInOrder):
         """Pass an event on; called on the engine's reading thread."""
         self.post_message(EngineSaid(event))
 
-    def on_mount(self) -> None:
-        place = recall(self.config)
-        if self._jump_to is not None:
-            from dataclasses import replace
+    @property
+    def bench(self) -> Workbench:
+        """The screen that all others lie over."""
+        assert self._bench is not None, "the app is not running"
+        return self._bench
 
-            place = replace(place, layer=self._jump_to[0], feature=self._jump_to[1], filter="")
+    def on_mount(self) -> None:
+        visit = recall(self.config)
+        if self._jump_to is not None:
+            layer, feature = self._jump_to
+            visit = replace(visit, layer=layer, feature=feature, filter="")
         problem = None
         try:
             self.triage = Triage()
         except LensError as error:
             problem = f"nothing can be marked: {error}"
-        if place.theme in self.available_themes:
-            self.theme = place.theme
-        self._bench = Workbench(self.config, place, self.triage)
+        if visit.theme in self.available_themes:
+            self.theme = visit.theme
+        self._bench = Workbench(
+            self.config, visit, self.triage, send=lambda request: self.engine.send(request),
+            engine=self, begin_at=self._begin_at, ascii_only=self.ascii_only,
+        )  # fmt: skip
         self.push_screen(self._bench)
         for number in (signal.SIGHUP, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._hang_up)
         if problem is not None:
-            self.toast(problem, "error", long=True)
+            self.notify(problem, severity="error", timeout=LONG)
         # The screen paints first: a process takes a moment to start.
-        self.call_after_refresh(self.restart_engine)
+        self.call_after_refresh(self.restart)
 
-    def restart_engine(self) -> None:
+    # The engine.
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether an engine process is running."""
+        return self.engine.pid is not None
+
+    def restart(self) -> None:
         """Start an engine if none is running, and open the session in it."""
-        if self._ended or self.engine.pid is not None:
+        self._restarting.stop()
+        if self._ended or self.has_engine:
             return
         self._started = time.monotonic()
         try:
             self.engine.start()
         except OSError as error:
-            self.toast(f"the engine cannot be started ({error.strerror}): B tries again", "error")
+            self.notify(
+                f"cannot start the engine ({error.strerror}): B tries again", severity="error"
+            )
             return
         self.reopen()
 
     def reopen(self) -> None:
         """Open the session, in a new process or again."""
-        assert self._bench is not None
-        self._bench.dialogue.started()
-        self._bench.dialogue.inquiry.ask(
-            m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline),
+        self.bench.engine_opening(
+            m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline)
         )
-        saved = self._vocabulary_file()
-        if saved.is_file():
-            self.run_worker(self._read_vocabulary(saved), exclusive=True, group="vocabulary")
+        self.run_worker(self._read_vocabulary(), exclusive=True, group="vocabulary")
 
     def on_engine_said(self, message: EngineSaid) -> None:
         message.stop()
@@ -163,115 +177,68 @@ class QlensApp(KeysInOrder):
         if bench is None or self._ended:
             return
         if isinstance(event, m.Died):
-            # One that lived for long died of something else.
-            lived = time.monotonic() - self._started
-            self._deaths = 1 if lived > _LONG else self._deaths + 1
-            again = self._deaths < _DEATHS
-            bench.dialogue.died(event.text, again)
-            log = self.engine.log
-            where = f"; its log is {log}" if log is not None else ""
-            if again:
-                self.toast(f"{event.text}; starting it again{where}", "error", long=True)
-                self.set_timer(0.5, self.restart_engine)
-            else:
-                self.toast(f"{event.text}; it keeps dying: B starts it{where}", "error", long=True)
+            self._crashed(event.text)
             return
-        bench.dialogue.hear(event)
+        if isinstance(event, m.VocabularyReady):
+            tokens = event.tokens
+            self.run_worker(asyncio.to_thread(keep_vocabulary, self.config, tokens), group="keep")
+        bench.hear(event)
+
+    def _crashed(self, text: str) -> None:
+        pause = self._restarts.crashed(time.monotonic() - self._started)
+        self.bench.engine_lost(text, self._restarts.phase(pause))
+        log = self.engine.log
+        where = f" (log: {log})" if log is not None else ""
+        said = f"{self._restarts.said(text, pause)}{where}"
+        self.notify(said, severity="error", timeout=LONG)
+        self._restarting.put_off(pause)
+
+    async def _read_vocabulary(self) -> None:
+        """Token strings of the last visit, until the engine tells its own."""
+        tokens = await asyncio.to_thread(saved_vocabulary, self.config)
+        if tokens and self.bench.state.opened.texts is None:
+            self.bench.remember_vocabulary(tokens)
 
     # What every screen may use.
 
-    def toast(
-        self,
-        text: str,
-        severity: Literal["information", "warning", "error"] = "information",
-        *,
-        long: bool = False,
-    ) -> None:
-        """Say something from anywhere, files and models among it."""
-        self.notify(
-            visible(text, ascii_only=self.ascii_only),
-            severity=severity,
-            timeout=12 if long else 5,
-            markup=False,
-        )
-
     def notify(self, message: str, **how: Any) -> None:
-        """As Textual does; but what was only said makes room, so that no pile hides the screen."""
+        """As Textual does, any text at all; but what was only said makes room for the next.
+
+        So no pile of notices hides the screen.
+        """
         if all(each.severity == "information" for each in self._notifications):
             self.clear_notifications()
-        super().notify(message, **how)
-
-    def copy(self, text: str) -> None:
-        """Printable text to the clipboard by OSC 52, and to a file for terminals that refuse it."""
-        file = state_dir() / "copied.txt"
-        try:
-            write_text_atomically(file, text)
-        except LensError as error:
-            self.toast(str(error), "error")
-        if len(text.encode()) <= _COPY_LIMIT:
-            self.copy_to_clipboard(text)
-        self.toast(f"copied; also in {file}")
-
-    def _vocabulary_file(self) -> Path:
-        import hashlib
-
-        name = hashlib.sha256(os.fsencode(os.path.realpath(self.config))).hexdigest()[:24]
-        return state_dir() / f"{name}.vocabulary.json"
-
-    def keep_vocabulary(self, tokens: tuple[str, ...]) -> None:
-        """Keep the token strings for the next start, when the model is not loaded yet."""
-        text = json.dumps({"tokens": tokens})
-
-        def write() -> None:
-            try:
-                write_text_atomically(self._vocabulary_file(), text)
-            except (LensError, OSError):
-                return
-
-        self.run_worker(asyncio.to_thread(write), group="keep")
-
-    async def _read_vocabulary(self, file: Path) -> None:
-        def read() -> list[str]:
-            try:
-                tokens = json.loads(file.read_text("utf-8"))["tokens"]
-            except (OSError, ValueError, KeyError, TypeError):
-                return []
-            return [token for token in tokens if isinstance(token, str)]
-
-        tokens = await asyncio.to_thread(read)
-        if tokens and self._bench is not None:
-            self._bench.dialogue.remember_texts(tokens)
+        super().notify(visible(message, ascii_only=self.ascii_only), **{**how, "markup": False})
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action that has a key, for the palette; themes besides."""
-        bench = self._bench
         told: set[str] = set()
-        if bench is not None and screen is bench:
-            for title, bindings in bench.sections():
-                for binding in bindings:
-                    words = words_of(binding)
-                    # The same key does the same in two places.
-                    if words in told:
-                        continue
+        for section in in_workbench() if screen is self._bench else ():
+            for binding in section.bindings:
+                words = words_of(binding)
+                # The same key does the same in two places.
+                if words not in told:
                     told.add(words)
                     yield SystemCommand(
                         words,
-                        f"{title}: {keys_of(binding)}",
-                        lambda title=title, binding=binding: self._run(title, binding),
+                        f"{section.title}: {keys_of(binding)}",
+                        lambda section=section, binding=binding: self._run(section, binding),
                     )
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
 
-    def _run(self, title: str, binding: Binding) -> None:
-        bench = self._bench
-        assert bench is not None
-        names = {"table": "table", "token lists": "value", "paths": "paths", "evidence": "evidence"}
-        node = bench if title == "everywhere" else bench.query_one(f"#{names[title]}")
-        if node is not bench:
-            bench.focus_pane(names[title])
+    def _run(self, section: KeySection, binding: Binding) -> None:
+        node: Any = self.bench
+        if section.panes:
+            self.bench.focus_pane(section.panes[0])
+            node = self.bench.query_one(f"#{section.panes[0]}")
         self.call_later(self.run_action, binding.action, node)
 
     def action_quit_hint(self) -> None:
-        self.notify("q quits", title="")
+        self.notify("q quits")
+
+    def action_suspend_process(self) -> None:
+        """Stop, as `ctrl+z` does everywhere; the shell's `fg` goes on."""
+        suspend(self)
 
     async def action_quit(self) -> None:
         self.finish()

@@ -1,4 +1,4 @@
-"""The keys that work in every pane of the workbench.
+"""The keys that work in every pane of the workbench, and how keys are written.
 
 A key's short name stands in the last line of the screen, where it is `_shown`; what it does in
 full in the help and the command palette.
@@ -6,7 +6,14 @@ full in the help and the command palette.
 
 from __future__ import annotations
 
-from textual.binding import Binding
+from collections.abc import Iterable, Iterator
+
+from textual.binding import Binding, BindingType
+
+_NAMES = {
+    "plus": "+", "equals_sign": "=", "minus": "-", "colon": ":", "slash": "/", "space": "space",
+    "question_mark": "?", "pagedown": "pgdn", "pageup": "pgup",
+}  # fmt: skip
 
 
 def _shown(key: str, action: str, name: str, does: str = "", sign: str | None = None) -> Binding:
@@ -24,31 +31,47 @@ KEYMAP = (
     _quiet("l,right", "layer(1)", "Next layer"),
     _shown("tab", "pane(1)", "Next pane"),
     _quiet("shift+tab", "pane(-1)", "Previous pane"),
-    _quiet("colon", "jump", "Jump to layer:feature", sign=":"),
-    _shown("slash", "token_search", "Token", "Search features by token", "/"),
-    _quiet("p", "prompt", "What fires on a text", "Type a text, see what fires on it"),
-    _shown("f", "filter", "Filter", "Filter the table's rows"),
-    _shown("o", "sort", "Sort", "Sort the table's rows"),
-    _shown("s", "star", "Star", "Star the feature or selection, or take it off"),
-    _shown("x", "reject", "Reject", "Reject the feature or selection, or take it off"),
-    _shown("t", "tag", "Tag", "Tag the feature or selection, or take a tag off"),
-    _shown("m", "note", "Note", "Write a note on the feature"),
-    _quiet("u", "undo", "Undo", "Undo the last change of marks"),
-    _quiet("ctrl+r", "redo", "Redo", "Redo what was undone"),
+    _quiet("colon", "ask('jump')", "Jump to layer:feature", sign=":"),
+    _shown("slash", "search('by_token')", "Token", "Search features by token", "/"),
+    _quiet("p", "search('by_text')", "What fires on a text", "Type a text, see what fires on it"),
+    _shown("f", "ask('filter')", "Filter", "Filter the table's rows"),
+    _shown("o", "ask('sort')", "Sort", "Sort the table's rows"),
+    _shown("s", "toggle_mark('star')", "Star", "Star the selection, or remove that"),
+    _shown("x", "toggle_mark('reject')", "Reject", "Reject the selection, or remove that"),
+    _shown("t", "mark('tag')", "Tag", "Tag the selection, or remove a tag"),
+    _shown("m", "mark('note')", "Note", "Write a note on the feature"),
+    _quiet("u", "mark('undo')", "Undo", "Undo the last change of marks"),
+    _quiet("ctrl+r", "mark('redo')", "Redo", "Redo what was undone"),
     _shown("e", "export", "Export", "Export features to a file"),
     _quiet("1", "transition('identity')", "Identity", "Identity: carry nothing through blocks"),
     _quiet("2", "transition('first-order')", "First order", "First order: each block by itself"),
     _quiet("3", "transition('full')", "Full", "Full: blocks after blocks, as Query Lens does"),
     _quiet("b", "look('other_end')", "Top or bottom lists"),
-    _quiet("i", "look('ids')", "Token ids", "Show or hide token ids"),
-    _quiet("c", "look('lenses')", "Lenses compared", "Next choice of lenses to compare"),
-    _quiet("plus,equals_sign", "longer(1)", "Longer lists"),
-    _quiet("minus", "longer(-1)", "Shorter lists"),
+    _quiet("i", "look('with_ids')", "Token ids", "Show or hide token ids"),
+    _quiet("c", "look('next_lenses')", "Lenses compared", "Next choice of lenses to compare"),
+    _quiet("plus,equals_sign", "look('lengthened', 1)", "Longer lists"),
+    _quiet("minus", "look('lengthened', -1)", "Shorter lists"),
     _quiet("y", "copy", "Copy", "Copy the pane's text"),
     _quiet("v", "overview", "Overview of the layers"),
     _quiet("w", "jobs", "Jobs", "Jobs: what is being computed, and a way to stop it"),
     _quiet("B", "build", "Build operators and atlas"),
     _quiet("escape", "back", "Back", "Back: to the table, to before a jump or a sort"),
     _shown("question_mark", "help", "All keys", "All keys, and what the words mean", "?"),
-    _quiet("q", "quit", "Quit", "Quit qlens"),
+    _quiet("q", "app.quit", "Quit", "Quit qlens"),
 )
+
+
+def keys_of(binding: Binding) -> str:
+    """The keys of a binding as a person writes them."""
+    return " ".join(_NAMES.get(key, key) for key in binding.key.split(","))
+
+
+def words_of(binding: Binding) -> str:
+    """What a binding does, in words that need no pane around them; the footer has shorter ones."""
+    return binding.tooltip or binding.description
+
+
+def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
+    """The bindings of a class, however they were written down."""
+    for binding in bindings:
+        yield binding if isinstance(binding, Binding) else Binding(*binding)

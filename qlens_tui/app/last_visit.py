@@ -12,35 +12,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from lens_core.directories import state_dir
 from lens_core.errors import StoreError
+from lens_core.lenses import LENSES
 from lens_core.storage.files import write_text_atomically
 from qlens_tui.engine.messages import OperatorSource
+from qlens_tui.table.known_layer import KnownLayer
 
 FORMAT = 1
+_VOCABULARY = ".vocabulary.json"
 
 
 @dataclass(frozen=True)
-class KnownLayer:
-    """A dictionary as the engine last described it.
-
-    `atlas` is its directory, once there is one, and `operators` those that it answered by.
-    """
-
-    layer: int
-    sha256: str
-    name: str
-    n_features: int
-    atlas: str | None = None
-    operators: OperatorSource = "built"
-
-
-@dataclass(frozen=True)
-class Place:
+class LastVisit:
     """A position in the app; the defaults are where a first visit begins."""
 
     layer: int | None = None
@@ -66,35 +56,35 @@ class Place:
     known: tuple[KnownLayer, ...] = field(default=())
 
 
-def _file(config: Path) -> Path:
+def _file(config: Path, ending: str = ".json") -> Path:
     name = hashlib.sha256(os.fsencode(os.path.realpath(config))).hexdigest()[:24]
-    return state_dir() / f"{name}.json"
+    return state_dir() / f"{name}{ending}"
 
 
-def recall(config: Path) -> Place:
+def recall(config: Path) -> LastVisit:
     """Where the user was in `config`; the beginning if that is not known."""
     try:
         found = json.loads(_file(config).read_text("utf-8"))
         if found.pop("format") != FORMAT:
-            return Place()
+            return LastVisit()
         known = tuple(KnownLayer(**layer) for layer in found.pop("known", ()))
-        names = {f.name: f for f in fields(Place)}
+        names = {f.name: f for f in fields(LastVisit)}
         kept = {name: value for name, value in found.items() if name in names}
         kept["off"] = tuple(int(block) for block in kept.get("off", ()))
         if kept.get("lenses") is not None:
             kept["lenses"] = tuple(kept["lenses"]) or None
-        place = Place(**kept, known=known)
+        place = LastVisit(**kept, known=known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return Place()
-    return place if _sane(place) else Place()
+        return LastVisit()
+    return place if _sane(place) else LastVisit()
 
 
-def _sane(place: Place) -> bool:
+def _sane(place: LastVisit) -> bool:
     def natural(value: object) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
     flags = (place.descending, place.ids, place.bottom, place.everywhere)
-    lenses = ("logit_lens", "query_lens", "first_order")
+    lenses = [lens.field for lens in LENSES]
     if place.lenses is not None and not all(lens in lenses for lens in place.lenses):
         return False
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
@@ -125,7 +115,7 @@ def _sane(place: Place) -> bool:
     )
 
 
-def remember(config: Path, place: Place) -> bool:
+def remember(config: Path, place: LastVisit) -> bool:
     """Keep `place` for the next start; False where it cannot be written, which loses no work."""
     document: dict[str, Any] = {"format": FORMAT, "config": str(config), **asdict(place)}
     try:
@@ -133,3 +123,18 @@ def remember(config: Path, place: Place) -> bool:
     except (StoreError, OSError):
         return False
     return True
+
+
+def keep_vocabulary(config: Path, tokens: Sequence[str]) -> None:
+    """Keep all token strings for the next start, when the model is not loaded yet."""
+    with suppress(StoreError, OSError):
+        write_text_atomically(_file(config, _VOCABULARY), json.dumps({"tokens": list(tokens)}))
+
+
+def saved_vocabulary(config: Path) -> list[str]:
+    """Those that were kept last; none if they cannot be read."""
+    try:
+        tokens = json.loads(_file(config, _VOCABULARY).read_text("utf-8"))["tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [token for token in tokens if isinstance(token, str)]

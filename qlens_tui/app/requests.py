@@ -1,149 +1,158 @@
-"""What was asked of the engine and what it answered: open requests, jobs, kept answers.
+"""What the engine is asked, and when: the newest question wins, and whoever walks on asks little.
 
-Answers are kept by everything they depend on (feature, settings, list length), so that going
-back to a feature, or taking a switch back, shows it at once. No Textual here and no engine:
-whoever holds an `Inquiry` gives it a way to send.
+`Requests` sends questions and takes back those that no longer matter. `FeatureRequests` asks what
+the panes lack of the feature under the cursor: its lists at once, what takes longer when the
+cursor rests. No Textual here and no engine: they are given a way to send, and to wait.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable
 
+from qlens_tui.app.alarm import After, Alarm
+from qlens_tui.app.state import OF_PANES, State
+from qlens_tui.app.views import SIDES
 from qlens_tui.engine import messages as m
-from qlens_tui.formats import duration
 
-Answer = TypeVar("Answer")
-FeatureKey = tuple[int, int, m.Settings, int | None]
-"""Layer, feature, settings, and tokens per list."""
-
-_KEPT = 512
-_SEARCHES = 16
+_RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
+_RESTS_ON_BLOCK = 0.4  # seconds; what follows takes passes
+# A key held down repeats every 30 ms or so: not every feature on the way is asked about.
+_QUICK, _SETTLES = 0.1, 0.06
 
 
-@dataclass
-class Job:
-    """Long work that the engine does; `total` 0: nobody knows how much."""
+class Requests:
+    """Questions on their way to the engine."""
 
-    id: int
-    name: str
-    text: str = "waiting"
-    done: int = 0
-    total: int = 0
-    eta: float | None = None
-
-    @property
-    def progress(self) -> str:
-        """What it is doing, how far it is, how long it will take."""
-        share = f" {self.share}" if self.total else ""
-        left = f", {duration(self.eta)} left" if self.eta is not None else ""
-        return f"{self.text}{share}{left}"
-
-    @property
-    def share(self) -> str:
-        """How far it is, or else what it is doing."""
-        return f"{100 * self.done / self.total:.0f}%" if self.total else self.text
-
-    def update(self, event: m.Status) -> None:
-        """Take over what the engine says of it."""
-        self.text, self.done, self.total, self.eta = event.text, event.done, event.total, event.eta
-
-
-class Kept(Generic[Answer]):
-    """The answers last looked at."""
-
-    def __init__(self, most: int = _KEPT) -> None:
-        self._most = most
-        self._answers: OrderedDict[Hashable, Answer] = OrderedDict()
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._answers
-
-    def get(self, key: Hashable) -> Answer | None:
-        """The answer to a question, if it is still kept."""
-        found = self._answers.get(key)
-        if found is not None:
-            self._answers.move_to_end(key)
-        return found
-
-    def put(self, key: Hashable, answer: Answer) -> None:
-        """Keep an answer; the one looked at longest ago goes."""
-        self._answers[key] = answer
-        self._answers.move_to_end(key)
-        while len(self._answers) > self._most:
-            self._answers.popitem(last=False)
-
-    def clear(self) -> None:
-        self._answers.clear()
-
-
-class Inquiry:
-    """Requests under way and answers kept, of one session after another."""
-
-    def __init__(self, send: Callable[[m.Request], int]) -> None:
+    def __init__(self, state: State, send: Callable[[m.Request], int]) -> None:
+        """`send` passes a request on and returns its number."""
+        self._state = state
         self._send = send
-        self.asked: dict[int, m.Request] = {}
-        self.jobs: dict[int, Job] = {}
-        self.signatures: Kept[m.Signature] = Kept()
-        self.paths: Kept[m.Paths] = Kept()
-        self.evidence: Kept[m.Evidence] = Kept()
-        self.favoured: Kept[m.BlockTokensReady] = Kept()
-        self.searches: Kept[m.Found] = Kept(_SEARCHES)
+        self.opening: int | None = None
+        """The number of the request to open the session, while it is under way."""
 
-    def ask(self, request: m.Request, job: str | None = None) -> int:
-        """Send a request, listed under jobs where `job` names it."""
-        number = self._send(request)
-        self.asked[number] = request
-        if job is not None:
-            self.jobs[number] = Job(number, job)
-        return number
+    def open(self, request: m.Open) -> None:
+        """Open a session: whatever was asked before will not be answered."""
+        self._state.begin()
+        self._state.opened.session = None
+        self.opening = self._send(request)
 
-    def ask_once(self, request: m.Request, job: str | None = None) -> None:
-        """Ask, unless that is under way already."""
-        if request not in self.asked.values():
-            self.ask(request, job)
-
-    def answered(self, number: int) -> m.Request | None:
-        """A request is done with; which one it was."""
-        self.jobs.pop(number, None)
-        return self.asked.pop(number, None)
+    def ask(self, question: m.Request, name: str = "") -> bool:
+        """Ask, unless that is under way; `name` lists it among the jobs. False: nobody to ask."""
+        if self._state.opened.session is None:
+            return False
+        if not self._state.is_under_way(question):
+            self._state.asked(self._send(question), question, name)
+        return True
 
     def cancel(self, number: int) -> None:
         """Stop a request; what it finished is kept where it lies."""
         self._send(m.Cancel(target=number))
 
-    def stop_what_is_stale(self, wanted: FeatureKey | None) -> None:
+    def withdraw(self, number: int) -> None:
+        """Stop a request whose answer nobody waits for any more."""
+        self._state.work[number].is_withdrawn = True
+        self.cancel(number)
+
+    def withdraw_stale(self) -> None:
         """Passes for another feature, or other blocks, would keep the new ones waiting."""
-        for number, request in list(self.asked.items()):
-            match request:
+        state = self._state
+        wanted = {state.lists_asked, *map(state.shares_asked, SIDES)}
+        for work in state.under_way:
+            match work.request:
                 case m.ComputeSignature() | m.ComputePaths():
-                    asked = request.layer, request.feature, request.settings, request.k
-                    stale = asked != wanted
-                case m.ComputeBlockTokens():
-                    stale = wanted is None or (request.layer, request.feature) != wanted[:2]
-                case m.ComputeEvidence():
-                    stale = wanted is None or request.layer != wanted[0]
+                    stale = work.request not in wanted
+                case m.ComputeBlockTokens(layer=layer, feature=feature):
+                    stale = (layer, feature) != state.feature
+                case m.ComputeEvidence(layer=layer):  # one pass serves the layer
+                    stale = state.feature is None or layer != state.feature[0]
                 case _:
                     continue
             if stale:
-                self.answered(number)
-                self.cancel(number)
+                self.withdraw(work.id)
 
-    def forget(self) -> None:
-        """The engine is gone: nothing that was asked will be answered.
 
-        Nor does what a search found hold in the next session: it may have other layers.
+class FeatureRequests:
+    """Asks what the panes lack of the feature under the cursor."""
+
+    def __init__(
+        self,
+        state: State,
+        requests: Requests,
+        after: After,
+        *,
+        reads_blocks: Callable[[], bool] = lambda: True,
+        asked: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """`reads_blocks`: whether the user is among the paths, and wants a block's tokens.
+
+        `asked` is called when these were asked for: the pane says so.
         """
-        self.searches.clear()
-        self.asked.clear()
-        self.jobs.clear()
+        self._state = state
+        self._requests = requests
+        self._reads_blocks = reads_blocks
+        self._asked = asked
+        self._clock = clock or time.monotonic
+        self._moved = -_QUICK
+        self._settling = Alarm(after, self.ask_all)
+        self._resting = Alarm(after, self.ask_all)
+        self._on_block = Alarm(after, self._ask_block)
 
-    def forget_answers(self) -> None:
-        """What was answered would now be answered in another way."""
-        self.signatures.clear()
-        self.paths.clear()
-        self.evidence.clear()
-        self.favoured.clear()
-        self.searches.clear()
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something will be asked if the cursor stays where it is."""
+        return any(alarm.is_set for alarm in (self._settling, self._resting, self._on_block))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the cursor goes on faster than features are asked about."""
+        return self._settling.is_set
+
+    def moved(self) -> None:
+        """The cursor is on another feature: ask, or if it runs, when it has stopped."""
+        now = self._clock()
+        runs, self._moved = now - self._moved < _QUICK, now
+        if runs:
+            self._settling.put_off(_SETTLES)
+        else:
+            self.changed()
+
+    def changed(self) -> None:
+        """Something else is wanted: lists at once, the rest if the cursor rests."""
+        self._settling.stop()
+        self._requests.withdraw_stale()
+        self._ask(self._state.lists_asked)
+        self._resting.put_off(_RESTS)
+
+    def block_moved(self) -> None:
+        """The cursor is on another block, or came among them: see to it if it stays there."""
+        self._on_block.put_off(_RESTS_ON_BLOCK)
+
+    def answered(self) -> None:
+        """Something was answered, or dropped: what the panes lack now is asked for."""
+        if not self._settling.is_set and not self._resting.is_set:
+            self.ask_all()
+        if not self._on_block.is_set:
+            self._ask_block()
+
+    def ask_all(self) -> None:
+        """Ask everything that the panes lack."""
+        self._settling.stop()
+        self._resting.stop()
+        self._requests.withdraw_stale()
+        self._ask(self._state.lists_asked)
+        for side in SIDES:
+            self._ask(self._state.shares_asked(side))
+        self._ask(self._state.evidence_asked)
+
+    def _ask_block(self) -> None:
+        """A block's tokens take passes of their own; who is not among them has not asked."""
+        if self._reads_blocks():
+            self._ask(self._state.block_asked)
+            self._asked()
+
+    def _ask(self, question: m.Request | None) -> None:
+        if question is not None and self._state.is_lacking(question):
+            assert isinstance(question, OF_PANES)
+            self._requests.ask(question)

@@ -16,7 +16,7 @@ from lens_core.errors import LensError
 from lens_core.lenses import LENSES, LOGIT, QUERY, Lens
 from lens_core.signature import NO_DIRECTION, Lists, SideSignature, Signature, TokenList
 from lens_core.terms import MEASURES, OperatorSource, Settings, Side
-from qlens_tui.app.last_visit import KnownLayer
+from qlens_tui.table.known_layer import KnownLayer
 
 
 def layer_frame(known: KnownLayer) -> pl.DataFrame:
@@ -64,7 +64,7 @@ def together(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 def signature_of(
     row: Mapping[str, object],
-    texts: list[str] | None,
+    texts: Sequence[str] | None,
     *,
     n_tokens: int,
     operators: OperatorSource,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from qlens_tui.app.last_visit import KnownLayer
+from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.triage.triage import Triage, marks_frame
 
 if TYPE_CHECKING:

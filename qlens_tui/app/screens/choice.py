@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import Key, KeyLine
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
 
 
 class Choice(ModalScreen[int | None]):
@@ -51,7 +51,7 @@ class Choice(ModalScreen[int | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield ToldLine(ascii_only=self._ascii)
+            yield TextLine(ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, nothing=self._nothing)
             yield KeyLine(ascii_only=self._ascii)
 
@@ -84,7 +84,7 @@ class Choice(ModalScreen[int | None]):
         chosen = self.query_one(ChoiceList)
         if nothing is not None:
             chosen.say_nothing(nothing)
-        self.query_one(ToldLine).tell(self._title)
+        self.query_one(TextLine).tell(self._title)
         chosen.set_choices(lines, heading=self._heading, cursor=cursor)
 
     @property

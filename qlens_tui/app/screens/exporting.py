@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from textual.screen import Screen
 
 from lens_core.errors import LensError, StoreError
+from qlens_tui.app.notices import LONG
+from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.screens.prompt import Answer, Prompt
+from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.text import visible
+from qlens_tui.triage.triage import Triage
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from qlens_tui.app.screens.workbench import Workbench
     from qlens_tui.table.rows import Rows
 
 
@@ -31,81 +38,103 @@ class _Scope:
     tag: str | None = None
 
 
-def ask_and_export(bench: Workbench) -> None:
-    """Ask for the features and the file, then write it."""
-    try:
-        scopes = _scopes(bench)
-    except LensError as error:  # of the file of marks
-        bench.qlens.toast(str(error), "error")
-        return
-    if not scopes:
-        bench.notify("there is nothing to export yet", severity="warning")
-        return
+class Exporting:
+    """Asks for features and a file, and writes it."""
 
-    def chosen(index: int | None) -> None:
-        if index is not None:
-            _ask_file(bench, scopes[index])
+    def __init__(
+        self,
+        opened: Opened,
+        triage: Triage | None,
+        *,
+        table: FeatureTable,
+        screen: Screen[Any],
+        ascii_only: bool,
+    ) -> None:
+        self._opened = opened
+        self._triage = triage
+        self._table = table
+        self._screen = screen
+        self._ascii = ascii_only
 
-    bench.app.push_screen(
-        Choice(
-            "export",
-            [visible(scope.label, ascii_only=bench.ascii) for scope in scopes],
-            ascii_only=bench.ascii,
-        ),
-        chosen,
-    )
-
-
-def _scopes(bench: Workbench) -> list[_Scope]:
-    table, triage = bench.table, bench.triage
-    found = []
-    if table.rows is not None and len(table.rows):
-        rows, chosen = table.rows, table.chosen
-        if len(chosen) > 1:
-            selected = rows[chosen.start : chosen.stop]
-            found.append(_Scope(f"the {len(chosen):,} selected rows", rows=selected))
-        found.append(_Scope(f"the {len(rows):,} rows of the table, in this order", rows=rows))
-    if triage is not None:
-        ready, known = bench.dialogue.ready, len(bench.browsing.known)
-        layers = "every layer"
-        if ready is None or known < len(ready.layers):
-            layers = f"the {known} layers that are known so far"
-        found.append(_Scope(f"all starred features, of {layers}", starred=True))
-        found.append(_Scope(f"all features with any mark, of {layers}", marked=True))
-        found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in triage.tags()]
-    return found
-
-
-def _ask_file(bench: Workbench, scope: _Scope) -> None:
-    from qlens_tui.export.write import check_destination
-
-    def check(text: str) -> str | None:
-        if not text.strip():
-            return "a file name, ending in .csv, .parquet or .ndjson"
+    def ask(self) -> None:
+        """Ask for the features, then for the file, then write."""
         try:
-            check_destination(_path(text))
-        except LensError as error:
-            return str(error)
-        return None
+            scopes = self._scopes()
+        except LensError as error:  # of the file of marks
+            self._screen.notify(str(error), severity="error")
+            return
+        if not scopes:
+            self._screen.notify("there is nothing to export yet", severity="warning")
+            return
 
-    def confirm(text: str) -> str | None:
-        return "this file exists: enter again replaces it" if _path(text).exists() else None
+        def chosen(index: int | None) -> None:
+            if index is not None:
+                self._ask_file(scopes[index])
 
-    def write(answer: Answer | None) -> None:
-        if answer is not None:
-            bench.run_worker(_export(bench, scope, _path(answer.text)), group="export")
+        labels = [visible(scope.label, ascii_only=self._ascii) for scope in scopes]
+        choice = Choice("export", labels, ascii_only=self._ascii)
+        self._screen.app.push_screen(choice, chosen)
 
-    bench.app.push_screen(
-        Prompt(
+    def _scopes(self) -> list[_Scope]:
+        table, triage, opened = self._table, self._triage, self._opened
+        found = []
+        if table.rows is not None and len(table.rows):
+            rows, chosen = table.rows, table.chosen
+            if len(chosen) > 1:
+                selected = rows[chosen.start : chosen.stop]
+                found.append(_Scope(f"the {len(chosen):,} selected rows", rows=selected))
+            found.append(_Scope(f"the {len(rows):,} rows of the table, in this order", rows=rows))
+        if triage is not None:
+            known, layers = len(opened.known), "every layer"
+            if opened.session is None or known < len(opened.layers):
+                layers = f"the {known} layers that are known so far"
+            found.append(_Scope(f"all starred features, of {layers}", starred=True))
+            found.append(_Scope(f"all features with any mark, of {layers}", marked=True))
+            found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in triage.tags()]
+        return found
+
+    def _ask_file(self, scope: _Scope) -> None:
+        from qlens_tui.export.write import check_destination
+
+        def check(text: str) -> str | None:
+            if not text.strip():
+                return "a file name, ending in .csv, .parquet or .ndjson"
+            try:
+                check_destination(_path(text))
+            except LensError as error:
+                return str(error)
+            return None
+
+        def confirm(text: str) -> str | None:
+            return "this file exists: enter again replaces it" if _path(text).exists() else None
+
+        def write(answer: Answer | None) -> None:
+            if answer is not None:
+                self._screen.run_worker(self._write(scope, _path(answer.text)), group="export")
+
+        prompt = Prompt(
             f"export {scope.label} to",
             value=_free_name(),
             hint=".csv (for spreadsheets), .parquet or .ndjson",
             check=check,
             confirm=confirm,
-            ascii_only=bench.ascii,
-        ),
-        write,
-    )
+            ascii_only=self._ascii,
+        )
+        self._screen.app.push_screen(prompt, write)
+
+    async def _write(self, scope: _Scope, path: Path) -> None:
+        opened = self._opened
+        known, texts = dict(opened.known), opened.texts
+        try:
+            count, warnings = await asyncio.to_thread(
+                _write, scope, path, known, texts, self._triage
+            )
+        except (LensError, OSError) as error:
+            self._screen.notify(str(error), severity="error", timeout=LONG)
+            return
+        self._screen.notify(f"wrote {count:,} features to {path}")
+        for warning in warnings:
+            self._screen.notify(warning, severity="warning", timeout=LONG)
 
 
 def _free_name() -> str:
@@ -118,33 +147,24 @@ def _path(text: str) -> Path:
     return Path(os.path.expanduser(text.strip()))
 
 
-async def _export(bench: Workbench, scope: _Scope, path: Path) -> None:
-    try:
-        count, warnings = await asyncio.to_thread(_write, bench, scope, path)
-    except (LensError, OSError) as error:
-        bench.qlens.toast(str(error), "error", long=True)
-        return
-    bench.qlens.toast(f"{count:,} features in {path}")
-    for warning in warnings:
-        bench.qlens.toast(warning, "warning", long=True)
-
-
-def _write(bench: Workbench, scope: _Scope, path: Path) -> tuple[int, tuple[str, ...]]:
-    """How many features were written, and warnings.
-
-    In a worker thread; reads only what does not change under it.
-    """
+def _write(
+    scope: _Scope,
+    path: Path,
+    known: Mapping[int, KnownLayer],
+    texts: Sequence[str] | None,
+    triage: Triage | None,
+) -> tuple[int, tuple[str, ...]]:
+    """How many features were written, and warnings; in a worker thread."""
     import polars as pl
 
     from lens_core.atlas.files import find_layer, merged_provenance
     from qlens_tui.export.write import export
     from qlens_tui.triage.triage import marks_frame
 
-    texts, known = bench.dialogue.texts, dict(bench.browsing.known)
     if texts is None:
         raise StoreError("the vocabulary is still loading: export when the model is ready")
     shas = {layer: each.sha256 for layer, each in known.items()}
-    marks = marks_frame(bench.triage, shas).sort("layer", "feature")
+    marks = marks_frame(triage, shas).sort("layer", "feature")
     rows = _rows(scope, marks)
     layers = sorted(rows["layer"].unique().to_list())
     atlases = []

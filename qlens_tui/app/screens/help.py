@@ -11,34 +11,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
+from qlens_tui.app.keymap import keys_of, words_of
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 from qlens_tui.glossary import GLOSSARY
 from qlens_tui.text import fit, wrapped
 
-_NAMES = {
-    "plus": "+", "equals_sign": "=", "minus": "-", "colon": ":", "slash": "/", "space": "space",
-    "question_mark": "?", "pagedown": "pgdn", "pageup": "pgup",
-}  # fmt: skip
 _TITLE = "keys, and what the words mean"
 _TERM = 18  # columns of a key, or of a term
 _WORDS = "what the columns and words mean"
-
-
-def keys_of(binding: Binding) -> str:
-    """The keys of a binding as a person writes them."""
-    return " ".join(_NAMES.get(key, key) for key in binding.key.split(","))
-
-
-def words_of(binding: Binding) -> str:
-    """What a binding does, in words that need no pane around them; the footer has shorter ones."""
-    return binding.tooltip or binding.description
-
-
-def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
-    """The bindings of a class, however they were written down."""
-    for binding in bindings:
-        yield binding if isinstance(binding, Binding) else Binding(*binding)
 
 
 class _Keys(LinePane):

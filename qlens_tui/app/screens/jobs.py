@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from textual.timer import Timer
 
+from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.choice import Choice
+from qlens_tui.app.state import State
 from qlens_tui.text import visible
-
-if TYPE_CHECKING:
-    from qlens_tui.app.screens.workbench import Workbench
 
 _SECONDS = 0.5
 
 
-def show_jobs(bench: Workbench) -> None:
-    """Show the jobs until the user leaves; `d` stops the one under the cursor."""
-    inquiry = bench.dialogue.inquiry
-    shown: list[int] = []
+class Jobs(Choice):
+    """The jobs, kept up to date; `d` stops the one under the cursor."""
 
-    def lines() -> list[str]:
-        shown[:] = inquiry.jobs
-        said = (f"{job.name}: {job.progress}" for job in inquiry.jobs.values())
-        return [visible(line, ascii_only=bench.ascii) for line in said]
+    def __init__(self, state: State, requests: Requests, *, ascii_only: bool) -> None:
+        self._state = state
+        self._requests = requests
+        self._numbers: list[int] = []
+        self._plain = ascii_only
+        self._timer: Timer | None = None
+        super().__init__(
+            "jobs",
+            self._job_lines(),
+            nothing="no jobs running",
+            keys=(("d", "cancel", self._cancel),),
+            ascii_only=ascii_only,
+        )
 
-    def cancel(_choice: Choice, index: int | None) -> None:
-        if index is not None and index < len(shown):
-            inquiry.cancel(shown[index])
+    def on_mount(self) -> None:
+        self._timer = self.set_interval(_SECONDS, lambda: self.show(self._job_lines()))
 
-    choice = Choice(
-        "jobs", lines(), nothing="nothing long is being done",
-        keys=(("d", "cancel", cancel),), ascii_only=bench.ascii,
-    )  # fmt: skip
-    timer = bench.set_interval(_SECONDS, lambda: choice.show(lines()))
-    bench.app.push_screen(choice, lambda _index: timer.stop())
+    def _job_lines(self) -> list[str]:
+        jobs = self._state.jobs
+        self._numbers = [job.id for job in jobs]
+        said = (f"{job.name}: {job.progress}" for job in jobs)
+        return [visible(line, ascii_only=self._plain) for line in said]
+
+    def _cancel(self, _choice: Choice, index: int | None) -> None:
+        if index is not None and index < len(self._numbers):
+            self._requests.cancel(self._numbers[index])

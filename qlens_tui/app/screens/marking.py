@@ -8,38 +8,53 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
+
+from textual.screen import Screen
 
 from lens_core.errors import LensError
+from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
+from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import DictionaryName, Mark, Step, tag_name
 from qlens_tui.triage.triage import Triage
-
-if TYPE_CHECKING:
-    from qlens_tui.app.screens.workbench import Workbench
 
 _AT_ONCE = 20_000  # features
 
 
 class Marking:
-    """The marks that the workbench shows, and the keys that change them."""
+    """The marks of the layers that are known, and the keys that change them."""
 
-    def __init__(self, bench: Workbench, triage: Triage | None) -> None:
-        self._bench = bench
+    def __init__(
+        self,
+        triage: Triage | None,
+        opened: Opened,
+        *,
+        table: FeatureTable,
+        screen: Screen[Any],
+        changed: Callable[[], None],
+        ascii_only: bool,
+    ) -> None:
+        """`changed` is called when marks are other ones; `triage` `None`: they cannot be kept."""
         self.triage = triage
         self.marks: dict[int, dict[int, Mark]] = {}
+        self._opened = opened
+        self._table = table
+        self._screen = screen
+        self._changed = changed
+        self._ascii = ascii_only
         self._problem = ""
 
     def toggle(self, kind: Literal["star", "reject"]) -> None:
-        """Mark what is selected, or take the mark off where all of it has it."""
+        """Mark what is selected, or remove the mark where all of it has it."""
         selection, triage = self._selection(), self.triage
         if selection and triage is not None:
             self._edit(lambda: triage.toggle(selection, kind), selection)
 
     def tag(self) -> None:
-        """Ask for a tag; one that the feature has is taken off."""
+        """Ask for a tag; one that the feature has is removed."""
         selection, triage = self._selection(), self.triage
         if not selection or triage is None:
             return
@@ -48,7 +63,7 @@ class Marking:
             tags = triage.tags()
             here = self._tags_of(selection) if count == 1 else frozenset()
         except LensError as error:
-            self._bench.qlens.toast(str(error), "error")
+            self._say(error)
             return
 
         def typed(prompt: Prompt, text: str) -> None:
@@ -58,7 +73,7 @@ class Marking:
             prompt.offer(
                 [
                     Suggestion(
-                        f"{sign}{shown(tag)}{'  (take off)' if sign or tag in here else ''}",
+                        f"{sign}{shown(tag)}{'  (remove)' if sign or tag in here else ''}",
                         f"{sign}{tag}",
                     )
                     for tag in matching
@@ -66,7 +81,7 @@ class Marking:
             )
 
         def shown(tag: str) -> str:
-            return visible(tag, ascii_only=self._bench.ascii)
+            return visible(tag, ascii_only=self._ascii)
 
         def check(text: str) -> str | None:
             if not text.strip():
@@ -75,7 +90,7 @@ class Marking:
                 tag, off = meant(text)
             except LensError as error:
                 return str(error)
-            return f"there is no tag {shown(tag)} to take off" if off and tag not in tags else None
+            return f"there is no tag {shown(tag)} to remove" if off and tag not in tags else None
 
         def meant(text: str) -> tuple[str, bool]:
             """The tag as it is kept, and whether it is to be taken off."""
@@ -94,15 +109,13 @@ class Marking:
                 self._edit(lambda: triage.apply(selection, add=[tag]), selection)
 
         what = f"{count:,} features" if count > 1 else "this feature"
-        hint = "a tag it has is taken off; -tag takes it off all; no commas"
-        prompt = Prompt(
-            f"tag {what}", hint=hint, typed=typed, check=check, ascii_only=self._bench.ascii
-        )
-        self._bench.app.push_screen(prompt, apply)
+        hint = "a tag it has is removed; -tag removes it from all; no commas"
+        prompt = Prompt(f"tag {what}", hint=hint, typed=typed, check=check, ascii_only=self._ascii)
+        self._screen.app.push_screen(prompt, apply)
 
     def note(self) -> None:
         """Open the note of the feature under the cursor."""
-        feature, triage = self._bench.table.feature, self.triage
+        feature, triage = self._table.feature, self.triage
         if feature is None or triage is None:
             return
         layer, number = feature
@@ -110,7 +123,7 @@ class Marking:
         try:
             before = triage.mark(dictionary.sha256, number).note
         except LensError as error:
-            self._bench.qlens.toast(str(error), "error")
+            self._say(error)
             return
 
         def keep(note: str) -> str | None:
@@ -121,7 +134,7 @@ class Marking:
                     before = there
                     return (
                         "another session changed this note meanwhile: "
-                        "again replaces it, escape twice leaves that one"
+                        "ctrl+s again replaces it, escape twice keeps theirs"
                     )
                 self._tell(triage.apply({dictionary: [number]}, note=note), [layer])
             except LensError as error:
@@ -129,7 +142,7 @@ class Marking:
             return None
 
         title = f"note on {layer}:{number}"
-        self._bench.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._bench.ascii))
+        self._screen.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._ascii))
 
     def undo(self) -> None:
         """Take back this session's last edit."""
@@ -137,13 +150,13 @@ class Marking:
             self._replay(self.triage.undo, self.triage.next_undo, "undone", "undo")
 
     def redo(self) -> None:
-        """Do it again."""
+        """Redo what was undone last."""
         if self.triage is not None:
-            self._replay(self.triage.redo, self.triage.next_redo, "done again", "redo")
+            self._replay(self.triage.redo, self.triage.next_redo, "redone", "redo")
 
     def read(self, *layers: int) -> None:
         """Read the marks of layers that are known."""
-        known, triage = self._bench.browsing.known, self.triage
+        known, triage = self._opened.known, self.triage
         if triage is None:
             return
         try:
@@ -154,8 +167,8 @@ class Marking:
 
     def read_all(self) -> None:
         """Read the marks of every layer, and show them."""
-        self.read(*self._bench.browsing.known)
-        self._bench.show_marks()
+        self.read(*self._opened.known)
+        self._changed()
 
     def keep_only(self, layers: Sequence[int]) -> None:
         """Forget those of layers that the configuration has no more; they stay on the disk."""
@@ -175,7 +188,10 @@ class Marking:
         """A file that cannot be read stays so: told once, not at every look."""
         if problem != self._problem:
             self._problem = problem
-            self._bench.qlens.toast(problem, "error")
+            self._screen.notify(problem, severity="error")
+
+    def _say(self, error: LensError) -> None:
+        self._screen.notify(str(error), severity="error")
 
     @property
     def stars(self) -> dict[int, int]:
@@ -185,12 +201,12 @@ class Marking:
         }
 
     def _name(self, layer: int) -> DictionaryName:
-        known = self._bench.browsing.known[layer]
-        model = self._bench.dialogue.model_name
+        known = self._opened.known[layer]
+        model = self._opened.model_name
         return DictionaryName(known.sha256, known.name, model, layer)
 
     def _selection(self) -> dict[DictionaryName, list[int]]:
-        table = self._bench.table
+        table = self._table
         if table.rows is None or not len(table.rows):
             return {}
         chosen = table.chosen
@@ -214,9 +230,9 @@ class Marking:
     def _replay(self, act: Callable[[], Step | None], count: int, verb: str, name: str) -> None:
         def tell(step: Step | None) -> None:
             if step is None:
-                self._bench.notify(f"nothing to {name}")
+                self._screen.notify(f"nothing to {name}")
             else:
-                self._tell(step, list(self._bench.browsing.known), verb)
+                self._tell(step, list(self._opened.known), verb)
 
         self._do(act, count, tell)
 
@@ -228,27 +244,27 @@ class Marking:
             try:
                 tell(act())
             except LensError as error:
-                self._bench.qlens.toast(str(error), "error")
+                self._say(error)
             return
 
         async def off_this_thread() -> None:
             try:
                 tell(await asyncio.to_thread(act))
             except LensError as error:
-                self._bench.qlens.toast(str(error), "error")
+                self._say(error)
 
-        self._bench.notify(f"marking {count:,} features")
-        self._bench.run_worker(off_this_thread(), group="marking")
+        self._screen.notify(f"marking {count:,} features")
+        self._screen.run_worker(off_this_thread(), group="marking")
 
     def _tell(self, step: Step | None, layers: Sequence[int], verb: str = "") -> None:
         if step is None:
             return
         if verb or step.changed > 1:
-            left = f", {step.left_alone:,} left alone: changed elsewhere" if step.left_alone else ""
+            left = f", {step.left_alone:,} skipped: changed elsewhere" if step.left_alone else ""
             said = f"{verb + ': ' if verb else ''}{step.what} ({step.changed:,}){left}"
-            self._bench.qlens.toast(said)
+            self._screen.notify(said)
         self.read(*layers)
-        self._bench.show_marks()
+        self._changed()
 
 
 def _count(selection: Mapping[DictionaryName, list[int]]) -> int:

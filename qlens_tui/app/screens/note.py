@@ -14,7 +14,7 @@ from textual.widgets import TextArea
 from textual.widgets.text_area import EditResult
 
 from qlens_tui.app.widgets.key_line import KeyLine
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.text import has_shape, visible
 
 
@@ -78,7 +78,7 @@ class NoteEditor(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield ToldLine(self._title, ascii_only=self._ascii)
+            yield TextLine(self._title, ascii_only=self._ascii)
             yield _Area(self._before, show_line_numbers=False)
             yield KeyLine(ascii_only=self._ascii)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import events, work
 from textual.app import ComposeResult
@@ -19,11 +19,12 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from lens_core.errors import LensError
-from qlens_tui.app.last_visit import KnownLayer
+from qlens_tui.app.opened import Opened
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_pane import Line, LinePane, facts, fitted, line
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
+from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.overview import (
     BINS,
     METRICS,
@@ -35,9 +36,7 @@ from qlens_tui.table.overview import (
     together,
 )
 from qlens_tui.text import visible
-
-if TYPE_CHECKING:
-    from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.triage.triage import Triage
 
 _COUNTS = (("features", 8), ("silent", 6), ("stars", 6), ("rejects", 7), ("tagged", 6))
 _MEDIAN = 5  # columns
@@ -45,17 +44,6 @@ _COLUMN = _MEDIAN + 1 + BINS
 _LEFT = 5 + sum(width + 1 for _, width in _COUNTS)
 _EIGHTHS = " ▁▂▃▄▅▆▇█", " ..::||##"
 _LOOK_AGAIN = 1.0  # seconds between looks for layers and atlases that came meanwhile
-
-
-def show_overview(bench: Workbench) -> None:
-    """Open it; the layer that the user takes is gone to."""
-    overview = OverviewScreen(bench)
-
-    def leave(index: int | None) -> None:
-        if index is not None:
-            bench.browsing.go(overview.rows[index])
-
-    bench.app.push_screen(overview, leave)
 
 
 class _Histogram(LinePane, can_focus=False):
@@ -108,13 +96,18 @@ class OverviewScreen(Screen[int | None]):
         Binding("right,l", "metric(1)", "Next metric"),
     ]
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(
+        self, opened: Opened, layer: int | None, triage: Triage | None, *, ascii_only: bool
+    ) -> None:
+        """Begin with the cursor on `layer` (`None`: all of them)."""
         super().__init__()
-        self._bench = bench
+        self._opened = opened
+        self._triage = triage
+        self._ascii = ascii_only
         self._read: dict[int, tuple[KnownLayer, Overview]] = {}
         self._reading = False
         self._refused = False
-        self._at = bench.browsing.layer
+        self._at = layer
         self._metric = 0
         self._sum = Overview(0)
         self.rows: tuple[int | None, ...] = ()
@@ -122,11 +115,11 @@ class OverviewScreen(Screen[int | None]):
     @property
     def _known(self) -> Mapping[int, KnownLayer]:
         """The layers whose dictionary is known, as they are now."""
-        return self._bench.browsing.known
+        return self._opened.known
 
     def compose(self) -> ComposeResult:
-        plain = self._bench.ascii
-        yield ToldLine(ascii_only=plain)
+        plain = self._ascii
+        yield TextLine(ascii_only=plain)
         yield ChoiceList(ascii_only=plain, nothing="no layer is known yet")
         yield _Histogram(ascii_only=plain)
         yield KeyLine(ascii_only=plain)
@@ -163,7 +156,7 @@ class OverviewScreen(Screen[int | None]):
     def _unread(self) -> list[int]:
         """Layers that are known otherwise than they were read."""
         known = self._known
-        here = [at for at in self._bench.browsing.choices if at is not None and at in known]
+        here = [at for at in self._opened.choices if at is not None and at in known]
         return [at for at in here if self._read.get(at, (None,))[0] != known[at]]
 
     def _look_again(self) -> None:
@@ -188,14 +181,14 @@ class OverviewScreen(Screen[int | None]):
         self._show()
 
     async def _with_marks(self, known: KnownLayer, found: Overview) -> Overview:
-        triage = self._bench.triage
+        triage = self._triage
         if triage is None:
             return found
         try:
             return found + Overview(0, await asyncio.to_thread(marked_in, triage, known))
         except LensError as error:
             if not self._refused:
-                self._bench.qlens.toast(str(error), "error")
+                self.notify(str(error), severity="error")
             self._refused = True
             return found
 
@@ -207,7 +200,7 @@ class OverviewScreen(Screen[int | None]):
     def _show(self) -> None:
         if not self.is_attached or not self.query(ChoiceList):
             return
-        self.rows = tuple(self._bench.browsing.choices)
+        self.rows = tuple(self._opened.choices)
         layers = [layer for layer in self.rows if layer is not None]
         if self._at not in self.rows:
             self._at = self.rows[0] if self.rows else None
@@ -233,7 +226,7 @@ class OverviewScreen(Screen[int | None]):
             *([_progress(whole)] if whole.marked is not None else []),
         ]
         title = facts([[piece] for piece in pieces], self.size.width - 1)
-        self.query_one(ToldLine).tell(title)
+        self.query_one(TextLine).tell(title)
         self._draw()
 
     def _draw(self) -> None:
@@ -249,7 +242,7 @@ class OverviewScreen(Screen[int | None]):
         numbers = self._numbers(here)
         name = []
         if here is not None and here in self._known:
-            name = [[visible(self._known[here].name, ascii_only=self._bench.ascii)]]
+            name = [[visible(self._known[here].name, ascii_only=self._ascii)]]
         if numbers.measured is None:
             drawn.tell(None, [f"{metric.title} of {where}: {self._missing(here)}"], *name)
             return
@@ -311,7 +304,7 @@ class OverviewScreen(Screen[int | None]):
         for index in metrics:
             spread = measured.spreads[index]
             median = _value(spread.metric, spread.median)
-            words.append(f"{median:>{_MEDIAN}} {_small(spread.bins, self._bench.ascii)}")
+            words.append(f"{median:>{_MEDIAN}} {_small(spread.bins, self._ascii)}")
         return " ".join(words)
 
 

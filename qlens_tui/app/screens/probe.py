@@ -8,24 +8,26 @@ that fire on it most are listed, one step away with enter.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 
+from qlens_tui.app.requests import Requests
+from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.screens.prompt import Answer, Prompt
+from qlens_tui.app.state import State
+from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.firing_tokens import FiringTokens
 from qlens_tui.app.widgets.key_line import KeyLine
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.engine import messages as m
 from qlens_tui.formats import number
+from qlens_tui.table.feature_labels import labels
+from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import token_label
-
-if TYPE_CHECKING:
-    from qlens_tui.app.screens.workbench import Workbench
 
 _ESCAPE = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0[0-9a-f]{7}))")
 _NAMED = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
@@ -33,31 +35,7 @@ _HINT = r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"
 _LOADING = "the model is still loading: p tries again"
 
 
-def ask_prompt(bench: Workbench, last: ProbeScreen | None = None) -> ProbeScreen | None:
-    """Ask for a text and show what fires on it; `last` is the screen before, for its text.
-
-    The screen that was opened, to be given the engine's answers; `last` where none was.
-    """
-    feature = bench.table.feature
-    layer = feature[0] if feature is not None else bench.browsing.layer
-    if bench.dialogue.ready is None:
-        bench.notify("a text needs the model: it is still loading", severity="warning")
-        return last
-    if layer is None:
-        bench.notify("go to a layer first: its features are tried on a text", severity="warning")
-        return last
-
-    def leave(found: tuple[int, int] | None) -> None:
-        if found is not None:
-            bench.browsing.go(*found)
-
-    watched = feature[1] if feature is not None else None
-    screen = ProbeScreen(bench, layer, watched, last.typed if last is not None else "")
-    bench.app.push_screen(screen, leave)
-    return screen
-
-
-class ProbeScreen(ModalScreen[tuple[int, int] | None]):
+class ProbeScreen(AnswerScreen[Feature | None]):
     """A text's tokens, what one feature does on them, and what else fires."""
 
     DEFAULT_CSS = """
@@ -82,19 +60,33 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
         Binding("space", "watch", "Watch this feature along the text"),
     ]
 
-    def __init__(self, workbench: Workbench, layer: int, feature: int | None, typed: str) -> None:
+    def __init__(
+        self,
+        layer: int,
+        feature: int | None,
+        typed: str,
+        state: State,
+        requests: Requests,
+        reader: RowReader,
+        *,
+        ascii_only: bool,
+    ) -> None:
+        """Watch `feature` of `layer` on the text that was typed last, once it is taken again."""
         super().__init__()
-        self._bench = workbench
         self._layer, self._feature = layer, feature
         self.typed = typed
         """The text as it was typed, escapes and all."""
+        self._answers = state
+        self._requests = requests
+        self._reader = reader
+        self._ascii = ascii_only
+        self._question: m.ReadPrompt | None = None
         self._probed: m.PromptFirings | None = None
-        self._request: int | None = None
 
     def compose(self) -> ComposeResult:
-        plain = self._bench.ascii
+        plain = self._ascii
         with Vertical():
-            yield ToldLine(ascii_only=plain)
+            yield TextLine(ascii_only=plain)
             with Horizontal():
                 yield FiringTokens(ascii_only=plain)
                 yield ChoiceList(ascii_only=plain, nothing="")
@@ -111,27 +103,24 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
 
     # What the engine says.
 
-    def probed(self, request: int, event: m.PromptFirings) -> None:
-        """The engine's answer to `request`; one to an older question is not shown."""
-        if request != self._request or not self.is_attached:
+    def answered(self) -> None:
+        """Show the answer to what was asked last, or what is done for it, or why there is none."""
+        question = self._question
+        if question is None or not self.is_attached:
             return
-        before, self._probed, self._request = self._probed, event, None
-        self.query_one(FiringTokens).tell(event)
-        self._tell(_summary(event))
-        self._list(keep=before is not None and before.ids == event.ids)
-
-    def doing(self, text: str) -> None:
-        """What the engine does before it can answer."""
-        if self._request is not None and self.is_attached:
-            self._tell(text, "pane--waiting")
-
-    def failed(self, text: str, request: int | None = None) -> None:
-        """The engine cannot answer what was asked last; `request`, if it says which."""
-        of_it = request in (None, self._request)
-        if self._request is not None and of_it and self.is_attached:
-            self._request = None
-            self._tell(f"! {text}", "pane--problem")
+        found, problem = self._answers.answer(question), self._answers.problem(question)
+        if isinstance(found, m.PromptFirings):
+            before, self._probed, self._question = self._probed, found, None
+            self.query_one(FiringTokens).tell(found)
+            self._tell(_summary(found))
+            self._list(keep=before is not None and before.ids == found.ids)
+        elif problem:
+            self._question = None
+            self._tell(f"! {problem}", "pane--problem")
             self._list()
+        else:
+            ellipsis = "..." if self._ascii else "…"
+            self._tell(f"{self._answers.doing(question)}{ellipsis}", "pane--waiting")
 
     # Keys.
 
@@ -141,7 +130,7 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
             value=self.typed,
             hint=_HINT,
             check=lambda text: None if text else "type a text, and enter",
-            ascii_only=self._bench.ascii,
+            ascii_only=self._ascii,
         )
         self.app.push_screen(prompt, self._typed)
 
@@ -151,18 +140,16 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
             self._probed = None
             self.query_one(FiringTokens).tell(None)
             self._ask()
-        elif self._probed is None and self._request is None:
+        elif self._probed is None and self._question is None:
             self.dismiss(None)
 
     def _ask(self) -> None:
-        if self._bench.dialogue.ready is None:
-            self._tell(f"! {_LOADING}", "pane--problem")
-        else:
-            self._request = self._bench.dialogue.inquiry.ask(
-                m.ReadPrompt(layer=self._layer, text=meant(self.typed), feature=self._feature)
-            )
-            self._tell("computing", "pane--waiting")
+        question = m.ReadPrompt(layer=self._layer, text=meant(self.typed), feature=self._feature)
+        self._question = question
+        if self._answers.answer(question) is None and not self._requests.ask(question):
+            self._answers.refuse(question, _LOADING)
         self._list(keep=True)
+        self.answered()
 
     def action_watch(self) -> None:
         chosen = self._chosen()
@@ -205,11 +192,13 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
         features, activations = self._here()
         names = [f"{self._layer}:{feature}" for feature in features]
         width = max([7, *map(len, names)])
-        labels = self._bench.dialogue.labels([(self._layer, feature) for feature in features])
+        opened = self._answers.opened
+        here = [(self._layer, feature) for feature in features]
+        named = labels(here, self._reader.frames(opened.known), opened.texts)
         lines = [
             f"{'=' if self._probed and feature == self._probed.feature else ' '}"
             f"{name:>{width}} {number(activation):>8}  "
-            f"{self._label(labels.get((self._layer, feature), ()))}"
+            f"{self._label(named.get((self._layer, feature), ()))}"
             for feature, name, activation in zip(features, names, activations, strict=True)
         ]
         chosen = self.query_one(ChoiceList)
@@ -219,10 +208,10 @@ class ProbeScreen(ModalScreen[tuple[int, int] | None]):
         chosen.styles.height = "1fr"
 
     def _label(self, tokens: tuple[str, ...]) -> str:
-        return " ".join(token_label(token, ascii_only=self._bench.ascii) for token in tokens)
+        return " ".join(token_label(token, ascii_only=self._ascii) for token in tokens)
 
     def _tell(self, text: str, style: str = "pane--title") -> None:
-        self.query_one(ToldLine).tell(text, style)
+        self.query_one(TextLine).tell(text, style)
 
 
 def meant(typed: str) -> str:

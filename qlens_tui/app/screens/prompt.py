@@ -14,8 +14,8 @@ from textual.widgets import Input
 
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.line_input import LineInput
-from qlens_tui.app.widgets.told_line import ToldLine
-from qlens_tui.app.widgets.told_lines import ToldLines
+from qlens_tui.app.widgets.text_line import TextLine
+from qlens_tui.app.widgets.wrapped_text import WrappedText
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Prompt(ModalScreen[Answer | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield ToldLine(self._title, "pane--quiet", ascii_only=self._ascii)
+            yield TextLine(self._title, "pane--quiet", ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, id="offered")
             yield LineInput(self._value, select_on_focus=False, id="typed")
-            yield ToldLines(ascii_only=self._ascii, id="told")
+            yield WrappedText(ascii_only=self._ascii, id="told")
 
     def on_mount(self) -> None:
         offered = self.query_one("#offered", ChoiceList)
@@ -108,9 +108,9 @@ class Prompt(ModalScreen[Answer | None]):
         offered.mark(self._chosen is not None)
 
     def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:
-        """Say something under the line; `printable` as `ToldLines` means it."""
+        """Say something under the line; `printable` as `WrappedText` means it."""
         if self.is_attached:
-            told = self.query_one("#told", ToldLines)
+            told = self.query_one("#told", WrappedText)
             style = "pane--problem" if problem else "pane--quiet"
             told.tell(text, style, printable=printable)
 
@@ -154,7 +154,7 @@ class Prompt(ModalScreen[Answer | None]):
         if problem is not None:
             self.tell(problem, problem=True)
         else:
-            self.query_one("#told", ToldLines).tell(self._hint, "pane--quiet", printable=True)
+            self.query_one("#told", WrappedText).tell(self._hint, "pane--quiet", printable=True)
         self._offered, self._chosen = (), None
         if self._typed is not None:
             self._typed(self, text)

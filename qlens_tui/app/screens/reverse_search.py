@@ -9,28 +9,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 
-from qlens_tui.app.screens.known import read_labels
+from lens_core.lenses import LENSES, QUERY
+from qlens_tui.app.requests import Requests
+from qlens_tui.app.screens.answer_screen import AnswerScreen
+from qlens_tui.app.state import State
+from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.engine import messages as m
 from qlens_tui.formats import number
+from qlens_tui.table.feature_labels import Labels, labels, read_labels
+from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import token_label, visible
 
-if TYPE_CHECKING:
-    from qlens_tui.app.screens.workbench import Workbench
-
-_LENSES: tuple[str, ...] = ("query", "logit", "first-order")
+_LENSES = (QUERY.name, *(lens.name for lens in LENSES if lens is not QUERY))
 _VERBS: dict[m.Side, str] = {"value": "promote", "key": "fire on"}
 _HEADINGS: dict[m.Side, str] = {"value": "promotes", "key": "fires on"}
 _NO_ATLAS = "(no atlas yet)"
+_LOADING = "the model is still loading: search again when it is ready"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Sought:
     layer: int | None
     everywhere: bool
     side: m.Side = "value"
-    lens: str = "query"
+    lens: str = QUERY.name
     cursor: int = 0
 
     def told(self, *, ascii_only: bool) -> str:
@@ -59,8 +62,15 @@ class Sought:
         """The layers to search; `None`: all."""
         return None if self.everywhere or self.layer is None else (self.layer,)
 
+    @property
+    def question(self) -> m.Search:
+        """What the engine is asked."""
+        return m.Search(
+            token_id=self.token_id, side=self.side, lens=self.lens, layers=self.layers, n=200
+        )
 
-class ReverseSearch(ModalScreen[tuple[int, int] | None]):
+
+class ReverseSearch(AnswerScreen[Feature | None]):
     """The hits for one token; side, lens and layers are a key each.
 
     `sought` is what it was opened with, and once it is left what it then showed.
@@ -82,17 +92,32 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         Binding("a", "layers", "This layer or all"),
     ]
 
-    def __init__(self, workbench: Workbench, sought: Sought) -> None:
+    def __init__(
+        self,
+        sought: Sought,
+        state: State,
+        requests: Requests,
+        reader: RowReader,
+        *,
+        ascii_only: bool,
+    ) -> None:
         super().__init__()
-        self._bench = workbench
         self.sought = sought
-        self._hits: tuple[m.Hit, ...] = ()
-        self._request = 0
+        self._answers = state
+        self._requests = requests
+        self._reader = reader
+        self._ascii = ascii_only
+        self._drawn: m.Found | None = None
+
+    @property
+    def hits(self) -> tuple[m.Hit, ...]:
+        """What is listed."""
+        return () if self._drawn is None else self._drawn.hits
 
     def compose(self) -> ComposeResult:
-        plain = self._bench.ascii
+        plain = self._ascii
         with Vertical():
-            yield ToldLine(ascii_only=plain)
+            yield TextLine(ascii_only=plain)
             yield ChoiceList(ascii_only=plain, nothing="searching")
             yield KeyLine(ascii_only=plain)
 
@@ -105,68 +130,57 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         self._search()
 
     def _search(self) -> None:
-        sought, inquiry = self.sought, self._bench.dialogue.inquiry
-        words = sought.told(ascii_only=self._bench.ascii)
-        self.query_one(ToldLine).tell(f"features that {words}", printable=True)
-        self._hits = ()
-        question = m.Search(
-            token_id=sought.token_id,
-            side=sought.side,
-            lens=sought.lens,
-            layers=sought.layers,
-            n=200,
-        )
-        kept = inquiry.searches.get(question)
-        if kept is not None:
-            self._request = 0
-            self.found(0, kept)
-            return
-        chosen = self.query_one(ChoiceList)
-        chosen.say_nothing("searching")
-        chosen.set_choices(())
-        if self._bench.dialogue.ready is None:
-            self._request = 0
-            self.failed("the model is still loading: ask again when it is ready")
-            return
-        self._request = inquiry.ask(question)
+        words = self.sought.told(ascii_only=self._ascii)
+        self.query_one(TextLine).tell(f"features that {words}", printable=True)
+        question, self._drawn = self.sought.question, None
+        if self._answers.answer(question) is None and not self._requests.ask(question):
+            self._answers.refuse(question, _LOADING)
+        self.answered()
 
-    def found(self, request: int, event: m.Found) -> None:
-        """The engine's answer to `request`; one to an older question is not shown."""
-        if request != self._request or not self.is_attached:
+    def answered(self) -> None:
+        """List what was found, or why nothing was."""
+        if not self.is_attached or self._drawn is not None:
             return
-        self._hits = event.hits
-        features = [(hit.layer, hit.feature) for hit in event.hits]
-        labels = self._bench.dialogue.labels(features, event.side)
-        self._show(labels, cursor=self.sought.cursor, reading=True)
-        self.run_worker(self._label_others(event, labels), exclusive=True)
+        found = self._answers.answer(self.sought.question)
+        if not isinstance(found, m.Found):
+            chosen = self.query_one(ChoiceList)
+            problem = self._answers.problem(self.sought.question)
+            chosen.say_nothing(visible(problem, ascii_only=self._ascii) or "searching")
+            chosen.set_choices(())
+            return
+        self._drawn = found
+        opened = self._answers.opened
+        features = [(hit.layer, hit.feature) for hit in found.hits]
+        frames = self._reader.frames(opened.known)
+        named = labels(features, frames, opened.texts, found.side)
+        self._show(named, cursor=self.sought.cursor, reading=True)
+        self.run_worker(self._label_others(found, named), exclusive=True)
 
-    async def _label_others(
-        self, event: m.Found, labels: Mapping[tuple[int, int], tuple[str, ...]]
-    ) -> None:
+    async def _label_others(self, found: m.Found, named: Labels) -> None:
         """Of layers that are not in memory, from their atlases."""
-        known = dict(self._bench.browsing.known)
+        opened = self._answers.opened
+        known, texts = dict(opened.known), opened.texts
         missing: dict[int, list[int]] = {}
-        for hit in event.hits:
-            if (hit.layer, hit.feature) not in labels and hit.layer in known:
+        for hit in found.hits:
+            if (hit.layer, hit.feature) not in named and hit.layer in known:
                 missing.setdefault(hit.layer, []).append(hit.feature)
-        texts = self._bench.dialogue.texts
         if not missing or texts is None:
             return
-        more = await asyncio.to_thread(read_labels, known, missing, texts, event.side)
-        if event.hits is self._hits:
-            self._show({**labels, **more}, cursor=None)
+        more = await asyncio.to_thread(read_labels, known, missing, texts, found.side)
+        if found is self._drawn:
+            self._show({**named, **more}, cursor=None)
 
     def _show(
         self,
-        labels: Mapping[tuple[int, int], tuple[str, ...]],
+        named: Mapping[Feature, tuple[str, ...]],
         *,
         cursor: int | None,
         reading: bool = False,
     ) -> None:
-        names = [f"{hit.layer}:{hit.feature}" for hit in self._hits]
+        names = [f"{hit.layer}:{hit.feature}" for hit in self.hits]
         width = max([7, *map(len, names)])
-        scores = _scores(self.sought.lens, self._hits)
-        tokens = [self._tokens(hit, labels, reading=reading) for hit in self._hits]
+        scores = _scores(self.sought.lens, self.hits)
+        tokens = [self._tokens(hit, named, reading=reading) for hit in self.hits]
         heading, *lines = (
             f"{name:>{width}} {' '.join(cells)}  {last}"
             for name, last, *cells in zip(
@@ -179,24 +193,19 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
         chosen.styles.height = "1fr"
 
     def _tokens(
-        self, hit: m.Hit, labels: Mapping[tuple[int, int], tuple[str, ...]], *, reading: bool
+        self, hit: m.Hit, named: Mapping[Feature, tuple[str, ...]], *, reading: bool
     ) -> str:
         """The feature's tokens on the side that is searched; `reading`: more are on their way."""
-        tokens = labels.get((hit.layer, hit.feature))
+        tokens = named.get((hit.layer, hit.feature))
         if tokens is not None:
-            return " ".join(token_label(token, ascii_only=self._bench.ascii) for token in tokens)
-        known = self._bench.browsing.known.get(hit.layer)
+            return " ".join(token_label(token, ascii_only=self._ascii) for token in tokens)
+        known = self._answers.opened.known.get(hit.layer)
         return "" if reading and known is not None and known.atlas is not None else _NO_ATLAS
-
-    def failed(self, text: str, request: int | None = None) -> None:
-        """The engine cannot answer what was asked last; `request`, if it says which."""
-        if request in (None, self._request) and self.is_attached:
-            self.query_one(ChoiceList).say_nothing(visible(text, ascii_only=self._bench.ascii))
 
     def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
         event.stop()
-        if event.index < len(self._hits):  # not of the hits of a moment ago
-            hit = self._hits[event.index]
+        if event.index < len(self.hits):  # not of the hits of a moment ago
+            hit = self.hits[event.index]
             self._leave((hit.layer, hit.feature))
 
     def action_side(self) -> None:
@@ -212,7 +221,7 @@ class ReverseSearch(ModalScreen[tuple[int, int] | None]):
     def action_leave(self) -> None:
         self._leave(None)
 
-    def _leave(self, hit: tuple[int, int] | None) -> None:
+    def _leave(self, hit: Feature | None) -> None:
         at = self.query_one(ChoiceList).cursor
         if at is not None:
             self.sought = replace(self.sought, cursor=at)

@@ -1,57 +1,60 @@
 """The screen that features are triaged on: table, token lists, paths, evidence.
 
-It composes the panes and gives every key its action. What the keys do lies beside it: rows and
-the way through them (`browsing`), the talk with the engine (`dialogue`), marks (`marking`).
+It puts the parts together and passes on what they say: a widget's message, a key, an event of
+the engine. What is asked about and what has arrived is in the state (`qlens_tui.app.state`);
+after each change the panes are given their views of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.binding import BindingType
+from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.timer import Timer
 
+from qlens_tui.app.alarm import Alarm
+from qlens_tui.app.answers import Answers
+from qlens_tui.app.clipboard import copy
 from qlens_tui.app.keymap import KEYMAP
-from qlens_tui.app.last_visit import Place, remember
-from qlens_tui.app.screens import edges, finding
-from qlens_tui.app.screens.browsing import Browsing
-from qlens_tui.app.screens.dialogue import Dialogue
-from qlens_tui.app.screens.help import Help, bindings_of
-from qlens_tui.app.screens.jobs import show_jobs
+from qlens_tui.app.last_visit import LastVisit, remember
+from qlens_tui.app.layer_requests import LayerRequests
+from qlens_tui.app.requests import FeatureRequests, Requests
+from qlens_tui.app.screens import status
+from qlens_tui.app.screens.answer_screen import AnswerScreen
+from qlens_tui.app.screens.atlas_lists import offer_atlas_lists
+from qlens_tui.app.screens.building import Building, EngineControl
+from qlens_tui.app.screens.exporting import Exporting
+from qlens_tui.app.screens.help import Help
+from qlens_tui.app.screens.jobs import Jobs
+from qlens_tui.app.screens.key_sections import in_help, title_of
 from qlens_tui.app.screens.marking import Marking
-from qlens_tui.app.screens.note import NoteEditor
-from qlens_tui.app.screens.probe import ProbeScreen, ask_prompt
-from qlens_tui.app.screens.reverse_search import ReverseSearch
-from qlens_tui.app.screens.showing import SIDES
+from qlens_tui.app.screens.overview import OverviewScreen
+from qlens_tui.app.screens.pane_layout import CSS, NAMES, PaneLayout
+from qlens_tui.app.screens.panes import Sources
+from qlens_tui.app.screens.row_prompts import RowPrompts
+from qlens_tui.app.screens.searches import Searches
+from qlens_tui.app.screens.table_rows import TableRows
+from qlens_tui.app.screens.visits import begun, visit_of
+from qlens_tui.app.views import SIDES, Feature, TokenLook
 from qlens_tui.app.widgets.evidence_pane import EvidencePane
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.layer_column import LayerColumn
-from qlens_tui.app.widgets.line_pane import LinePane
 from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.app.widgets.status_line import StatusLine
-from qlens_tui.app.widgets.token_pane import TokenLook, TokenPane
+from qlens_tui.app.widgets.token_pane import TokenPane
 from qlens_tui.engine import messages as m
+from qlens_tui.table.row_reader import RowReader
 from qlens_tui.triage.triage import Triage
 
-if TYPE_CHECKING:
-    from typing import Any
-
-    from qlens_tui.app.app import QlensApp
-
-_SECTIONS = {"value": "token lists", "key": "token lists", "paths": "paths", "evidence": "evidence"}
-"""The part of the help that a pane's keys are in; the table's begins it, with `everywhere`."""
-PANES = ("table", "value", "key", "paths", "evidence")
-Tab = Literal["value", "key", "paths", "evidence"]
-_SAVE_AFTER = 1.0  # seconds from a move until the place is written
+_SAVE_AFTER = 1.0  # seconds from a move until the visit is written
 _WAKE = 1.0  # seconds
 _WATCH_MARKS = 2.0  # seconds between looks for another session's marks
 
@@ -59,177 +62,230 @@ _WATCH_MARKS = 2.0  # seconds between looks for another session's marks
 class Workbench(Screen[None]):
     """Everything about one configuration."""
 
-    DEFAULT_CSS = """
-    Workbench { layout: vertical; }
-    Workbench #upper { height: 1fr; }
-    Workbench #lists { height: 1fr; }
-    Workbench #value, Workbench #key { width: 1fr; }
-    Workbench #value { border-right: solid $foreground 30%; }
-    Workbench #lower { height: 9; border-top: solid $foreground 30%; }
-    Workbench #lists { border-top: solid $foreground 30%; }
-    Workbench.-tall #lower { height: 18; }
-    Workbench.-tall #paths { height: 8; }
-    Workbench #small { display: none; }
-    Workbench.-narrow #layers { display: none; }
-    Workbench.-narrow #lists { height: 13; }
-    Workbench.-narrow #lower { display: none; height: 13; }
-    Workbench.-narrow #value { border-right: none; }
-    Workbench.-narrow.-tab-value #key { display: none; }
-    Workbench.-narrow.-tab-key #value { display: none; }
-    Workbench.-narrow.-tab-paths #lists, Workbench.-narrow.-tab-evidence #lists { display: none; }
-    Workbench.-narrow.-tab-paths #lower, Workbench.-narrow.-tab-evidence #lower { display: block; }
-    Workbench.-short.-tab-evidence #paths { display: none; }
-    Workbench.-short.-tab-value #evidence, Workbench.-short.-tab-key #evidence,
-    Workbench.-short.-tab-paths #evidence { display: none; }
-    Workbench.-tiny #upper, Workbench.-tiny #lists, Workbench.-tiny #lower,
-    Workbench.-tiny #keys { display: none; }
-    """
-
+    DEFAULT_CSS = CSS
     BINDINGS: ClassVar[list[BindingType]] = [*KEYMAP]
 
-    def __init__(self, config: Path, place: Place, triage: Triage | None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        visit: LastVisit,
+        triage: Triage | None,
+        *,
+        send: Callable[[m.Request], int],
+        engine: EngineControl,
+        begin_at: Feature | None = None,
+        ascii_only: bool = False,
+    ) -> None:
+        """Show `config` as it was left; `send` passes requests on to the engine.
+
+        `begin_at` is the feature that a first visit begins with; `triage` `None`: nothing can be
+        marked.
+        """
         super().__init__()
         self.config = config
-        self._place = place
-        self.marking = Marking(self, triage)
-        self.browsing = Browsing(self, place)
-        self.dialogue = Dialogue(self, place)
-        self._tab: Tab = place.tab if place.tab in PANES[1:] else "value"  # type: ignore[assignment]
-        self._saver: Timer | None = None
-
-    @property
-    def qlens(self) -> QlensApp:
-        from qlens_tui.app.app import QlensApp
-
-        assert isinstance(self.app, QlensApp)
-        return self.app
-
-    @property
-    def ascii(self) -> bool:
-        return self.qlens.ascii_only
+        self.ascii_only = plain = ascii_only
+        self._visit = visit
+        self.table = FeatureTable(ascii_only=plain, id="table")
+        self.state = state = begun(visit)
+        self.reader = reader = RowReader(triage)
+        self.pane_layout = PaneLayout(self, Sources(state, reader), visit.tab, ascii_only=plain)
+        self.requests = requests = Requests(state, send)
+        self.layer_requests = LayerRequests(state, requests)
+        self.feature_requests = FeatureRequests(
+            state, requests, self.set_timer, reads_blocks=lambda: self.paths.has_focus,
+            asked=self.draw,
+        )  # fmt: skip
+        self.rows = TableRows(
+            state, visit, reader=reader, table=self.table, layer_requests=self.layer_requests,
+            screen=self, changed=self._rows_changed,
+        )  # fmt: skip
+        self.marking = Marking(
+            triage, state.opened, table=self.table, screen=self, changed=self.show_marks,
+            ascii_only=plain,
+        )  # fmt: skip
+        self.answers = Answers(
+            state, requests, feature_requests=self.feature_requests,
+            layer_requests=self.layer_requests, rows=self.rows, marking=self.marking,
+            begin_at=begin_at, notify=self.notify,
+        )  # fmt: skip
+        self.searches = Searches(
+            state, requests, reader, go=self.rows.go, screen=self, ascii_only=plain
+        )
+        self._row_prompts = RowPrompts(
+            state, rows=self.rows, table=self.table, screen=self, ascii_only=plain
+        )
+        self._building = Building(
+            state, requests, self.layer_requests, need_layer=self.rows.need, engine=engine,
+            screen=self,
+        )  # fmt: skip
+        self._exporting = Exporting(
+            state.opened, triage, table=self.table, screen=self, ascii_only=plain
+        )
+        self._saving = Alarm(self.set_timer, self.save)
 
     def compose(self) -> ComposeResult:
-        plain, look = self.ascii, look_of(self._place)
-        yield StatusLine(ascii_only=plain, id="status")
+        yield StatusLine(ascii_only=self.ascii_only, id="status")
         with Horizontal(id="upper"):
-            yield LayerColumn(ascii_only=plain, id="layers")
-            yield FeatureTable(ascii_only=plain, id="table")
-        with Horizontal(id="lists"):
-            yield TokenPane("value", look=look, ascii_only=plain, id="value")
-            yield TokenPane("key", look=look, ascii_only=plain, id="key")
-        with Vertical(id="lower"):
-            yield PathsGrid(ascii_only=plain, id="paths")
-            yield EvidencePane(ascii_only=plain, id="evidence")
-        yield KeyLine(ascii_only=plain, id="keys")
+            yield LayerColumn(ascii_only=self.ascii_only, id="layers")
+            yield self.table
+        yield from self.pane_layout.compose()
+        yield KeyLine(ascii_only=self.ascii_only, id="keys")
 
     def on_mount(self) -> None:
-        settings = self.dialogue.settings
-        self.paths.ask(frozenset(settings.off), settings.transition)
-        self._show_tab()
-        self.focus_pane(self._place.pane if self._place.pane in PANES else "table")
-        self.say("starting the engine")
-        self.browsing.begin_empty()
+        self.pane_layout.show(self.pane_layout.tab)
+        self.focus_pane(self._visit.pane if self._visit.pane in NAMES else NAMES[0])
+        self.rows.begin_empty()
         self.marking.read_all()
-        self.browsing.refresh()
+        self.rows.refresh()
+        self.refresh_lines()
         # Toasts were once seen to stay until the next key, as if nothing had woken the screen.
         self.set_interval(_WAKE, self.check_idle)
         self.set_interval(_WATCH_MARKS, self.marking.watch)
 
     @property
-    def table(self) -> FeatureTable:
-        return self.query_one(FeatureTable)
-
-    @property
     def paths(self) -> PathsGrid:
         return self.query_one(PathsGrid)
 
-    @property
-    def evidence(self) -> EvidencePane:
-        return self.query_one(EvidencePane)
+    def pane(self, name: str) -> FeaturePane[Any]:
+        """One of the panes about the feature under the cursor."""
+        return self.pane_layout.panes[name]
 
-    def pane(self, side: m.Side) -> TokenPane:
-        return self.query_one(f"#{side}", TokenPane)
+    # What the engine says.
 
-    @property
-    def panes(self) -> tuple[FeaturePane[Any], ...]:
-        """Those about the feature under the cursor."""
-        return self.pane("value"), self.pane("key"), self.paths, self.evidence
+    def hear(self, event: m.Event) -> None:
+        """An event of the engine."""
+        self.answers.take(event)
+        if isinstance(event, m.Ready | m.LayerReady | m.AtlasReady):
+            self.show_layers()
+            self._saving.within(_SAVE_AFTER)
+        if isinstance(event, m.VocabularyReady):
+            offer_atlas_lists(self.table, self.state)
+        self._show_answers()
 
-    @property
-    def triage(self) -> Triage | None:
-        return self.marking.triage
+    def engine_opening(self, request: m.Open) -> None:
+        """A session is to be opened, in a new process or again."""
+        self.state.opened.phase = "opening"
+        self.state.opened.no_columns.clear()
+        self.requests.open(request)
+        self._show_answers()
+
+    def remember_vocabulary(self, tokens: list[str]) -> None:
+        """Token strings kept from the last visit, until the engine tells its own."""
+        self.state.opened.read_vocabulary(tokens)
+        self.rows.texts_arrived()
+        offer_atlas_lists(self.table, self.state)
+        self._show_answers()
+
+    def engine_lost(self, text: str, phase: str) -> None:
+        """The engine is gone; `phase` is what is being done about it."""
+        self.answers.lost(text, phase)
+        self._show_answers()
+
+    def _show_answers(self) -> None:
+        self.draw()
+        self.refresh_lines()
+        for screen in self.app.screen_stack:
+            if isinstance(screen, AnswerScreen):
+                screen.answered()
 
     # What the widgets say.
 
     def on_feature_table_feature_focused(self, event: FeatureTable.FeatureFocused) -> None:
         event.stop()
         if event.layer is not None and event.feature is not None:
-            self.browsing.visited(event.layer, event.feature)
-        self.dialogue.follow()
-        self.say()
-        self.save_soon()
+            self.rows.visited(event.layer, event.feature)
+        self._follow_cursor()
+        self.feature_requests.moved()
+        if self.feature_requests.is_running:
+            self.pane_layout.draw_soon()
+        else:
+            self.draw()
+        self.refresh_lines()
+        self._saving.within(_SAVE_AFTER)
 
     def on_feature_table_selection_changed(self, event: FeatureTable.SelectionChanged) -> None:
         event.stop()
-        self.say()
+        self.refresh_lines()
 
     def on_feature_table_sort_requested(self, event: FeatureTable.SortRequested) -> None:
         event.stop()
         if event.column is None:
-            self.action_sort()
+            self._row_prompts.sort()
         else:
-            self.browsing.sort_by(event.column)
+            self.rows.sort_by(event.column)
 
     def on_layer_column_layer_chosen(self, event: LayerColumn.LayerChosen) -> None:
         event.stop()
-        self.browsing.go(event.layer)
+        self.rows.go(event.layer)
 
     def on_paths_grid_blocks_toggled(self, event: PathsGrid.BlocksToggled) -> None:
         event.stop()
-        self._switch(replace(self.dialogue.settings, off=event.off))
+        self._carry(replace(self.state.settings, off=event.off))
 
     def on_paths_grid_transition_chosen(self, event: PathsGrid.TransitionChosen) -> None:
         event.stop()
-        self._switch(replace(self.dialogue.settings, transition=event.transition))
-
-    def _switch(self, settings: m.Settings) -> None:
-        self.dialogue.switch(settings)
-        self.say()
-        self.save_soon()
-
-    def on_token_pane_look_changed(self, event: TokenPane.LookChanged) -> None:
-        event.stop()
-        for side in SIDES:
-            self.pane(side).look = event.look
-        self.dialogue.resize(event.look.length)
-        self.save_soon()
+        self._carry(replace(self.state.settings, transition=event.transition))
 
     def on_paths_grid_block_focused(self, event: PathsGrid.BlockFocused) -> None:
         event.stop()
-        self.dialogue.rest_on_block()
+        self.state.block = event.block
+        self.feature_requests.block_moved()
+        self.draw()
+
+    def on_token_pane_look_changed(self, event: TokenPane.LookChanged) -> None:
+        event.stop()
+        self._look(event.look)
 
     def on_evidence_pane_feature_chosen(self, event: EvidencePane.FeatureChosen) -> None:
         event.stop()
-        self.browsing.go(event.layer, event.feature)
+        self.rows.go(event.layer, event.feature)
 
     def on_descendant_focus(self) -> None:
-        self._show_keys()
-        self.dialogue.rest_on_block()
+        self.query_one(KeyLine).tell(status.keys(self))
+        self.feature_requests.block_moved()
 
     def on_resize(self, event: events.Resize) -> None:
-        width, height = event.size.width, event.size.height
-        was_tiny, tiny = self.has_class("-tiny"), width < 80 or height < 24
-        self.set_class(tiny, "-tiny")
-        self.set_class(width < 120, "-narrow")
-        self.set_class(width >= 120 and height >= 44, "-tall")
-        self.set_class(not (width >= 120 and height >= 44), "-short")
-        if was_tiny and not tiny:
+        was_tiny = self.has_class("-tiny")
+        has_room = self.pane_layout.resize(event.size.width, event.size.height)
+        if was_tiny and has_room:
             self.call_after_refresh(self.table.focus)  # what is hidden loses the focus
-        self.say()
+        self.refresh_lines()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Nothing can be done blindly to what a window is too small to show."""
-        return not self.has_class("-tiny") or action in ("quit", "help")
+        return not self.has_class("-tiny") or action == "help"
+
+    # Which feature, how it is carried.
+
+    def _rows_changed(self) -> None:
+        """The table has other rows, or will have."""
+        self.table.set_marks(self.marking.marks)
+        self._follow_cursor()
+        self.feature_requests.changed()
+        self.draw()
+        self.show_layers()
+        self.refresh_lines()
+        self._saving.within(_SAVE_AFTER)
+
+    def _follow_cursor(self) -> None:
+        self.state.focus(self.table.feature)
+        offer_atlas_lists(self.table, self.state)
+
+    def _look(self, look: TokenLook) -> None:
+        ready = self.state.opened.session
+        self.state.look = look
+        self.state.lengthen(look.length or (ready.k if ready is not None else self.state.k))
+        self._settings_changed()
+
+    def _carry(self, settings: m.Settings) -> None:
+        self.state.carry(settings)
+        self._settings_changed()
+
+    def _settings_changed(self) -> None:
+        self.feature_requests.changed()
+        self.draw()
+        self.refresh_lines()
+        self._saving.within(_SAVE_AFTER)
 
     # Keys.
 
@@ -237,211 +293,108 @@ class Workbench(Screen[None]):
         self.table.action_move(by)
 
     def action_layer(self, by: int) -> None:
-        self.browsing.step(by)
+        self.rows.step(by)
 
     def action_pane(self, by: int) -> None:
-        at = PANES.index(self.focused.id) if self.focused and self.focused.id in PANES else 0
-        self.focus_pane(PANES[(at + by) % len(PANES)])
+        at = NAMES.index(self.focused.id) if self.focused and self.focused.id in NAMES else 0
+        self.focus_pane(NAMES[(at + by) % len(NAMES)])
 
     def focus_pane(self, name: str) -> None:
-        if name != "table":
-            self._tab = name  # type: ignore[assignment]
-            self._show_tab()
+        if name in self.pane_layout.panes:
+            self.pane_layout.show(name)
         self.query_one(f"#{name}").focus()
-        self.save_soon()
-
-    def _show_tab(self) -> None:
-        for name in PANES[1:]:
-            self.set_class(name == self._tab, f"-tab-{name}")
+        self._saving.within(_SAVE_AFTER)
 
     def action_back(self) -> None:
         if not self.table.has_focus:
             self.table.focus()
         else:
-            self.browsing.back()
+            self.rows.back()
 
-    def action_jump(self) -> None:
-        finding.ask_jump(self)
+    def action_ask(self, what: Literal["jump", "sort", "filter"]) -> None:
+        getattr(self._row_prompts, what)()
 
-    def action_sort(self) -> None:
-        finding.ask_sort(self)
-
-    def action_filter(self) -> None:
-        finding.ask_filter(self)
-
-    def action_token_search(self) -> None:
-        finding.ask_token(self)
-
-    def action_prompt(self) -> None:
-        self.dialogue.probe = ask_prompt(self, self.dialogue.probe)
+    def action_search(self, how: Literal["by_token", "by_text"]) -> None:
+        getattr(self.searches, how)()
 
     def action_transition(self, transition: m.Transition) -> None:
-        self.paths.action_transition(transition)
+        self._carry(replace(self.state.settings, transition=transition))
 
-    def action_look(self, what: str) -> None:
-        getattr(self.pane("value"), f"action_{what}")()
+    def action_look(self, what: str, *by: int) -> None:
+        look: TokenLook = getattr(self.query_one("#value", TokenPane), what)(*by)
+        self._look(look)
 
-    def action_longer(self, by: int) -> None:
-        self.pane("value").action_lengthen(by)
+    def action_toggle_mark(self, kind: Literal["star", "reject"]) -> None:
+        self.marking.toggle(kind)
 
-    def action_star(self) -> None:
-        self.marking.toggle("star")
-
-    def action_reject(self) -> None:
-        self.marking.toggle("reject")
-
-    def action_tag(self) -> None:
-        self.marking.tag()
-
-    def action_note(self) -> None:
-        self.marking.note()
-
-    def action_undo(self) -> None:
-        self.marking.undo()
-
-    def action_redo(self) -> None:
-        self.marking.redo()
+    def action_mark(self, what: Literal["tag", "note", "undo", "redo"]) -> None:
+        getattr(self.marking, what)()
 
     def action_export(self) -> None:
-        from qlens_tui.app.screens.exporting import ask_and_export
-
-        ask_and_export(self)
+        self._exporting.ask()
 
     def action_copy(self) -> None:
         """The focused pane's text; of the table, the row's lists."""
-        focused = self.focused
-        lines = getattr(focused, "lines", [])
-        feature = self.table.feature
-        if isinstance(focused, FeatureTable):
+        lines = getattr(self.focused, "lines", [])
+        if self.table.has_focus:
             lines = [line for side in SIDES for line in self.pane(side).lines]
-        if feature is not None and lines:
-            self.qlens.copy("\n".join(line.rstrip() for line in lines) + "\n")
+        if self.table.feature is not None and lines:
+            copy(self.app, "\n".join(line.rstrip() for line in lines) + "\n")
 
     def action_overview(self) -> None:
-        from qlens_tui.app.screens.overview import show_overview
+        overview = OverviewScreen(
+            self.state.opened, self.state.layer, self.marking.triage, ascii_only=self.ascii_only
+        )
 
-        show_overview(self)
+        def go(index: int | None) -> None:
+            if index is not None:
+                self.rows.go(overview.rows[index])
+
+        self.app.push_screen(overview, go)
 
     def action_jobs(self) -> None:
-        show_jobs(self)
+        self.app.push_screen(Jobs(self.state, self.requests, ascii_only=self.ascii_only))
 
     def action_build(self) -> None:
-        self.dialogue.build()
+        self._building.start()
+        self.refresh_lines()
 
     def action_help(self) -> None:
-        from qlens_tui.app.screens.overview import OverviewScreen
+        sections = [(each.title, each.bindings) for each in in_help()]
+        begin = title_of(self.focused.id if self.focused is not None else None)
+        self.app.push_screen(Help(sections, begin=begin, ascii_only=self.ascii_only))
 
-        elsewhere = (
-            ("features by token", ReverseSearch),
-            ("what fires on a text", ProbeScreen),
-            ("overview", OverviewScreen),
-            ("note", NoteEditor),
-        )
-        shown = [(title, list(bindings_of(screen.BINDINGS))) for title, screen in elsewhere]
-        scrolling = "token lists and evidence: scrolling", list(bindings_of(LinePane.BINDINGS))
-        focused = self.focused.id or "" if self.focused is not None else ""
-        self.app.push_screen(
-            Help(
-                [*self.sections(), scrolling, *shown],
-                begin=_SECTIONS.get(focused, ""),
-                ascii_only=self.ascii,
-            )
-        )
+    # What is drawn.
 
-    async def action_quit(self) -> None:
-        await self.qlens.action_quit()
+    def draw(self) -> None:
+        """Give the panes their views."""
+        self.pane_layout.draw()
 
-    def sections(self) -> Iterable[tuple[str, list[Binding]]]:
-        """All bindings by where they work, for help and palette."""
-        yield "everywhere", list(bindings_of(self.BINDINGS))
-        for title, pane in (
-            ("table", FeatureTable),
-            ("token lists", TokenPane),
-            ("paths", PathsGrid),
-            ("evidence", EvidencePane),
-        ):
-            yield title, list(bindings_of(pane.BINDINGS))
-
-    # What the lines at the edges say.
-
-    def say(self, state: str | None = None) -> None:
-        """Bring status and keys up to date; `state` is what is going on without an engine."""
-        if state is not None:
-            self.dialogue.state = state
+    def refresh_lines(self) -> None:
+        """Bring the first line, the table's head and the last line up to date."""
         if not self.is_attached or not self.query("#status"):
             return
-        if self.has_class("-tiny"):
-            size = self.app.size
-            words = f"80x24 is the least; this is {size.width}x{size.height}"
-            self.query_one(StatusLine).tell([[words]], [""])
-            return
-        self.query_one(StatusLine).tell(edges.where(self), edges.now(self))
-        self.table.set_lacking(edges.lacking(self))
-        self._show_keys()
+        status.show_lines(
+            self, self.state, self.rows, self.table, self.layer_requests, self.config.stem
+        )
 
     def show_layers(self) -> None:
         """Bring the layer column up to date."""
-        browsing = self.browsing
         column = self.query_one(LayerColumn)
-        column.tell(browsing.choices, browsing.layer, self.marking.stars)
+        column.tell(self.state.opened.choices, self.state.layer, self.marking.stars)
 
     def show_marks(self) -> None:
         """Show the marks as they are now."""
         self.table.set_marks(dict(self.marking.marks))
         self.show_layers()
 
-    def _show_keys(self) -> None:
-        self.query_one(KeyLine).tell(edges.keys(self))
-
-    # The place.
-
-    def current_place(self) -> Place:
-        """Where the user is, to come back to."""
-        feature, look = self.table.feature, self.pane("value").look
-        browsing, dialogue = self.browsing, self.dialogue
-        layer, number = feature if feature is not None else (browsing.layer, None)
-        ready, focused = dialogue.ready, self.focused
-        return Place(
-            layer=layer,
-            feature=number,
-            everywhere=browsing.layer is None and layer is not None,
-            sort=browsing.sort,
-            descending=browsing.descending,
-            filter=browsing.filter,
-            k=dialogue.k if ready is None or dialogue.k != ready.k else None,
-            transition=dialogue.settings.transition,
-            off=tuple(sorted(dialogue.settings.off)),
-            convention=dialogue.settings.convention,
-            final_norm=dialogue.settings.final_norm,
-            tab=self._tab,
-            pane=focused.id if focused is not None and focused.id in PANES else "table",
-            ids=look.ids,
-            bottom=look.end == "bottom",
-            lenses=look.lenses,
-            length=look.length,
-            theme=self.app.theme,
-            model=dialogue.model_name,
-            tokens=dialogue.n_tokens,
-            known=tuple(browsing.known[layer] for layer in sorted(browsing.known)),
-        )
-
-    def save_soon(self) -> None:
-        """Write the place, in a moment: once for many moves."""
-        if self._saver is None:
-            self._saver = self.set_timer(_SAVE_AFTER, self.save)
+    # The visit.
 
     def save(self) -> None:
-        """Write the place now."""
-        self._saver = None
-        if self.browsing.known:
-            remember(self.config, self.current_place())
-
-
-def look_of(place: Place) -> TokenLook:
-    """How lists were shown."""
-    return TokenLook(
-        end="bottom" if place.bottom else "top",
-        ids=place.ids,
-        lenses=place.lenses,  # type: ignore[arg-type]
-        length=place.length,
-    )
+        """Write where the user is now."""
+        self._saving.stop()
+        if self.state.opened.known:
+            here = self.focused.id if self.focused is not None else None
+            pane, tab = here if here in NAMES else NAMES[0], self.pane_layout.tab
+            visit = visit_of(self.state, self.rows, self.table.feature)
+            remember(self.config, replace(visit, tab=tab, pane=pane, theme=self.app.theme))

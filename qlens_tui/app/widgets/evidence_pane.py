@@ -7,8 +7,8 @@ and what the numbers were made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import ClassVar
 
@@ -16,9 +16,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from lens_core.faces import joined
+from qlens_tui.app.views import EvidenceView
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
-from qlens_tui.engine.messages import Context, Evidence, Neighbour, Signature
+from qlens_tui.engine.messages import Context, Evidence, Neighbour
 from qlens_tui.formats import density, number
 from qlens_tui.text import cells, context_label, fit, token_label
 
@@ -27,30 +28,7 @@ _LABEL = 10  # columns of what a fact is about
 _BESIDE, _NEIGHBOURS = 120, 46  # columns from which neighbours stand beside contexts, and theirs
 
 
-@dataclass(frozen=True)
-class WhatIsKnown:
-    """A feature's evidence, with what the app knows of it beside.
-
-    `labels` are tokens that tell neighbours apart, by layer and feature; `provenance` are
-    lines of a label and a text; `atlas_stability` is that of the table's lists, as text of ours.
-    """
-
-    evidence: Evidence
-    signature: Signature | None = None
-    labels: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
-    provenance: tuple[tuple[str, str], ...] = ()
-    atlas_stability: str = ""
-
-    @property
-    def layer(self) -> int:
-        return self.evidence.layer
-
-    @property
-    def feature(self) -> int:
-        return self.evidence.feature
-
-
-class EvidencePane(FeaturePane[WhatIsKnown]):
+class EvidencePane(FeaturePane[EvidenceView]):
     """A feature's contexts, neighbours and provenance."""
 
     DEFAULT_CSS = """
@@ -77,13 +55,16 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
 
     def __init__(
         self,
+        view: EvidenceView | None = None,
         *,
         ascii_only: bool = False,
         name: str | None = None,
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
+        super().__init__(
+            view or EvidenceView(), ascii_only=ascii_only, name=name, id=id, classes=classes
+        )
         self._chosen: int | None = None
         self._choices: dict[int, Neighbour] = {}
 
@@ -92,12 +73,10 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
         """The neighbour that enter opens, where it is on the screen."""
         return self._choices[self._chosen] if self._chosen in self._on_screen() else None
 
-    def show(self, view: WhatIsKnown) -> None:
-        """Show this evidence, no neighbour chosen if it is another feature's."""
-        old = self.view
-        if old is None or (old.layer, old.feature) != (view.layer, view.feature):
+    def view_changed(self, *, is_other_feature: bool) -> None:
+        """No neighbour is chosen of another feature."""
+        if is_other_feature:
             self._chosen = None
-        super().show(view)
 
     def action_scroll(self, by: int) -> None:
         """Choose the next neighbour on the screen; where there is none, scroll."""
@@ -112,7 +91,7 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
 
     def action_open(self) -> None:
         chosen = self.chosen
-        if chosen is not None and not self.stale:
+        if chosen is not None and not self.is_grey:
             self.post_message(self.FeatureChosen(self, chosen.layer, chosen.feature))
 
     def _on_screen(self) -> set[int]:
@@ -120,17 +99,17 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         self._choices = {}
-        instead = self.instead()
+        instead, answer = self.instead(), self.view.shown.answer
         head = [fitted(self._title(width), width, self.ellipsis)]
-        if self.view is None or instead is not None:
+        if answer is None or instead is not None:
             return head, [fitted(instead or (), width, self.ellipsis)]
         if width < _BESIDE:
-            body: list[Line] = list(self._contexts(self.view.evidence, width))
-            body += [(), *self._nearest(self.view, len(body) + 1), (), *self._facts(self.view)]
+            body: list[Line] = list(self._contexts(answer, width))
+            body += [(), *self._nearest(answer, len(body) + 1), (), *self._facts()]
         else:
-            left = [*self._contexts(self.view.evidence, width - _NEIGHBOURS - 1), ()]
-            left += self._facts(self.view)
-            right = list(self._nearest(self.view, 0))
+            left = [*self._contexts(answer, width - _NEIGHBOURS - 1), ()]
+            left += self._facts()
+            right = list(self._nearest(answer, 0))
             body = [
                 (*fitted(one, width - _NEIGHBOURS - 1, self.ellipsis), (" ", ""), *other)
                 for one, other in zip_longest(left, right, fillvalue=())
@@ -142,11 +121,11 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
             (" EVIDENCE ", self.title_style()), (f" {self.feature_name()}", "pane--strong"), "  "
         )
         waiting = self.waiting_for()
-        if self.view is None:
+        of = self.view.shown.answer
+        if of is None:
             return start
         if waiting:
             return (*start, (waiting, "pane--waiting"))
-        of = self.view.evidence
         tokens = f"{of.n_tokens:,}"
         if of.silent:
             return (*start, (f"silent in {tokens} reference tokens", "pane--waiting"))
@@ -182,9 +161,8 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
             (rest, self.shade()),
         )
 
-    def _nearest(self, view: WhatIsKnown, start: int) -> Iterator[Line]:
+    def _nearest(self, of: Evidence, start: int) -> Iterator[Line]:
         """The neighbours of both sides, the first line being line `start` of the body."""
-        of = view.evidence
         named = max((len(_name(near)) for near in (*of.by_value, *of.by_key)), default=0)
         for title, nearest in (("nearest by value", of.by_value), ("nearest by key", of.by_key)):
             if title.endswith("key"):
@@ -195,7 +173,7 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
             for near in nearest:
                 self._choices[start] = near
                 chosen = start == self._chosen
-                tokens = view.labels.get((near.layer, near.feature), ())
+                tokens = self.view.labels.get((near.layer, near.feature), ())
                 labels = "  ".join(token_label(t, ascii_only=self.ascii_only) for t in tokens)
                 text = (
                     f"{'>' if chosen else ' '}{_name(near):>{named}}  {near.cosine:+.2f}  {labels}"
@@ -204,12 +182,9 @@ class EvidencePane(FeaturePane[WhatIsKnown]):
                 yield ((text, style),)
                 start += 1
 
-    def _facts(self, view: WhatIsKnown) -> Iterator[Line]:
-        signature = view.signature
-        if signature is not None and (signature.layer, signature.feature) == (
-            view.layer,
-            view.feature,
-        ):
+    def _facts(self) -> Iterator[Line]:
+        view, signature = self.view, self.view.signature
+        if signature is not None and (signature.layer, signature.feature) == view.shown.of:
             arrow = "->" if self.ascii_only else "→"
             sides = ("value", signature.value), ("key", signature.key)
             lengths = (

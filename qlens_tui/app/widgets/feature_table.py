@@ -24,6 +24,7 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 from qlens_tui.app.widgets.table_columns import SOURCES, Placed, Writing, fitted_columns
+from qlens_tui.text import visible
 from qlens_tui.triage.marks import Mark
 
 if TYPE_CHECKING:
@@ -141,12 +142,12 @@ class FeatureTable(LinePane):
         """Show these rows; the cursor stays on its feature and on its line, where it can.
 
         A selection stays while the rows are the same ones in the same order; it is let go where
-        they moved. `nothing` (a text of ours) is what an empty table says.
+        they moved. `nothing` is what an empty table says.
         """
         before, line_before = self._rows, self._cursor - self._first
         if self._selects and before is not None and not rows.same_as(before):
             self._anchor, self._all = None, False
-        self._rows, self._nothing = rows, nothing
+        self._rows, self._nothing = rows, self._printable(nothing)
         self._cursor = rows.follow(before, self._cursor) if before is not None else 0
         self._first = self._cursor - line_before
         self._writing = replace(self._writing, with_layer=rows.spans_layers)
@@ -154,9 +155,10 @@ class FeatureTable(LinePane):
         self._show()
 
     def set_lacking(self, why: str) -> None:
-        """What the head says instead of columns where no row has any, a text of ours."""
-        if why != self._lacking:
-            self._lacking = why
+        """What the head says instead of columns where no row has any."""
+        said = self._printable(why)
+        if said != self._lacking:
+            self._lacking = said
             self._show()
 
     def set_marks(self, marks: Mapping[int, Mapping[int, Mark]]) -> None:
@@ -249,6 +251,9 @@ class FeatureTable(LinePane):
             else:
                 body.append(line(" ", *text))
         return [head], body
+
+    def _printable(self, text: str) -> str:
+        return visible(text, ascii_only=self.ascii_only)
 
     @property
     def _selects(self) -> bool:

@@ -11,40 +11,37 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from lens_core.lenses import FIRST_ORDER, LENSES, LOGIT, QUERY
+from qlens_tui.app.views import End, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList
+from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList, Transition
 from qlens_tui.formats import number, ranks_moved
 from qlens_tui.text import cells, fit, token_label
 
-Lens = Literal["logit_lens", "query_lens", "first_order"]
-End = Literal["top", "bottom"]
-
-PAIR: tuple[Lens, ...] = ("logit_lens", "query_lens")
-TRIPLE: tuple[Lens, ...] = ("logit_lens", "first_order", "query_lens")
-_ORDER: tuple[tuple[Lens, ...] | None, ...] = (
+PAIR = (LOGIT.field, QUERY.field)
+_OTHERS = tuple(lens.field for lens in LENSES if lens not in (LOGIT, QUERY))
+ALL = (LOGIT.field, *_OTHERS, QUERY.field)
+_ORDER: tuple[tuple[str, ...] | None, ...] = (
     None,
-    ("first_order", "query_lens"),
-    ("logit_lens", "first_order"),
-    TRIPLE,
+    *((other, QUERY.field) for other in _OTHERS),
+    *((LOGIT.field, other) for other in _OTHERS),
+    ALL,
     PAIR,
 )
 LENGTHS = (5, 10, 25, 50, 100)
 
-_TITLES: dict[Lens, tuple[str, str]] = {
-    "logit_lens": ("Logit Lens", "Logit"),
-    "query_lens": ("Query Lens", "Query"),
-    "first_order": ("First order", "First"),
-}
+_LENS = {lens.field: lens for lens in LENSES}
+_NAMES: dict[str, tuple[str, str]] = {lens.field: (lens.title, lens.short) for lens in LENSES}
 # Query Lens's list is that of the transition, whichever it is.
-_CARRIED = {
-    "full": _TITLES["query_lens"],
-    "first-order": _TITLES["first_order"],
+_CARRIED: dict[Transition, tuple[str, str]] = {
+    "full": _NAMES[QUERY.field],
+    "first-order": _NAMES[FIRST_ORDER.field],
     "identity": ("Identity", "Ident."),
 }
 _MEANING: dict[tuple[Side, End], str] = {
@@ -57,25 +54,14 @@ _TALL = 8  # lines from which one may say how the lists came about
 _NARROWEST, _ROOMY, _WIDEST = 6, 16, 32  # columns of a token
 
 
-@dataclass(frozen=True)
-class TokenLook:
-    """How lists are shown; the same for both sides, and kept between sessions.
-
-    `lenses` is `None` for Logit Lens and Query Lens, with first order where there is room;
-    `length` is the most tokens of a list, `None` for all that are there.
-    """
-
-    end: End = "top"
-    ids: bool = False
-    lenses: tuple[Lens, ...] | None = None
-    length: int | None = None
+_NONE = TokenList("", "", (), (), (), None, ())
 
 
 @dataclass(frozen=True)
 class _Column:
     """One list and the columns it takes; 0 for what is not shown."""
 
-    lens: Lens
+    lens: str
     rows: TokenList
     token: int
     id: int
@@ -83,7 +69,7 @@ class _Column:
     moved: int
 
 
-class TokenPane(FeaturePane[Signature]):
+class TokenPane(FeaturePane[ListsView]):
     """What a feature promotes, or what activates it."""
 
     DEFAULT_CSS = """
@@ -115,87 +101,82 @@ class TokenPane(FeaturePane[Signature]):
     def __init__(
         self,
         side: Side,
+        view: ListsView | None = None,
         *,
-        look: TokenLook | None = None,
         ascii_only: bool = False,
         name: str | None = None,
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
+        super().__init__(
+            view or ListsView(), ascii_only=ascii_only, name=name, id=id, classes=classes
+        )
         self.side = side
-        self._look = look or TokenLook()
-        self._way: tuple[int, int] | None = None
-        self._stored = ""
-
-    def show_signature(
-        self, signature: Signature, way: tuple[int, int] | None = None, stored: str = ""
-    ) -> None:
-        """Show this side of a signature.
-
-        `way` is the side's first block and the end of its blocks (`None`: not known), `stored`
-        the precision of the operators where it is worth saying.
-        """
-        self._way, self._stored = way, stored
-        self.show(signature)
 
     @property
     def look(self) -> TokenLook:
         """How the lists are shown."""
-        return self._look
-
-    @look.setter
-    def look(self, look: TokenLook) -> None:
-        if look != self._look:
-            self._look = look
-            self.redraw()
+        return self.view.look
 
     def action_other_end(self) -> None:
-        self._choose(replace(self.look, end="bottom" if self.look.end == "top" else "top"))
+        self._choose(self.other_end())
 
     def action_ids(self) -> None:
-        self._choose(replace(self.look, ids=not self.look.ids))
+        self._choose(self.with_ids())
 
     def action_lenses(self) -> None:
-        """The next choice of lists that does not look like this one."""
+        self._choose(self.next_lenses())
+
+    def action_lengthen(self, by: int) -> None:
+        self._choose(self.lengthened(by))
+
+    def other_end(self) -> TokenLook:
+        """The look with the other end of the rankings."""
+        return replace(self.look, end="bottom" if self.look.end == "top" else "top")
+
+    def with_ids(self) -> TokenLook:
+        """The look with token ids, or without where it has them."""
+        return replace(self.look, ids=not self.look.ids)
+
+    def next_lenses(self) -> TokenLook:
+        """The look with the next choice of lists that does not look like this one."""
         shown = self._chosen(self.look)
         places = [*_ORDER, *_ORDER]
         start = _ORDER.index(self.look.lenses) + 1 if self.look.lenses in _ORDER else 0
         for lenses in places[start : start + len(_ORDER)]:
             look = replace(self.look, lenses=lenses)
             if self._chosen(look) != shown:
-                self._choose(look)
-                return
+                return look
+        return self.look
 
-    def action_lengthen(self, by: int) -> None:
+    def lengthened(self, by: int) -> TokenLook:
+        """The look with longer lists, or shorter ones for a negative `by`."""
         now = self.look.length or self._longest() or LENGTHS[2]
         if by > 0:
             length = next((n for n in LENGTHS if n > now), now)
         else:
             length = next((n for n in reversed(LENGTHS) if n < now), now)
-        self._choose(replace(self.look, length=length))
+        return replace(self.look, length=length)
 
     def _choose(self, look: TokenLook) -> None:
         if look != self.look:
-            self.look = look
             self.post_message(self.LookChanged(self, look))
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        instead = self.instead()
-        if self.view is None or instead is not None:
+        instead, answer = self.instead(), self.view.shown.answer
+        if answer is None or instead is not None:
             head = [fitted(self._title(width), width, self.ellipsis)]
             return head, [fitted(instead or (), width, self.ellipsis)]
-        side = self._one_side(self.view)
+        side = self._one_side(answer)
         columns = self._columns(side, width, self.look)
         shown = max((len(column.rows.ids) for column in columns), default=0)
         ranks = len(str(max(shown, 1))) + (self.look.end == "bottom")
         marked = self._shared(columns)
         head = [self._title(width)]
         if height >= _TALL:
-            head.append(self._provenance(self.view, width, marked=bool(marked)))
+            head.append(self._provenance(answer, width, marked=bool(marked)))
         if not shown:
-            said = f" {self.doing()}" if self.waiting else f" no {self.look.end} tokens"
-            body: list[Line] = [((said, "pane--quiet"),)]
+            body: list[Line] = [((f" {self._nothing(columns)}", "pane--quiet"),)]
             return [fitted(one, width, self.ellipsis) for one in head], body
         hidden = max(0, shown - max(0, height - len(head) - 1))
         head.append(self._heads(columns, ranks, above=self.top, below=hidden - self.top))
@@ -204,17 +185,24 @@ class TokenPane(FeaturePane[Signature]):
             fitted(row, width, "") for row in body
         ]
 
+    def _nothing(self, columns: Sequence[_Column]) -> str:
+        """What stands in place of lists that are all empty."""
+        if self.shown.awaits:
+            return self.doing(self.shown.awaits)
+        reason = next((column.rows.reason for column in columns if column.rows.reason), "")
+        return f"none: {self.printable(reason)}" if reason else f"no {self.look.end} tokens"
+
     def _title(self, width: int) -> Line:
-        view, end = self.view, self.look.end
+        answer, end = self.view.shown.answer, self.look.end
         name = f" {self.side.upper()} {'' if end == 'top' else 'BOTTOM '}"
         start = line((name, self.title_style()), (f" {self.feature_name()}", "pane--strong"), "  ")
         meaning = _MEANING[self.side, end]
-        if view is None:
+        if answer is None:
             return (*start, (meaning, "pane--quiet"))
         waiting = self.waiting_for()
         if waiting:
             return (*start, (waiting, "pane--waiting"))
-        of = self._one_side(view)
+        of = self._one_side(answer)
         known = [[f"length {number(of.norm)}, carried {number(of.transported_norm)}"]]
         if of.stability is not None:
             known.append([f"stability {of.stability:.2f}"])
@@ -226,38 +214,31 @@ class TokenPane(FeaturePane[Signature]):
             numbers = f"{meaning}  {numbers}"
         return (*start, (numbers, "pane--quiet"))
 
-    def _provenance(self, view: Signature, width: int, *, marked: bool) -> Line:
-        settings = view.settings
-        pieces: list[list[str]] = [[settings.transition], self._blocks_on(view)]
+    def _provenance(self, of: Signature, width: int, *, marked: bool) -> Line:
+        settings = of.settings
+        pieces: list[list[str]] = [[settings.transition], self._blocks_on(of)]
         if settings.convention != "paper":
             pieces.append([f"{settings.convention} convention"])
         if settings.final_norm != "apply":
             pieces.append([f"final norm: {settings.final_norm}"])
-        tokens = f"{view.n_tokens:,}"
+        if self.view.note:
+            pieces.append([self.printable(self.view.note)])
+        tokens = f"{of.n_tokens:,}"
         pieces.append([f"{tokens} reference tokens", f"{tokens} tokens"])
-        pieces.append(self._method(view))
+        pieces.append(_method(of))
         if marked:
             pieces.append(["= in both lists", "= in both"])
         return ((f" {facts(pieces, width - 1)}", "pane--quiet"),)
 
-    def _blocks_on(self, view: Signature) -> list[str]:
-        off = view.settings.off
-        if self._way is None:
+    def _blocks_on(self, of: Signature) -> list[str]:
+        off, blocks = of.settings.off, self.view.blocks
+        if blocks is None:
             return [f"{len(off)} blocks off" if off else "all blocks on"]
-        blocks = range(*self._way)
         on = f"{len(blocks) - sum(block in blocks for block in off)} of {len(blocks)}"
         return [f"{on} blocks on", f"{on} on"]
 
-    def _method(self, view: Signature) -> list[str]:
-        if view.method == "direct":
-            return ["direct method", "direct"]
-        stored = f", {self.printable(self._stored)}" if self._stored else ""
-        if view.operators != "shipped":
-            return [f"operators{stored}", "operators"]
-        return [f"operators that come with qlens{stored}", f"qlens's operators{stored}"]
-
-    def _one_side(self, view: Signature) -> SideSignature:
-        return view.value if self.side == "value" else view.key
+    def _one_side(self, of: Signature) -> SideSignature:
+        return of.value if self.side == "value" else of.key
 
     def _heads(self, columns: Sequence[_Column], ranks: int, *, above: int, below: int) -> Line:
         """The lists' names, and at the left whether there is more than fits."""
@@ -265,14 +246,14 @@ class TokenPane(FeaturePane[Signature]):
         arrows = (up if above else "") + (down if below > 0 else "")
         text = fit(" " + arrows, ranks + 2, ellipsis="")
         for index, column in enumerate(columns):
-            long, short = _TITLES[column.lens]
-            if column.lens == "query_lens" and self.view is not None:
-                long, short = _CARRIED[self.view.settings.transition]
+            long, short = _NAMES[column.lens]
+            if column.lens == QUERY.field:
+                long, short = _CARRIED[self._transition]
             title = long if cells(long) <= column.token else short
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
             if column.id:
                 text += f" {'id':>{column.id}}"
-            text += f" {_measure(column.rows):>{column.score}}"
+            text += f" {column.rows.measure.removesuffix(' score'):>{column.score}}"
             if column.moved:
                 text += f" {'moved':>{column.moved}}"
         return ((text, "pane--quiet"),)
@@ -292,11 +273,11 @@ class TokenPane(FeaturePane[Signature]):
             shared = its_id in marked
             label = token_label(rows.tokens[rank], ascii_only=self.ascii_only)
             token = fit(label, column.token, ellipsis=self.ellipsis)
-            plain = "tokens--query" if column.lens == "query_lens" else ""
+            plain = "tokens--query" if column.lens == QUERY.field else ""
             style = self.shade("tokens--shared" if shared else plain)
             runs.append((("=" if shared else " ") + token, style))
             numbers = f" {its_id:>{column.id}}" if column.id else ""
-            numbers += f" {number(_scores(rows)[rank]):>{column.score}}"
+            numbers += f" {number(rows.shown_scores[rank]):>{column.score}}"
             if column.moved:
                 moved = ranks_moved(rows.moved[rank]) if rows.moved else ""
                 numbers += f" {moved:>{column.moved}}"
@@ -306,15 +287,22 @@ class TokenPane(FeaturePane[Signature]):
     def _bar(self, index: int) -> str:
         return ("" if index == 0 else " |") if self.ascii_only else ("" if index == 0 else " │")
 
-    def _chosen(self, look: TokenLook) -> tuple[Lens, ...]:
-        if self.view is None:
+    def _chosen(self, look: TokenLook) -> tuple[str, ...]:
+        answer = self.view.shown.answer
+        if answer is None:
             return look.lenses or PAIR
-        side = self._one_side(self.view)
-        columns = self._columns(side, self.content_size.width, look)
+        columns = self._columns(self._one_side(answer), self.content_size.width, look)
         return tuple(column.lens for column in columns)
 
     def _longest(self) -> int:
-        return 0 if self.view is None else len(self._one_side(self.view).top.query_lens.ids)
+        answer = self.view.shown.answer
+        return 0 if answer is None else len(self._one_side(answer).top.query_lens.ids)
+
+    @property
+    def _transition(self) -> Transition:
+        """That of the lists that are drawn."""
+        answer = self.view.shown.answer
+        return "full" if answer is None else answer.settings.transition
 
     def _columns(self, side: SideSignature, width: int, look: TokenLook) -> list[_Column]:
         """The lists to show: of the choice, what fits; numbers go before lists do."""
@@ -322,9 +310,11 @@ class TokenPane(FeaturePane[Signature]):
         choices = [(first, True, _NARROWEST), (first[-2:], True, _NARROWEST)]
         choices += [(first[-2:], False, _NARROWEST), (first[-1:], True, 0)]
         if look.lenses is None:
-            choices.insert(0, (TRIPLE, True, _ROOMY))
+            choices.insert(0, (ALL, True, _ROOMY))
         for lenses, moved, least in choices:
-            columns = [self._column(side, lens, look, moved) for lens in self._different(lenses)]
+            columns = [
+                self._column(side, lens, look, moved) for lens in self._different(side, lenses)
+            ]
             ranks = len(str(max(len(column.rows.ids) for column in columns))) + 2
             ranks += look.end == "bottom"
             taken = ranks + sum(map(_fixed, columns)) + 2 * (len(columns) - 1)
@@ -336,29 +326,28 @@ class TokenPane(FeaturePane[Signature]):
             for index, column in enumerate(columns)
         ]
 
-    def _different(self, lenses: tuple[Lens, ...]) -> tuple[Lens, ...]:
-        """Without first order where the transition's list is just that."""
-        transition = self.view.settings.transition if self.view is not None else "full"
-        if transition == "first-order" and "query_lens" in lenses:
-            return tuple(lens for lens in lenses if lens != "first_order")
-        return lenses
+    def _different(self, side: SideSignature, lenses: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that the side has, without first order where the transition's list is just that."""
+        had = tuple(lens for lens in lenses if _LENS[lens].name in side.top)
+        if self._transition == "first-order" and QUERY.field in had:
+            return tuple(lens for lens in had if lens != FIRST_ORDER.field)
+        return had
 
-    def _column(
-        self, side: SideSignature, lens: Lens, look: TokenLook, with_moved: bool
-    ) -> _Column:
+    def _column(self, side: SideSignature, lens: str, look: TokenLook, with_moved: bool) -> _Column:
         lists = side.top if look.end == "top" else side.bottom
-        rows: TokenList = getattr(lists, lens)
+        # An atlas has no bottom lists.
+        rows = _NONE if lists is None else lists[_LENS[lens].name]
         kept = slice(look.length)
         rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
         moves = 0
-        if with_moved and lens != "logit_lens":
+        if with_moved and lens != LOGIT.field:
             moves = max([6, *(len(ranks_moved(m)) for m in rows.moved)])
         return _Column(
             lens,
             rows,
             token=0,
             id=max([5, *(len(str(i)) for i in rows.ids)]) if look.ids else 0,
-            score=max([6, *(len(number(score)) for score in _scores(rows)[kept])]),
+            score=max([6, *(len(number(score)) for score in rows.shown_scores[kept])]),
             moved=moves,
         )
 
@@ -367,16 +356,12 @@ class TokenPane(FeaturePane[Signature]):
         return frozenset(i for i, n in times.items() if n > 1)
 
 
-def _measure(rows: TokenList) -> str:
-    """What the numbers are: Logit Lens and Query Lens read a key out in different ways."""
-    if rows.unit_scores is None:
-        return "score"
-    return "cosine" if "cosine" in rows.readout else "unit"
-
-
-def _scores(rows: TokenList) -> tuple[float, ...]:
-    """Of a key of length one on the key side, as they compare across features."""
-    return rows.scores if rows.unit_scores is None else rows.unit_scores
+def _method(of: Signature) -> list[str]:
+    if of.method == "direct":
+        return ["direct method", "direct"]
+    if of.operators != "shipped":
+        return ["operators"]
+    return ["operators that come with qlens, float16", "qlens's operators, float16"]
 
 
 def _fixed(column: _Column) -> int:

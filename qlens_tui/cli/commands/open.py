@@ -35,7 +35,6 @@ def _run(
     colours = os.environ.get("TERM") in ("linux", "vt100", "ansi") or "NO_COLOR" in os.environ
     app = QlensApp(
         Path(path),
-        name=config,
         overrides={} if device is None else {"device": device},
         offline=offline,
         begin_at=begin_at,

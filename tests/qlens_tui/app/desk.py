@@ -58,6 +58,10 @@ class AnswersAtOnce:
                 self._on_event(m.Failed(id=self._sent, text=str(error)))
         return self._sent
 
+    def answer(self, request: m.Request) -> m.Event:
+        """What it answers, without anybody else hearing of it."""
+        return self._answers.to(request)
+
     def close(self, patience: float = 2.0) -> None:
         self.alive = False
 
@@ -101,8 +105,8 @@ async def ready(pilot: Pilot[None]) -> Workbench:
         bench = pilot.app.screen_stack[-1]
         return (
             isinstance(bench, Workbench)
-            and bench.pane("value").view is not None
-            and bench.evidence.view is not None
+            and bench.pane("value").shown.answer is not None
+            and bench.pane("evidence").shown.answer is not None
             and bool(bench.table.rows)
             and "value_gain" in bench.table.rows.frame.columns
         )
@@ -134,11 +138,11 @@ async def at_rest(app: App[Any]) -> None:
 
 async def engine_dies(bench: Workbench) -> None:
     """The engine is killed; wait until the one that the app starts in its place has opened."""
-    engine = bench.qlens.engine
+    engine = bench.app.engine
     assert isinstance(engine, AnswersAtOnce)
     engine.die()
-    await until(lambda: bench.dialogue.ready is None, "the app knows of the death")
-    await until(lambda: bench.dialogue.ready is not None, "another engine has opened")
+    await until(lambda: bench.state.opened.session is None, "the app knows of the death")
+    await until(lambda: bench.state.opened.session is not None, "another engine has opened")
 
 
 def status(bench: Workbench) -> str:

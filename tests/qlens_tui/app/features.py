@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
+from typing import Any
 
 from textual import on
 from textual.app import App, ComposeResult
@@ -11,9 +13,20 @@ from textual.message import Message
 from textual.widget import Widget
 
 from lens_core.terms import MEASURES
-from qlens_tui.app.widgets.evidence_pane import EvidencePane, WhatIsKnown
+from qlens_tui.app.views import (
+    SIDES,
+    BlockTokens,
+    EvidenceView,
+    ListsView,
+    PathsView,
+    Shown,
+    SideShares,
+    TokenLook,
+)
+from qlens_tui.app.widgets.evidence_pane import EvidencePane
 from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.app.widgets.token_pane import TokenPane
+from qlens_tui.engine import messages as m
 from qlens_tui.engine.messages import (
     Context,
     Evidence,
@@ -127,23 +140,32 @@ def paths(
     )
 
 
-def evidence(
+def found(
     layer: int = 6, feature: int = 35, *, silent: bool = False, words: Sequence[str] = QUERY
-) -> WhatIsKnown:
+) -> Evidence:
     contexts = tuple(
         Context(i, 3 * i, 8.0 - i, 7, (words[0], words[1]), words[i % len(words)], (words[2],))
         for i in range(0 if silent else 12)
     )
-    return WhatIsKnown(
-        Evidence(
-            layer=layer,
-            feature=feature,
-            density=0.0 if silent else 0.25,
-            max_activation=0.0 if silent else 8.0,
-            n_tokens=512,
-            contexts=contexts,
-            by_key=tuple(Neighbour(layer, 100 + i, 0.9 - i / 10) for i in range(3)),
-            by_value=tuple(Neighbour(layer, 200 + i, 0.8 - i / 10) for i in range(3)),
+    return Evidence(
+        layer=layer,
+        feature=feature,
+        density=0.0 if silent else 0.25,
+        max_activation=0.0 if silent else 8.0,
+        n_tokens=512,
+        contexts=contexts,
+        by_key=tuple(Neighbour(layer, 100 + i, 0.9 - i / 10) for i in range(3)),
+        by_value=tuple(Neighbour(layer, 200 + i, 0.8 - i / 10) for i in range(3)),
+    )
+
+
+def evidence(
+    layer: int = 6, feature: int = 35, *, silent: bool = False, words: Sequence[str] = QUERY
+) -> EvidenceView:
+    """Evidence that is asked for."""
+    return EvidenceView(
+        Shown(
+            (layer, feature), (layer, feature), found(layer, feature, silent=silent, words=words)
         ),
         signature(layer, feature),
         {(layer, 100): tuple(words[:3])},
@@ -152,7 +174,7 @@ def evidence(
 
 
 class Stage(App[None]):
-    """Shows some panes and hears what they say."""
+    """Shows some panes, hears what they say, and gives them what they ask for."""
 
     ENABLE_COMMAND_PALETTE = False
 
@@ -165,8 +187,22 @@ class Stage(App[None]):
         yield from self.panes
 
     @on(TokenPane.LookChanged)
+    def look(self, message: TokenPane.LookChanged) -> None:
+        self.heard.append(message)
+        message.pane.draw(replace(message.pane.view, look=message.look))
+
     @on(PathsGrid.BlocksToggled)
+    def toggle(self, message: PathsGrid.BlocksToggled) -> None:
+        self.heard.append(message)
+        view = message.grid.view
+        message.grid.draw(shares_view(*of(view), off=message.off, transition=view.transition))
+
     @on(PathsGrid.TransitionChosen)
+    def carry(self, message: PathsGrid.TransitionChosen) -> None:
+        self.heard.append(message)
+        view = message.grid.view
+        message.grid.draw(shares_view(*of(view), off=view.off, transition=message.transition))
+
     @on(PathsGrid.BlockFocused)
     @on(EvidencePane.FeatureChosen)
     def hear(self, message: Message) -> None:
@@ -181,6 +217,108 @@ class Stage(App[None]):
         ]
 
 
+def of(view: PathsView) -> tuple[Paths, ...]:
+    """The shares that a view is of."""
+    return tuple(each.paths for each in view.sides.values() if each.paths is not None)
+
+
+def lists_view(
+    of: Signature | None = None,
+    *,
+    asked: tuple[int, int] | None = None,
+    late: bool = False,
+    awaits: str = "",
+    problem: str = "",
+    look: TokenLook | None = None,
+) -> ListsView:
+    """These lists, by default those that are asked for."""
+    feature = None if of is None else (of.layer, of.feature)
+    shown = Shown(asked or feature, feature, of, late, awaits, problem)
+    return ListsView(shown, look or TokenLook(), range(14, 60))
+
+
+def shares_view(
+    *of: Paths,
+    asked: tuple[int, int] | None = None,
+    off: Iterable[int] = (),
+    transition: Transition = "full",
+    late: bool = False,
+    awaits: str = "computing",
+    problems: Mapping[Side, str] | None = None,
+    layers: int = LAYERS,
+    block: BlockTokens | None = None,
+) -> PathsView:
+    """These shares, where `off` and `transition` are asked for; `late`: of another feature."""
+    feature = (of[0].layer, of[0].feature) if of else None
+    there = {each.side: each for each in of}
+    failed = problems or {}
+
+    def side_of(side: Side) -> SideShares:
+        paths, problem = there.get(side), failed.get(side, "")
+        blocks = {row.block for row in paths.rows} if paths is not None else set()
+        own = {block for block in off if name_of(block) in blocks}
+        is_asked = (
+            paths is not None
+            and (asked is None or asked == feature)
+            and (paths.settings.transition, {*paths.settings.off}) == (transition, own)
+        )
+        waits = "" if is_asked or problem else awaits
+        is_late = late or (not is_asked and asked in (None, feature))
+        return SideShares(paths, is_late, waits, problem)
+
+    sides: dict[Side, SideShares] = {side: side_of(side) for side in SIDES}
+    waits = next((each.awaits for each in sides.values() if each.awaits), "")
+    problem = failed.get("value", "") if len(failed) == 2 else ""
+    shown = Shown(asked or feature, feature, there or None, late, waits, problem)
+    return PathsView(shown, sides, layers, frozenset(off), transition, block)
+
+
 def leaked(terminal: Terminal) -> set[str]:
     """What no text may bring to a terminal, Textual's own choice of a mouse pointer left out."""
     return leaks(terminal.written.replace("\x1b]22;default\x07", ""))
+
+
+def ready(layers: tuple[int, ...], n_layers: int, **facts: Any) -> m.SessionFacts:
+    """A session on a model of so many layers, with dictionaries at some."""
+    found = m.SessionFacts(
+        config="c", model="tiny", model_fingerprint="f", n_layers=n_layers, d_model=8,
+        d_vocab=10, k=5, device="cpu", dtype="float32",
+        blocks=tuple(map(name_of, range(2 * n_layers))),
+        layers=layers, dictionary_kind="sae", operators="built",
+        reference=m.ReferenceFacts(1, 1, 512, "s", "o", 0, 0), settings=Settings(), cache="x",
+    )  # fmt: skip
+    return replace(found, **facts)
+
+
+def layer_of(layer: int, n_layers: int, **facts: Any) -> m.LayerFacts:
+    """The dictionary of a layer, of an MLP's neurons."""
+    found = m.LayerFacts(
+        layer=layer, dictionary=f"d{layer}", sha256=f"s{layer}", n_features=20, operators="built",
+        value_blocks=(2 * layer + 2, 2 * n_layers), key_blocks=(0, 2 * layer + 1), provenance={},
+        atlas=None,
+    )  # fmt: skip
+    return replace(found, **facts)
+
+
+def answer_to(
+    request: m.Request, number: int = 0, n_layers: int = LAYERS, n_tokens: int = 512
+) -> m.Event:
+    """What the engine might answer; shares are without tokens, which are then asked for."""
+    match request:
+        case m.ComputeSignature(layer=layer, feature=feature, settings=settings, k=k):
+            of = replace(signature(layer, feature, k=k or 25), settings=settings)
+            return m.SignatureReady(id=number, signature=replace(of, n_tokens=n_tokens))
+        case m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings):
+            shares = paths(side, layer, feature, layers=n_layers, words=())
+            shares = replace(shares, settings=settings, n_tokens=n_tokens)
+            return m.PathsReady(id=number, paths=shares)
+        case m.ComputeBlockTokens(layer=layer, feature=feature, side=side, block=block):
+            return m.BlockTokensReady(
+                id=number, layer=layer, feature=feature, side=side, block=block, ids=(1,),
+                tokens=(f"{layer}:{feature} {block}",),
+            )  # fmt: skip
+        case m.ComputeEvidence(layer=layer, feature=feature):
+            of_feature = replace(found(layer, feature), n_tokens=n_tokens)
+            return m.EvidenceReady(id=number, evidence=of_feature)
+        case _:
+            raise AssertionError(f"no answer to {request}")

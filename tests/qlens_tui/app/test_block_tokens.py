@@ -15,20 +15,26 @@ pytestmark = pytest.mark.usefixtures("place")
 
 async def bare(terminal, bench) -> dict[str, m.PathShare]:
     """Shares without tokens, as without operators of the blocks; what they were before, by name."""
-    feature, found = bench.table.feature, {}
-    for side in ("value", "key"):
-        key = (side, *feature, bench.dialogue.settings, bench.dialogue.k)
-        paths = bench.dialogue.inquiry.paths.get(key)
-        found |= {row.block: row for row in paths.rows}
-        rows = tuple(replace(row, ids=(), tokens=()) for row in paths.rows)
-        bench.dialogue.inquiry.paths.put(key, replace(paths, rows=rows))
-    bench.dialogue.show_feature()
+    paths = bench.paths.shown.answer.values()
+    found = {row.block: row for each in paths for row in each.rows}
+    engine = bench.app.engine
+    tell = engine._on_event
+
+    def tell_less(event: m.Event) -> None:
+        if isinstance(event, m.PathsReady):
+            rows = tuple(replace(row, ids=(), tokens=()) for row in event.paths.rows)
+            event = replace(event, paths=replace(event.paths, rows=rows))
+        tell(event)
+
+    engine._on_event = tell_less
+    bench.state.forget_answers()
+    bench.feature_requests.changed()
     await settled(terminal.pilot)
     return found
 
 
 def favours(bench) -> list[m.ComputeBlockTokens]:
-    return [each for each in bench.qlens.engine.requests if isinstance(each, m.ComputeBlockTokens)]
+    return [each for each in bench.app.engine.requests if isinstance(each, m.ComputeBlockTokens)]
 
 
 def info(bench) -> str:
@@ -80,18 +86,18 @@ def test_who_is_not_in_the_pane_asks_for_no_passes(place):
 def test_what_is_being_done_is_said_and_a_move_to_another_feature_stops_it(place):
     async def act(terminal, bench):
         await bare(terminal, bench)
-        bench.qlens.engine.alive = False
+        bench.app.engine.alive = False
         bench.focus_pane("paths")
         await rest(terminal)
         (asked,) = favours(bench)
         assert "its tokens" in info(bench)
-        bench.dialogue.hear(m.Status(id=asked.id, text="reading the reference", done=1, total=4))
+        bench.hear(m.Status(id=asked.id, text="reading the reference", done=1, total=4))
         assert "reading the reference 25%" in info(bench)
-        assert asked.id in bench.dialogue.inquiry.jobs
+        assert asked.id in [job.id for job in bench.state.jobs]
         bench.action_feature(1)
         await settled(terminal.pilot)
-        assert asked.id not in bench.dialogue.inquiry.asked
-        cancelled = [r.target for r in bench.qlens.engine.requests if isinstance(r, m.Cancel)]
+        assert asked.id not in [work.id for work in bench.state.under_way]
+        cancelled = [r.target for r in bench.app.engine.requests if isinstance(r, m.Cancel)]
         assert asked.id in cancelled
 
     run(place, act)
@@ -100,11 +106,11 @@ def test_what_is_being_done_is_said_and_a_move_to_another_feature_stops_it(place
 def test_a_pass_that_fails_says_so_in_the_blocks_line(place):
     async def act(terminal, bench):
         await bare(terminal, bench)
-        bench.qlens.engine.alive = False
+        bench.app.engine.alive = False
         bench.focus_pane("paths")
         await rest(terminal)
         (asked,) = favours(bench)
-        bench.dialogue.hear(m.Failed(id=asked.id, text="the disk\x1b[2J is full"))
+        bench.hear(m.Failed(id=asked.id, text="the disk\x1b[2J is full"))
         assert r"the disk\x1b[2J is full" in info(bench)
 
     run(place, act, size=(160, 48))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlens_tui.app.screens import known
-from qlens_tui.app.widgets.evidence_pane import EvidencePane, WhatIsKnown
+from qlens_tui.app.views import EvidenceView
+from qlens_tui.app.widgets.evidence_pane import EvidencePane
+from qlens_tui.table import feature_labels
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import SIZES, Stage, evidence, leaked, one_side, signature
 from tests.qlens_tui.app.simulated_time import simulate
@@ -68,13 +69,13 @@ def test_the_tables_stability_is_that_of_the_features_row_and_names_its_length()
         }
     )
 
-    found = [known.stability(4, feature, {4: frame}) for feature in range(4)]
+    found = [feature_labels.stability(4, feature, {4: frame}) for feature in range(4)]
 
     assert found == [
         "value 0.25   key 0.75   (of lists of 2)", "value 0.50   (of lists of 2)", "", "",
     ]  # fmt: skip
-    assert known.stability(5, 0, {4: frame}) == ""
-    assert known.stability(4, 0, {4: frame.select("value_query_ids")}) == ""
+    assert feature_labels.stability(5, 0, {4: frame}) == ""
+    assert feature_labels.stability(4, 0, {4: frame.select("value_query_ids")}) == ""
 
 
 def test_another_features_lengths_are_not_shown() -> None:
@@ -169,15 +170,17 @@ def test_what_has_scrolled_away_cannot_be_opened() -> None:
 
 def test_a_stale_neighbour_is_not_opened_and_a_new_feature_has_none_chosen() -> None:
     async def walk(stage: Stage, pane: EvidencePane, terminal: Terminal) -> None:
-        pane.GRACE = 0.01  # type: ignore[misc]
         await terminal.pilot.press("down")
         assert pane.chosen is not None
-        pane.expect(6, 36, "reading the reference, 3 of 16")
-        await terminal.pilot.pause(0.1)
+        before = evidence()
+        waits = "reading the reference, 3 of 16"
+        late = replace(before.shown, asked=(6, 36), late=True, awaits=waits)
+        pane.draw(replace(before, shown=late))
+        await terminal.pilot.pause()
         assert "6:35  ▸ 6:36 reading the reference, 3 of 16…" in stage.painted[0]
         await terminal.pilot.press("enter")
         assert not stage.heard
-        pane.show(evidence(6, 36))
+        pane.draw(evidence(6, 36))
         await terminal.pilot.pause()
         assert pane.chosen is None
         assert "6:36  on 128 of 512" in stage.painted[0]
@@ -190,7 +193,7 @@ def test_no_text_reaches_the_terminal_raw(size: tuple[int, int]) -> None:
     async def walk(stage: Stage, pane: EvidencePane, terminal: Terminal) -> None:
         words = list(HOSTILE.values())
         for start in range(0, len(words) - 3, 3):
-            pane.show(evidence(words=words[start : start + 4]))
+            pane.draw(evidence(words=words[start : start + 4]))
             await terminal.pilot.press("end", "home")
         assert r"\x1b[31m" in terminal.written
         assert not leaked(terminal)
@@ -208,9 +211,9 @@ def test_the_token_that_fires_stands_out_without_colour() -> None:
     on_stage(walk)
 
 
-def drawn(known: WhatIsKnown, width: int, *, ascii_only: bool = False) -> list[str]:
+def drawn(known: EvidenceView, width: int, *, ascii_only: bool = False) -> list[str]:
     pane = EvidencePane(ascii_only=ascii_only)
-    pane.show(known)
+    pane.draw(known)
     head, body = pane.lay_out(width, 60)
     return ["".join(said for said, _ in line) for line in (*head, *body)]
 
@@ -221,7 +224,7 @@ def on_stage(walk: Step, size: tuple[int, int] = (80, 24)) -> None:
         stage = Stage(pane)
         async with in_terminal(stage, size) as terminal:
             pane.focus()
-            pane.show(evidence())
+            pane.draw(evidence())
             await terminal.pilot.pause()
             await walk(stage, pane, terminal)
 

@@ -7,7 +7,9 @@ from collections import defaultdict
 
 import pytest
 
-from qlens_tui.app.screens.help import Help, keys_of, words_of
+from qlens_tui.app.keymap import keys_of, words_of
+from qlens_tui.app.screens.help import Help
+from qlens_tui.app.screens.key_sections import in_workbench
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.glossary import GLOSSARY
 from tests.qlens_tui.app.desk import SIZES, run, settled
@@ -35,8 +37,8 @@ def test_the_help_lists_every_binding_there_is(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "question_mark")
         lines = whole(terminal.pilot.app.screen)
-        for _, bindings in bench.sections():
-            for binding in bindings:
+        for section in in_workbench():
+            for binding in section.bindings:
                 entry = f"   {keys_of(binding):<18} {words_of(binding)}"
                 assert entry in lines
 
@@ -116,8 +118,8 @@ def test_the_palette_has_no_name_twice_and_writes_keys_as_the_help_does(place):
         assert told["All keys, and what the words mean"] == "everywhere: ?"
         assert told["All blocks off"] == "paths: n"
         keys: dict[str, list[set[str]]] = defaultdict(list)
-        for _, bindings in bench.sections():
-            for binding in bindings:
+        for section in in_workbench():
+            for binding in section.bindings:
                 assert words_of(binding) in told
                 keys[words_of(binding)].append(set(binding.key.split(",")))
         # What is named once stands for the same key in two places, not for two things.

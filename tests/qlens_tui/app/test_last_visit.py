@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from lens_core.directories import state_dir
-from qlens_tui.app.last_visit import KnownLayer, Place, recall, remember
+from qlens_tui.app.last_visit import LastVisit, recall, remember
+from qlens_tui.table.known_layer import KnownLayer
 
-PLACE = Place(
+PLACE = LastVisit(
     layer=10,
     feature=1160,
     everywhere=True,
@@ -51,11 +52,11 @@ def file() -> Path:
 
 
 def test_a_place_comes_back_whole_and_to_its_configuration_alone():
-    assert all(getattr(PLACE, f.name) != getattr(Place(), f.name) for f in fields(Place))
+    assert all(getattr(PLACE, f.name) != getattr(LastVisit(), f.name) for f in fields(LastVisit))
     assert remember(CONFIG, PLACE)
     assert recall(CONFIG) == PLACE
     assert recall(CONFIG.resolve()) == PLACE
-    assert recall(Path("another.toml")) == Place()
+    assert recall(Path("another.toml")) == LastVisit()
 
 
 def test_what_an_earlier_version_did_not_keep_has_its_default():
@@ -71,7 +72,7 @@ def test_what_an_earlier_version_did_not_keep_has_its_default():
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "x", ["x"], {"a": 1}, True, float("nan")])
-@pytest.mark.parametrize("name", [f.name for f in fields(Place)])
+@pytest.mark.parametrize("name", [f.name for f in fields(LastVisit)])
 def test_a_value_that_cannot_be_is_no_place_or_is_never_passed_on(name, wrong):
     remember(CONFIG, PLACE)
     document = json.loads(file().read_text("utf-8"))
@@ -80,7 +81,7 @@ def test_a_value_that_cannot_be_is_no_place_or_is_never_passed_on(name, wrong):
     file().write_text(json.dumps(document))
     found = recall(CONFIG)
     right = type(wrong) is type(kept) and isinstance(getattr(found, name), type(kept) | tuple)
-    assert right or found == Place()
+    assert right or found == LastVisit()
 
 
 @pytest.mark.parametrize(
@@ -95,17 +96,17 @@ def test_a_layer_that_cannot_be_is_no_place(name, wrong):
     document = json.loads(file().read_text("utf-8"))
     document["known"][0][name] = wrong
     file().write_text(json.dumps(document))
-    assert recall(CONFIG) == Place()
+    assert recall(CONFIG) == LastVisit()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"format": 99}', b"\xff\x00"])
 def test_a_damaged_file_is_as_good_as_none(content):
     remember(CONFIG, PLACE)
     file().write_bytes(content)
-    assert recall(CONFIG) == Place()
+    assert recall(CONFIG) == LastVisit()
 
 
 def test_a_place_that_cannot_be_written_loses_no_work(tmp_path):
     (tmp_path / "state").write_text("a file where the directory should be")
     assert not remember(CONFIG, PLACE)
-    assert recall(CONFIG) == Place()
+    assert recall(CONFIG) == LastVisit()

@@ -14,13 +14,14 @@ import pytest
 from textual.pilot import Pilot
 
 from qlens_tui.app.app import QlensApp
-from qlens_tui.app.last_visit import KnownLayer, Place, remember
+from qlens_tui.app.last_visit import LastVisit, remember
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.choice_list import ChoiceList
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.scheduler import Desk
 from qlens_tui.table import frames as features
+from qlens_tui.table.known_layer import KnownLayer
 from tests.qlens_tui.app.desk import settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate
 
@@ -117,7 +118,7 @@ def talk(tmp_path, monkeypatch):
     config = tmp_path / "tiny.toml"
     config.write_text("")
 
-    def start(act: Callable[[Talk], Awaitable[None]], place: Place | None = None) -> None:
+    def start(act: Callable[[Talk], Awaitable[None]], place: LastVisit | None = None) -> None:
         if place is not None:
             remember(config, place)
         app = QuietApp(config)
@@ -147,7 +148,7 @@ def test_rows_of_a_layer_that_the_configuration_lost_cannot_be_marked(talk, ever
         assert talk.bench.table.feature in (None, (0, 19))
         assert set(talk.bench.marking.marks) <= {0}
 
-    talk(act, Place(layer=1, feature=1, everywhere=everywhere, known=known(0, 1)))
+    talk(act, LastVisit(layer=1, feature=1, everywhere=everywhere, known=known(0, 1)))
 
 
 def test_a_dictionary_that_does_not_load_is_told_where_its_features_would_be(talk):
@@ -179,9 +180,9 @@ def test_columns_that_could_not_be_computed_say_why_and_b_tries_again(talk):
             assert not talk.asked(m.Build)
         assert len(talk.asked(m.Tabulate)) == 2
         await talk.say(m.Cancelled(id=talk.asked(m.Tabulate)[-1].id))
-        assert "columns were cancelled: B computes them" in talk.table()
+        assert "cancelled: B computes the columns" in talk.table()
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
 def test_a_layer_that_comes_back_into_sight_is_computed_first_again(talk):
@@ -194,10 +195,10 @@ def test_a_layer_that_comes_back_into_sight_is_computed_first_again(talk):
             desk.put(request)
         waiting = {each.layer: each.in_sight for each in desk._waiting}
         assert waiting == {0: True, 1: False}
-        jobs = [job.name for job in talk.bench.dialogue.inquiry.jobs.values()]
+        jobs = [job.name for job in talk.bench.state.jobs]
         assert sorted(jobs) == ["atlas of layer 0", "atlas of layer 1"]
 
-    talk(act, Place(layer=0, feature=1, known=known(0, 1)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0, 1)))
 
 
 def test_contexts_that_were_dropped_on_the_way_back_are_asked_for_again(talk):
@@ -214,7 +215,7 @@ def test_contexts_that_were_dropped_on_the_way_back_are_asked_for_again(talk):
         await talk.say(m.Dropped(id=first.id))
         assert [each.feature for each in talk.asked(m.ComputeEvidence)] == [1, 2, 1]
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_lists_of_an_atlas_stand_in_only_for_what_an_atlas_holds(
         await talk.keys("j")
         assert bool(read) == stand_in
 
-    talk(act, Place(layer=0, feature=1, known=known(0), **facts))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0), **facts))
 
 
 def test_the_failure_of_an_older_text_is_not_that_of_the_newer(talk):
@@ -241,7 +242,7 @@ def test_the_failure_of_an_older_text_is_not_that_of_the_newer(talk):
         await talk.keys("p", "a", "enter", "p", "b", "enter")
         old, new = talk.asked(m.ReadPrompt)
         await talk.say(m.Failed(id=old.id, text="too long"))
-        said = talk.app.screen.query_one(ToldLine)
+        said = talk.app.screen.query_one(TextLine)
         assert "too long" not in "".join(said.lines)
         await talk.say(
             m.PromptReady(id=new.id, prompt=m.PromptFirings(
@@ -254,7 +255,7 @@ def test_the_failure_of_an_older_text_is_not_that_of_the_newer(talk):
         await talk.say(m.Failed(id=talk.asked(m.ReadPrompt)[-1].id, text="too long"))
         assert "too long" in "".join(said.lines)
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
 def test_a_search_that_nobody_can_answer_says_so(talk):
@@ -264,13 +265,13 @@ def test_a_search_that_nobody_can_answer_says_so(talk):
         await talk.keys("slash", "a", "enter")
         hits = talk.app.screen.query_one(ChoiceList)
         assert "searching" in "".join(hits.lines)
-        talk.bench.dialogue.ready = None
+        talk.bench.state.opened.session = None
         n = len(talk.asked(m.Search))
         await talk.keys("c")
         assert len(talk.asked(m.Search)) == n
-        assert "ask again when it is ready" in "".join(hits.lines)
+        assert "search again when it is ready" in "".join(hits.lines)
 
-    talk(act, Place(layer=0, feature=1, known=known(0, 1)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0, 1)))
 
 
 def test_a_side_whose_paths_were_cancelled_is_not_said_to_be_computing(talk):
@@ -302,19 +303,19 @@ def test_a_side_whose_paths_were_cancelled_is_not_said_to_be_computing(talk):
         await talk.say(paths(again))
         assert "cancelled" not in talk.bench.paths.lines[0]
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
 @pytest.mark.parametrize("key", ["t", "m", "e"])
 def test_marks_that_cannot_be_read_are_a_toast(talk, key):
     async def act(talk):
-        for file in talk.bench.triage.path.parent.iterdir():
+        for file in talk.bench.marking.triage.path.parent.iterdir():
             file.write_bytes(b"damaged" * 4096)
         await talk.keys(key)
         assert talk.app.screen is talk.bench
-        assert str(talk.bench.triage.path) in told(talk.app)
+        assert str(talk.bench.marking.triage.path) in told(talk.app)
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
 @pytest.mark.parametrize("name", ["~f", "~nobody/x.csv", "x" * 300 + ".csv"])
@@ -326,16 +327,16 @@ def test_a_file_name_that_no_file_can_have_is_told_in_the_prompt(talk, name):
         assert talk.app.screen is not talk.bench
         assert talk.app.screen.query_one("#told").lines[0].strip()
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
 def test_taking_off_a_tag_that_there_is_not_makes_none(talk):
     async def act(talk):
         await talk.keys("t", *"-typo", "enter")
-        assert "there is no tag typo to take off" in talk.app.screen.query_one("#told").lines[0]
+        assert "there is no tag typo to remove" in talk.app.screen.query_one("#told").lines[0]
         await talk.keys("escape", "escape", "t", *"keep me", "enter")
-        assert talk.bench.triage.tags() == ["keep me"]
+        assert talk.bench.marking.triage.tags() == ["keep me"]
         await talk.keys("t", *"-keep  me", "enter")  # as it is kept, not as it is typed
-        assert talk.bench.triage.tags() == []
+        assert talk.bench.marking.triage.tags() == []
 
-    talk(act, Place(layer=0, feature=1, known=known(0)))
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))

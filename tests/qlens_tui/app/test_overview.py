@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from qlens_tui.app.last_visit import KnownLayer
 from qlens_tui.app.screens import overview as screens
-from qlens_tui.app.screens.overview import OverviewScreen, show_overview
+from qlens_tui.app.screens.overview import OverviewScreen
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.table import overview as numbers
+from qlens_tui.table.known_layer import KnownLayer
 from tests.qlens_tui.app.desk import SIZES, run, settled
 from tests.qlens_tui.app.simulated_time import until
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal
@@ -24,8 +24,8 @@ OTHERS = (1, 2)
 async def opened(terminal: Terminal, bench: Workbench) -> OverviewScreen:
     """The overview, read, of a first layer with an atlas and others without one."""
     for layer in OTHERS:
-        bench.browsing.known[layer] = replace(bench.browsing.known[layer], atlas=None)
-    show_overview(bench)
+        bench.state.opened.known[layer] = replace(bench.state.opened.known[layer], atlas=None)
+    bench.action_overview()
     await settled(terminal.pilot)
     screen = terminal.pilot.app.screen
     assert isinstance(screen, OverviewScreen)
@@ -99,11 +99,11 @@ def test_enter_goes_to_the_layer_under_the_cursor(place, size):
         await opened(terminal, bench)
         await settled(terminal.pilot, "j", "enter")
         assert terminal.pilot.app.screen is bench
-        assert bench.browsing.layer == 1
+        assert bench.state.layer == 1
         assert bench.table.feature == (1, 0)
         await opened(terminal, bench)
         await settled(terminal.pilot, "g", "enter")
-        assert bench.browsing.layer is None
+        assert bench.state.layer is None
 
     run(place, act, size=size)
 
@@ -134,9 +134,10 @@ def test_marks_are_counted_where_they_are(place):
 def test_an_atlas_that_is_made_meanwhile_is_shown(place):
     async def act(terminal, bench):
         screen = await opened(terminal, bench)
-        bench.browsing.known[1] = replace(bench.browsing.known[0], layer=1)
-        await until(lambda: "no atlas yet" not in row(screen, "1"), "the new atlas is shown")
+        bench.state.opened.known[1] = replace(bench.state.opened.known[0], layer=1)
+        await terminal.pilot.pause(screens._LOOK_AGAIN + 0.2)
         await settled(terminal.pilot)
+        assert "no atlas yet" not in row(screen, "1")
         assert int(row(screen, "all").split()[2]) == 2 * int(row(screen, "1").split()[2])
         twice = screen._numbers(None).measured.spreads[0].count
         assert twice == 2 * screen._numbers(0).measured.spreads[0].count
@@ -155,7 +156,7 @@ def test_layers_are_shown_as_they_are_read_and_leaving_ends_the_reading(place, m
 
     async def act(terminal, bench):
         monkeypatch.setattr(screens, "overview_of", slowly)
-        show_overview(bench)
+        bench.action_overview()
         await until(lambda: asked, "the first layer is being read")
         screen = terminal.pilot.app.screen
         await until(lambda: "3 layers to read" in lines(screen)[0], "the head says what is left")
@@ -178,8 +179,8 @@ def test_layers_are_shown_as_they_are_read_and_leaving_ends_the_reading(place, m
 @pytest.mark.parametrize("size", SIZES)
 def test_ascii_writes_nothing_else(place, size):
     async def act(terminal, bench):
-        first = bench.browsing.known[0]
-        bench.browsing.known[0] = replace(first, name="草" + HOSTILE["bidi override"])
+        first = bench.state.opened.known[0]
+        bench.state.opened.known[0] = replace(first, name="草" + HOSTILE["bidi override"])
         start = len(terminal.record)
         screen = await opened(terminal, bench)
         await settled(terminal.pilot, *["right"] * 6, "j", "k")
@@ -194,7 +195,9 @@ def test_a_hostile_name_of_a_dictionary_does_not_reach_the_terminal(place):
         names = list(HOSTILE.values())
         for first in range(0, len(names), 3):
             for layer, name in enumerate(names[first : first + 3]):
-                bench.browsing.known[layer] = replace(bench.browsing.known[layer], name=name)
+                bench.state.opened.known[layer] = replace(
+                    bench.state.opened.known[layer], name=name
+                )
             await opened(terminal, bench)
             await settled(terminal.pilot, "g", "j", "j", "j", "escape")  # each is drawn
         assert not terminal.leaks()
@@ -208,10 +211,10 @@ def test_many_layers_of_many_features_keep_their_columns(place):
         found = screen._read[0][1]
         large = replace(found, features=1 << 20, measured=replace(found.measured, silent=1 << 20))
         layers = range(40)
-        bench.dialogue.ready = replace(bench.dialogue.ready, layers=tuple(layers))
+        bench.state.opened.session = replace(bench.state.opened.session, layers=tuple(layers))
         for layer in layers:
-            known = replace(bench.browsing.known[0], layer=layer, n_features=1 << 20)
-            bench.browsing.known[layer] = known
+            known = replace(bench.state.opened.known[0], layer=layer, n_features=1 << 20)
+            bench.state.opened.known[layer] = known
             screen._read[layer] = known, large
         screen._sum = screen._added_up()
         screen._show()
@@ -229,15 +232,15 @@ def test_many_layers_of_many_features_keep_their_columns(place):
 
 def test_a_configuration_of_which_no_layer_is_known_says_so(place):
     async def act(terminal, bench):
-        known = dict(bench.browsing.known)
-        bench.browsing.known.clear()
-        bench.dialogue.ready = None
-        show_overview(bench)
+        known = dict(bench.state.opened.known)
+        bench.state.opened.known.clear()
+        bench.state.opened.session = None
+        bench.action_overview()
         await settled(terminal.pilot)
         screen = terminal.pilot.app.screen
         assert any("no layer is known yet" in line for line in lines(screen))
         await settled(terminal.pilot, "right", "enter", "escape")
         assert terminal.pilot.app.screen is bench
-        bench.browsing.known.update(known)
+        bench.state.opened.known.update(known)
 
     run(place, act)

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlens_tui.app.views import SIDES as BOTH_SIDES
 from qlens_tui.app.widgets.paths_grid import PathsGrid
-from qlens_tui.engine.messages import PathShare, Side
+from qlens_tui.engine.messages import Paths, PathShare, Side
 from qlens_tui.text import cells
-from tests.qlens_tui.app.features import LAYERS, SIZES, Stage, leaked, name_of, paths
+from tests.qlens_tui.app.features import SIZES, Stage, leaked, name_of, paths, shares_view
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
 
 KEY = frozenset(range(13))
 VALUE = frozenset(range(14, 60))
+BOTH = paths("value"), paths("key")
 Step = Callable[[Stage, PathsGrid, Terminal], Awaitable[None]]
 
 
@@ -37,14 +39,16 @@ def test_percent_with_sign_where_all_layers_fit() -> None:
 
 
 def test_a_share_of_more_than_all_keeps_the_columns() -> None:
-    grid = PathsGrid()
-    for side in ("value", "key"):
-        found = paths(side, layers=10)  # type: ignore[arg-type]
+    def shares(side: Side) -> Paths:
+        found = paths(side, layers=10)
         rows = tuple(
             PathShare(row.block, -12.34 if row.block == "mlp.8" else row.share, True, (), ())
             for row in found.rows
         )
-        grid.show_paths(replace(found, rows=rows), 10)
+        return replace(found, rows=rows)
+
+    grid = PathsGrid()
+    grid.draw(shares_view(shares("value"), shares("key"), layers=10))
 
     _, numbers, _, mlp, *_ = (text(line) for line in grid.lay_out(80, 6)[0])
 
@@ -78,11 +82,10 @@ def test_spare_lines_list_the_largest_shares_of_the_cursors_side() -> None:
 
 @pytest.mark.parametrize("side", ["value", "key"])
 def test_a_feature_of_length_zero_has_no_shares_to_compare(side: Side) -> None:
-    grid = PathsGrid()
-    for of in ("value", "key"):
-        found = paths(of)  # type: ignore[arg-type]
-        rows = tuple(PathShare(row.block, float("nan"), True, (), ()) for row in found.rows)
-        grid.show_paths(replace(found, rows=rows) if of == side else found, LAYERS)
+    grid, shares = PathsGrid(), {each.side: each for each in BOTH}
+    rows = tuple(PathShare(row.block, float("nan"), True, (), ()) for row in shares[side].rows)
+    shares[side] = replace(shares[side], rows=rows)
+    grid.draw(shares_view(*shares.values()))
 
     lines = [text(line) for line in grid.lay_out(130, 9)[0]]
 
@@ -103,11 +106,8 @@ def test_every_line_takes_exactly_the_width_of_the_pane(
     layers: int, layer: int, width: int, height: int, ascii_only: bool, words: list[str]
 ) -> None:
     grid = PathsGrid(ascii_only=ascii_only)
-    for side in ("value", "key"):
-        grid.show_paths(
-            paths(side, min(layer, layers - 1), layers=layers, words=words),  # type: ignore[arg-type]
-            layers,
-        )
+    of = (paths(side, min(layer, layers - 1), layers=layers, words=words) for side in BOTH_SIDES)
+    grid.draw(shares_view(*of, layers=layers))
 
     lines, _ = grid.lay_out(width, height)
 
@@ -116,13 +116,11 @@ def test_every_line_takes_exactly_the_width_of_the_pane(
 
 def test_numbers_of_another_transition_are_never_under_the_name_of_the_asked_one() -> None:
     grid = PathsGrid()
-    grid.ask(frozenset(), "first-order")
-    grid._late = True  # it took too long to wait for both sides
-    grid.show_paths(paths("value", transition="first-order"), LAYERS)
-    grid.ask(frozenset(), "full")
+    grid.draw(shares_view(paths("value", transition="first-order"), transition="full"))
     assert "grey: first-order, all on" in text(grid.lay_out(150, 6)[0][0])
     # The cursor went on: what stands there still is of the feature, and transition, before.
-    grid._late, grid._awaited = True, (6, 36)
+    before = paths("value", transition="first-order")
+    grid.draw(shares_view(before, asked=(6, 36), late=True))
     head = text(grid.lay_out(150, 6)[0][0])
     assert "6:35  first-order," in head
     assert "full" not in head
@@ -130,29 +128,26 @@ def test_numbers_of_another_transition_are_never_under_the_name_of_the_asked_one
 
 def test_a_block_that_the_shown_shares_left_out_has_none() -> None:
     grid = PathsGrid()
-    grid.show_paths(paths("value", off=(14,)), LAYERS)
-    grid.show_paths(paths("key"), LAYERS)
-    grid.ask(frozenset(), "full")
+    grid.draw(shares_view(paths("value", off=(14,)), paths("key")))
     info = text(grid.lay_out(150, 6)[0][4])
     assert "off in the shares shown" in info
     assert "%" not in info
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_while_one_side_is_there_the_head_says_steadily_what_is_done_for_the_other(size) -> None:
+def test_while_one_side_is_there_the_head_says_what_is_done_for_the_other(size) -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
-        grid.expect(6, 36, "computing")
-        await terminal.pilot.pause(0.3)
-        grid.show_paths(paths("value", 6, 36), LAYERS)
         for done in range(4):
-            grid.expect(6, 36, f"reading {done}", side="key")
-            for _ in range(4):
-                await terminal.pilot.pause(0.06)
-                assert f"key reading {done}" in stage.painted[0]
-        grid.show_paths(paths("key", 6, 36), LAYERS)
-        await terminal.pilot.pause(0.3)
+            grid.draw(shares_view(paths("value", 6, 36), awaits=f"reading {done}"))
+            await terminal.pilot.pause()
+            assert f"▸ key reading {done}…" in stage.painted[0]
+        assert stage.painted[2].split("│")[0].strip() == "attn"  # no way in is known yet
+        grid.draw(shares_view(paths("value", 6, 36), problems={"key": "cancelled"}))
+        await terminal.pilot.pause()
+        assert "! key: cancelled" in stage.painted[0]
+        grid.draw(shares_view(paths("value", 6, 36), paths("key", 6, 36)))
+        await terminal.pilot.pause()
         assert "exact on" in stage.painted[0]
-        assert not grid.waiting
 
     on_stage(walk, size)
 
@@ -179,7 +174,7 @@ def test_while_one_side_is_there_the_head_says_steadily_what_is_done_for_the_oth
 def test_keys_switch_blocks(keys: str, off: set[int], size: tuple[int, int]) -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
         await terminal.pilot.press(*keys.split())
-        assert grid.off == off
+        assert grid.view.off == off
         heard = [m for m in stage.heard if isinstance(m, PathsGrid.BlocksToggled)]
         assert heard[-1].off == off
         assert heard[-1].control is grid
@@ -235,7 +230,7 @@ def test_keys_choose_the_transition(keys: str, transition: str) -> None:
         await terminal.pilot.press(*keys.split())
         assert stage.heard
         assert isinstance(stage.heard[-1], PathsGrid.TransitionChosen)
-        assert stage.heard[-1].transition == grid.transition == transition
+        assert stage.heard[-1].transition == grid.view.transition == transition
         assert f"6:35  {transition}" in stage.painted[0]
         assert ("grey: full, all on" in stage.painted[0]) == (transition != "full")
 
@@ -256,10 +251,10 @@ def test_shares_of_another_mask_are_grey_and_named_until_the_asked_ones_are_ther
         assert "▸ computing… grey: full, all on" in stage.painted[0]
         assert "exact" not in stage.painted[0]
         assert dim(grid, 4)
-        grid.expect(6, 35, "direct pass, 40%")
+        grid.draw(shares_view(*BOTH, off=(16,), awaits="direct pass 40%"))
         await terminal.pilot.pause()
-        assert "direct pass, 40%…" in stage.painted[0]
-        grid.show_paths(paths("value", off=(16,)), LAYERS)
+        assert "▸ direct pass 40%… grey: full, all on" in stage.painted[0]
+        grid.draw(shares_view(paths("value", off=(16,)), BOTH[1], off=(16,)))
         await terminal.pilot.pause()
         assert not dim(grid, 4)
         assert "exact on 512" in stage.painted[0]
@@ -279,49 +274,14 @@ def test_a_switch_on_one_side_leaves_the_other_as_it_is() -> None:
 
 def test_a_failed_toggle_keeps_the_switches_at_hand() -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
-        await terminal.pilot.press("space")
-        grid.fail(6, 35, "out of memory\x1b[2J: set [compute] batch = 4")
+        problem = "out of memory\x1b[2J: set [compute] batch = 4"
+        problems = {"value": problem, "key": problem}
+        grid.draw(shares_view(*BOTH, off=(14, 0), problems=problems))
         await terminal.pilot.pause()
         assert stage.painted[4].strip() == r"! out of memory\x1b[2J: set [compute] batch = 4"
         assert "grey: full, all on" in stage.painted[0]
         await terminal.pilot.press("a")
-        grid.expect(6, 35)
-        grid.show_paths(paths("value"), LAYERS)
-        await terminal.pilot.pause()
         assert "exact on 512" in stage.painted[0]
-
-    on_stage(walk, (120, 24))
-
-
-def test_a_new_feature_shows_when_both_sides_are_there() -> None:
-    async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
-        before = stage.painted
-        grid.expect(8, 1)
-        grid.show_paths(paths("value", 8, 1), LAYERS)
-        grid.show_paths(paths("key", 6, 34), LAYERS)
-        await terminal.pilot.pause()
-        assert stage.painted == before
-        grid.show_paths(paths("key", 8, 1), LAYERS)
-        await terminal.pilot.pause()
-        assert "8:1 " in stage.painted[0]
-        assert "key 17 of 17 on" in stage.painted[0]
-
-    on_stage(walk, (120, 24))
-
-
-def test_one_side_that_takes_long_is_not_waited_for() -> None:
-    async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
-        grid.GRACE = 0.01  # type: ignore[misc]
-        grid.expect(8, 1)
-        grid.show_paths(paths("value", 8, 1), LAYERS)
-        await terminal.pilot.pause(0.1)
-        assert "8:1 " in stage.painted[0]
-        assert "value 42 of 42 on" in stage.painted[0]
-        assert "▸ key computing…" in stage.painted[0]
-        assert stage.painted[2].split("│")[0].strip() == "attn"
-        grid.show_paths(paths("key", 8, 1), LAYERS)
-        await terminal.pilot.pause()
-        assert "key 17 of 17 on" in stage.painted[0]
 
     on_stage(walk, (120, 24))
 
@@ -329,8 +289,7 @@ def test_one_side_that_takes_long_is_not_waited_for() -> None:
 def test_the_last_layer_has_no_way_out_and_the_cursor_a_place_to_be() -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
         await terminal.pilot.press("end")
-        for side in ("value", "key"):
-            grid.show_paths(paths(side, 29, 5), LAYERS)  # type: ignore[arg-type]
+        grid.draw(shares_view(*(paths(side, 29, 5) for side in BOTH_SIDES)))
         await terminal.pilot.pause()
         assert "value 0 of 0 on" in stage.painted[0]
         assert grid.cursor == 58
@@ -341,8 +300,7 @@ def test_the_last_layer_has_no_way_out_and_the_cursor_a_place_to_be() -> None:
 
 def test_eighty_layers_scroll_with_the_cursor() -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
-        for side in ("value", "key"):
-            grid.show_paths(paths(side, layers=80), 80)  # type: ignore[arg-type]
+        grid.draw(shares_view(*(paths(side, layers=80) for side in BOTH_SIDES), layers=80))
         await terminal.pilot.press("end")
         await terminal.pilot.pause()
         assert stage.painted[1].split()[-1] == "79"
@@ -360,9 +318,8 @@ def test_no_vocabulary_reaches_the_terminal_raw(size: tuple[int, int]) -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
         words = list(HOSTILE.values())
         for start in range(0, len(words), 3):
-            for side in ("value", "key"):
-                shown = paths(side, words=words[start : start + 3])  # type: ignore[arg-type]
-                grid.show_paths(shown, LAYERS)
+            some = words[start : start + 3]
+            grid.draw(shares_view(*(paths(side, words=some) for side in BOTH_SIDES)))
             await terminal.pilot.press("h" if start % 2 else "l")
         assert r"\x1b[31m" in terminal.written
         assert not leaked(terminal)
@@ -393,8 +350,7 @@ def test_a_cursor_move_costs_no_more_than_the_lines_it_changes() -> None:
 
 def drawn(*, width: int, height: int, ascii_only: bool = False) -> list[str]:
     grid = PathsGrid(ascii_only=ascii_only)
-    for side in ("value", "key"):
-        grid.show_paths(paths(side), LAYERS)  # type: ignore[arg-type]
+    grid.draw(shares_view(*BOTH))
     return [text(line) for line in grid.lay_out(width, height)[0]]
 
 
@@ -413,8 +369,7 @@ def on_stage(walk: Step, size: tuple[int, int] = (80, 24)) -> None:
         stage = Stage(grid)
         async with in_terminal(stage, size) as terminal:
             grid.focus()
-            for side in ("value", "key"):
-                grid.show_paths(paths(side), LAYERS)  # type: ignore[arg-type]
+            grid.draw(shares_view(*BOTH))
             await terminal.pilot.pause()
             await walk(stage, grid, terminal)
 

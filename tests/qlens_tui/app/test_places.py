@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from qlens_tui.app.last_visit import KnownLayer
 from qlens_tui.engine import messages as m
 from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("place")
 def test_a_sort_shows_what_was_sorted_for_and_escape_goes_back(place, size):
     async def act(terminal, bench):
         await settled(terminal.pilot, "colon", *"0:7", "enter")
-        bench.browsing.sort_by("key_gain")
+        bench.rows.sort_by("key_gain")
         await settled(terminal.pilot)
         assert bench.table.row == 0
         gains = bench.table.rows.page(0, 24, ["key_gain"])
@@ -34,9 +35,9 @@ def test_a_filter_that_nothing_passes_does_not_lose_the_place(place):
         await settled(terminal.pilot, "colon", *"0:7", "enter", "f", *"zzqq", "enter")
         assert bench.table.feature is None
         await settled(terminal.pilot, "escape")
-        assert bench.browsing.filter == ""
+        assert bench.rows.filter == ""
         assert bench.table.feature == (0, 7)
-        assert "the filter was taken off: zzqq" in told(bench.app)
+        assert "filter cleared: zzqq" in told(bench.app)
         await settled(terminal.pilot, "f", *"feature < 3", "enter")
         assert bench.table.feature is not None
 
@@ -49,7 +50,7 @@ def test_escape_keeps_a_filter_that_shows_something(place):
         await settled(terminal.pilot, "f", *"feature < 3", "enter")
         assert bench.table.feature == (0, 2)
         await settled(terminal.pilot, "escape")
-        assert bench.browsing.filter == "feature < 3"
+        assert bench.rows.filter == "feature < 3"
         assert bench.table.feature == (0, 2)
         assert "nothing to go back to" in told(bench.app)
         assert "filter feature < 3" in status(bench)
@@ -60,10 +61,10 @@ def test_escape_keeps_a_filter_that_shows_something(place):
 def test_words_wait_for_an_atlas_and_do_not_say_that_nothing_has_them(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "f", "e", "enter")
-        known, bench.dialogue.tabulate = bench.browsing.known[1], lambda _layer: None
-        bench.browsing.known[1] = KnownLayer(1, known.sha256, known.name, known.n_features, None)
-        bench.browsing._frames.pop(1, None)
-        bench.browsing.go(1)
+        layers, bench.layer_requests.tabulate = bench.state.opened.known, lambda _layer: None
+        layers[1] = replace(layers[1], atlas=None)
+        bench.reader.forget(1)
+        bench.rows.go(1)
         await settled(terminal.pilot)
         assert "the filter waits" in "".join(bench.table.lines)
         assert "no feature passes" not in "".join(bench.table.lines)
@@ -73,35 +74,35 @@ def test_words_wait_for_an_atlas_and_do_not_say_that_nothing_has_them(place):
 
 def test_shares_are_of_the_lists_that_are_shown(place):
     async def act(terminal, bench):
-        at_first = bench.dialogue.k
-        shares = dict(bench.paths.view.paths)
+        at_first = bench.state.k
+        shares = dict(bench.paths.shown.answer)
         await settled(terminal.pilot, "plus")
-        split = [r for r in bench.qlens.engine.requests if isinstance(r, m.ComputePaths)][-1]
-        assert bench.pane("value").look.length == split.k == bench.dialogue.k > at_first
-        assert bench.paths.view.paths != shares
+        split = [r for r in bench.app.engine.requests if isinstance(r, m.ComputePaths)][-1]
+        assert bench.pane("value").look.length == split.k == bench.state.k > at_first
+        assert bench.paths.shown.answer != shares
         await settled(terminal.pilot, "minus")
-        assert bench.dialogue.k == at_first
-        assert bench.paths.view.paths == shares
-        assert not bench.paths.waiting
+        assert bench.state.k == at_first
+        assert bench.paths.shown.answer == shares
+        assert not bench.paths.shown.awaits
 
     run(place, act)
 
 
 def test_a_feature_that_is_at_hand_does_not_wait_for_the_one_before(place):
     async def act(terminal, bench):
-        engine = bench.qlens.engine
+        engine = bench.app.engine
         engine.alive = False  # it computes, and computes
         await settled(terminal.pilot, "j")
-        late = max(bench.dialogue.inquiry.asked)
-        bench.dialogue.hear(m.Status(id=late, text="reading the reference", done=1, total=9))
+        late = max(bench.state.work)
+        bench.hear(m.Status(id=late, text="reading the reference", done=1, total=9))
         assert bench.table.feature == (0, 1)
-        assert bench.paths.waiting
+        assert bench.paths.shown.awaits
         await settled(terminal.pilot, "k")
-        bench.dialogue.hear(m.Status(id=late, text="reading the reference", done=2, total=9))
-        for pane in bench.panes:
-            assert (pane.view.layer, pane.view.feature) == (0, 0)
-            assert not pane.waiting
-            assert not pane.stale
+        bench.hear(m.Status(id=late, text="reading the reference", done=2, total=9))
+        for pane in bench.pane_layout.panes.values():
+            assert pane.shown.of == (0, 0)
+            assert not pane.shown.awaits
+            assert not pane.is_grey
         assert "reading" not in "".join(bench.paths.lines)
 
     run(place, act)
@@ -109,16 +110,16 @@ def test_a_feature_that_is_at_hand_does_not_wait_for_the_one_before(place):
 
 def test_passes_are_jobs_that_can_be_stopped_and_the_pane_says_so(place):
     async def act(terminal, bench):
-        bench.qlens.engine.alive = False
-        await settled(terminal.pilot, "j")
-        asked = bench.dialogue.inquiry.asked
-        (number,) = (at for at, each in asked.items() if isinstance(each, m.ComputeSignature))
-        bench.dialogue.hear(m.Status(id=number, text="reading the reference", done=3, total=9))
+        bench.app.engine.alive = False
+        await settled(terminal.pilot, "b", "j")  # an atlas has no bottom lists
+        asked = bench.state.under_way
+        (number,) = (each.id for each in asked if isinstance(each.request, m.ComputeSignature))
+        bench.hear(m.Status(id=number, text="reading the reference", done=3, total=9))
         assert "lists of 0:1: reading the reference 33%" in status(bench)
         await settled(terminal.pilot, "w", "d")
-        (cancelled,) = (r for r in bench.qlens.engine.requests if isinstance(r, m.Cancel))
+        (cancelled,) = (r for r in bench.app.engine.requests if isinstance(r, m.Cancel))
         assert cancelled.target == number
-        bench.dialogue.hear(m.Cancelled(id=number))
+        bench.hear(m.Cancelled(id=number))
         await settled(terminal.pilot, "escape")
         assert "cancelled" in "".join(bench.pane("value").lines)
         assert "lists of" not in status(bench)
@@ -132,7 +133,7 @@ def test_the_lists_of_the_next_feature_begin_at_their_top(place):
         before = bench.pane("value").top
         bench.action_feature(1)
         await settled(terminal.pilot)
-        assert bench.pane("value").view.feature == 1
+        assert bench.pane("value").shown.answer.feature == 1
         assert before > 0
         assert bench.pane("value").top == 0
 

@@ -10,53 +10,57 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlens_tui.app.screens.probe import ProbeScreen, ask_prompt, meant
+from qlens_tui.app.screens.probe import ProbeScreen, meant
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.firing_tokens import FiringTokens
 from qlens_tui.app.widgets.key_line import KeyLine
-from qlens_tui.app.widgets.told_line import ToldLine
+from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.engine import messages as m
+from qlens_tui.table import feature_labels
 from qlens_tui.text import cells
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import SIZES, run, settled, told
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, leaks
 
 TEXT = "the river, noise"
 
 
 class Trial:
-    """The screen on the whole app, given what the engine says; `heard` is all of that."""
+    """The screen on the whole app; `heard` is what the engine answered."""
 
     def __init__(self, terminal: Terminal, bench) -> None:
         self.terminal, self.bench = terminal, bench
-        self.screen: ProbeScreen | None = None
         self.heard: list[m.PromptFirings] = []
-        self.answered = 0
-        self.deaf = False
-        engine = bench.qlens.engine
-        pass_on = engine._on_event
+        self.screen: ProbeScreen | None = None
+        engine = bench.app.engine
+        tell = engine._on_event
 
         def on_event(event: m.Event) -> None:
-            pass_on(event)
-            bench.app.call_later(self.deliver, event)
+            if isinstance(event, m.PromptReady):
+                self.heard.append(event.prompt)
+            tell(event)
 
         engine._on_event = on_event
 
-    def deliver(self, event: m.Event) -> None:
-        if self.deaf or self.screen is None:
-            return
-        if isinstance(event, m.PromptReady):
-            self.heard.append(event.prompt)
-            self.answered = event.id
-            self.screen.probed(event.id, event.prompt)
-        elif isinstance(event, m.Failed | m.Died):
-            self.screen.failed(event.text)
-
     async def ask(self, text: str | None = TEXT) -> None:
-        self.screen = ask_prompt(self.bench, self.screen)
+        self.bench.searches.by_text()
         await settled(self.terminal.pilot)
+        self.screen = self.bench.app.screen_stack[-2]
+        assert isinstance(self.screen, ProbeScreen)
         if text is not None:
             await self.type(text)
+
+    @property
+    def asked(self) -> m.ReadPrompt:
+        """The last question."""
+        return [each for each in self.bench.app.engine.requests if isinstance(each, m.ReadPrompt)][
+            -1
+        ]
+
+    async def tell(self, event: m.Event) -> None:
+        """What an engine says that takes its time."""
+        self.bench.hear(event)
+        await settled(self.terminal.pilot)
 
     async def type(self, text: str) -> None:
         prompt = self.bench.app.screen
@@ -69,7 +73,7 @@ class Trial:
 
     @property
     def title(self) -> str:
-        return self.screen.query_one(ToldLine).lines[0].strip()
+        return self.screen.query_one(TextLine).lines[0].strip()
 
     @property
     def tokens(self) -> FiringTokens:
@@ -132,7 +136,10 @@ def test_the_strongest_features_of_the_token_are_listed_and_enter_goes_to_one(tr
         rows = at.features.lines[1:]
         named = [row.replace("=", " ").lstrip("> ").split()[0] for row in rows if row.strip()]
         assert named == [f"0:{feature}" for feature in here.features][: len(named)]
-        labels = at.bench.dialogue.labels([(0, here.features[0])])[0, here.features[0]]
+        opened = at.bench.state.opened
+        frames = at.bench.reader.frames(opened.known)
+        named = (0, here.features[0])
+        labels = feature_labels.labels([named], frames, opened.texts)[named]
         assert labels[0].strip() in rows[0] or "\\" in rows[0]
         await at.press("down")
         assert at.features.cursor == 1
@@ -236,27 +243,29 @@ def test_a_text_that_cannot_be_read_is_one_line_and_another_may_follow(trial, si
 
 def test_an_engine_that_dies_meanwhile_is_told_and_harms_nothing(trial):
     async def act(at: Trial) -> None:
-        at.deaf = True
+        at.bench.app.engine.alive = False  # it takes requests, and is busy
         await at.ask()
-        assert at.title == "computing"
-        at.screen.doing("loading the model again")
+        assert at.title == "computing…"
+        question = at.asked
+        await at.tell(m.Status(id=question.id, text="loading the model again"))
+        assert at.title == "loading the model again…"
+        at.bench.engine_lost("the engine was ended by SIGKILL\x1b[2J", "restarting the engine")
         await at.press()
-        assert at.title == "loading the model again"
-        at.screen.failed("the engine was ended by SIGKILL\x1b[2J")
         assert at.title == r"! the engine was ended by SIGKILL\x1b[2J"
-        at.bench.dialogue.ready = None
         await at.press("p")
         await at.type(TEXT)
         assert "still loading" in at.title
         await at.press("space", "enter", "j", "escape")
         assert at.bench.app.screen is at.bench
         # What comes late is for nobody.
-        at.screen.probed(0, m.PromptFirings(
+        await at.tell(m.PromptReady(id=question.id, prompt=m.PromptFirings(
             layer=0, text="", feature=None, bos=False, ids=(1,), tokens=("x",),
             strongest=(m.FiringFeatures((), ()),), activations=None,
-        ))  # fmt: skip
-        at.screen.failed("late")
-        assert ask_prompt(at.bench, at.screen) is at.screen
+        )))  # fmt: skip
+        at.bench.searches.by_text()
+        await at.press()
+        assert at.bench.app.screen is at.bench
+        assert "still loading" in told(at.bench.app)
 
     trial(act)
 
@@ -265,9 +274,16 @@ def test_an_answer_to_an_older_question_is_not_shown(trial):
     async def act(at: Trial) -> None:
         await at.ask()
         title = at.title
-        older = replace(at.last, activations=(0.0,) * len(TEXT))
-        at.screen.probed(at.answered - 1, older)
-        await at.press()
+        at.bench.app.engine.alive = False
+        await at.press("p")
+        await at.type("one")
+        first = at.asked
+        await at.press("p")
+        await at.type("two")
+        silent = replace(at.heard[-1], activations=(0.0,) * len(TEXT))
+        await at.tell(m.PromptReady(id=first.id, prompt=silent))
+        assert at.title == "computing…"
+        await at.tell(m.PromptReady(id=at.asked.id, prompt=at.heard[-1]))
         assert at.title == title
 
     trial(act)
@@ -276,7 +292,7 @@ def test_an_answer_to_an_older_question_is_not_shown(trial):
 def test_among_all_layers_the_layer_of_the_feature_is_tried(trial):
     async def act(at: Trial) -> None:
         await at.press("l", "h", "h")
-        assert at.bench.browsing.layer is None
+        assert at.bench.state.layer is None
         layer, feature = at.bench.table.feature
         await at.ask()
         assert (at.last.layer, at.last.feature) == (layer, feature)
@@ -314,24 +330,24 @@ def test_whatever_is_typed_or_told_is_shown_and_never_sent_raw(trial, ascii_only
             await at.ask(escaped(text))
             assert at.last.text == text
             await at.press("right", "escape")
-        at.screen = ask_prompt(at.bench)
-        await at.press(*"ab", "enter")
+        at.bench.app.engine.alive = False
+        await at.ask("ab")
         tokens = tuple(HOSTILE.values())
         count = len(tokens)
-        told = m.PromptFirings(
-            layer=0, text="".join(tokens), feature=1, bos=True, ids=tuple(range(count)),
-            tokens=tokens, strongest=(m.FiringFeatures((1, 2), (3.0, 1.0)),) * count,
+        hostile = m.PromptFirings(
+            layer=0, text="".join(tokens), feature=1, bos=True,
+            ids=tuple(range(count)), tokens=tokens,
+            strongest=(m.FiringFeatures((1, 2), (3.0, 1.0)),) * count,
             activations=tuple(float(k % 3) for k in range(count)),
         )  # fmt: skip
-        at.screen._request = 99
-        at.screen.probed(99, told)
+        await at.tell(m.PromptReady(id=at.asked.id, prompt=hostile))
         for _ in range(count):
             await at.terminal.pilot.press("j")
-        at.screen._request = 99
-        at.screen.failed("".join(tokens).replace("\n", " "))
-        await at.press()
+        await at.press("p")
+        await at.type("abc")
+        await at.tell(m.Failed(id=at.asked.id, text="".join(tokens).replace("\n", " ")))
         if ascii_only:
-            panes = (at.tokens, at.features, at.screen.query_one(ToldLine))
+            panes = (at.tokens, at.features, at.screen.query_one(TextLine))
             assert all(line.isascii() for pane in panes for line in pane.lines)
 
     trial(act, ascii_only=ascii_only, size=(80, 24))

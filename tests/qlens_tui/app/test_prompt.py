@@ -64,7 +64,7 @@ def test_a_note_keeps_the_lines_of_a_paste(place):
     [
         (("f",), RULE),
         (("slash",), "type a token, up and down choose; a leading space (or ␣) counts; #7 is id 7"),
-        (("t",), "a tag it has is taken off; -tag takes it off all; no commas"),
+        (("t",), "a tag it has is removed; -tag removes it from all; no commas"),
         (("e", "enter"), ".csv (for spreadsheets), .parquet or .ndjson"),
         (("p",), r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"),
         (("colon", "x"), "write LAYER:FEATURE, such as 8:1279, or a feature of this layer"),

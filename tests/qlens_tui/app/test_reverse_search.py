@@ -13,7 +13,7 @@ from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.reverse_search import ReverseSearch
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.line_input import LineInput
-from qlens_tui.app.widgets.told_lines import ToldLines
+from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
 from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled
@@ -38,11 +38,11 @@ def rows(terminal) -> dict[tuple[int, int], str]:
 
 
 def searches(bench) -> list[m.Search]:
-    return [each for each in bench.qlens.engine.requests if isinstance(each, m.Search)]
+    return [each for each in bench.app.engine.requests if isinstance(each, m.Search)]
 
 
 def told(terminal) -> str:
-    return terminal.pilot.app.screen.query_one("#told", ToldLines).lines[0]
+    return terminal.pilot.app.screen.query_one("#told", WrappedText).lines[0]
 
 
 async def offered(terminal, typed: str) -> list[int]:
@@ -62,9 +62,8 @@ def test_the_tokens_beside_a_hit_are_of_the_side_that_is_searched(place, side, h
         shown = rows(terminal)
         assert {layer for layer, _ in shown} == {0, 1, 2}  # two of them were never visited
         for (layer, feature), tokens in shown.items():
-            bench.dialogue.inquiry.ask(m.ComputeSignature(layer=layer, feature=feature, k=5))
-            await settled(terminal.pilot)
-            signature = bench.dialogue.inquiry.signatures.get((layer, feature, m.Settings(), 5))
+            asked = m.ComputeSignature(layer=layer, feature=feature, k=5)
+            signature = bench.app.engine.answer(asked).signature
             expected = getattr(signature, side).top.query_lens.tokens
             assert tokens == " ".join(map(token_label, expected))
 
@@ -74,10 +73,10 @@ def test_the_tokens_beside_a_hit_are_of_the_side_that_is_searched(place, side, h
 @pytest.mark.parametrize("size", SIZES)
 def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size):
     async def act(terminal, bench):
-        bench.dialogue.tabulate = lambda _layer: None
-        for layer, known in bench.browsing.known.items():
+        bench.layer_requests.tabulate = lambda _layer: None
+        for layer, known in bench.state.opened.known.items():
             if layer:
-                bench.browsing.known[layer] = replace(known, atlas=None)
+                bench.state.opened.known[layer] = replace(known, atlas=None)
         await settled(terminal.pilot, *TO_THE_HITS, "a")
         words = {layer: tokens for (layer, _), tokens in rows(terminal).items()}
         assert words[1] == words[2] == "(no atlas yet)"
@@ -90,14 +89,11 @@ def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size
 def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, *keys)
-        sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen._hits
+        sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen.hits
         name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
         for hit in hits[:4]:
             asked = m.ComputeSignature(layer=hit.layer, feature=hit.feature, k=1000)
-            bench.dialogue.inquiry.ask(asked)
-            await settled(terminal.pilot)
-            key = (hit.layer, hit.feature, m.Settings(), 1000)
-            side = getattr(bench.dialogue.inquiry.signatures.get(key), sought.side)
+            side = getattr(bench.app.engine.answer(asked).signature, sought.side)
             assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
 
     run(place, act)
@@ -108,11 +104,11 @@ def test_every_lens_stands_under_its_name_and_no_score_stands_there_twice(place,
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS)
         screen = terminal.pilot.app.screen
-        by_query = {(hit.layer, hit.feature): hit for hit in screen._hits}
+        by_query = {(hit.layer, hit.feature): hit for hit in screen.hits}
         assert lines(terminal)[0].split()[:3] == ["feature", "query", "logit"]
         await settled(terminal.pilot, "c")
         assert lines(terminal)[0].split()[:3] == ["feature", "logit", "query"]
-        for hit in screen._hits:
+        for hit in screen.hits:
             queried = by_query[hit.layer, hit.feature].score
             assert hit.query_score == pytest.approx(queried, rel=1e-4, abs=1e-6)
         await settled(terminal.pilot, "c")
@@ -128,12 +124,17 @@ def test_every_lens_stands_under_its_name_and_no_score_stands_there_twice(place,
 
 def test_without_operators_logit_lens_has_the_only_column_of_scores(place):
     async def act(terminal, bench):
+        engine = bench.app.engine
+        tell = engine._on_event
+
+        def tell_less(event: m.Event) -> None:
+            if isinstance(event, m.SearchReady):
+                hits = tuple(replace(hit, query_score=None) for hit in event.found.hits)
+                event = replace(event, found=replace(event.found, hits=hits))
+            tell(event)
+
+        engine._on_event = tell_less
         await settled(terminal.pilot, *TO_THE_HITS, "c")
-        screen = terminal.pilot.app.screen
-        kept = bench.dialogue.inquiry.searches.get(replace(searches(bench)[-1], id=0))
-        bare = replace(kept, hits=tuple(replace(hit, query_score=None) for hit in kept.hits))
-        screen.found(screen._request, bare)
-        await settled(terminal.pilot)
         assert lines(terminal)[0].split() == ["feature", "logit", "rank", "promotes"]
 
     run(place, act)
@@ -154,10 +155,10 @@ def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(p
         shown = lines(terminal)
         assert shown[0].split()[:3] == ["feature", "logit", "query"]
         assert shown[4].startswith(">")  # the hits before it are on the screen as well
-        hit = again._hits[again.query_one(ChoiceList).cursor]
+        hit = again.hits[again.query_one(ChoiceList).cursor]
         assert (hit.layer, hit.feature) == arrived
         await settled(terminal.pilot, "j", "enter")
-        assert bench.table.feature == (again._hits[4].layer, again._hits[4].feature)
+        assert bench.table.feature == (again.hits[4].layer, again.hits[4].feature)
         await settled(terminal.pilot, "slash", "enter", "G", "escape", "slash", "enter")
         last = terminal.pilot.app.screen.query_one(ChoiceList)
         assert last.lines[-1].startswith(">")
@@ -177,7 +178,7 @@ def test_another_token_may_be_typed_where_the_last_results_are_offered(place):
     run(place, act)
 
 
-def test_a_new_session_is_asked_again_for_the_last_results(place):
+def test_the_last_results_outlive_a_crash_of_the_engine(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "j", "j", "enter")
         asked = len(searches(bench))
@@ -185,7 +186,7 @@ def test_a_new_session_is_asked_again_for_the_last_results(place):
         await settled(terminal.pilot, "slash", "enter")
         again = terminal.pilot.app.screen
         assert isinstance(again, ReverseSearch)
-        assert len(searches(bench)) == asked + 1
+        assert len(searches(bench)) == asked
         assert again.query_one(ChoiceList).cursor == 2
 
     run(place, act)
@@ -195,7 +196,7 @@ def test_a_new_session_is_asked_again_for_the_last_results(place):
 def test_the_last_results_are_not_offered_for_what_is_not_there_any_more(place, gone):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "escape")
-        bench.dialogue.last_search = replace(bench.dialogue.last_search, **gone)
+        bench.searches.last = replace(bench.searches.last, **gone)
         await settled(terminal.pilot, "slash")
         assert not terminal.pilot.app.screen._offered
         assert "enter alone" not in told(terminal)
@@ -215,7 +216,8 @@ def test_tokens_that_arrive_late_leave_the_cursor_where_it_is(place, monkeypatch
     async def act(terminal, bench):
         await settled(terminal.pilot, "B")
         monkeypatch.setattr(reverse_search, "read_labels", late)
-        bench.browsing._frames.clear()
+        for layer in list(bench.state.opened.known):
+            bench.reader.forget(layer)
         await terminal.pilot.press(*TO_THE_HITS, "a", "j", "j")
         assert set(rows(terminal).values()) == {""}
         may_read.set()
@@ -229,7 +231,7 @@ def test_tokens_that_arrive_late_leave_the_cursor_where_it_is(place, monkeypatch
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_a_token_may_be_typed_as_the_screen_shows_it_or_by_its_id(place, ascii_only):
     async def act(terminal, bench):
-        texts = bench.dialogue.texts
+        texts = bench.state.opened.texts
         await settled(terminal.pilot, "slash")
         assert "a leading space (or" in told(terminal)
         assert "#7 is id 7" in told(terminal)

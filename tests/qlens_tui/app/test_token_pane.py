@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_core.signature import Lists
-from qlens_tui.app.widgets.token_pane import LENGTHS, TRIPLE, End, TokenLook, TokenPane
-from qlens_tui.engine.messages import Settings, SideSignature
+from qlens_tui.app.views import End, TokenLook
+from qlens_tui.app.widgets.token_pane import ALL, LENGTHS, TokenPane
+from qlens_tui.engine.messages import Settings, SideSignature, Signature
 from qlens_tui.text import cells
-from tests.qlens_tui.app.features import SIZES, Stage, leaked, one_side, signature
+from tests.qlens_tui.app.features import SIZES, Stage, leaked, lists_view, one_side, signature
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
 
-WAY = (14, 60)
 WORDS = st.text(
     st.characters(exclude_categories=[])
     | st.sampled_from(" \t\n\x00\x1b\x9b\u202e\u200d\ufe0f\u0301日👩한שب"),
@@ -55,7 +55,7 @@ def test_key_scores_are_those_of_a_key_of_length_one() -> None:
 
 def test_what_came_about_in_another_way_says_so() -> None:
     pane = TokenPane("value")
-    pane.show_signature(replace(signature(off=(14, 15, 3)), n_tokens=32768), WAY)
+    give(pane, replace(signature(off=(14, 15, 3)), n_tokens=32768))
 
     said = text(pane.lay_out(100, 13)[0][1])
 
@@ -68,7 +68,7 @@ def test_settings_other_than_the_usual_are_named() -> None:
     pane = TokenPane("value")
     usual = signature()
     unusual = replace(usual.settings, convention="exact", final_norm="linearize")
-    pane.show_signature(replace(usual, settings=unusual), WAY)
+    give(pane, replace(usual, settings=unusual))
 
     assert "exact convention, final norm: linearize" in text(pane.lay_out(120, 13)[0][1])
 
@@ -103,7 +103,7 @@ def test_first_order_joins_where_there_is_room() -> None:
 def test_the_list_of_another_transition_bears_its_name_and_stands_once(transition, lists) -> None:
     pane = TokenPane("value")
     found = signature()
-    pane.show_signature(replace(found, settings=Settings(transition=transition)), WAY)
+    give(pane, replace(found, settings=Settings(transition=transition)))
     heads = text(pane.lay_out(120, 13)[0][2])
 
     assert "Query" not in heads
@@ -111,7 +111,9 @@ def test_the_list_of_another_transition_bears_its_name_and_stands_once(transitio
 
 
 def test_bottom_lists_are_named_as_such_and_counted_from_below() -> None:
-    head, body = drawn(TokenPane("key", look=TokenLook(end="bottom")), width=90, height=13)
+    head, body = drawn(
+        TokenPane("key", lists_view(look=TokenLook(end="bottom"))), width=90, height=13
+    )
 
     assert "KEY BOTTOM" in head[0]
     assert "what inhibits it" in head[0]
@@ -120,9 +122,7 @@ def test_bottom_lists_are_named_as_such_and_counted_from_below() -> None:
 
 def test_without_unicode_everything_is_ascii() -> None:
     pane = TokenPane("value", ascii_only=True)
-    pane.show_signature(
-        signature(words=["日本", " dry", "\n", "a\u0301", "", "\x1b[2J", "_x"]), WAY
-    )
+    give(pane, signature(words=["日本", " dry", "\n", "a\u0301", "", "\x1b[2J", "_x"]))
 
     head, body = pane.lay_out(60, 13)
 
@@ -136,7 +136,7 @@ def test_without_unicode_everything_is_ascii() -> None:
     st.integers(1, 30),
     st.sampled_from(("top", "bottom")),
     st.booleans(),
-    st.sampled_from((None, TRIPLE, ("first_order", "query_lens"))),
+    st.sampled_from((None, ALL, ("first_order", "query_lens"))),
     st.booleans(),
 )
 def test_every_line_takes_exactly_the_width_of_the_pane(
@@ -149,8 +149,8 @@ def test_every_line_takes_exactly_the_width_of_the_pane(
     ascii_only: bool,
 ) -> None:
     look = TokenLook(end=end, ids=ids, lenses=lenses)  # type: ignore[arg-type]
-    pane = TokenPane("key", look=look, ascii_only=ascii_only)
-    pane.show_signature(signature(words=words), WAY)
+    pane = TokenPane("key", lists_view(look=look), ascii_only=ascii_only)
+    give(pane, signature(words=words))
 
     head, body = pane.lay_out(width, height)
 
@@ -162,8 +162,7 @@ def test_scores_of_any_size_are_whole_and_keep_the_width() -> None:
     odd = (float("nan"), -123456789.0, 1e-9)
     query = replace(side.top.query_lens, scores=odd, moved=(262143, -262143, 0))
     pane = TokenPane("value")
-    top = Lists({**side.top, "query": query})
-    pane.show_signature(with_value(replace(side, top=top)), WAY)
+    give(pane, with_value(replace(side, top=Lists({**side.top, "query": query}))))
 
     _, body = pane.lay_out(60, 10)
 
@@ -177,7 +176,7 @@ def test_scores_of_any_size_are_whole_and_keep_the_width() -> None:
 
 def test_lists_without_tokens_say_so() -> None:
     pane = TokenPane("value")
-    pane.show_signature(with_value(one_side(k=0)), WAY)
+    give(pane, with_value(one_side(k=0)))
 
     assert text(pane.lay_out(60, 10)[1][0]).strip() == "no top tokens"
 
@@ -270,23 +269,22 @@ def test_rows_beyond_the_height_scroll_under_the_head(key: str, first: int) -> N
     on_stage(walk, (80, 11))
 
 
-def test_until_the_next_feature_is_there_the_numbers_keep_their_own_name() -> None:
+def test_numbers_of_another_feature_keep_their_own_name_and_say_grey_what_is_awaited() -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        pane.GRACE = 0.01  # type: ignore[misc]
-        pane.expect(6, 36)
+        waiting = lists_view(signature(), asked=(6, 36), awaits="computing")
+        pane.draw(waiting)
+        await terminal.pilot.pause()
         assert "6:35" in stage.painted[0]
         assert "6:36" not in stage.painted[0]
-        await terminal.pilot.pause(0.1)
+        assert not grey(pane)
+        pane.draw(replace(waiting, shown=replace(waiting.shown, late=True)))
+        await terminal.pilot.pause()
         assert "6:35  ▸ 6:36 computing…" in stage.painted[0]
         assert "ondyl" in stage.painted[4]
-        assert pane.stale
-        # The answer to an older question does not end the wait.
-        pane.show_signature(signature(6, 34), WAY)
+        assert grey(pane)
+        pane.draw(lists_view(signature(6, 36)))
         await terminal.pilot.pause()
-        assert "6:34  ▸ 6:36 computing…" in stage.painted[0]
-        pane.show_signature(signature(6, 36), WAY)
-        await terminal.pilot.pause()
-        assert not pane.stale
+        assert not grey(pane)
         assert "6:36" in stage.painted[0]
         assert "▸" not in stage.painted[0]
 
@@ -295,34 +293,20 @@ def test_until_the_next_feature_is_there_the_numbers_keep_their_own_name() -> No
 
 def test_lists_that_are_still_to_come_are_not_called_empty() -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        assert not pane.waiting
-        pane.show_signature(with_value(one_side(k=0)), WAY)
-        pane.expect(6, 35)
+        pane.draw(lists_view(with_value(one_side(k=0)), awaits="computing"))
         await terminal.pilot.pause()
-        assert pane.waiting
         assert stage.painted[2].strip() == "computing…"
 
     on_stage(walk)
 
 
-def test_a_walk_that_is_quicker_than_the_engine_turns_grey_too() -> None:
+def test_what_is_the_same_is_not_painted_again() -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        pane.GRACE = 0.05  # type: ignore[misc]
-        for feature in range(36, 50):
-            pane.expect(6, feature)
-            await terminal.pilot.pause(0.02)
-        assert pane.stale
-
-    on_stage(walk)
-
-
-def test_a_quick_answer_is_painted_once() -> None:
-    async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        pane.expect(6, 36)
+        pane.draw(lists_view(signature(), asked=(6, 36), awaits="computing"))
         await terminal.pilot.pause()
         start = len(terminal.record)
-        pane.show_signature(signature(6, 36), WAY)
-        await terminal.pilot.pause(pane.GRACE + 0.1)
+        give(pane, signature(6, 36))
+        await terminal.pilot.pause()
         sent = "".join(terminal.record[start:])
         assert sent.count("6:36") == 1
         # The rows are the same; only the head is sent.
@@ -333,22 +317,19 @@ def test_a_quick_answer_is_painted_once() -> None:
 
 def test_waiting_failing_and_nothing_each_have_a_line() -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        pane.clear()
+        pane.draw(lists_view())
         await terminal.pilot.pause()
         assert stage.painted[1].strip() == "no feature"
-        pane.expect(6, 36, "one pass over the reference, 40%")
+        pane.draw(lists_view(asked=(6, 36), awaits="one pass over the reference 40%"))
         await terminal.pilot.pause()
         assert "6:36" in stage.painted[0]
-        assert stage.painted[1].strip() == "one pass over the reference, 40%…"
-        pane.fail(6, 36, "out of memory\x1b[2J: set [compute] batch = 4")
+        assert stage.painted[1].strip() == "one pass over the reference 40%…"
+        problem = "out of memory\x1b[2J: set [compute] batch = 4"
+        pane.draw(lists_view(asked=(6, 36), problem=problem))
         await terminal.pilot.pause()
         assert stage.painted[1].strip() == r"! out of memory\x1b[2J: set [compute] batch = 4"
         assert not any(map(str.strip, stage.painted[2:]))
-        pane.show_signature(signature(6, 35), WAY)
-        await terminal.pilot.pause()
-        assert "6:36" in stage.painted[0]
-        assert "out of memory" in stage.painted[1]
-        pane.show_signature(signature(6, 36), WAY)
+        give(pane, signature(6, 36))
         await terminal.pilot.pause()
         assert "ondyl" in stage.painted[4]
 
@@ -358,7 +339,7 @@ def test_waiting_failing_and_nothing_each_have_a_line() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_no_vocabulary_reaches_the_terminal_raw(size: tuple[int, int]) -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        pane.show_signature(signature(words=list(HOSTILE.values()), k=len(HOSTILE)), WAY, "\x1b[2J")
+        give(pane, signature(words=list(HOSTILE.values()), k=len(HOSTILE)))
         await terminal.pilot.press("i", "b", "c", "end", "home")
         await terminal.pilot.pause()
         assert "clipboard" in HOSTILE
@@ -384,7 +365,7 @@ def test_the_focused_pane_is_told_apart_without_colour() -> None:
 def test_a_new_feature_whose_tokens_are_all_marked_costs_little_more_than_its_text() -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
         start = len(terminal.record)
-        pane.show_signature(signature(7, 1, words=[f" word{i}" for i in range(25)]), WAY)
+        give(pane, signature(7, 1, words=[f" word{i}" for i in range(25)]))
         await terminal.pilot.pause()
         # 780 cells, in 24-bit colour, where a change of style takes 40 bytes.
         assert 780 < len("".join(terminal.record[start:]).encode()) < 3200
@@ -393,16 +374,27 @@ def test_a_new_feature_whose_tokens_are_all_marked_costs_little_more_than_its_te
 
 
 def drawn(pane: TokenPane, width: int, height: int) -> tuple[list[str], list[str]]:
-    pane.show_signature(signature(), WAY, "float16")
+    give(pane, signature())
     head, body = pane.lay_out(width, height)
     return [text(row) for row in head], [text(row) for row in body]
+
+
+def give(pane: TokenPane, of: Signature) -> None:
+    """Show the lists that are asked for."""
+    pane.draw(lists_view(of, look=pane.look))
+
+
+def grey(pane: TokenPane) -> bool:
+    """Whether a token is."""
+    token = next(each for each in pane.render_line(4) if "ondyl" in each.text)
+    return bool(token.style and token.style.dim)
 
 
 def text(line: tuple[tuple[str, str], ...]) -> str:
     return "".join(said for said, _ in line)
 
 
-def with_value(side: SideSignature) -> object:
+def with_value(side: SideSignature) -> Signature:
     return replace(signature(), value=side)
 
 
@@ -420,7 +412,7 @@ def on_stage(walk: Step, size: tuple[int, int] = (80, 24), *, colours: str = "tr
         stage = Stage(pane)
         async with in_terminal(stage, size) as terminal:
             pane.focus()
-            pane.show_signature(signature(), WAY, "float16")
+            give(pane, signature())
             await terminal.pilot.pause()
             await walk(stage, pane, terminal)
 

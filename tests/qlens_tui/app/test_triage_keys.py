@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("place")
 def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "j")
-        bench.browsing.go(1)
+        bench.rows.go(1)
         assert bench.table.feature is None
-        bench.action_star()
+        bench.marking.toggle("star")
         await settled(terminal.pilot)
         assert not any(bench.marking.marks.values())
         assert bench.table.feature == (1, 0)
@@ -66,9 +66,9 @@ def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):
 
     async def act(terminal, bench):
         dictionary = bench.marking._name(0)
-        bench.triage.apply({dictionary: [0]}, note=hostile)
+        bench.marking.triage.apply({dictionary: [0]}, note=hostile)
         await settled(terminal.pilot, "m", "enter", *"more", "ctrl+s")
-        assert bench.triage.mark(dictionary.sha256, 0).note == hostile + "\nmore"
+        assert bench.marking.triage.mark(dictionary.sha256, 0).note == hostile + "\nmore"
         assert not terminal.leaks()
 
     run(place, act)
@@ -98,11 +98,11 @@ def test_a_note_that_another_session_changed_meanwhile_is_not_lost_unasked(place
         if decides:
             await settled(terminal.pilot, "ctrl+s")
             assert "another session changed this note" in told(bench.app)
-            assert bench.triage.mark(dictionary.sha256, 0).note == "theirs"
+            assert bench.marking.triage.mark(dictionary.sha256, 0).note == "theirs"
             await settled(terminal.pilot, "ctrl+s")
         else:
             bench.app.finish()  # the line dropped
-        assert bench.triage.mark(dictionary.sha256, 0).note == "mine"
+        assert bench.marking.triage.mark(dictionary.sha256, 0).note == "mine"
 
     run(place, act)
 
@@ -115,7 +115,7 @@ def test_a_tag_that_enter_does_not_take_is_not_marked(place):
         await settled(terminal.pilot, "down")
         assert "> food" in "".join(offered.lines)
         await settled(terminal.pilot, "enter")
-        assert bench.triage.tags() == ["food"]
+        assert bench.marking.triage.tags() == ["food"]
 
     run(place, act)
 
@@ -124,8 +124,8 @@ def test_quitting_in_a_note_keeps_it(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "m", *"half")
         bench.app.finish()
-        sha = bench.browsing.known[0].sha256
-        assert bench.triage.mark(sha, 0).note == "half"
+        sha = bench.state.opened.known[0].sha256
+        assert bench.marking.triage.mark(sha, 0).note == "half"
 
     run(place, act)
 
@@ -165,7 +165,7 @@ def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
 def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, ending, tmp_path):
     async def act(terminal, bench):
         await settled(terminal.pilot, "s", "colon", *"0:7", "enter", "s")
-        bench.browsing.sort_by("value_gain")
+        bench.rows.sort_by("value_gain")
         await settled(terminal.pilot)
         await settled(terminal.pilot, "e", "enter")
         prompt = terminal.pilot.app.screen
@@ -185,10 +185,10 @@ def test_selecting_all_leaves_the_cursor_and_lasts_while_the_rows_stay(place):
         await settled(terminal.pilot, "j", "j", "A")
         assert bench.table.row == 2
         assert len(bench.table.chosen) == 24
-        bench.browsing.refresh()
+        bench.rows.refresh()
         await settled(terminal.pilot)
         assert "24 selected" in status(bench)
-        bench.browsing.sort_by("value_gain")
+        bench.rows.sort_by("value_gain")
         await settled(terminal.pilot)
         assert len(bench.table.chosen) == 1
         await settled(terminal.pilot, "A", "escape")
@@ -214,7 +214,7 @@ def test_a_triage_file_that_cannot_be_read_is_told_once(place, monkeypatch):
         def broken() -> bool:
             raise StoreError("the triage file is damaged: put the copy of yesterday back")
 
-        monkeypatch.setattr(bench.triage, "changed_elsewhere", broken)
+        monkeypatch.setattr(bench.marking.triage, "changed_elsewhere", broken)
         for _ in range(3):
             bench.marking.watch()
         await terminal.pilot.pause()
@@ -226,7 +226,7 @@ def test_a_triage_file_that_cannot_be_read_is_told_once(place, monkeypatch):
 def test_an_export_is_of_the_rows_that_were_on_the_screen_when_it_was_asked(place, tmp_path):
     async def act(terminal, bench):
         await settled(terminal.pilot, "J", "e", "enter")
-        bench.browsing.sort_by("value_gain")  # as when an atlas arrives meanwhile
+        bench.rows.sort_by("value_gain")  # as when an atlas arrives meanwhile
         await settled(terminal.pilot, "enter")
 
     run(place, act)

@@ -17,18 +17,18 @@ pytestmark = pytest.mark.usefixtures("place")
 
 def test_what_was_left_is_found_again_the_next_time(place):
     async def leave(terminal, bench):
-        bench.browsing.sort_by("value_gain")
+        bench.rows.sort_by("value_gain")
         await settled(terminal.pilot, "colon", *"1:5", "enter", "i", "b", "c", "minus")
         await settled(terminal.pilot, "tab", "tab", "2")
 
     async def come_back(terminal, bench):
         assert bench.table.feature == (1, 5)
-        assert bench.browsing.sort == "value_gain"
+        assert bench.rows.sort == "value_gain"
         assert bench.pane("key").look.ids
         assert bench.pane("key").look.end == "bottom"
         assert bench.pane("key").look.lenses == ("first_order", "query_lens")
         assert bench.pane("key").look.length == 5
-        assert bench.paths.transition == "first-order"
+        assert bench.paths.view.transition == "first-order"
         assert bench.focused is bench.pane("key")
 
     run(place, leave)
@@ -42,7 +42,7 @@ def test_a_first_visit_says_that_the_features_come_with_the_model(place):
     async def whole() -> None:
         async with in_terminal(app, (80, 24)) as terminal:
             await settled(terminal.pilot)
-            assert "the features come with the model" in "".join(app._bench.table.lines)
+            assert "features appear once the model is loaded" in "".join(app._bench.table.lines)
             assert "all layers" not in status(app._bench)
             await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
             assert terminal.pilot.app.screen is app._bench
@@ -66,8 +66,8 @@ def test_the_table_and_the_lists_stand_before_the_model_does(place):
             await settled(terminal.pilot, "j")
             bench = app._bench
             assert bench.table.feature == (0, 2)
-            assert bench.pane("value").view.feature == 2
-            assert bench.pane("value").view.value.top.query_lens.ids
+            assert bench.pane("value").shown.answer.feature == 2
+            assert bench.pane("value").shown.answer.value.top.query_lens.ids
             app.finish()
         app.end()
 
@@ -78,16 +78,16 @@ def test_an_engine_that_dies_is_started_again_and_the_user_told(place):
     async def act(terminal, bench):
         await engine_dies(bench)
         await settled(terminal.pilot, "j")
-        assert bench.qlens.engine.alive
+        assert bench.app.engine.alive
         assert "SIGKILL" in told(bench.app)
-        assert bench.pane("value").view.feature == 1
+        assert bench.pane("value").shown.answer.feature == 1
 
     run(place, act)
 
 
 def test_a_layer_without_an_atlas_says_what_its_columns_wait_for(place):
     async def act(terminal, bench):
-        engine, known = bench.qlens.engine, bench.browsing.known
+        engine, known = bench.app.engine, bench.state.opened.known
         engine.alive = False  # it takes requests, and is busy
         for layer, found in known.items():
             known[layer] = replace(found, atlas=None)
@@ -103,17 +103,17 @@ def test_a_layer_without_an_atlas_says_what_its_columns_wait_for(place):
             (1, True), (0, True), (1, False),
         ]  # fmt: skip
         for each in atlases:
-            bench.dialogue.hear(m.Cancelled(id=each.id))
-        assert "columns were cancelled: B computes them" in bench.table.lines[0]
+            bench.hear(m.Cancelled(id=each.id))
+        assert "cancelled: B computes the columns" in bench.table.lines[0]
         await settled(terminal.pilot, "h")
-        assert bench.browsing.layer is None
-        assert "columns come with the first visit of each layer" in bench.table.lines[0]
+        assert bench.state.layer is None
+        assert "columns appear once each layer has been visited" in bench.table.lines[0]
         await settled(terminal.pilot, "l")
-        bench.dialogue.ready = None
-        bench.say()
-        assert "when the model is loaded" in bench.table.lines[0]
-        bench.dialogue.ways[0] = replace(bench.dialogue.ways[0], operators="none")
-        bench.say()
+        bench.state.opened.session = None
+        bench.refresh_lines()
+        assert "once the model is loaded" in bench.table.lines[0]
+        bench.state.opened.described[0] = replace(bench.state.opened.described[0], operators="none")
+        bench.refresh_lines()
         assert "B builds them" in bench.table.lines[0]
 
     run(place, act)

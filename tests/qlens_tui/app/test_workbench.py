@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qlens_tui.app.last_visit import KnownLayer, recall
-from qlens_tui.app.requests import Job
+from qlens_tui.app.last_visit import recall
 from qlens_tui.app.screens.choice import Choice
+from qlens_tui.app.screens.key_sections import in_workbench
+from qlens_tui.app.screens.pane_layout import NAMES as PANES
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.reverse_search import ReverseSearch
-from qlens_tui.app.screens.workbench import PANES
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.layer_column import LayerColumn
+from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m
 from tests.qlens_tui.app.desk import SIZES, Desk, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate, until
@@ -31,10 +33,10 @@ def test_it_opens_on_the_first_layer_with_lists_paths_and_evidence(place, size):
         assert bench.table.feature == (0, 0)
         assert "L00" in status(bench)
         assert "ready" in status(bench)
-        signature = bench.pane("value").view
+        signature = bench.pane("value").shown.answer
         assert (signature.layer, signature.feature) == (0, 0)
-        assert set(bench.paths.view.paths) == {"value", "key"}
-        assert bench.evidence.view.feature == 0
+        assert set(bench.paths.shown.answer) == {"value", "key"}
+        assert bench.pane("evidence").shown.answer.feature == 0
         assert bench.query_one(KeyLine).lines[0].rstrip().endswith("? all keys")
 
     run(place, act, size=size)
@@ -48,9 +50,9 @@ def test_j_k_h_l_walk_features_and_layers_and_every_pane_follows(place, size):
         await settled(terminal.pilot, "h")
         assert bench.table.feature == (0, 1)
         await settled(terminal.pilot, "l", "j")
-        for pane in (bench.pane("value"), bench.pane("key"), bench.paths, bench.evidence):
-            assert (pane.view.layer, pane.view.feature) == (1, 1)
-            assert not pane.stale
+        for pane in (bench.pane("value"), bench.pane("key"), bench.paths, bench.pane("evidence")):
+            assert pane.shown.of == (1, 1)
+            assert not pane.is_grey
         await settled(terminal.pilot, "h", "G")
         assert bench.table.feature == (0, bench.table.rows.frame.height - 1)
 
@@ -128,11 +130,11 @@ def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_h
         assert len(bench.table.rows) == 1
 
     async def come_back(terminal, bench):
-        assert bench.browsing.filter == "odd"
+        assert bench.rows.filter == "odd"
         assert len(bench.table.rows) == 1
         await settled(terminal.pilot, "colon", *"0:9", "enter")
         assert bench.table.feature == (0, 9)
-        assert bench.browsing.filter == ""
+        assert bench.rows.filter == ""
         assert "hid that feature" in told(bench.app)
 
     run(place, leave)
@@ -141,20 +143,21 @@ def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_h
 
 def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
     async def act(terminal, bench):
-        bench.browsing.filter_by("value_gain > -2")
+        bench.rows.filter_by("value_gain > -2")
         await settled(terminal.pilot)
         assert len(bench.table.rows) == 24
-        known, bench.dialogue.tabulate = bench.browsing.known[1], lambda _layer: None
-        bench.browsing.known[1] = KnownLayer(1, known.sha256, known.name, known.n_features, None)
-        bench.browsing._frames.pop(1, None)
-        bench.browsing.go(1)
+        layers, bench.layer_requests.tabulate = bench.state.opened.known, lambda _layer: None
+        known = layers[1]
+        layers[1] = replace(known, atlas=None)
+        bench.reader.forget(1)
+        bench.rows.go(1)
         await settled(terminal.pilot)
-        assert bench.browsing.filter == "value_gain > -2"
+        assert bench.rows.filter == "value_gain > -2"
         assert not len(bench.table.rows)
         assert "waits" in "".join(bench.table.lines)
-        bench.browsing.known[1] = known
-        bench.browsing._frames.pop(1, None)
-        bench.browsing.refresh()
+        layers[1] = known
+        bench.reader.forget(1)
+        bench.rows.refresh()
         await settled(terminal.pilot)
         assert len(bench.table.rows) == 24
 
@@ -163,14 +166,19 @@ def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
 
 def test_progress_on_a_layer_is_told_to_the_feature_under_the_cursor(place):
     async def act(terminal, bench):
-        asked = m.ComputeEvidence(layer=0, feature=0)
-        bench.dialogue.inquiry.asked[999] = asked
+        bench.app.engine.alive = False  # it takes requests, and is busy
         await settled(terminal.pilot, "j")
-        bench.dialogue.hear(m.Status(id=999, text="running the reference"))
-        answer = bench.dialogue.inquiry.evidence.get((0, 1))
-        bench.dialogue.hear(m.EvidenceReady(evidence=answer))
-        assert not bench.evidence.waiting
-        assert bench.evidence.view.feature == 1
+        (asked,) = (w for w in bench.state.under_way if isinstance(w.request, m.ComputeEvidence))
+        await settled(terminal.pilot, "j")
+        bench.hear(m.Status(id=asked.id, text="running the reference", done=1, total=4))
+        await settled(terminal.pilot)
+        assert bench.table.feature == (0, 2)
+        assert "running the reference 25%" in bench.pane("evidence").lines[0]
+        bench.app.engine.alive = True
+        for work in list(bench.state.under_way):
+            bench.hear(bench.app.engine.answer(replace(work.request, id=work.id)))
+        assert not bench.pane("evidence").shown.awaits
+        assert bench.pane("evidence").shown.answer.feature == 2
 
     run(place, act)
 
@@ -221,20 +229,20 @@ def test_sorting_by_a_column_and_again_the_other_way(place):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_switched_block_changes_the_signature_and_the_screen_says_so(place, size):
     async def act(terminal, bench):
-        before = bench.pane("value").view.value.top.query_lens.scores
+        before = bench.pane("value").shown.answer.value.top.query_lens.scores
         await settled(terminal.pilot, "tab", "tab", "tab", "end", "space")
-        assert len(bench.paths.off) == 1
-        masked = bench.pane("value").view
-        assert masked.settings.off == bench.paths.off
+        assert len(bench.paths.view.off) == 1
+        masked = bench.pane("value").shown.answer
+        assert masked.settings.off == bench.paths.view.off
         assert masked.method == "direct"
         assert masked.value.top.query_lens.scores != before
         assert "1 off" in status(bench)
         await settled(terminal.pilot, "a")
-        assert bench.pane("value").view.value.top.query_lens.scores == before
+        assert bench.pane("value").shown.answer.value.top.query_lens.scores == before
         await settled(terminal.pilot, "2")
-        assert bench.pane("value").view.settings.transition == "first-order"
+        assert bench.pane("value").shown.answer.settings.transition == "first-order"
         await settled(terminal.pilot, "3", "n")
-        assert bench.paths.off == frozenset(bench.paths._rows)
+        assert bench.paths.view.off == frozenset(bench.paths._shares.rows)
 
     run(place, act, size=size)
 
@@ -248,13 +256,13 @@ def test_a_slash_finds_features_by_token_and_enter_goes_there(place, size):
         await settled(terminal.pilot, "enter")
         hits = terminal.pilot.app.screen
         assert isinstance(hits, ReverseSearch)
-        first = hits._hits[0]
-        assert {hit.layer for hit in hits._hits} == {0}
+        first = hits.hits[0]
+        assert {hit.layer for hit in hits.hits} == {0}
         await settled(terminal.pilot, "a")
-        assert {hit.layer for hit in hits._hits} == {0, 1, 2}
+        assert {hit.layer for hit in hits.hits} == {0, 1, 2}
         await settled(terminal.pilot, "tab")
-        assert isinstance(bench.qlens.engine.requests[-1], m.Search)
-        assert bench.qlens.engine.requests[-1].side == "key"
+        assert isinstance(bench.app.engine.requests[-1], m.Search)
+        assert bench.app.engine.requests[-1].side == "key"
         await settled(terminal.pilot, "c", "a", "tab", "c", "c", "enter")
         assert bench.table.feature == (first.layer, first.feature)
 
@@ -277,7 +285,7 @@ def test_hits_of_layers_that_were_not_visited_have_their_tokens_too(place):
 @pytest.mark.parametrize("size", SIZES)
 def test_every_key_of_every_pane_does_no_harm(place, size):
     async def act(terminal, bench):
-        sections = dict(bench.sections())
+        sections = {each.title: each.bindings for each in in_workbench()}
         own = ("table", "token lists", "token lists", "paths", "evidence")
         for name, title in zip(PANES, own, strict=True):
             at = "table" if size == SIZES[0] else "paths"
@@ -286,7 +294,7 @@ def test_every_key_of_every_pane_does_no_harm(place, size):
                 for binding in bindings:
                     for key in binding.key.split(","):
                         # Copying sends a sequence of its own, which is tested below.
-                        if binding.action in ("quit", "copy"):
+                        if binding.action in ("app.quit", "copy"):
                             continue
                         bench.focus_pane(name)
                         await terminal.pilot.press(key)
@@ -335,7 +343,7 @@ def test_a_window_that_is_too_small_says_so_and_waits(place):
     async def act(terminal, bench):
         await terminal.pilot.resize_terminal(60, 20)
         await settled(terminal.pilot)
-        assert "80x24 is the least" in status(bench)
+        assert "needs at least 80x24: this is 60x20" in status(bench)
         await settled(terminal.pilot, "s", "j", "x", "colon")
         assert terminal.pilot.app.screen is bench
         assert not any(bench.marking.marks.values())
@@ -373,7 +381,7 @@ def test_all_layers_are_shown_again_the_next_time(place):
 
     async def come_back(terminal, bench):
         await settled(terminal.pilot)
-        assert bench.browsing.layer is None
+        assert bench.state.layer is None
         assert bench.table.feature == (2, 22)
         assert "all layers" in status(bench)
 
@@ -383,27 +391,27 @@ def test_all_layers_are_shown_again_the_next_time(place):
 
 def test_a_filter_that_keeps_nothing_leaves_no_numbers_of_another_feature(place):
     async def act(terminal, bench):
-        bench.browsing.filter_by("value_gain > 99")
+        bench.rows.filter_by("value_gain > 99")
         await settled(terminal.pilot)
         assert bench.table.feature is None
-        assert all(pane.view is None for pane in bench.panes)
+        assert all(pane.shown.answer is None for pane in bench.pane_layout.panes.values())
         await settled(terminal.pilot, "s", "e", "escape", "y")
-        bench.browsing.filter_by("")
+        bench.rows.filter_by("")
         await settled(terminal.pilot)
-        assert bench.pane("value").view.feature == 0
+        assert bench.pane("value").shown.answer.feature == 0
 
     run(place, act)
 
 
 def test_cancelling_in_the_jobs_panel_stops_the_job_that_the_line_named(place):
     async def act(terminal, bench):
-        inquiry = bench.dialogue.inquiry
+        work = bench.state.work
         for number, layer in ((901, 1), (902, 2)):
-            inquiry.jobs[number] = Job(number, f"atlas of layer {layer}")
+            work[number] = Work(number, m.Tabulate(layer=layer), f"atlas of layer {layer}")
         await settled(terminal.pilot, "w", "down")
-        del inquiry.jobs[901]  # finished; the panel has not been drawn again yet
+        del work[901]  # finished; the panel has not been drawn again yet
         await terminal.pilot.press("d")
-        cancelled = [r for r in bench.qlens.engine.requests if isinstance(r, m.Cancel)]
+        cancelled = [r for r in bench.app.engine.requests if isinstance(r, m.Cancel)]
         assert [request.target for request in cancelled] == [902]
 
     run(place, act)
@@ -445,7 +453,7 @@ def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
             await settled(terminal.pilot)
             bench = app.screen_stack[-1]
             assert "opening" in status(bench)
-            assert "the features come with the model" in "".join(bench.table.lines)
+            assert "features appear once the model is loaded" in "".join(bench.table.lines)
             opened = {}
             for key in ("j", "s", "slash", "tab", "w", "question_mark"):
                 await settled(terminal.pilot, key)
@@ -454,7 +462,7 @@ def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
                     assert bench.focused is bench.pane("value")
                 await settled(terminal.pilot, *[] if app.screen is bench else ["escape"])
                 assert app.screen is bench
-            assert (opened["w"], opened["question_mark"]) == ("Choice", "Help")
+            assert (opened["w"], opened["question_mark"]) == ("Jobs", "Help")
             # Without features there is nothing to mark, and without tokens none to search for.
             assert {opened[key] for key in ("j", "s", "slash", "tab")} == {"Workbench"}
             assert not any(bench.marking.marks.values())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lens_core.atlas.files import SCHEMA, piece_name, write_piece
 from lens_core.directories import ATLAS
-from qlens_tui.app.last_visit import KnownLayer
+from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.overview import (
     BINS,
     METRICS,

@@ -8,10 +8,10 @@ from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 from qlens_tui.text import visible
 
 
-class ToldLine(LinePane, can_focus=False):
+class TextLine(LinePane, can_focus=False):
     """Says what it was told last."""
 
-    DEFAULT_CSS = "ToldLine { height: 1; }"
+    DEFAULT_CSS = "TextLine { height: 1; }"
 
     def __init__(
         self,

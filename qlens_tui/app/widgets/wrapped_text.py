@@ -12,10 +12,10 @@ from qlens_tui.text import fit, visible, wrapped
 _MOST = 4  # lines; a path may be longer than a screen
 
 
-class ToldLines(LinePane, can_focus=False):
+class WrappedText(LinePane, can_focus=False):
     """Says what it was told last, on as many lines as that needs."""
 
-    DEFAULT_CSS = "ToldLines { height: auto; }"
+    DEFAULT_CSS = "WrappedText { height: auto; }"
 
     def __init__(self, *, ascii_only: bool, id: str | None = None) -> None:
         super().__init__(ascii_only=ascii_only, id=id)

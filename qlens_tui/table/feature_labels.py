@@ -1,27 +1,29 @@
-"""What the app knows of features beside the engine's answers: names for them, and their origin."""
+"""What atlases say of single features: tokens to tell them apart by, and their stability."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qlens_tui.app.last_visit import KnownLayer
-from qlens_tui.engine import messages as m
+from qlens_tui.engine.messages import Side
+from qlens_tui.table.known_layer import KnownLayer
 
 if TYPE_CHECKING:
     import polars as pl
 
 _LABELS = 6
-_TOLD = ("hook_read", "architecture", "key", "folder", "release", "id")
+
+Labels = dict[tuple[int, int], tuple[str, ...]]
+"""The first tokens of features, raw, by layer and feature."""
 
 
 def labels(
     features: Iterable[tuple[int, int]],
     frames: Mapping[int, pl.DataFrame],
     texts: Sequence[str] | None,
-    side: m.Side = "value",
-) -> dict[tuple[int, int], tuple[str, ...]]:
-    """The first tokens that features promote, or fire on, raw, of those whose atlas is at hand."""
+    side: Side = "value",
+) -> Labels:
+    """The first tokens that features promote, or fire on, of those whose atlas is in `frames`."""
     found, column = {}, f"{side}_query_ids"
     for layer, feature in features if texts is not None else ():
         frame = frames.get(layer)
@@ -36,9 +38,9 @@ def read_labels(
     known: Mapping[int, KnownLayer],
     wanted: Mapping[int, Sequence[int]],
     texts: Sequence[str],
-    side: m.Side = "value",
-) -> dict[tuple[int, int], tuple[str, ...]]:
-    """The same from the atlases on the disk; call it off the UI's thread."""
+    side: Side = "value",
+) -> Labels:
+    """The same of features by layer, from the atlases on the disk; call it off the UI's thread."""
     from qlens_tui.table.frames import atlas_rows
 
     found = {}
@@ -51,7 +53,7 @@ def read_labels(
 
 
 def stability(layer: int, feature: int, frames: Mapping[int, pl.DataFrame]) -> str:
-    """A feature's stability in the table, and of how long lists; empty if that is not known."""
+    """A feature's stability in its atlas, and of how long lists; empty if that is not known."""
     frame = frames.get(layer)
     if frame is None or "value_stability" not in frame.columns or feature >= frame.height:
         return ""
@@ -62,25 +64,3 @@ def stability(layer: int, feature: int, frames: Mapping[int, pl.DataFrame]) -> s
             said.append(f"{side} {value:.2f}")
     length = len(frame["value_query_ids"][feature])
     return f"{'   '.join(said)}   (of lists of {length})" if said else ""
-
-
-def provenance(
-    ready: m.SessionFacts | None, layer: m.LayerFacts | None
-) -> Iterator[tuple[str, str]]:
-    """Lines on where the numbers come from, each a name and a text."""
-    if ready is not None:
-        reference = ready.reference
-        yield "model", f"{ready.model} ({ready.dtype} on {ready.device})"
-        yield (
-            "reference",
-            f"{reference.samples} x {reference.length} tokens of {reference.origin}, "
-            f"{reference.n_tokens} of them count ({reference.sha256[:12]})",
-        )
-        settings = ready.settings
-        yield "settings", f"{settings.convention} convention, final norm {settings.final_norm}"
-    if layer is not None:
-        yield "dictionary", f"{layer.dictionary} ({layer.sha256[:12]})"
-        yield "operators", layer.operators
-        for name in _TOLD:
-            if name in layer.provenance:
-                yield name.replace("_", " "), layer.provenance[name]

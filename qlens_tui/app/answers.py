@@ -1,0 +1,146 @@
+"""Where each of the engine's events goes: into the state, to the table's rows, to the marks.
+
+Of events about one question (progress, an answer, a failure) the state keeps what panes and
+screens draw. The others say what is open, and are dealt with here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from textual.notifications import SeverityLevel
+
+from qlens_tui.app.layer_requests import LayerRequests
+from qlens_tui.app.notices import LONG
+from qlens_tui.app.requests import FeatureRequests, Requests
+from qlens_tui.app.screens.marking import Marking
+from qlens_tui.app.screens.table_rows import TableRows
+from qlens_tui.app.state import KEPT, State
+from qlens_tui.app.views import Feature
+from qlens_tui.app.work import Work
+from qlens_tui.engine import messages as m
+from qlens_tui.table.known_layer import KnownLayer
+
+
+class Notify(Protocol):
+    """Tells the user a line, as a screen of Textual's does."""
+
+    def __call__(
+        self, message: str, *, severity: SeverityLevel = ..., timeout: float | None = ...
+    ) -> None: ...
+
+
+class Answers:
+    """Takes events, and does what follows from them."""
+
+    def __init__(
+        self,
+        state: State,
+        requests: Requests,
+        *,
+        feature_requests: FeatureRequests,
+        layer_requests: LayerRequests,
+        rows: TableRows,
+        marking: Marking,
+        begin_at: Feature | None,
+        notify: Notify,
+    ) -> None:
+        """`begin_at` is the feature that a first visit begins with."""
+        self._state = state
+        self._opened = state.opened
+        self._requests = requests
+        self._feature_requests = feature_requests
+        self._layer_requests = layer_requests
+        self._rows = rows
+        self._marking = marking
+        self._begin_at = begin_at
+        self._notify = notify
+
+    def take(self, event: m.Event) -> None:
+        """An event of the engine."""
+        if event.id == self._requests.opening:
+            self._take_of_opening(event)
+        work = self._state.take(event)
+        if work is not None:
+            self._opened.released = False
+        match event:
+            case m.LayerReady():
+                self._described(event.layer)
+            case m.VocabularyReady():
+                self._opened.read_vocabulary(event.tokens)
+                self._rows.texts_arrived()
+            case m.AtlasReady():
+                found = self._opened.known.get(event.layer)
+                if found is not None:
+                    self._rows.learn(replace(found, atlas=event.directory))
+            case m.Built():
+                self._built()
+            case m.Released():
+                self._opened.released = True
+            case m.Notice():
+                self._notify(event.text, severity="warning")
+            case m.Failed() if work is not None:
+                self._failed(work, event.text)
+            case m.Cancelled() if work is not None and isinstance(work.request, m.Tabulate):
+                self._opened.no_columns[work.request.layer] = "cancelled: B computes the columns"
+        self._feature_requests.answered()
+
+    def lost(self, text: str, phase: str) -> None:
+        """The engine is gone; `phase` is what is being done about it."""
+        self._opened.session, self._opened.phase = None, phase
+        self._requests.opening = None
+        self._state.lost(text)
+
+    def _take_of_opening(self, event: m.Event) -> None:
+        match event:
+            case m.Status():
+                self._opened.phase = Work(0, m.Request(), "", event.text).doing
+            case m.Ready():
+                self._requests.opening = None
+                self._open(event.session)
+            case m.Failed() | m.Cancelled() | m.Dropped():
+                self._requests.opening = None
+                self._opened.phase = "cannot open: B tries again"
+                if isinstance(event, m.Failed):
+                    self._notify(event.text, severity="error", timeout=LONG)
+
+    def _open(self, session: m.SessionFacts) -> None:
+        self._state.open(session)
+        self._rows.keep_only(session.layers)
+        self._marking.keep_only(session.layers)
+        self._rows.begin(session.layers, self._begin_at)
+        self._layer_requests.describe()
+        self._requests.ask(m.ReadVocabulary())
+        self._feature_requests.changed()
+
+    def _described(self, facts: m.LayerFacts) -> None:
+        before = self._opened.known.get(facts.layer)
+        if before is not None and before.sha256 != facts.sha256:
+            self._state.forget_answers()
+        self._opened.described[facts.layer] = facts
+        self._rows.learn(KnownLayer.of(facts))
+        self._marking.read(facts.layer)
+        if facts.layer == self._state.layer:
+            self._feature_requests.changed()
+            if facts.atlas is None and facts.operators != "none":
+                self._layer_requests.tabulate(facts.layer)
+
+    def _built(self) -> None:
+        assert self._opened.session is not None
+        self._notify("operators built: they answer for every feature from now on")
+        self._opened.session = replace(self._opened.session, operators="built")
+        self._state.forget_answers()
+        self._layer_requests.describe()
+        self._feature_requests.changed()
+
+    def _failed(self, work: Work, text: str) -> None:
+        """Of a question it stands where the answer would; the rest is told."""
+        if isinstance(work.request, KEPT):
+            return
+        match work.request:
+            case m.DescribeLayer(layer=layer):
+                self._rows.cannot_show(layer, text)
+            case m.Tabulate(layer=layer):
+                self._opened.no_columns[layer] = f"no columns (B tries again): {text}"
+        self._notify(text, severity="error")

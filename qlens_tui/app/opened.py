@@ -1,0 +1,100 @@
+"""The configuration that is open: its model, layers and vocabulary, as far as the engine has said.
+
+Until it says anything, this is what the last visit remembers, so that tables and lists stand
+before the model is loaded. Data only: no Textual, no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qlens_tui.app.last_visit import LastVisit
+from qlens_tui.completion import Completion
+from qlens_tui.engine import messages as m
+from qlens_tui.table.known_layer import KnownLayer
+
+
+class Opened:
+    """What is known of the model and its dictionaries.
+
+    `session` is `None` while no engine has the model loaded; `phase` then says what is being done
+    about it. `released`: the engine gave the model back and loads it again when asked.
+    `described` are the layers as this session's engine described them, `known` these and those
+    of the last visit. `no_columns` says, by layer, why its atlas is neither there nor under way.
+    """
+
+    def __init__(self, place: LastVisit) -> None:
+        self.session: m.SessionFacts | None = None
+        self.phase = "starting the engine"
+        self.released = False
+        self.known: dict[int, KnownLayer] = {each.layer: each for each in place.known}
+        self.described: dict[int, m.LayerFacts] = {}
+        self.no_columns: dict[int, str] = {}
+        self.texts: list[str] | None = None
+        self._completion: Completion | None = None
+        self._remembered = place
+
+    @property
+    def choices(self) -> list[int | None]:
+        """The layers there are, and first all of them (`None`) where there are several."""
+        layers = self.session.layers if self.session is not None else sorted(self.known)
+        return [None, *layers] if len(layers) > 1 else list(layers)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers there are."""
+        return [layer for layer in self.choices if layer is not None]
+
+    @property
+    def n_tokens(self) -> int:
+        """Reference tokens that count, as far as is known."""
+        return (
+            self.session.reference.n_tokens if self.session is not None else self._remembered.tokens
+        )
+
+    @property
+    def model_name(self) -> str:
+        return self.session.model if self.session is not None else self._remembered.model
+
+    @property
+    def completion(self) -> Completion | None:
+        """The vocabulary, ready to be searched; `None` until it is there."""
+        if self._completion is None and self.texts is not None:
+            self._completion = Completion(self.texts)
+        return self._completion
+
+    def read_vocabulary(self, texts: Sequence[str]) -> None:
+        """Take over the strings of all token ids."""
+        self.texts, self._completion = list(texts), None
+
+    def operators(self, layer: int) -> m.OperatorSource:
+        """Which operators answer for a layer; until the engine says, those of the last visit."""
+        found = self.described.get(layer) or self.known.get(layer)
+        return "built" if found is None else found.operators
+
+    def blocks(self, layer: int, side: m.Side) -> range | None:
+        """The blocks on one side's way, `None` until the layer is described."""
+        found = self.described.get(layer)
+        if found is None:
+            return None
+        return range(*(found.value_blocks if side == "value" else found.key_blocks))
+
+    def which_key(self, layer: int) -> str:
+        """Of gated neurons, which have two: the projection that the key is a column of."""
+        found = self.described.get(layer)
+        if found is None or found.provenance.get("gated") != "True":
+            return ""
+        return found.provenance.get("key", "").partition(" (")[0].partition(",")[0]
+
+
+def content_of(session: m.SessionFacts) -> tuple[object, ...]:
+    """What all answers of a session depend on."""
+    fingerprint, reference = session.model_fingerprint, session.reference.sha256
+    return (
+        fingerprint,
+        reference,
+        session.dtype,
+        session.layers,
+        session.settings,
+        session.operators,
+    )

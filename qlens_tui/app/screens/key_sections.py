@@ -1,0 +1,62 @@
+"""Every key there is, by where it works: what the help and the palette are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from textual.binding import Binding, BindingType
+
+from qlens_tui.app.keymap import KEYMAP, bindings_of
+from qlens_tui.app.screens.note import NoteEditor
+from qlens_tui.app.screens.overview import OverviewScreen
+from qlens_tui.app.screens.panes import PANES
+from qlens_tui.app.screens.probe import ProbeScreen
+from qlens_tui.app.screens.reverse_search import ReverseSearch
+from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.app.widgets.line_pane import LinePane
+
+TABLE = "table"
+EVERYWHERE = "everywhere"
+
+
+@dataclass(frozen=True)
+class KeySection:
+    """Keys that work in the same place; `panes` are the names of the workbench's that have them."""
+
+    title: str
+    bindings: Sequence[Binding]
+    panes: Sequence[str] = ()
+
+
+def in_workbench() -> list[KeySection]:
+    """The workbench's keys: everywhere, then pane by pane."""
+    found = [_section(EVERYWHERE, KEYMAP), _section(TABLE, FeatureTable.BINDINGS, [TABLE])]
+    for title in dict.fromkeys(kind.keys for kind in PANES):
+        kinds = [kind for kind in PANES if kind.keys == title]
+        names = [kind.name for kind in kinds]
+        found.append(_section(title, kinds[0].widget.BINDINGS, names))
+    return found
+
+
+def title_of(pane: str | None) -> str:
+    """The section with the keys of a pane; the first of all, for the table."""
+    sections = in_workbench()
+    found = [each.title for each in sections if pane in each.panes and pane != TABLE]
+    return found[0] if found else sections[0].title
+
+
+def in_help() -> list[KeySection]:
+    """All keys: the workbench's, and those of the screens that open over it."""
+    return [
+        *in_workbench(),
+        _section("token lists and evidence: scrolling", LinePane.BINDINGS),
+        _section("features by token", ReverseSearch.BINDINGS),
+        _section("what fires on a text", ProbeScreen.BINDINGS),
+        _section("overview", OverviewScreen.BINDINGS),
+        _section("note", NoteEditor.BINDINGS),
+    ]
+
+
+def _section(title: str, bindings: Iterable[BindingType], panes: Sequence[str] = ()) -> KeySection:
+    return KeySection(title, list(bindings_of(bindings)), panes)

@@ -1,0 +1,101 @@
+"""Searches over the workbench: features by token, and what fires on a text; then to a feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from textual.screen import Screen
+
+from qlens_tui.app.requests import Requests
+from qlens_tui.app.screens.probe import ProbeScreen
+from qlens_tui.app.screens.prompt import Answer
+from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
+from qlens_tui.app.screens.token_prompt import sought_by, still_possible, token_prompt
+from qlens_tui.app.state import State
+from qlens_tui.app.views import Feature
+from qlens_tui.table.row_reader import RowReader
+
+
+class Searches:
+    """Opens the searches, each where the last one was left."""
+
+    def __init__(
+        self,
+        state: State,
+        requests: Requests,
+        reader: RowReader,
+        *,
+        go: Callable[[int, int], None],
+        screen: Screen[Any],
+        ascii_only: bool,
+    ) -> None:
+        """`go` leads to a feature that was found."""
+        self._state = state
+        self._requests = requests
+        self._reader = reader
+        self._go = go
+        self._screen = screen
+        self._ascii = ascii_only
+        self.last: Sought | None = None
+        self._typed = ""
+
+    def by_token(self) -> None:
+        """Ask for a token, then list its features; with nothing typed the last search again."""
+        opened, layer = self._state.opened, self._state.layer
+        completion, texts = opened.completion, opened.texts
+        if opened.session is None or completion is None or texts is None:
+            self._screen.notify("search needs the model: it is still loading", severity="warning")
+            return
+        last = still_possible(self.last, opened)
+
+        def search(answer: Answer | None) -> None:
+            sought = None if answer is None else sought_by(answer, layer, last)
+            if sought is not None:
+                self._list(sought)
+
+        prompt = token_prompt(completion, texts, last, ascii_only=self._ascii)
+        self._screen.app.push_screen(prompt, search)
+
+    def _list(self, sought: Sought) -> None:
+        screen = ReverseSearch(
+            sought, self._state, self._requests, self._reader, ascii_only=self._ascii
+        )
+
+        def leave(hit: Feature | None) -> None:
+            self.last = screen.sought
+            self._leave(hit)
+
+        self._screen.app.push_screen(screen, leave)
+
+    def by_text(self) -> None:
+        """Ask for a text and show what fires on it, in the layer of the feature in sight."""
+        feature = self._state.feature
+        layer = feature[0] if feature is not None else self._state.layer
+        if self._state.opened.session is None:
+            self._screen.notify("this needs the model: it is still loading", severity="warning")
+            return
+        if layer is None:
+            self._screen.notify(
+                "go to a layer first: the text is tried on its features", severity="warning"
+            )
+            return
+        screen = ProbeScreen(
+            layer,
+            feature[1] if feature is not None else None,
+            self._typed,
+            self._state,
+            self._requests,
+            self._reader,
+            ascii_only=self._ascii,
+        )
+
+        def leave(found: Feature | None) -> None:
+            self._typed = screen.typed
+            self._leave(found)
+
+        self._screen.app.push_screen(screen, leave)
+
+    def _leave(self, found: Feature | None) -> None:
+        if found is not None:
+            self._go(*found)

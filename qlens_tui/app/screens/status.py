@@ -1,0 +1,127 @@
+"""What the first line of the workbench, the table's head and the last line say, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textual.screen import Screen
+
+from qlens_tui.app.keymap import keys_of
+from qlens_tui.app.layer_requests import LayerRequests
+from qlens_tui.app.screens.pane_layout import LEAST
+from qlens_tui.app.screens.table_rows import TableRows
+from qlens_tui.app.state import State
+from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.app.widgets.key_line import Key, KeyLine
+from qlens_tui.app.widgets.status_line import StatusLine
+
+_BEFORE: Mapping[str, list[Key]] = {
+    "table": [("j/k", "feature"), ("h/l", "layer")],
+    "paths": [("hjkl", "block")],
+    "evidence": [("up/down", "neighbour")],
+}
+_ALL_KEYS = ("?", "all keys")
+
+
+def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list[list[str]]:
+    """Facts on where the user is, each in its wordings, the most wanted first.
+
+    `name` is the configuration's, for as long as nothing else is known.
+    """
+    opened, settings, ready = state.opened, state.settings, state.opened.session
+    if not opened.known:
+        return [[name]]
+    model = opened.model_name.rsplit("/", 1)[-1].split(".")[0]
+    layer = "all layers" if state.layer is None else f"L{state.layer:02d}"
+    count = len(table.rows) if table.rows is not None else 0
+    total = table.rows.frame.height if table.rows is not None else 0
+    row = f"{table.row + 1:,}/{count:,}" if count else "0"
+    facts = [[model, model[:12]], [layer], [f"{row} of {total:,}" if count != total else row]]
+    if len(table.chosen) > 1:
+        facts.append([f"{len(table.chosen):,} selected"])
+    if rows.filter:
+        facts.append([f"filter {_cut(rows.filter, room)}" for room in (30, 12)] + ["filtered"])
+    if rows.sort is not None:
+        facts.append([f"{'down' if rows.descending else 'up'} by {rows.sort}", "sorted"])
+    if settings.off or settings.transition != "full":
+        off = f", {len(settings.off)} off" if settings.off else ""
+        facts.append([f"{settings.transition}{off}"])
+    if ready is not None:
+        facts.append([f"ref {ready.reference.n_tokens:,} tok"])
+        facts.append([f"{ready.device} {ready.dtype}", ready.device])
+    return facts
+
+
+def lacking(state: State, table: FeatureTable) -> str:
+    """Why the table has no columns: what the atlas waits for that no layer in sight has."""
+    opened, rows = state.opened, table.rows
+    if rows is None or not rows.frame.height or "value_query_ids" in rows.frame.columns:
+        return ""
+    layers = [state.layer] if state.layer is not None else sorted(opened.known)
+    if all(opened.operators(layer) == "none" for layer in layers):
+        return "columns need operators: B builds them"
+    if opened.session is None:
+        return "columns appear once the model is loaded"
+    if state.layer is None:
+        return "columns appear once each layer has been visited"
+    return opened.no_columns.get(state.layer, "columns are being computed (w: jobs)")
+
+
+def doing(state: State, layer_requests: LayerRequests) -> tuple[str, ...]:
+    """What is going on, in its wordings, longest first."""
+    opened, jobs = state.opened, state.jobs
+    if jobs:
+        # The newest that moves is the one that others give way to.
+        job = next((job for job in reversed(jobs) if job.done), jobs[0])
+        more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
+        return f"{job.name}: {job.progress}{more}", f"{job.name} {job.share}{more}"
+    if opened.session is None:
+        return (opened.phase,)
+    if opened.released:
+        return "model unloaded while idle: loads again when needed", "model unloaded"
+    if state.layer is not None and state.layer not in opened.known:
+        loading = layer_requests.is_describing(state.layer)
+        return ("loading the dictionary" if loading else "no dictionary: B tries again",)
+    if opened.session.operators == "shipped":
+        return "ready; paths are slow: B makes them fast", "ready"
+    return ("ready, no operators: B builds" if opened.session.operators == "none" else "ready",)
+
+
+def show_lines(
+    screen: Screen[Any],
+    state: State,
+    rows: TableRows,
+    table: FeatureTable,
+    layer_requests: LayerRequests,
+    name: str,
+) -> None:
+    """Bring the first line, the table's head and the last line of the screen up to date."""
+    first = screen.query_one(StatusLine)
+    if screen.has_class("-tiny"):
+        size = screen.app.size
+        needs = f"needs at least {LEAST[0]}x{LEAST[1]}: this is {size.width}x{size.height}"
+        first.tell([[needs]], [""])
+        return
+    first.tell(where(state, rows, table, name), doing(state, layer_requests))
+    table.set_lacking(lacking(state, table))
+    screen.query_one(KeyLine).tell(keys(screen))
+
+
+def keys(screen: Screen[Any]) -> list[Key]:
+    """The keys that work here and now; the last one leads to all others."""
+    focused = screen.focused
+    own: list[Key] = []
+    others: list[Key] = []
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if binding.show and binding.description:
+            key = binding.key_display or keys_of(binding).split(" ")[0]
+            (own if active.node is focused else others).append((key, binding.description.lower()))
+    name = focused.id or "" if focused is not None else ""
+    shown = dict.fromkeys([*_BEFORE.get(name, [("j/k", "feature")]), *own, *others])
+    return [*(key for key in shown if key != _ALL_KEYS), _ALL_KEYS]
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 3] + "..."

@@ -1,0 +1,245 @@
+"""Which rows are in the table and where its cursor is sent: layer, order, filter, ways back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from textual.screen import Screen
+
+from lens_core.errors import LensError
+from qlens_tui.app.alarm import Alarm
+from qlens_tui.app.last_visit import LastVisit
+from qlens_tui.app.layer_requests import LayerRequests
+from qlens_tui.app.state import State
+from qlens_tui.app.views import Feature
+from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.table.known_layer import KnownLayer
+from qlens_tui.table.row_reader import RowReader
+
+_STOPS = 100
+_WHILE_LAYERS_ARRIVE = 0.3  # seconds
+
+
+class _Stop(NamedTuple):
+    """Somewhere to go back to: the layer that was shown (`None`: all) and the feature."""
+
+    layer: int | None
+    feature: Feature
+
+
+class TableRows:
+    """The rows of the layer that is shown, and the way from layer to layer."""
+
+    def __init__(
+        self,
+        state: State,
+        visit: LastVisit,
+        *,
+        reader: RowReader,
+        table: FeatureTable,
+        layer_requests: LayerRequests,
+        screen: Screen[Any],
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` is called when the table has other rows, or another layer is on its way."""
+        self._state = state
+        self._opened = state.opened
+        self._reader = reader
+        self._table = table
+        self._layer_requests = layer_requests
+        self._screen = screen
+        self._changed = changed
+        self.filter, self.sort, self.descending = visit.filter, visit.sort, visit.descending
+        state.layer = None if visit.everywhere else visit.layer
+        self._last: dict[int, int] = {}
+        self._behind: list[_Stop] = []
+        self._wanted: Feature | None = None
+        if visit.layer is not None and visit.feature is not None:
+            self._wanted = visit.layer, visit.feature
+        self._insists = self._to_top = False
+        self._soon = Alarm(screen.set_timer, self.refresh)
+
+    # Layers.
+
+    def learn(self, known: KnownLayer) -> None:
+        """A layer's dictionary, or its atlas, is known now."""
+        if self._opened.known.get(known.layer) == known:
+            return
+        self._opened.known[known.layer] = known
+        if self._state.layer is None:
+            self._soon.within(_WHILE_LAYERS_ARRIVE)
+        elif known.layer == self._state.layer:
+            self.refresh()
+
+    def keep_only(self, layers: Sequence[int]) -> None:
+        """Forget what was remembered of layers that the configuration has no more."""
+        lost = set(self._opened.known) - set(layers)
+        for gone in lost:
+            del self._opened.known[gone]
+            self._reader.forget(gone)
+            self._last.pop(gone, None)
+        self._behind = [stop for stop in self._behind if stop.feature[0] in layers]
+        if lost:
+            self._empty("reading")  # there are no marks for rows of what is gone
+            self.refresh()
+
+    def begin(self, layers: Sequence[int], at: Feature | None) -> None:
+        """The layers are known: begin `at` a feature, unless the user is somewhere already."""
+        layer = self._state.layer
+        if (layer is None and not self._opened.known) or (
+            layer is not None and layer not in layers
+        ):
+            self._state.layer = at[0] if at is not None and at[0] in layers else layers[0]
+            self._wanted = at
+
+    # The way through them.
+
+    def visited(self, layer: int, feature: int) -> None:
+        """The cursor came to a feature: where it goes when the layer is shown again."""
+        self._last[layer] = feature
+
+    def step(self, by: int) -> None:
+        """The next layer, or one before."""
+        choices, layer = self._opened.choices, self._state.layer
+        if choices:
+            at = choices.index(layer) if layer in choices else 0
+            self.go(choices[max(0, min(at + by, len(choices) - 1))])
+
+    def go(self, layer: int | None, feature: int | None = None) -> None:
+        """Show a layer (`None`: all); with `feature`, jump to it, to come `back` from later."""
+        if layer is None or feature is None:
+            if layer != self._state.layer:
+                last = self._last.get(layer) if layer is not None else None
+                self._show(layer, None if layer is None or last is None else (layer, last))
+            return
+        here = self._table.feature
+        if here is not None and here != (layer, feature):
+            self._behind = [*self._behind[1 - _STOPS :], _Stop(self._state.layer, here)]
+        shown = None if self._state.layer is None else layer
+        self._show(shown, (layer, feature), insists=True)
+
+    def back(self) -> None:
+        """Return to where the last jump came from, or from a filter that nothing passes."""
+        rows = self._table.rows
+        if self._behind:
+            stop = self._behind.pop()
+            self._screen.notify(f"back at {stop.feature[0]}:{stop.feature[1]}")
+            self._show(stop.layer, stop.feature, insists=True)
+        elif self.filter and rows is not None and not len(rows):
+            self._screen.notify(f"filter cleared: {self.filter}")
+            self.filter_by("")
+        else:
+            self._screen.notify("nothing to go back to: q quits")
+
+    def _show(self, layer: int | None, wanted: Feature | None, *, insists: bool = False) -> None:
+        self._wanted, self._insists = wanted, insists
+        if layer == self._state.layer and wanted is not None and self._table.move_to(*wanted):
+            self._wanted = None
+            return  # else a filter hides it, or its rows are being read
+        if layer != self._state.layer:
+            self._state.layer = layer
+            # Until the new rows are read nothing of the old layer can be marked by mistake.
+            self._empty(f"reading layer {layer}" if layer is not None else "reading")
+        needed = wanted[0] if wanted is not None else layer
+        if needed is not None:
+            self.need(needed)
+        self.refresh()
+        self._changed()
+
+    def need(self, layer: int) -> None:
+        """Ask for what a layer lacks; until its dictionary is described, say so in its place."""
+        self._layer_requests.need(layer)
+        if layer == self._state.layer and layer not in self._opened.known:
+            self._empty(f"reading layer {layer}")
+
+    # Order and filter.
+
+    def sort_by(self, column: str) -> None:
+        """Sort by a column, largest first where that is what one wants; again: the other way.
+
+        The cursor goes to what was sorted for, the first row; `back` leads to where it was.
+        """
+        falls = column not in ("feature", "layer", "tags", "note") and "ids" not in column
+        self.descending = not self.descending if column == self.sort else falls
+        self.sort = column
+        here = self._table.feature
+        self._behind = [_Stop(self._state.layer, here)] if here is not None else []
+        self._to_top = True
+        self.refresh()
+
+    def filter_by(self, text: str) -> None:
+        """Keep the rows that a filter keeps; all for an empty one.
+
+        Where the cursor last was it returns to as soon as that feature is shown again. Jumps
+        before are not gone back to: the filter would hide what they came from.
+        """
+        self.filter = text
+        self._behind = []
+        layer = self._state.layer
+        if layer is not None and layer in self._last:
+            self._wanted, self._insists = (layer, self._last[layer]), False
+        self.refresh()
+
+    # Rows.
+
+    def begin_empty(self) -> None:
+        """Nothing is known of the layers yet: say so where their features will be."""
+        if not self._opened.known:
+            self._empty("features appear once the model is loaded")
+
+    def cannot_show(self, layer: int, why: str) -> None:
+        """A layer's dictionary was not to be had: say so where its features would be."""
+        if layer == self._state.layer and layer not in self._opened.known:
+            self._empty(why)
+
+    def texts_arrived(self) -> None:
+        """The vocabulary is there, which words and an order by token wait for."""
+        self._table.set_texts(self._opened.texts)
+        if self.filter or (self.sort or "").endswith("_ids"):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read, join, filter and sort off this thread; then show."""
+        self._screen.run_worker(self._refresh(), exclusive=True, group="rows")
+
+    async def _refresh(self) -> None:
+        layer, known = self._state.layer, self._opened.known
+        layers = [layer] if layer is not None else sorted(known)
+        if not layers or not known.keys() >= set(layers):
+            return
+        try:
+            rows = await asyncio.to_thread(
+                self._reader.read,
+                [known[each] for each in layers],
+                self._opened.texts,
+                keep=self.filter,
+                sort=self.sort,
+                descending=self.descending,
+            )
+        except (LensError, OSError) as error:
+            # The filter stays as it was typed: the atlas or the vocabulary may be on its way.
+            making = self._layer_requests.is_tabulating(layers)
+            why = "its atlas is being computed" if making else str(error)
+            self._empty(f"the filter waits: {why}" if self.filter else str(error))
+            self._changed()
+            return
+        self._reader.drop_all_but(layers)
+        table = self._table
+        table.set_texts(self._opened.texts)
+        table.set_rows(rows, "no feature passes the filter" if self.filter else "no features")
+        table.set_sort(self.sort, self.descending)
+        if self._to_top:
+            self._to_top = False
+            table.action_first()
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not table.move_to(*wanted) and self._insists and self.filter:
+            self._wanted, self.filter = wanted, ""
+            self._screen.notify("filter cleared: it hid that feature")
+            self.refresh()
+            return
+        self._changed()
+
+    def _empty(self, why: str) -> None:
+        self._table.set_rows(self._reader.nothing(), why)

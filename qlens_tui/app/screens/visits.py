@@ -1,0 +1,61 @@
+"""Where the user is, put down to come back to; and what a visit begins with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qlens_tui.app.last_visit import LastVisit
+from qlens_tui.app.opened import Opened
+from qlens_tui.app.screens.table_rows import TableRows
+from qlens_tui.app.state import State
+from qlens_tui.app.views import TokenLook
+from qlens_tui.engine import messages as m
+
+
+def begun(visit: LastVisit) -> State:
+    """The state that a visit begins with: settings, look, and what was known of the layers."""
+    return State(
+        Opened(visit),
+        settings=m.Settings(
+            transition=visit.transition or "full",  # type: ignore[arg-type]
+            convention=visit.convention,  # type: ignore[arg-type]
+            final_norm=visit.final_norm,  # type: ignore[arg-type]
+            off=frozenset(visit.off),
+        ),
+        has_chosen=visit.transition is not None,
+        k=visit.k,
+        look=TokenLook(
+            end="bottom" if visit.bottom else "top",
+            ids=visit.ids,
+            lenses=visit.lenses,
+            length=visit.length,
+        ),
+    )
+
+
+def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> LastVisit:
+    """Where the user is, `feature` being under the cursor; without tab, pane and theme."""
+    opened, settings, look = state.opened, state.settings, state.look
+    ready, known = opened.session, opened.known
+    visit = LastVisit(
+        layer=state.layer,
+        sort=rows.sort,
+        descending=rows.descending,
+        filter=rows.filter,
+        k=state.k if ready is None or state.k != ready.k else None,
+        transition=settings.transition,
+        off=tuple(sorted(settings.off)),
+        convention=settings.convention,
+        final_norm=settings.final_norm,
+        ids=look.ids,
+        bottom=look.end == "bottom",
+        lenses=look.lenses,
+        length=look.length,
+        model=opened.model_name,
+        tokens=opened.n_tokens,
+        known=tuple(known[layer] for layer in sorted(known)),
+    )
+    if feature is None:
+        return visit
+    layer, number = feature
+    return replace(visit, layer=layer, feature=number, everywhere=state.layer is None)

@@ -1,0 +1,398 @@
+"""The one place that says which feature, with which settings, what has arrived and what is awaited.
+
+Answers are kept by the request that they answer, which holds all that they depend on: layer,
+feature, side, settings, length of the lists. So an answer that comes late is an answer to its own
+question and to no other, and going back to a feature, or taking a switch back, shows it at once.
+
+Panes draw the views made here and keep nothing of their own. Until what is asked for arrives, a
+pane goes on with the numbers it had: for `GRACE` seconds as they are, so that a quick walk does
+not flicker, then grey, whatever else arrives in between.
+
+No Textual, no engine, no torch: time is read from the `clock` that it is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from lens_core.terms import block_name
+from qlens_tui.app.opened import Opened, content_of
+from qlens_tui.app.standing import Numbers, Standing
+from qlens_tui.app.views import (
+    SIDES,
+    BlockTokens,
+    Feature,
+    ListsView,
+    PathsView,
+    Shown,
+    SideShares,
+    TokenLook,
+)
+from qlens_tui.app.work import Work
+from qlens_tui.engine import messages as m
+
+OF_PANES = (m.ComputeSignature, m.ComputePaths, m.ComputeBlockTokens, m.ComputeEvidence)
+"""The questions that are asked as the cursor goes from feature to feature."""
+KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
+"""The questions whose answers are kept."""
+CANCELLED = "cancelled: go to another feature and back to compute it"
+
+_MOST_KEPT = 1024  # answers; of too many the one that came first goes
+
+
+class State:
+    """Cursor, settings, answers, work under way and failures; views of them for the panes."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        *,
+        settings: m.Settings | None = None,
+        has_chosen: bool = False,
+        k: int | None = None,
+        look: TokenLook | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Begin with no feature; `has_chosen`: the settings are the user's, of the last visit."""
+        self.opened = opened
+        self.layer: int | None = None
+        """The layer whose rows are shown; `None` for all of them, or before any is known."""
+        self.feature: Feature | None = None
+        self.settings = settings or m.Settings()
+        self.k = k
+        self.look = look or TokenLook()
+        self.block: int | None = None
+        """The block under the cursor of the paths."""
+        self.work: dict[int, Work] = {}
+        """Every request that the engine has not dealt with, by its number."""
+        self._has_chosen = has_chosen
+        self._content: tuple[object, ...] | None = None
+        self._n_layers = 0
+        self._usual_k: int | None = None
+        self._clock = clock or time.monotonic
+        self._answers: OrderedDict[m.Request, object] = OrderedDict()
+        self._problems: dict[m.Request, str] = {}
+        self._from_atlas: m.Signature | None = None
+        self._lists: Standing[m.Signature] = Standing(self._clock)
+        self._paths: Standing[Mapping[m.Side, m.Paths]] = Standing(self._clock)
+        self._evidence: Standing[m.Evidence] = Standing(self._clock)
+
+    # What is asked about.
+
+    def focus(self, feature: Feature | None) -> None:
+        """The cursor is on this feature; `None`: there is none."""
+        if feature != self.feature:
+            self.feature = feature
+            self._problems.clear()
+        self._settle()
+
+    def open(self, session: m.SessionFacts) -> None:
+        """A session is open. Of its settings transition and switches are the user's, if chosen."""
+        if self._content not in (None, content_of(session)):
+            self.forget_answers()
+        self._content, self.opened.session = content_of(session), session
+        self._n_layers = session.n_layers
+        off = self.settings.off.intersection(range(len(session.blocks)))
+        chosen = self.settings if self._has_chosen else session.settings
+        self.settings = replace(session.settings, transition=chosen.transition, off=off)
+        self._usual_k = session.k
+        self.k = self.k or session.k
+        self._settle()
+
+    def carry(self, settings: m.Settings) -> None:
+        """The user wants features carried in this way."""
+        self._has_chosen = True
+        if settings != self.settings:
+            self.settings = settings
+            self._problems.clear()
+        self._settle()
+
+    def lengthen(self, k: int | None) -> None:
+        """Lists, and what shares are of, are to be `k` tokens long; `None`: as long as usual."""
+        k = k or self._usual_k
+        if k != self.k:
+            self.k = k
+            self._problems.clear()
+            self._paths.put(None, None)
+        self._settle()
+
+    @property
+    def may_stand_in(self) -> bool:
+        """Whether an atlas has the lists that are asked for, and the engine's are not there."""
+        usual = self.settings == m.Settings(method=self.settings.method)
+        is_there = self.answer(self.lists_asked) is not None
+        return self.feature is not None and usual and self.look.end == "top" and not is_there
+
+    def stand_in(self, signature: m.Signature) -> None:
+        """Lists of the feature under the cursor from an atlas, until the engine's are there."""
+        if (signature.layer, signature.feature) == self.feature:
+            self._from_atlas = signature
+            self._settle()
+
+    def forget_answers(self) -> None:
+        """What was answered would now be answered in another way."""
+        self._answers.clear()
+        self._problems.clear()
+        self._from_atlas = None
+        self._settle()
+
+    # The questions of the panes; `None` where there is nothing to ask.
+
+    @property
+    def lists_asked(self) -> m.ComputeSignature | None:
+        if self.feature is None:
+            return None
+        layer, feature = self.feature
+        return m.ComputeSignature(layer=layer, feature=feature, settings=self.settings, k=self.k)
+
+    def shares_asked(self, side: m.Side) -> m.ComputePaths | None:
+        """Of the switches only those on the side's own way, so that others change nothing."""
+        if self.feature is None:
+            return None
+        layer, feature = self.feature
+        blocks, off = self.opened.blocks(layer, side), self.settings.off
+        own = off if blocks is None else off.intersection(blocks)
+        settings = replace(self.settings, off=own)
+        return m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings, k=self.k)
+
+    @property
+    def evidence_asked(self) -> m.ComputeEvidence | None:
+        if self.feature is None:
+            return None
+        return m.ComputeEvidence(layer=self.feature[0], feature=self.feature[1])
+
+    @property
+    def block_asked(self) -> m.ComputeBlockTokens | None:
+        """The tokens of the block under the cursor, where the asked shares came without them."""
+        if self.feature is None or self.block is None:
+            return None
+        name = block_name(self.block)
+        for side in SIDES:
+            paths = self.answer(self.shares_asked(side))
+            if not isinstance(paths, m.Paths) or paths.split != "first-reader":
+                continue
+            if any(row.block == name and row.on and not row.tokens for row in paths.rows):
+                layer, feature = self.feature
+                return m.ComputeBlockTokens(
+                    layer=layer, feature=feature, side=side, block=self.block
+                )
+        return None
+
+    # What became of a question.
+
+    def answer(self, question: m.Request | None) -> object:
+        """The answer to a question, if it is there."""
+        return None if question is None else self._answers.get(question)
+
+    def problem(self, question: m.Request | None) -> str:
+        """Why a question has no answer; empty where that is not known."""
+        return "" if question is None else self._problems.get(question, "")
+
+    def doing(self, question: m.Request | None, idle: str = "computing") -> str:
+        """What is done to answer a question; of contexts, which one pass finds for a layer, too."""
+        if self.opened.session is None:
+            return f"waiting for the model: {self.opened.phase}"
+        for work in self.under_way:
+            match work.request, question:
+                case m.ComputeEvidence() as asked, m.ComputeEvidence():
+                    serves = asked.layer == question.layer
+                case asked, _:
+                    serves = asked == question
+            if serves and work.text:
+                return work.doing
+        return idle
+
+    def is_lacking(self, question: m.Request | None) -> bool:
+        """Whether a question is to be asked: not answered, not failed, not under way."""
+        return (
+            question is not None
+            and question not in self._answers
+            and question not in self._problems
+            and not self.is_under_way(question)
+        )
+
+    def is_under_way(self, question: m.Request) -> bool:
+        """Whether the engine is to answer a question."""
+        return any(work.request == question for work in self.under_way)
+
+    @property
+    def under_way(self) -> list[Work]:
+        """Requests whose answer somebody waits for, the oldest first."""
+        return [work for work in self.work.values() if not work.is_withdrawn]
+
+    # What the engine does about it.
+
+    def asked(self, number: int, question: m.Request, name: str = "") -> None:
+        """A question was sent as request `number`; `name` lists it among the jobs."""
+        self._problems.pop(question, None)
+        self.work[number] = Work(number, question, name)
+
+    def take(self, event: m.Event) -> Work | None:
+        """Keep what the engine says of a request; the request, unless nobody waits for it."""
+        work = self.work.get(event.id)
+        if work is None:
+            return None
+        question = work.request
+        if isinstance(event, m.Status):
+            work.take(event)
+        elif not isinstance(event, m.LayerReady) or isinstance(question, m.DescribeLayer):
+            # Of layers several are told about one request.
+            del self.work[event.id]
+        match event:
+            case m.Failed(text=problem) if not work.is_withdrawn:
+                self._problems[question] = problem
+            case m.Cancelled() if not work.is_withdrawn:
+                self._problems[question] = CANCELLED
+            case (
+                m.SignatureReady(signature=found)
+                | m.PathsReady(paths=found)
+                | m.EvidenceReady(evidence=found)
+                | m.SearchReady(found=found)
+                | m.PromptReady(prompt=found)
+            ):
+                self._keep_answer(question, found)
+            case m.BlockTokensReady():
+                self._keep_answer(question, event.tokens)
+        self._settle()
+        return None if work.is_withdrawn else work
+
+    def lost(self, problem: str) -> None:
+        """The engine is gone. What panes ask is asked again by itself; the rest has failed."""
+        for work in self.under_way:
+            if not isinstance(work.request, OF_PANES):
+                self._problems[work.request] = problem
+        self.work.clear()
+        self._settle()
+
+    def refuse(self, question: m.Request, problem: str) -> None:
+        """A question cannot be asked now."""
+        self._problems[question] = problem
+
+    def begin(self) -> None:
+        """A new session answers from now on: nothing that was asked is under way or has failed."""
+        self.work.clear()
+        self._problems.clear()
+        self._settle()
+
+    @property
+    def jobs(self) -> list[Work]:
+        """Long work under way, the oldest first."""
+        return [work for work in self.under_way if work.name]
+
+    # What panes show.
+
+    def lists_view(self, side: m.Side) -> ListsView:
+        """What one side's pane of token lists draws."""
+        self._settle()
+        layer = None if self._lists.of is None else self._lists.of[0]
+        blocks = None if layer is None else self.opened.blocks(layer, side)
+        note = self.opened.which_key(layer) if side == "key" and layer is not None else ""
+        question = self.lists_asked
+        stands_in = self._answer_of_lists() is not None
+        return ListsView(self._shown(self._lists, question, stands_in), self.look, blocks, note)
+
+    def evidence_shown(self) -> Shown[m.Evidence]:
+        """What the pane of evidence draws of the engine's answers."""
+        self._settle()
+        question = self.evidence_asked
+        return self._shown(self._evidence, question, self.answer(question) is not None)
+
+    def paths_view(self) -> PathsView:
+        """What the pane of paths draws."""
+        self._settle()
+        stand = self._paths
+        sides = {side: self._side(side) for side in SIDES}
+        waiting = next((each.awaits for each in sides.values() if each.awaits), "")
+        problems = [each.problem for each in sides.values()]
+        problem = problems[0] if all(problems) else ""
+        numbers = stand.numbers or None
+        late = stand.is_late and stand.of != self.feature
+        return PathsView(
+            Shown(self.feature, stand.of, numbers, late, waiting, problem),
+            sides,
+            self._n_layers,
+            self.settings.off,
+            self.settings.transition,
+            self._block_tokens() if stand.of == self.feature else None,
+        )
+
+    def grace_ends(self) -> float | None:
+        """In how many seconds a pane turns grey unless something arrives; `None`: none will."""
+        graces = [stand.grace for stand in (self._lists, self._paths, self._evidence)]
+        return min((grace for grace in graces if grace is not None), default=None)
+
+    def _keep_answer(self, question: m.Request, found: object) -> None:
+        self._answers.pop(question, None)
+        self._answers[question] = found
+        self._problems.pop(question, None)
+        while len(self._answers) > _MOST_KEPT:
+            self._answers.popitem(last=False)
+
+    def _answer_of_lists(self) -> m.Signature | None:
+        found = self.answer(self.lists_asked)
+        if isinstance(found, m.Signature):
+            return found
+        atlas = self._from_atlas
+        if atlas is None or not self.may_stand_in:
+            return None
+        return atlas if (atlas.layer, atlas.feature) == self.feature else None
+
+    def _settle(self) -> None:
+        """Put what is asked for into its pane where it is there; else note since when it is not."""
+        self._put(self._lists, self._answer_of_lists(), self.problem(self.lists_asked))
+        evidence = self.answer(self.evidence_asked)
+        found = evidence if isinstance(evidence, m.Evidence) else None
+        self._put(self._evidence, found, self.problem(self.evidence_asked))
+        self._put_paths()
+
+    def _put(self, stand: Standing[Numbers], found: Numbers | None, problem: str) -> None:
+        if found is not None or problem:
+            stand.put(self.feature, found)
+        else:
+            stand.keep(is_asked=self.feature is not None)
+
+    def _put_paths(self) -> None:
+        """Of another feature both sides appear together, or what is there once it took too long."""
+        stand, questions = self._paths, {side: self.shares_asked(side) for side in SIDES}
+        answers = {side: self.answer(question) for side, question in questions.items()}
+        there = {side: each for side, each in answers.items() if isinstance(each, m.Paths)}
+        failed = [side for side in SIDES if side not in there and self.problem(questions[side])]
+        is_whole = len(there) + len(failed) == len(SIDES)
+        if self.feature is not None and stand.of == self.feature and stand.numbers is not None:
+            stand.put(self.feature, {**stand.numbers, **there})
+            if len(there) < len(stand.numbers or ()):
+                stand.expire()
+        elif is_whole or (there and (stand.numbers is None or stand.is_late)):
+            stand.put(self.feature, there)
+        else:
+            stand.keep(is_asked=self.feature is not None)
+
+    def _shown(
+        self, stand: Standing[Numbers], question: m.Request | None, is_there: bool
+    ) -> Shown[Numbers]:
+        problem = "" if is_there else self.problem(question)
+        waits = question is not None and not is_there and not problem
+        awaits = self.doing(question) if waits else ""
+        return Shown(self.feature, stand.of, stand.numbers, stand.is_late, awaits, problem)
+
+    def _side(self, side: m.Side) -> SideShares:
+        stand, question = self._paths, self.shares_asked(side)
+        paths = stand.numbers.get(side) if stand.numbers else None
+        is_there, problem = self.answer(question) is not None, self.problem(question)
+        late = not is_there if stand.of == self.feature else stand.is_late
+        waits = question is not None and not is_there and not problem
+        return SideShares(paths, late, self.doing(question) if waits else "", problem)
+
+    def _block_tokens(self) -> BlockTokens | None:
+        question = self.block_asked
+        if question is None:
+            return None
+        found, problem = self.answer(question), self.problem(question)
+        if isinstance(found, tuple):
+            return BlockTokens(question.block, found)
+        waits = self.is_under_way(question)
+        awaits = self.doing(question, "computing its tokens") if waits else ""
+        return BlockTokens(question.block, (), awaits, problem)

@@ -1,0 +1,206 @@
+"""The lines of the paths pane: what its head says, a cell for each block, shares in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qlens_tui.app.views import SIDES, PathsView, SideShares
+from qlens_tui.app.widgets.block_shares import ENDS, BlockShares
+from qlens_tui.app.widgets.line_pane import Line, Run, facts, line
+from qlens_tui.engine.messages import Paths, PathShare, Side
+from qlens_tui.formats import share as percent
+from qlens_tui.text import cells, fit, token_label, visible
+
+LABELS = 6
+"""Columns in front of the cells."""
+_BARS = "▁▂▃▄▅▆▇█"
+_WAYS: dict[Side, str] = {"value": "out of value", "key": "into key"}
+
+
+@dataclass(frozen=True)
+class PathsLines:
+    """Lays out one view; `cursor` is the block under the cursor, `has_focus` the pane's."""
+
+    view: PathsView
+    shares: BlockShares
+    cursor: int
+    has_focus: bool
+    ascii_only: bool
+
+    def head(self, room: int, waiting_for: str) -> Line:
+        """What the shares are of, behind the pane's name; `waiting_for` as of any pane."""
+        view = self.view
+        there = self._there()
+        # Of another feature it says what is shown, else what is asked for.
+        is_other = view.shown.of != view.shown.asked
+        shown = next(iter(there.values())).settings
+        pieces: list[list[str]] = [[shown.transition if is_other else view.transition]]
+        for side, paths in there.items():
+            blocks = self.shares.on_side(side)
+            off = frozenset(paths.settings.off) if is_other else view.off
+            pieces.append([f"{side} {len(blocks - off)} of {len(blocks)} on"])
+        waiting = waiting_for or ("" if is_other else self._waiting())
+        if waiting:
+            said = facts(pieces, room - cells(waiting) - 2)
+            return ((f"  {said}", "pane--quiet"), (f"  {waiting}", "pane--waiting"))
+        tokens = f"{next(iter(there.values())).n_tokens:,}"
+        pieces.append([f"exact on {tokens} reference tokens", f"exact on {tokens} tokens"])
+        splits = sorted({paths.split for paths in there.values()})
+        pieces.append([f"{' and '.join(splits)} split"])
+        return ((f"  {facts(pieces, room)}", "pane--quiet"),)
+
+    def _waiting(self) -> str:
+        """What is awaited of this feature, and of what the shares are until then."""
+        sides = self.view.sides
+        missing = [side for side in SIDES if sides[side].paths is None]
+        late = [side for side in SIDES if sides[side].paths is not None and sides[side].late]
+        said = [self._outcome(side, sides[side], named=True) for side in missing[:1]]
+        if not missing and not self.view.shown.problem:
+            said = [self._outcome(side, sides[side]) for side in late[:1]]
+        for side in late[:1]:
+            paths = sides[side].paths
+            assert paths is not None
+            off = len(set(paths.settings.off) & self.shares.rows.keys())
+            said.append(f"grey: {paths.settings.transition}, {f'{off} off' if off else 'all on'}")
+        return " ".join(filter(None, said))
+
+    def _outcome(self, side: Side, shares: SideShares, *, named: bool = False) -> str:
+        if shares.problem:
+            return f"! {side}: {self._printable(shares.problem)}"
+        arrow = ">" if self.ascii_only else "▸"
+        doing = f"{self._printable(shares.awaits)}{self._ellipsis}"
+        return f"{arrow} {f'{side} ' if named else ''}{doing}" if shares.awaits else ""
+
+    def across(self, width: int) -> tuple[int, int, bool]:
+        """How many layers have room, columns of each, and whether bars stand for percent."""
+        room, layers = max(0, width - LABELS - 1), self.view.n_layers
+        rows = self.shares.rows.values()
+        longest = max((len(_digits(row.share)) for _, row in rows), default=0)
+        each = max(3, longest) + 1
+        bars = not self.ascii_only and layers * each > room
+        each = 3 if bars else max(each, min(6, room // max(1, layers)))
+        return max(1, room // each), each, bars
+
+    def grid(self, left: int, width: int) -> Iterator[Line]:
+        """Numbers of layers, attention, MLP: from layer `left` as many as fit."""
+        across, each, bars = self.across(width)
+        layers = range(left, min(self.view.n_layers, left + across))
+        before, after = ("<", ">") if self.ascii_only else ("‹", "›")
+        numbers: list[Run] = [(" " * (LABELS - 1), ""), (before if left else " ", "")]
+        for layer in layers:
+            style = "pane--strong" if layer == self.cursor // 2 else "pane--quiet"
+            numbers.append((f"{self._gap(2 * layer)}{layer:>{each - 1}}", style))
+        if layers.stop < self.view.n_layers:
+            numbers.append((after, ""))
+        yield line(*numbers)
+        largest = {side: self.shares.largest(side) for side in SIDES}
+        for row, label in enumerate((" attn", " mlp")):
+            runs: list[Run] = [(fit(label, LABELS), "pane--quiet")]
+            for block in (2 * layer + row for layer in layers):
+                text, style = self._cell(block, bars, largest)
+                at_cursor = block == self.cursor
+                runs.append((self._gap(block), "" if at_cursor else style))
+                here = "pane--cursor" if self.has_focus else "paths--here"
+                runs.append((text.rjust(each - 1), here if at_cursor else style))
+            yield line(*runs)
+
+    def block(self) -> Line:
+        """The block under the cursor, with its own tokens."""
+        if self.cursor not in self.shares:
+            return ()
+        side, row = self.shares.rows[self.cursor]
+        start = f" {row.block:<8}", "pane--strong"
+        way = f"{_WAYS[side]}  ", "pane--quiet"
+        if self.cursor in self.view.off:
+            return (start, way, ("off", "paths--off"))
+        if not row.on:
+            return (start, way, ("off in the shares shown", "paths--off"))
+        return (start, way, self._share(side, row), *self._tokens_of_block())
+
+    def ends(self, width: int) -> Line:
+        """The shares that are no block's."""
+        said = []
+        for side, paths in self._there().items():
+            rows = [row for row in paths.rows if row.block in ENDS]
+            parts = ", ".join(f"{row.block} {percent(row.share)}" for row in rows)
+            none = f"none: {self._printable(paths.reason)}" if paths.reason else ""
+            said.append([f"{side}: {none or parts}"])
+        return ((f" {facts(said, width - 1, '   ')}", "pane--quiet"),)
+
+    def strongest(self, room: int) -> Iterator[Line]:
+        """The largest shares of the cursor's side with their tokens, as far as there is room."""
+        side = self.shares.side(self.cursor)
+        if side is None or room < 2:
+            return
+        yield ((f" largest shares {_WAYS[side]}", "pane--quiet"),)
+        on = [self.shares.rows[block][1] for block in self.shares.on_side(side) - self.view.off]
+        counted = [row for row in on if math.isfinite(row.share)]
+        for row in sorted(counted, key=lambda row: -abs(row.share))[: room - 1]:
+            name = f" {row.block:<8}", self._shade(side, "pane--strong")
+            yield (name, self._share(side, row))
+
+    def _there(self) -> dict[Side, Paths]:
+        sides = self.view.sides
+        return {side: found for side in SIDES if (found := sides[side].paths) is not None}
+
+    def _shade(self, side: Side, style: str = "") -> str:
+        return "pane--quiet" if self.view.sides[side].late else style
+
+    def _gap(self, block: int) -> str:
+        """A bar between the ways into the key and the ways out of the value."""
+        starts = self.shares.side(block) == "value" and self.shares.side(block - 2) != "value"
+        return ("|" if self.ascii_only else "│") if starts else " "
+
+    def _cell(self, block: int, bars: bool, largest: dict[Side, float]) -> Run:
+        if block not in self.shares:
+            own = "@" if self.ascii_only else "◆"
+            return (own if self.shares.is_own(block) else " "), ""
+        if block in self.view.off:
+            return ("x" if self.ascii_only else "×"), "paths--off"
+        side, row = self.shares.rows[block]
+        small = largest[side] / 16 if bars else 0.005
+        if abs(row.share) < small or row.share == 0:
+            return ("." if self.ascii_only else "·"), self._shade(side)
+        text = _bar(row.share, largest[side]) if bars else _digits(row.share)
+        large = abs(row.share) >= largest[side] / 2
+        return text, self._shade(side, "paths--large" if large else "")
+
+    def _tokens_of_block(self) -> Line:
+        """The tokens of the block under the cursor, where they did not come with its share."""
+        found = self.view.block
+        if found is None or found.block != self.cursor:
+            return ()
+        if found.problem:
+            return ((f" ! {self._printable(found.problem)}", "pane--problem"),)
+        if found.awaits:
+            return ((f" {self._printable(found.awaits)}{self._ellipsis}", "pane--waiting"),)
+        return (("  ".join(map(self._label, found.tokens)), ""),)
+
+    def _share(self, side: Side, row: PathShare) -> Run:
+        labels = "  ".join(map(self._label, row.tokens))
+        return f"{percent(row.share):>7}  {labels}", self._shade(side)
+
+    def _label(self, token: str) -> str:
+        return token_label(token, ascii_only=self.ascii_only)
+
+    def _printable(self, text: str) -> str:
+        return visible(text, ascii_only=self.ascii_only)
+
+    @property
+    def _ellipsis(self) -> str:
+        return "..." if self.ascii_only else "…"
+
+
+def _digits(part: float) -> str:
+    """Whole percent with a sign, in three columns up to 99%."""
+    return f"{100 * part:+.0f}" if math.isfinite(part) else "?"
+
+
+def _bar(part: float, largest: float) -> str:
+    """A sign and a bar, full height for the largest share."""
+    if not math.isfinite(part):
+        return "?"
+    size = int(abs(part) / largest * len(_BARS))
+    return ("+" if part > 0 else "-") + _BARS[min(size, len(_BARS) - 1)]

@@ -1,0 +1,35 @@
+"""A layer's dictionary in the few facts that outlive a session, so that its rows stand at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qlens_tui.engine.messages import LayerFacts, OperatorSource
+
+
+@dataclass(frozen=True)
+class KnownLayer:
+    """A dictionary as the engine last described it.
+
+    `atlas` is its directory, `None` where there is none yet; `operators` are those that answer
+    for it.
+    """
+
+    layer: int
+    sha256: str
+    name: str
+    n_features: int
+    atlas: str | None = None
+    operators: OperatorSource = "built"
+
+    @classmethod
+    def of(cls, described: LayerFacts) -> KnownLayer:
+        """What is kept of the engine's description."""
+        return cls(
+            described.layer,
+            described.sha256,
+            described.dictionary,
+            described.n_features,
+            described.atlas,
+            described.operators,
+        )

@@ -1,0 +1,314 @@
+"""No pane ever shows numbers of another feature or setting as if they were the asked ones.
+
+Moves, jumps, filters, switches and a whimsical engine in any order: late answers, answers to
+questions long withdrawn, failures, drops, cancels, crashes, a model given back. After every step
+each view is looked at as a pane would draw it. No Textual, and no time but the machine's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from qlens_tui.app.last_visit import LastVisit
+from qlens_tui.app.opened import Opened
+from qlens_tui.app.requests import FeatureRequests, Requests
+from qlens_tui.app.standing import GRACE
+from qlens_tui.app.state import State
+from qlens_tui.app.views import SIDES, TokenLook
+from qlens_tui.engine import messages as m
+from tests.qlens_tui.app.features import answer_to, layer_of, ready, signature
+
+LAYERS, FEATURES, MODEL_LAYERS = (1, 2), 2, 4
+ATLAS = 7
+FEATURE = st.tuples(st.sampled_from(LAYERS), st.integers(0, FEATURES - 1))
+
+
+@dataclass
+class _Timer:
+    at: float
+    act: Callable[[], None]
+
+    def stop(self) -> None:
+        self.act = lambda: None
+
+
+class Panes(RuleBasedStateMachine):
+    """The state as the workbench uses it, and an engine that says anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.timers: list[_Timer] = []
+        self.count = self.operators = 0
+        self.sent: dict[int, m.Request] = {}
+        self.opened = Opened(LastVisit())
+        self.state = State(self.opened, clock=lambda: self.now)
+        self.requests = Requests(self.state, self._send)
+        self.asking = FeatureRequests(
+            self.state, self.requests, self._after, clock=lambda: self.now
+        )
+        self.differs: dict[str, float] = {}
+
+    def _send(self, request: m.Request) -> int:
+        self.count += 1
+        if not isinstance(request, m.Open | m.Cancel):
+            self.sent[self.count] = request
+        return self.count
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> _Timer:
+        self.timers.append(_Timer(self.now + seconds, act))
+        return self.timers[-1]
+
+    # What the user does.
+
+    @initialize()
+    def open(self) -> None:
+        self.requests.open(m.Open(config="c"))
+        self.is_opened()
+
+    @rule(feature=FEATURE)
+    def move(self, feature: tuple[int, int]) -> None:
+        self.state.layer = feature[0]
+        self.state.focus(feature)
+        self.asking.moved()
+
+    @rule()
+    def filter_hides_everything(self) -> None:
+        self.state.focus(None)
+        self.asking.moved()
+
+    @rule(off=st.sets(st.integers(0, 2 * MODEL_LAYERS - 1), max_size=3))
+    def switch(self, off: set[int]) -> None:
+        self.state.carry(replace(self.state.settings, off=frozenset(off)))
+        self.asking.changed()
+
+    @rule(transition=st.sampled_from(("identity", "first-order", "full")))
+    def choose_transition(self, transition: m.Transition) -> None:
+        self.state.carry(replace(self.state.settings, transition=transition))
+        self.asking.changed()
+
+    @rule(k=st.sampled_from((5, 10, None)))
+    def lengthen(self, k: int | None) -> None:
+        self.state.lengthen(k)
+        self.asking.changed()
+
+    @rule(end=st.sampled_from(("top", "bottom")))
+    def look(self, end: Any) -> None:
+        self.state.look = TokenLook(end=end)
+
+    @rule(block=st.integers(0, 2 * MODEL_LAYERS - 1))
+    def rest_on_block(self, block: int) -> None:
+        self.state.block = block
+        self.asking.block_moved()
+
+    @rule(seconds=st.sampled_from((0.01, 0.05, GRACE, 1.0)))
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer.at <= end]:
+            first = min(due, key=lambda timer: timer.at)
+            self.timers.remove(first)
+            self.now = max(self.now, first.at)
+            first.act()
+            self.nothing_is_shown_for_what_it_is_not()
+        self.now = end
+
+    # What the engine does: of any request, whether or not it was withdrawn or dealt with before.
+
+    def _answer(self, number: int) -> m.Event:
+        """An answer, by the operators of now: these are told apart by the number of tokens."""
+        return answer_to(self.sent[number], number, MODEL_LAYERS, self.operators)
+
+    def _say(self, event: m.Event) -> None:
+        self.state.take(event)
+        self.asking.answered()
+        self.nothing_is_shown_for_what_it_is_not()
+
+    @precondition(lambda self: self.sent)
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(("answer", "answer", "answer", "fail", "drop", "cancel")),
+    )
+    def settle(self, data: st.DataObject, kind: str) -> None:
+        number = data.draw(st.sampled_from(sorted(self.sent)))
+        event: m.Event = m.Dropped(id=number)
+        if kind == "answer":
+            event = self._answer(number)
+        elif kind == "fail":
+            event = m.Failed(id=number, text="out of memory")
+        elif kind == "cancel":
+            event = m.Cancelled(id=number)
+        self._say(event)
+
+    @precondition(lambda self: self.state.work)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.state.work)))
+        self._say(self._answer(number))
+
+    @rule(feature=FEATURE)
+    def look_at_a_feature_until_all_of_it_is_there(self, feature: tuple[int, int]) -> None:
+        self.wait(1.0)
+        self.move(feature)
+        self.nothing_is_shown_for_what_it_is_not()
+        self.wait(GRACE)
+        for number in sorted(self.state.work):
+            self._say(self._answer(number))
+        self.wait(GRACE)
+
+    @rule(
+        feature=FEATURE,
+        kinds=st.sets(st.sampled_from((m.ComputeSignature, "value", "key", m.ComputeEvidence))),
+    )
+    def move_on_and_wait_for_the_rest(self, feature: tuple[int, int], kinds: set[Any]) -> None:
+        self.wait(1.0)
+        self.move(feature)
+        self.nothing_is_shown_for_what_it_is_not()
+        self.wait(0.1)
+        for number in sorted(self.state.work):
+            asked = self.sent[number]
+            if (asked.side if isinstance(asked, m.ComputePaths) else type(asked)) in kinds:
+                self._say(self._answer(number))
+        self.wait(GRACE)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), done=st.integers(0, 9))
+    def progress(self, data: st.DataObject, done: int) -> None:
+        number = data.draw(st.sampled_from(sorted(self.sent)))
+        self._say(m.Status(id=number, text="reading", done=done, total=9))
+
+    @precondition(lambda self: self.opened.session is not None)
+    @rule()
+    def crash(self) -> None:
+        self.opened.session = None
+        self.state.lost("the engine crashed")
+
+    @precondition(lambda self: self.opened.session is None)
+    @rule()
+    def restart(self) -> None:
+        self.requests.open(m.Open(config="c"))
+
+    @precondition(lambda self: self.opened.session is None)
+    @rule()
+    def is_opened(self) -> None:
+        self.state.open(ready(LAYERS, MODEL_LAYERS, k=25))
+        self.asking.changed()
+
+    @rule(layer=st.sampled_from(LAYERS))
+    def describe(self, layer: int) -> None:
+        self.opened.described[layer] = layer_of(layer, MODEL_LAYERS)
+        self.asking.changed()
+
+    @rule()
+    def operators_are_built(self) -> None:
+        self.operators += 1
+        self.state.forget_answers()
+        self.asking.changed()
+
+    @rule(data=st.data())
+    def read_an_atlas_row(self, data: st.DataObject) -> None:
+        layer, feature = self.state.feature or data.draw(FEATURE)
+        found = signature(layer, feature, k=ATLAS)
+        self.state.stand_in(replace(found, settings=m.Settings(), n_tokens=self.operators))
+
+    # What a pane may draw.
+
+    def _check(self, pane: str, is_asked: bool, is_grey: bool) -> None:
+        if is_asked:
+            self.differs.pop(pane, None)
+            assert not is_grey, f"{pane} is grey though it is what is asked for"
+            return
+        since = self.differs.setdefault(pane, self.now)
+        assert is_grey or self.now < since + GRACE, f"{pane} shows other numbers as the asked ones"
+
+    @invariant()
+    def nothing_is_shown_for_what_it_is_not(self) -> None:
+        state = self.state
+        for side in SIDES:
+            shown = state.lists_view(side).shown
+            found = shown.answer
+            if found is None:
+                self.differs.pop(side, None)
+            else:
+                assert shown.of == (found.layer, found.feature)
+                asked = state.feature, state.settings, self.operators
+                is_asked = (shown.of, found.settings, found.n_tokens) == asked
+                # An atlas has lists of its own length, whichever is asked for.
+                length = len(found.value.top.query_lens.ids)
+                is_asked &= length in (ATLAS, state.k or 25)
+                self._check(side, is_asked, shown.late)
+        evidence = state.evidence_shown()
+        if evidence.answer is None:
+            self.differs.pop("evidence", None)
+        else:
+            assert evidence.of == (evidence.answer.layer, evidence.answer.feature)
+            asked = state.feature, self.operators
+            self._check("evidence", (evidence.of, evidence.answer.n_tokens) == asked, evidence.late)
+        self._look_at_paths()
+
+    def _look_at_paths(self) -> None:
+        state, view = self.state, self.state.paths_view()
+        for side in SIDES:
+            shares, pane = view.sides[side], f"{side} paths"
+            if shares.paths is None:
+                self.differs.pop(pane, None)
+                continue
+            paths = shares.paths
+            assert view.shown.of == (paths.layer, paths.feature)
+            assert paths.side == side
+            question = state.shares_asked(side)
+            is_asked = question is not None and (
+                (paths.layer, paths.feature, paths.settings, paths.n_tokens)
+                == (question.layer, question.feature, question.settings, self.operators)
+            )
+            if view.shown.of == state.feature and not is_asked:
+                assert shares.late, f"{pane} shows other switches as the asked ones"
+            elif view.shown.of != state.feature:
+                self._check(pane, False, shares.late)
+            else:
+                self._check(pane, True, shares.late)
+        if view.block is not None:
+            assert view.shown.of == state.feature
+            assert view.block.block == state.block
+
+    @invariant()
+    def whatever_a_pane_waits_for_is_under_way_or_about_to_be_asked(self) -> None:
+        state = self.state
+        if self.opened.session is None or self.asking.is_waiting:
+            return
+        asked = [work.request for work in state.work.values()]
+        for question in (
+            state.lists_asked, state.evidence_asked, *map(state.shares_asked, SIDES),
+        ):  # fmt: skip
+            has_outcome = state.answer(question) is not None or state.problem(question)
+            assert question is None or has_outcome or question in asked
+
+    @invariant()
+    def a_pane_says_what_it_waits_for_or_why_there_is_nothing(self) -> None:
+        state = self.state
+        if state.feature is None:
+            return
+        for side in SIDES:
+            shown = state.lists_view(side).shown
+            assert bool(shown.awaits) + bool(shown.problem) <= 1
+            assert shown.answer is not None or shown.awaits or shown.problem
+            if shown.late:
+                assert shown.awaits or shown.problem
+
+
+def test_no_pane_shows_numbers_of_another_feature_or_setting_as_the_asked_ones() -> None:
+    run_state_machine_as_test(
+        Panes, settings=hypothesis_settings(max_examples=100, stateful_step_count=25, deadline=None)
+    )
