@@ -126,6 +126,7 @@ class QlensApp(KeysInOrder):
         problem = None
         try:
             self.triage = Triage()
+            problem = self.triage.warning or None
         except LensError as error:
             problem = f"nothing can be marked: {error}"
         if visit.theme in self.available_themes:

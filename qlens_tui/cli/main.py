@@ -21,6 +21,7 @@ from qlens_tui.cli.commands.export import export
 from qlens_tui.cli.commands.open import demo, open_
 from qlens_tui.cli.commands.search import search
 from qlens_tui.cli.commands.show import show
+from qlens_tui.cli.commands.triage import triage
 from qlens_tui.cli.exits import InterruptionError, explained
 from qlens_tui.cli.output import Output
 
@@ -98,7 +99,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, open_, show, search, build, merge, atlas, export, doctor, cache):
+for command in (demo, open_, show, search, build, merge, atlas, export, doctor, cache, triage):
     cli.add_command(command)
 
 

@@ -5,13 +5,9 @@
 It is work that nobody can compute again, so it is not in the cache, and every commit is on
 the disk before the call returns (`synchronous = EXTRA`: the log, and the directory where a
 rollback journal was). On a network filesystem, where the shared memory of a write-ahead log
-is not shared, a rollback journal takes its place.
-
-One row of `marks` is one cell: one feature's star, rejection, note or one tag. Its `edit` is
-the edit that it shows, which is what lets an undo see whether somebody else came after.
-`changes` is never deleted from: it holds what every edit found and left, as runs of features
-that were alike before. For a person who opens the file there are the views `features` and
-`history`.
+is not shared, a rollback journal takes its place. A new file is made beside its place and
+linked there when it has its tables: an empty file is never a new one. Where nothing can be
+written, for want of space or of permission, the file is opened to be read.
 
 Cost: a keystroke is one transaction and one or two syncs, some milliseconds on a local disk.
 """
@@ -21,77 +17,43 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from lens_core.directories import DATA, data_dir, is_network_filesystem
-from lens_core.errors import StoreError
+from lens_core.errors import DamagedError, StoreError, one_line
+from lens_core.storage import sqlite_files
+from lens_core.storage.disk_space import cannot_write, free_bytes, in_bytes
+from lens_core.storage.files import sync, temporary_beside
+from qlens_tui.triage.schema import (
+    APPLICATION,
+    VERSION,
+    add_seals,
+    has_seals,
+    make_tables,
+    version_of,
+)
+from qlens_tui.triage.seals import add_functions
 
 NAME = "triage.sqlite3"
-VERSION = 1
-# "qlns": tells our file from any other database.
-APPLICATION = 0x716C6E73
 # Longer than the longest bulk edit of another session.
 PATIENCE = 30.0
+RESTORE = "`qlens triage restore` puts a backup back, or saves what is undamaged"
 
-_SCHEMA = f"""
-CREATE TABLE dictionaries (
-    id INTEGER PRIMARY KEY,
-    sha256 TEXT NOT NULL UNIQUE,
-    name TEXT NOT NULL,
-    model TEXT NOT NULL,
-    layer INTEGER NOT NULL
-);
-CREATE TABLE fields (
-    id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('star', 'reject', 'note', 'tag')),
-    tag TEXT NOT NULL CHECK ((kind = 'tag') = (tag <> '')),
-    UNIQUE (kind, tag)
-);
-INSERT INTO fields (kind, tag) VALUES ('star', ''), ('reject', ''), ('note', '');
--- value: 1, the text of a note, or NULL where a mark was taken off again.
-CREATE TABLE marks (
-    dictionary INTEGER NOT NULL REFERENCES dictionaries,
-    feature INTEGER NOT NULL,
-    field INTEGER NOT NULL REFERENCES fields,
-    value,
-    edit INTEGER NOT NULL,
-    PRIMARY KEY (dictionary, feature, field)
-) WITHOUT ROWID;
-CREATE TABLE edits (
-    id INTEGER PRIMARY KEY,
-    at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    what TEXT NOT NULL
-);
-CREATE TABLE changes (
-    edit INTEGER NOT NULL REFERENCES edits,
-    dictionary INTEGER NOT NULL REFERENCES dictionaries,
-    field INTEGER NOT NULL REFERENCES fields,
-    first INTEGER NOT NULL,
-    last INTEGER NOT NULL,
-    before,
-    before_edit INTEGER NOT NULL,
-    after,
-    PRIMARY KEY (edit, dictionary, field, first)
-) WITHOUT ROWID;
-CREATE VIEW features AS
-    SELECT d.model, d.name AS dictionary, d.layer, m.feature,
-        MAX(f.kind = 'star') AS star, MAX(f.kind = 'reject') AS reject,
-        GROUP_CONCAT(NULLIF(f.tag, ''), ', ') AS tags,
-        MAX(CASE f.kind WHEN 'note' THEN m.value END) AS note
-    FROM marks m JOIN dictionaries d ON d.id = m.dictionary JOIN fields f ON f.id = m.field
-    WHERE m.value IS NOT NULL
-    GROUP BY m.dictionary, m.feature;
-CREATE VIEW history AS
-    SELECT e.id AS edit, e.at, e.what, d.model, d.name AS dictionary, d.layer, c.first, c.last,
-        f.kind, f.tag, c.before, c.after
-    FROM edits e LEFT JOIN changes c ON c.edit = e.id
-        LEFT JOIN dictionaries d ON d.id = c.dictionary LEFT JOIN fields f ON f.id = c.field;
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
-"""
+
+@dataclass(frozen=True)
+class OpenFile:
+    """An open triage file; `sealed` is false for one of an older version that is only read.
+
+    `refusal` is what to say of an edit where the file is only read, else "".
+    """
+
+    database: sqlite3.Connection
+    sealed: bool
+    refusal: str = ""
 
 
 def triage_path() -> Path:
@@ -99,44 +61,99 @@ def triage_path() -> Path:
     return data_dir() / NAME
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFile:
     """Open the triage file at `path`, made if missing; read-only where it cannot be written.
 
+    `keep` makes a copy of a file of an older version before its tables are changed.
+
     Raises:
-        StoreError: it cannot be made or read, is damaged, is no triage file, or was written
-            by a newer qlens.
+        DamagedError: there is a file, and it is empty or cannot be read as a database; or there
+            is only its log.
+        StoreError: it cannot be made or read, is no triage file, or was written by a newer
+            qlens.
     """
-    writable = _is_writable(path)
-    # Its log would have to be made to read what is in it; without one nobody is writing.
-    idle = not path.with_name(f"{path.name}-wal").exists()
-    mode = "rwc" if writable else "ro&immutable=1" if idle else "ro"
-    place = f"file:{quote(os.fsencode(path))}?mode={mode}"
+    _make_directory(path.parent)
+    logs = [f"{path}{ending}" for ending in ("-wal", "-journal") if _holds(f"{path}{ending}")]
+    if not os.path.lexists(path):
+        if logs:  # SQLite would apply it to the new file
+            raise DamagedError(
+                f"{path} is missing but its log {logs[0]} is there: put the file back, or "
+                f"{RESTORE}; to begin anew, move the log away"
+            )
+        _make(path)
+    demand_content(path)
+    refusal = ""
+    # The journal is made beside the file.
+    if not (os.access(path.parent, os.W_OK | os.X_OK) and os.access(path, os.W_OK)):
+        refusal = f"cannot write {path}: nothing was changed; set {DATA} to a directory of yours"
+    else:
+        try:
+            with explained(path):
+                return _opened(path, keep)
+        except StoreError as error:
+            cause = error.__cause__  # of the system: a copy cannot be made
+            if not isinstance(cause, OSError) and not (
+                isinstance(cause, sqlite3.Error) and sqlite_files.is_full(cause, path)
+            ):
+                raise
+            refusal = str(error)
     with explained(path):
-        database = sqlite3.connect(
-            place, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
-        )
+        return open_to_read(path, refusal)
+
+
+def open_to_read(path: Path, refusal: str = "") -> OpenFile:
+    """Open a triage file without changing anything in it or beside it.
+
+    Raises:
+        DamagedError, StoreError: as `connect`.
+        sqlite3.Error: it cannot be read.
+    """
+    demand_content(path)
+    database = _connection(path, sqlite_files.read_mode(path))
     try:
-        with explained(path):
-            database.execute("PRAGMA trusted_schema = OFF")
-            database.execute("PRAGMA temp_store = MEMORY")
-            _check_owner(database, path, writable)
-            if writable:
-                _prepare(database, path)
+        return OpenFile(database, _demand_ours(database, path) == VERSION, refusal)
     except BaseException:
         database.close()
         raise
-    return database
+
+
+def open_damaged(path: Path) -> OpenFile:
+    """Open a triage file as `open_to_read`, whatever is wrong with it, for what can be read."""
+    demand_content(path)
+    database = _connection(path, sqlite_files.read_mode(path))
+    try:
+        return OpenFile(database, has_seals(database))
+    except BaseException:
+        database.close()
+        raise
+
+
+def demand_content(path: Path) -> None:
+    """Refuse what stands in the place of the file and cannot be one.
+
+    Raises:
+        DamagedError: it is a directory, or empty.
+    """
+    if path.is_dir():
+        raise DamagedError(f"{path} is a directory, not a file: move it away")
+    with suppress(OSError):  # a link that leads nowhere is for SQLite to explain
+        if path.stat().st_size == 0:
+            raise DamagedError(
+                f"{path} is empty: `qlens triage restore` puts a backup back; to begin anew, remove it"
+            )
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """SQLite's errors as one line that names the file and the mend."""
+    """SQLite's errors as one line that names the file and the fix."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise  # ours
     except sqlite3.Error as error:
-        raise _refusal(error, path) from error
+        raise _refused(error, path) from error
+    except UnicodeDecodeError as error:  # in what SQLite says of a damaged schema
+        raise _refused(sqlite3.DatabaseError(one_line(error)), path) from error
 
 
 @contextmanager
@@ -152,51 +169,122 @@ def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterat
         raise
 
 
-def _is_writable(path: Path) -> bool:
-    """Whether `path` can be changed; makes its directory."""
-    mend = f"set {DATA} to a directory of yours"
+def _holds(log: str) -> bool:
+    with suppress(OSError):
+        return os.stat(log).st_size > 0
+    return False
+
+
+def _make_directory(directory: Path) -> None:
+    fix = f"set {DATA} to a directory of yours"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise StoreError(f"cannot keep marks: {path.parent} is not a directory: {mend}") from None
+        raise StoreError(f"cannot keep marks: {directory} is not a directory: {fix}") from None
     except OSError as error:
-        raise StoreError(f"cannot make {path.parent}: {error.strerror}: {mend}") from None
-    # The journal is made beside the file.
-    there = os.access(path.parent, os.W_OK | os.X_OK)
-    if path.exists():
-        return there and os.access(path, os.W_OK)
-    if not there:
-        raise StoreError(f"cannot make {path}: no permission to write in its directory: {mend}")
-    return True
+        raise StoreError(f"cannot make {directory}: {error.strerror}: {fix}") from None
 
 
-def _check_owner(database: sqlite3.Connection, path: Path, writable: bool) -> None:
-    # In this order: another session may be making the tables, which come all at once.
-    (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    (owner,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if tables and owner != APPLICATION:
+def _make(path: Path) -> None:
+    """Make a new file, unless another session is first.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with closing(_connection(temporary, "rwc")) as database, transaction(database):
+            make_tables(database)
+        with suppress(FileExistsError):
+            _put_in_place(temporary, path)
+    except sqlite3.Error as error:
+        if sqlite_files.is_full(error, path):
+            raise _refused(error, path) from error
+        raise StoreError(
+            f"cannot make {path}: {one_line(error)}: set {DATA} to a directory of yours"
+        ) from error
+    except OSError as error:
+        raise cannot_write(error, path) from error
+    finally:
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file its name, which nobody else must have given to another meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a filesystem without links
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.rename(temporary, path)
+    with suppress(OSError):  # not every filesystem can sync a directory
+        sync(path.parent)
+
+
+def _opened(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFile:
+    database = _connection(path, "rw")
+    try:
+        _demand_ours(database, path)
+        _set_journal(database, "delete" if is_network_filesystem(path) else "wal")
+        database.execute("PRAGMA synchronous = EXTRA")
+        database.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache
+        database.execute(f"PRAGMA journal_size_limit = {1 << 22}")
+        if version_of(database) == 1:
+            keep(database)
+            with transaction(database):
+                if version_of(database) == 1:  # another session may have been first
+                    add_seals(database)
+    except BaseException:
+        database.close()
+        raise
+    return OpenFile(database, sealed=True)
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    place = f"file:{quote(os.fsencode(path))}?mode={mode}"
+    database = sqlite3.connect(
+        place, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+    )
+    # What is no UTF-8 fits no seal, and is named like any damage.
+    database.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+    database.execute("PRAGMA trusted_schema = OFF")
+    database.execute("PRAGMA temp_store = MEMORY")
+    add_functions(database)
+    return database
+
+
+def _demand_ours(database: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables, if they are of a qlens that this one understands."""
+    ((said,),) = database.execute("PRAGMA integrity_check(1)")
+    if said != "ok":
+        # Seals tell of rows, this of how they hang together; a circle would have no end.
+        raise DamagedError(
+            f"{path} is damaged ({one_line(said)}): {RESTORE}; to begin anew, move it away"
+        )
+    with transaction(database, "DEFERRED"):  # another session may be changing the tables
+        tables = version_of(database)
+        (owner,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    if tables == 0:
+        raise DamagedError(
+            f"{path} holds no marks, nor tables for them: {RESTORE}; to begin anew, remove it"
+        )
+    if owner != APPLICATION:
+        if tables is not None:
+            raise DamagedError(f"the header of {path} is damaged: {RESTORE}")
         raise StoreError(f"{path} is a database of another program: move it away, or set {DATA}")
     if version > VERSION:
         raise StoreError(
             f"{path} was written by a newer qlens (schema {version}, this one knows {VERSION}): "
             "update qlens"
         )
-    if not tables and not writable:
-        raise StoreError(f"{path} is empty and cannot be written: set {DATA}")
-
-
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    _set_journal(database, "delete" if is_network_filesystem(path) else "wal")
-    database.execute("PRAGMA synchronous = EXTRA")
-    database.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache
-    database.execute(f"PRAGMA journal_size_limit = {1 << 22}")
-    if database.execute("PRAGMA user_version").fetchone() == (0,):
-        with transaction(database):
-            # Another session may have been first.
-            if database.execute("PRAGMA user_version").fetchone() == (0,):
-                for statement in _SCHEMA.split(";\n"):
-                    database.execute(statement)
+    if version != tables:
+        raise DamagedError(f"the header or a table of {path} is damaged: {RESTORE}")
+    return int(version)
 
 
 def _set_journal(database: sqlite3.Connection, wanted: str) -> None:
@@ -212,11 +300,14 @@ def _set_journal(database: sqlite3.Connection, wanted: str) -> None:
             time.sleep(0.01)
 
 
-def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
+def _refused(error: sqlite3.Error, path: Path) -> StoreError:
+    """What to say of an SQLite error on the file at `path`."""
     code = _code(error)
-    if code == sqlite3.SQLITE_FULL:
+    if sqlite_files.is_full(error, path):
+        free, needed = free_bytes(path), sqlite_files.LOG_INDEX_BYTES
+        room = f" ({in_bytes(free)} free, {in_bytes(needed)} needed)" if free < needed else ""
         return StoreError(
-            f"no space left in {path.parent}: nothing was changed; free some and do it again"
+            f"no space left in {path.parent}{room}: nothing was changed; free some and do it again"
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreError(f"another process is writing {path}: nothing was changed; do it again")
@@ -229,9 +320,8 @@ def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
         return StoreError(f"the disk fails on {path}: nothing was changed; check it, or the mount")
     if code == sqlite3.SQLITE_TOOBIG:
         return StoreError(f"a note is too long for {path}: nothing was changed; shorten it")
-    return StoreError(
-        f"{path} is damaged: put a copy back, save what can be read with "
-        "`sqlite3 FILE .recover`, or move it away to begin anew"
+    return DamagedError(
+        f"{path} is damaged ({one_line(error)}): {RESTORE}; to begin anew, move it away"
     )
 
 

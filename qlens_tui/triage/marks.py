@@ -57,20 +57,6 @@ class Step:
     left_alone: int = 0
 
 
-@dataclass(frozen=True)
-class Past:
-    """One change of one feature: `kind` is star, reject, tag or note.
-
-    `before` and `after` are a note's text, a tag's name, "star" or "reject"; "" for none.
-    """
-
-    at: str
-    what: str
-    kind: str
-    before: str
-    after: str
-
-
 def tag_name(text: str) -> str:
     """A tag as it is kept: composed characters (NFC), single spaces, none at the ends.
 

@@ -72,9 +72,10 @@ def info(output: Output, as_json: bool) -> None:
 @_as_json
 @click.pass_context
 def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Check every file and entry against its checksum.
+    """Check every file and entry against its checksum, and the marks besides.
 
-    Status 1 if damage remains.
+    Marks are not in the cache and cannot be computed again: `--repair` leaves them as they are,
+    `qlens triage restore` puts a backup back. Status 1 if damage remains.
 
     \b
     Examples:
@@ -86,7 +87,8 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
     output: Output = ctx.obj
     directory = cache_dir()
-    damage = cache_verify(directory, repair)
+    marks = _damage_of_marks()
+    damage = cache_verify(directory, repair) + marks
     remains = [each for each in damage if each.remains]
     if as_json:
         found = [
@@ -112,17 +114,28 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
         output.show(*(Text(output.shown(_line(each))) for each in damage), Text(verdict))
     for line in cache_lacks(directory):
         output.note(line)
+    if any(each not in marks for each in remains) and not repair:
+        output.note("run `qlens cache verify --repair` to rewrite or remove what is damaged")
     if remains:
-        if not repair:
-            output.note("run `qlens cache verify --repair` to rewrite or remove what is damaged")
         ctx.exit(1)
+
+
+def _damage_of_marks() -> list[Damage]:
+    from lens_core.storage.damage import Damage
+    from qlens_tui.triage.backups import damage_of_file
+    from qlens_tui.triage.database import RESTORE, triage_path
+
+    path = triage_path()
+    if not path.exists():
+        return []
+    return [Damage(path, reason, fix=RESTORE) for reason in damage_of_file(path)]
 
 
 def _line(damage: Damage) -> str:
     reason = damage.reason
     if str(damage.path) not in reason:
         reason = f"{damage.path}: {reason}"
-    fix = f"; {damage.fix}" if damage.fix else ""
+    fix = f"; {damage.fix}" if damage.fix and damage.fix not in reason else ""
     return f"{damage.outcome or 'damaged'}: {reason}{fix}"
 
 

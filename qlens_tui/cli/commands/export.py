@@ -87,6 +87,8 @@ def export(
     columns = None if where is None else _columns(where)
     # Without marks no triage file is made.
     with Triage() if triage_path().exists() else nullcontext() as triage:
+        if triage is not None and triage.warning:
+            output.note(f"warning: {triage.warning}")
         session = open_lens(
             output, config, offline=offline, layers=layers, device=device, dtype=dtype,
             reference_tokens=reference_tokens,

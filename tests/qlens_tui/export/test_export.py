@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -515,6 +517,19 @@ def test_a_mistake_is_one_line_before_anything_is_written(
 
     assert said in place.refusal(status, "export", place.config, "-o", str(path), *args)
     assert not path.exists()
+
+
+def test_a_damaged_mark_is_told_and_the_others_are_exported(place: Workplace, data: Path) -> None:
+    with closing(sqlite3.connect(data / "data" / "triage.sqlite3")) as database, database:
+        database.execute("UPDATE marks SET edit = edit + 1 WHERE feature = 4")
+
+    result = place.run("export", place.config, "-o", str(data / "x.csv"))
+
+    assert result.exit_code == 0, result.stderr
+    assert "the star of feature 4 of" in result.stderr
+    assert "qlens triage restore" in result.stderr
+    rows = read_export(data / "x.csv").select("layer", "feature").rows()
+    assert rows == [(0, 3), (1, 5), (1, 6), (2, 0)]
 
 
 def test_a_damaged_triage_file_stops_the_command(place: Workplace, data: Path) -> None:

@@ -145,23 +145,6 @@ def test_very_many_features_are_marked_and_unmarked_in_one_step(triage: Triage) 
         assert reader.execute("SELECT COUNT(*) FROM changes").fetchone() == (1,)
 
 
-def test_previous_notes_can_be_found(triage: Triage) -> None:
-    triage.apply({SAE: range(10)}, note="first")
-    triage.apply({SAE: [5]}, note="second")
-    triage.undo()
-    triage.apply({SAE: [5]}, note="", add=["done"])
-
-    past = triage.history(SAE.sha256, 5)
-
-    assert [(each.kind, each.before, each.after) for each in past] == [
-        ("note", "", "first"),
-        ("note", "first", "second"),
-        ("note", "first", ""),
-        ("tag", "", "done"),
-    ]
-    assert [each.kind for each in triage.history(SAE.sha256, 6)] == ["note"]
-
-
 def test_a_person_can_read_the_file(triage: Triage) -> None:
     triage.apply({SAE: [5]}, star=True, add=["b", "a"], note="kiln")
 

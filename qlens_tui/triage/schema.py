@@ -1,0 +1,150 @@
+"""The tables of the triage file, and how an older file gets them.
+
+One row of `marks` is one cell: one feature's star, rejection, note or one tag. Its `edit` is
+the edit that it shows, which is what lets an undo see whether somebody else came after.
+`changes` is never deleted from: it holds what every edit found and left, as runs of features
+that were alike before. `seal` is a checksum of the row (`seals`). For a person who opens the
+file there are the views `features` and `history`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+from qlens_tui.triage.seals import dictionaries_of, fields_of, is_value, seal
+
+VERSION = 2
+# "qlns": tells our file from any other database.
+APPLICATION = 0x716C6E73
+
+CHANGE = "edit, dictionary, field, first, last, before, before_edit, after"
+"""The columns of `changes` that its seal covers."""
+
+_TABLES = """
+CREATE TABLE dictionaries (
+    id INTEGER PRIMARY KEY,
+    sha256 TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    model TEXT NOT NULL,
+    layer INTEGER NOT NULL
+);
+CREATE TABLE fields (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('star', 'reject', 'note', 'tag')),
+    tag TEXT NOT NULL CHECK ((kind = 'tag') = (tag <> '')),
+    UNIQUE (kind, tag)
+);
+INSERT INTO fields (kind, tag) VALUES ('star', ''), ('reject', ''), ('note', '');
+-- value: 1, the text of a note, or NULL where a mark was taken off again.
+CREATE TABLE marks (
+    dictionary INTEGER NOT NULL REFERENCES dictionaries,
+    feature INTEGER NOT NULL,
+    field INTEGER NOT NULL REFERENCES fields,
+    value,
+    edit INTEGER NOT NULL,
+    seal INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (dictionary, feature, field)
+) WITHOUT ROWID;
+CREATE TABLE edits (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    what TEXT NOT NULL
+);
+CREATE TABLE changes (
+    edit INTEGER NOT NULL REFERENCES edits,
+    dictionary INTEGER NOT NULL REFERENCES dictionaries,
+    field INTEGER NOT NULL REFERENCES fields,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    before,
+    before_edit INTEGER NOT NULL,
+    after,
+    seal INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (edit, dictionary, field, first)
+) WITHOUT ROWID;
+CREATE VIEW features AS
+    SELECT d.model, d.name AS dictionary, d.layer, m.feature,
+        MAX(f.kind = 'star') AS star, MAX(f.kind = 'reject') AS reject,
+        GROUP_CONCAT(NULLIF(f.tag, ''), ', ') AS tags,
+        MAX(CASE f.kind WHEN 'note' THEN m.value END) AS note
+    FROM marks m JOIN dictionaries d ON d.id = m.dictionary JOIN fields f ON f.id = m.field
+    WHERE m.value IS NOT NULL
+    GROUP BY m.dictionary, m.feature;
+CREATE VIEW history AS
+    SELECT e.id AS edit, e.at, e.what, d.model, d.name AS dictionary, d.layer, c.first, c.last,
+        f.kind, f.tag, c.before, c.after
+    FROM edits e LEFT JOIN changes c ON c.edit = e.id
+        LEFT JOIN dictionaries d ON d.id = c.dictionary LEFT JOIN fields f ON f.id = c.field"""
+
+
+def make_tables(database: sqlite3.Connection) -> None:
+    """Give a new file its tables; inside a transaction."""
+    for statement in _TABLES.split(";\n"):
+        database.execute(statement)
+    _sign(database)
+
+
+def add_seals(database: sqlite3.Connection) -> None:
+    """Turn a file of version 1, which had no seals, into one of this version.
+
+    Inside a transaction. What nobody could have written stays without a seal that fits, and is
+    told from then on.
+    """
+    for table in ("marks", "changes"):
+        database.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
+    fields = fields_of(database)
+    for each in dictionaries_of(database):
+        rows = database.execute(
+            "SELECT feature, field, value, edit FROM marks WHERE dictionary = ?", (each.number,)
+        ).fetchall()
+        database.executemany(
+            "UPDATE marks SET seal = ? WHERE dictionary = ? AND feature = ? AND field = ?",
+            (
+                (seal(each.sha256, at, *fields[field], value, edit), each.number, at, field)
+                for at, field, value, edit in rows
+                if field in fields and is_value(value)
+            ),
+        )
+    rows = database.execute(f"SELECT {CHANGE} FROM changes").fetchall()
+    database.executemany(
+        "UPDATE changes SET seal = ? WHERE (edit, dictionary, field, first) = (?, ?, ?, ?)",
+        ((seal(*row), *row[:4]) for row in rows),
+    )
+    _sign(database)
+
+
+def version_of(database: sqlite3.Connection) -> int | None:
+    """The version that the tables are of: 0 for none, `None` for others than ours.
+
+    Their columns are compared, not their names alone: what SQLite makes of damaged text of a
+    table's definition can be another table without an error.
+    """
+    found = _columns(database)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
+        make_tables(new)
+        ours = _columns(new)
+    if found == ours:
+        return 2
+    if found == [column for column in ours if column[1] != "seal"]:
+        return 1
+    return None if database.execute("SELECT 1 FROM sqlite_master").fetchone() else 0
+
+
+def has_seals(database: sqlite3.Connection) -> bool:
+    """Whether marks have seals, in a file that may be damaged."""
+    return any(table == "marks" and name == "seal" for table, name, *_ in _columns(database))
+
+
+def _columns(database: sqlite3.Connection) -> list[tuple[object, ...]]:
+    return database.execute(
+        'SELECT m.name, c.name, c.type, c."notnull", c.dflt_value, c.pk'
+        " FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+        " AND m.name IN ('dictionaries', 'fields', 'marks', 'edits', 'changes')"
+        " ORDER BY m.name, c.cid"
+    ).fetchall()
+
+
+def _sign(database: sqlite3.Connection) -> None:
+    database.execute(f"PRAGMA application_id = {APPLICATION}")
+    database.execute(f"PRAGMA user_version = {VERSION}")
