@@ -8,23 +8,29 @@ adds what only click raises (`qlens_tui.cli.exits`).
 
 from __future__ import annotations
 
-import errno
 import sys
+from pathlib import Path
 
 from lens_core.errors import LensError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from lens_core.storage.disk_space import cannot_write, is_full
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit status for `error`; `None` for a defect of qlens."""
     if isinstance(error, LensError):
         return str(error), error.exit_code
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return "no space left on the disk: free some, or set QLENS_CACHE_DIR to another one", 1
+    if isinstance(error, OSError) and is_full(error):
+        return _no_space(error), 1
     if _is_out_of_memory(error):
         return "out of memory: lower [compute].batch, or use another --device", 1
     return None
+
+
+def _no_space(error: OSError) -> str:
+    """A write of a library's that failed; which one it was is known only if the system says so."""
+    if isinstance(error.filename, str):
+        return str(cannot_write(error, Path(error.filename)))
+    return "no space left on a disk that was written to: free some (`qlens doctor` looks which)"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -54,8 +54,10 @@ def examine_manifest(directory: Path) -> tuple[BuildPlan | None, str]:
         wrong = f"{path} is a directory"
     except OSError as error:
         wrong = f"cannot read {path}: {error.strerror}"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValueError as error:
         wrong = f"{path} is damaged: {one_line(error)}"
+    except (TypeError, KeyError, AttributeError):
+        wrong = f"{path} is damaged: it is no manifest"
     else:
         if _belongs(plan, directory) and _agrees(plan, directory):
             return plan, ""
@@ -125,11 +127,15 @@ def _sealed(path: Path) -> BuildPlan:
         ValueError, TypeError, KeyError, AttributeError: it is not what was written.
     """
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    if manifest.get("format") != FORMAT:
+    seal = manifest.pop("sha256", None)
+    if seal is not None and seal != fingerprint(manifest):
+        raise ValueError("its checksum does not match")
+    if manifest["format"] != FORMAT:
         raise ValueError("it was written by another version of qlens")
-    seal = manifest.pop("sha256")
+    if seal is None:
+        raise ValueError("it has no checksum")
     plan = BuildPlan(**manifest)
-    if seal != fingerprint(manifest) or plan.fingerprint != fingerprint(plan.inputs):
+    if plan.fingerprint != fingerprint(plan.inputs):
         raise ValueError("its checksum does not match")
     return plan
 

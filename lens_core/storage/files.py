@@ -20,6 +20,8 @@ from lens_core.errors import StoreError
 from lens_core.storage.disk_space import cannot_write
 
 LOCK = "build.lock"
+# What the smallest useful write takes: a row of SQLite and its log.
+_PROBE_BYTES = 1 << 15
 _OWNER = re.compile(r"process \d+ on [\w-]+")
 
 
@@ -91,6 +93,30 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def host_name() -> str:
     return re.sub(r"[^\w-]", "_", socket.gethostname())[:64] or "_"
+
+
+def demand_writable(directory: Path) -> None:
+    """Write a file of some KB into `directory`, or where it would be made, and remove it.
+
+    Permissions alone do not tell a full disk, a quota that is used up, or a mount that fails.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    place = Path(os.path.abspath(directory))
+    while not os.path.lexists(place):
+        place = place.parent
+    probe, refusal = temporary_beside(place / "probe"), None
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+        sync(probe)
+    except OSError as error:
+        refusal = error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    if refusal is not None:
+        raise cannot_write(refusal, directory / "probe", _PROBE_BYTES) from refusal
 
 
 def sync(path: Path) -> None:

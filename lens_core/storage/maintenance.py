@@ -69,12 +69,12 @@ def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
     found = [_removed(path, "left by a killed writer", repair) for path in _leftovers(directory)]
     for kind in (MODELS, OPERATORS, ATLAS):
         root = _root(directory, kind)
-        found += _misplaced(root, repair)
-        if not root.is_dir():
-            continue
-        for entry in sorted(root.iterdir()):
+        here = _misplaced(root, repair)
+        for entry in sorted(root.iterdir()) if root.is_dir() else ():
             if entry.is_dir() and not _TEMPORARY.fullmatch(entry.name):
-                found += _VERIFIERS[kind](entry, repair)
+                here += _VERIFIERS[kind](entry, repair)
+        # A directory in a file's place is also a file that is missing: told once.
+        found += {each.path: each for each in here}.values()
     return found + verify_results(_root(directory, RESULTS), repair)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import click
 
-from lens_core.errors import LensError
+from lens_core.errors import LensError, one_line
+from lens_core.storage.disk_space import is_full
 from qlens_tui import failures
 
 
@@ -17,6 +18,17 @@ class InterruptionError(LensError):
     """Ctrl-C; the message says what is kept."""
 
     exit_code = 130
+
+
+class OutputError(LensError):
+    """Standard output cannot be written: what is there of the result is not whole."""
+
+    def __init__(self, error: OSError) -> None:
+        reason = "no space left" if is_full(error) else error.strerror or one_line(error)
+        super().__init__(
+            f"cannot write to standard output: {reason}; the result is not whole: write it "
+            "to another place"
+        )
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:

@@ -21,6 +21,7 @@ from functools import cached_property
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qlens_tui.cli.exits import OutputError
 from qlens_tui.terminal import is_ascii
 
 if TYPE_CHECKING:
@@ -66,16 +67,27 @@ class Output:
 
     def show(self, *parts: RenderableType) -> None:
         """Print a result for people, without the spaces that fill a table's last column."""
-        with self.console.capture() as drawn:
-            for part in parts:
-                self.console.print(part)
-        self._out.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
-        self._out.flush()
+        with self._writing():
+            with self.console.capture() as drawn:
+                for part in parts:
+                    self.console.print(part)
+            self._out.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+            self._out.flush()
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Print a result for scripts."""
-        self._out.write(as_json(content) + "\n")
-        self._out.flush()
+        with self._writing():
+            self._out.write(as_json(content) + "\n")
+            self._out.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # whoever read it has enough
+        except OSError as error:
+            raise OutputError(error) from None
 
     def note(self, text: str) -> None:
         """Say something beside the result."""

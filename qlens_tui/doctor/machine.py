@@ -17,7 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from lens_core.directories import CACHE, DATA, STATE, cache_dir, directory_of
 from lens_core.errors import StoreError
+from lens_core.storage.disk_space import free_bytes
+from lens_core.storage.files import demand_writable
 from qlens_tui.formats import in_bytes
 from qlens_tui.terminal import is_ascii
 
@@ -50,6 +53,8 @@ def examine_machine() -> Iterator[Finding]:
     if find_spec("torch") is not None:
         yield from _devices()
     yield _cache()
+    yield _folder("marks", DATA, "stars, tags and notes")
+    yield _folder("state", STATE, "where the app was left")
     yield _terminal()
     yield _hub()
 
@@ -108,13 +113,17 @@ def _device(name: str, what: str, free: int, total: int) -> Finding:
 
 
 def _cache() -> Finding:
-    from lens_core.directories import CACHE, cache_dir, is_network_filesystem, results_dir
+    from lens_core.directories import is_network_filesystem, results_dir
     from lens_core.storage.maintenance import cache_info
 
     try:
         directory = cache_dir()
     except StoreError as error:
         return Finding("cache", "broken", str(error), f"set {CACHE} to a directory of yours")
+    try:
+        demand_writable(directory)
+    except StoreError as error:
+        return Finding("cache", "broken", str(error), "until then nothing can be built or kept")
     free = shutil.disk_usage(directory).free
     network = is_network_filesystem(directory)
     facts = {"path": str(directory), "writable": True, "free": free, "network": network}
@@ -140,6 +149,19 @@ def _cache() -> Finding:
             "run `qlens cache verify --repair`", facts,
         )  # fmt: skip
     return Finding("cache", "ok", found, facts=facts)
+
+
+def _folder(about: str, variable: str, what: str) -> Finding:
+    """Whether a directory outside the cache can be written, by writing some KB."""
+    directory = directory_of(variable)
+    try:
+        demand_writable(directory)
+    except StoreError as error:
+        facts = {"path": str(directory), "writable": False}
+        return Finding(about, "broken", str(error), f"until then {what} cannot be kept", facts)
+    free = free_bytes(directory)
+    facts = {"path": str(directory), "writable": True, "free": free}
+    return Finding(about, "ok", f"{directory}, {in_bytes(free)} free", facts=facts)
 
 
 def _terminal() -> Finding:

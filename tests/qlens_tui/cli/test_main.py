@@ -244,7 +244,7 @@ def test_a_closed_pipe_ends_quietly(place: Workplace) -> None:
     [
         (ModelError("no weights"), 1, "no weights"),
         (ConfigError("no key"), 2, "no key"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "QLENS_CACHE_DIR"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "qlens doctor"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "batch"),
     ],
@@ -317,3 +317,26 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return {k: _finite(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("args", [["cache", "info"], ["cache", "info", "--json"], ["--help"]])
+def test_a_full_disk_behind_standard_output_is_not_the_caches(
+    place: Workplace, args: list[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        process = place.start(*args, stdout=full.fileno())
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    (line,) = errors.splitlines()
+    assert "no space left" in line
+    assert args == ["--help"] or "cannot write to standard output: " in line
+    assert "QLENS_CACHE_DIR" not in line
+
+
+def test_a_full_disk_is_named_where_the_system_names_the_file(tmp_path: Path) -> None:
+    ending = explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x")))
+
+    assert ending is not None
+    assert ending[0].startswith(f"no space left in {tmp_path}: free some")

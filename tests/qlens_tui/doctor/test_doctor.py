@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -246,6 +248,31 @@ def test_a_cache_that_cannot_be_written_is_broken(tmp_path: Path) -> None:
 
     assert "QLENS_CACHE_DIR" in finding["mend"]
     assert "BROKEN" in other.run("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("about", "variable"),
+    [("cache", "QLENS_CACHE_DIR"), ("marks", "QLENS_DATA_DIR"), ("state", "QLENS_STATE_DIR")],
+)
+def test_a_full_disk_is_found_where_something_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, about: str, variable: str
+) -> None:
+    full, write = tmp_path / "full", Path.write_bytes
+    full.mkdir()
+
+    def refused(path: Path, content: bytes) -> int:
+        if path.is_relative_to(full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refused)
+
+    checks = _checks(Workplace(tmp_path), status=1, **{variable: str(full / "made")})
+
+    assert {name for name, check in checks.items() if check["state"] == "broken"} == {about}
+    assert checks[about]["found"].startswith(f"no space left in {full / 'made'}: free some")
+    assert variable in checks[about]["found"]
+    assert not list(full.rglob("*probe*"))
 
 
 def test_a_network_filesystem_is_noted_with_where_results_go(
