@@ -305,6 +305,26 @@ class SessionFacts:
 
 
 @dataclass(frozen=True)
+class BuildFacts:
+    """What building the operators takes.
+
+    `passes` over the reference behind all units, `passes_done` behind those that are there; in
+    batches of `micro_batch` x `length` tokens. `seconds` are those left, estimated; `None`: not
+    known. Bytes are of the finished files, and at most while building.
+    """
+
+    directory: str
+    device: str
+    passes: int
+    passes_done: int
+    micro_batch: int
+    length: int
+    bytes_on_disk: int
+    bytes_while_building: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
 class OperatorFacts:
     """The operators that answered: where they are from, the dtype they are stored in, content."""
 

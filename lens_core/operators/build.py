@@ -7,6 +7,7 @@ goes on. Once every unit is there, `assemble` turns them into one file per site.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,6 +92,40 @@ def begin(
         needed += bytes_left(directory, plan)
     demand_space(directory, needed)
     return Work(plan, units, delivered)
+
+
+def seconds_left(model: ResidualStream, reference: ReferenceSample, work: Work) -> float | None:
+    """How long the units that are not there will take on this machine, from trying a row of each.
+
+    Records one micro-batch a family and walks over it twice; `None` if memory is short for that.
+    """
+    lacking = [unit for unit in work.units if unit not in set(work.delivered)]
+    recorder = _Recorder(model, reference)
+    seconds = 0.0
+    try:
+        for family in {unit.family.name: unit.family for unit in lacking}.values():
+            units = [unit for unit in lacking if unit.family.name == family.name]
+            samples = work.plan.micro_batches(units[0].half)[0]
+            n_rows = recorder.rows(samples)
+            rows = torch.eye(n_rows, model.d_model, dtype=model.dtype, device=model.device)
+            start = time.monotonic()
+            recording = recorder.at(samples, forward_mode=family.forward_mode)
+            walks = []
+            for _ in range(2):
+                begun = time.monotonic()
+                family.run(recording, rows, work.plan.positions).cpu()
+                walks.append(time.monotonic() - begun)
+            record = time.monotonic() - start - sum(walks)
+            n_records = sum(len(work.plan.micro_batches(unit.half)) for unit in units)
+            n_walks = sum(map(work.plan.passes, units)) / n_rows
+            seconds += n_records * record + n_walks * min(walks)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        recorder.drop()
+    return seconds
 
 
 def build_operators(

@@ -14,6 +14,7 @@ from textual.notifications import SeverityLevel
 from qlens_tui.app.layer_requests import LayerRequests
 from qlens_tui.app.notices import LONG
 from qlens_tui.app.requests import FeatureRequests, Requests
+from qlens_tui.app.screens.building import Building
 from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.state import KEPT, State
@@ -43,6 +44,7 @@ class Answers:
         layer_requests: LayerRequests,
         rows: TableRows,
         marking: Marking,
+        building: Building,
         begin_at: Feature | None,
         notify: Notify,
     ) -> None:
@@ -54,6 +56,7 @@ class Answers:
         self._layer_requests = layer_requests
         self._rows = rows
         self._marking = marking
+        self._building = building
         self._begin_at = begin_at
         self._notify = notify
 
@@ -74,6 +77,8 @@ class Answers:
                 found = self._opened.known.get(event.layer)
                 if found is not None:
                     self._rows.learn(replace(found, atlas=event.directory))
+            case m.BuildPlanned() if work is not None:
+                self._building.confirm(event.plan)
             case m.Built():
                 self._built()
             case m.Released():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lens_core.signature import (
+    BuildFacts,
     Evidence,
     Found,
     LayerFacts,
@@ -30,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Event):
-    """What a request is doing. `total` 0: nobody knows; `eta` in seconds, `None` at first."""
+    """What a request is doing. `total` 0: not known; `eta` in seconds, `None` at first."""
 
     text: str
     done: int = 0
@@ -157,6 +158,13 @@ class AtlasReady(Event):
 
     layer: int
     directory: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlanned(Event):
+    """What building the operators takes."""
+
+    plan: BuildFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class Answers:
 
     @property
     def idle_seconds(self) -> float | None:
-        """How long nobody must ask until the model is to be given back; `None`: for ever."""
+        """Seconds without a request after which the model is released; `None`: never."""
         return self._holding.idle_seconds
 
     def release(self) -> events.Event:
@@ -69,6 +69,8 @@ class Answers:
                 return self._prompt(request)
             case requests.Tabulate():
                 return self._atlas(request)
+            case requests.PlanBuild():
+                return self._plan(request.id)
             case requests.Build():
                 return self._build(request)
             case _:
@@ -195,9 +197,17 @@ class Answers:
         )
         return events.AtlasReady(id=request.id, layer=request.layer, directory=str(found.directory))
 
-    def _build(self, request: requests.Build) -> events.Event:
-        from qlens_tui.engine.build import build
+    def _plan(self, id: int) -> events.Event:
+        from lens_core.building import begin_build, build_facts
 
-        directory = build(self._session, self._tick)
+        facts = build_facts(self._session, begin_build(self._session))
+        return events.BuildPlanned(id=id, plan=facts)
+
+    def _build(self, request: requests.Build) -> events.Event:
+        from lens_core.building import begin_build, compute, join
+
+        session, tick = self._session, self._tick
+        compute(session, begin_build(session), progress=lambda *of: tick("building operators", *of))
+        join(session, lambda done, total: tick("writing operators", done, total))
         self._opened.described.clear()  # other operators answer for every layer now
-        return events.Built(id=request.id, directory=str(directory))
+        return events.Built(id=request.id, directory=str(self._session.operators_directory))

@@ -209,6 +209,14 @@ class Tabulate(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanBuild(Request):
+    """Say what building the operators takes; answered by `BuildPlanned`."""
+
+    pane: ClassVar[str] = "plan"
+    usual_urgency: ClassVar[int] = AT_ONCE
+
+
+@dataclass(frozen=True, kw_only=True)
 class Build(Request):
     """Build the operators, or go on with them; answered by `Built`."""
 

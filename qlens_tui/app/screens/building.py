@@ -1,4 +1,7 @@
-"""What `B` does: start whatever is missing, be it the engine, the session, operators or atlases."""
+"""What `B` does: start whatever is missing, be it the engine, the session, operators or atlases.
+
+A build of operators may take hours: how long, and how much disk, is said first, and asked.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from textual.screen import Screen
 
 from qlens_tui.app.layer_requests import LayerRequests
 from qlens_tui.app.requests import Requests
+from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.state import State
 from qlens_tui.engine import messages as m
+from qlens_tui.formats import duration, in_bytes
 
 
 class EngineControl(Protocol):
@@ -39,6 +44,7 @@ class Building:
         need_layer: Callable[[int], None],
         engine: EngineControl,
         screen: Screen[Any],
+        ascii_only: bool,
     ) -> None:
         self._state = state
         self._requests = requests
@@ -46,6 +52,7 @@ class Building:
         self._need_layer = need_layer
         self._engine = engine
         self._screen = screen
+        self._ascii = ascii_only
 
     def start(self) -> None:
         """Start the first thing that is missing."""
@@ -61,6 +68,27 @@ class Building:
         elif opened.session.operators == "built":
             self._layer_requests.tabulate_all()
             self._screen.notify("operators are built; computing every layer's atlas (w: jobs)")
+        elif self._state.is_under_way(m.Build()):
+            self._screen.notify("operators are being built already (w: jobs)")
         else:
-            self._requests.ask(m.Build(), "operators")
-            self._screen.notify("building operators (w: jobs)")
+            self._requests.ask(m.PlanBuild(), "build plan")
+            self._screen.notify("working out how long a build takes")
+
+    def confirm(self, plan: m.BuildFacts) -> None:
+        """Say what a build takes, and begin it if the user says so."""
+
+        def chosen(index: int | None) -> None:
+            if index == 0:
+                self._requests.ask(m.Build(), "operators")
+                self._screen.notify("building operators (w: jobs)")
+
+        time = "time not known" if plan.seconds is None else f"about {duration(plan.seconds)}"
+        disk = f"{in_bytes(plan.bytes_on_disk)} on disk"
+        most = f"{in_bytes(plan.bytes_while_building)} while building"
+        begun = f", {plan.passes_done / plan.passes:.0%} done before" if plan.passes_done else ""
+        choice = Choice(
+            "build operators for every feature of this model?",
+            [f"build: {time} on {plan.device}, {disk}, {most}{begun}", "not now"],
+            ascii_only=self._ascii,
+        )
+        self._screen.app.push_screen(choice, chosen)

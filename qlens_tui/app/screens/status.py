@@ -85,7 +85,9 @@ def doing(state: State, layer_requests: LayerRequests) -> tuple[str, ...]:
         return ("loading the dictionary" if loading else "no dictionary: B tries again",)
     if opened.session.operators == "shipped":
         return "ready; paths are slow: B makes them fast", "ready"
-    return ("ready, no operators: B builds" if opened.session.operators == "none" else "ready",)
+    return (
+        "ready, no operators: B builds them" if opened.session.operators == "none" else "ready",
+    )
 
 
 def show_lines(

@@ -103,10 +103,14 @@ class Workbench(Screen[None]):
             triage, state.opened, table=self.table, screen=self, changed=self.show_marks,
             ascii_only=plain,
         )  # fmt: skip
+        self._building = Building(
+            state, requests, self.layer_requests, need_layer=self.rows.need, engine=engine,
+            screen=self, ascii_only=plain,
+        )  # fmt: skip
         self.answers = Answers(
             state, requests, feature_requests=self.feature_requests,
             layer_requests=self.layer_requests, rows=self.rows, marking=self.marking,
-            begin_at=begin_at, notify=self.notify,
+            building=self._building, begin_at=begin_at, notify=self.notify,
         )  # fmt: skip
         self.searches = Searches(
             state, requests, reader, go=self.rows.go, screen=self, ascii_only=plain
@@ -114,10 +118,6 @@ class Workbench(Screen[None]):
         self._row_prompts = RowPrompts(
             state, rows=self.rows, table=self.table, screen=self, ascii_only=plain
         )
-        self._building = Building(
-            state, requests, self.layer_requests, need_layer=self.rows.need, engine=engine,
-            screen=self,
-        )  # fmt: skip
         self._exporting = Exporting(
             state.opened, triage, table=self.table, screen=self, ascii_only=plain
         )

@@ -22,7 +22,7 @@ from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Shard, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
-from qlens_tui.formats import counted, in_bytes
+from qlens_tui.formats import counted, duration, in_bytes
 
 if TYPE_CHECKING:
     from lens_core.atlas.files import CachedLayer
@@ -123,7 +123,7 @@ def merge(
     for place in directories:
         brought = import_units(_source(place, directory), directory)
         output.note(f"{counted(brought, 'unit')} from {place}")
-    missing = _finish(output, session)
+    missing = _join(output, session)
     if missing:
         raise OperatorError(
             f"{counted(len(missing), 'unit')} missing in {directory}: run the other shards of "
@@ -143,65 +143,49 @@ def _shared(session: Session) -> Operators | None:
     return None
 
 
-def _use(session: Session) -> None:
-    """Let the open session's lens answer by the operators that were just finished."""
-    from lens_core.operators.files import Operators
-
-    directory = session.operators_directory
-    session.lens.carrier.operators = Operators(
-        directory, session.model.device, expected=directory.name
-    )
-
-
 def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
     """Compute what the shard lacks, and finish if it is the last; the passes that took."""
-    from lens_core.operators.build import begin, build_operators
+    from lens_core.building import begin_build, build_facts, compute
     from lens_core.operators.contents import is_complete
 
-    model, reference = session.model, session.reference
-    directory, batch = session.operators_directory, session.config.compute.batch
+    directory = session.operators_directory
     output.step("looking at what is there")
-    work = begin(
-        model, model.fingerprint, reference, directory,
-        batch=None if batch == "auto" else batch, shard=shard,
-    )  # fmt: skip
+    work = begin_build(session, shard)
     if is_complete(directory):
         output.note("the operators are complete: nothing to build")
+        _join(output, session)
         return 0
-    plan, done = work.plan, work.done
     if work.units:
+        facts = build_facts(session, work)
         output.note(
-            f"{counted(work.passes, 'pass', 'passes')} over batches of "
-            f"{plan.micro_batch} x {reference.length} tokens on {model.device}"
-            f"{f', {done:,} of them done before' if done else ''}"
+            f"{counted(facts.passes, 'pass', 'passes')} over batches of "
+            f"{facts.micro_batch} x {facts.length} tokens on {facts.device}"
+            f"{f', {facts.passes_done:,} of them done before' if facts.passes_done else ''}"
+            f"{f', about {duration(facts.seconds)}' if facts.seconds is not None else ''}"
         )
         output.note(
-            f"{in_bytes(plan.bytes_on_disk)} when finished, "
-            f"{in_bytes(plan.bytes_while_building)} while building, in {directory}"
+            f"{in_bytes(facts.bytes_on_disk)} when finished, "
+            f"{in_bytes(facts.bytes_while_building)} while building, in {directory}"
         )
     try:
-        with build_progress(output, done, work.passes) as report:
-            build_operators(model, reference, plan, directory, shard=shard, progress=report)
+        with build_progress(output, work.done, work.passes) as report:
+            compute(session, work, shard, progress=report)
     except KeyboardInterrupt as error:
         raise _interrupted(directory) from error
-    missing = _finish(output, session)
-    if missing:
+    if missing := _join(output, session):
         _name_missing(output, directory, missing, shard[1])
-    else:
-        _use(session)
-    return work.passes - done
+    return work.passes - work.done
 
 
-def _finish(output: Output, session: Session) -> list[Unit]:
+def _join(output: Output, session: Session) -> list[Unit]:
     """Put the units together if all are there, or return those that are missing."""
-    from lens_core.operators.build import finish
+    from lens_core.building import join
 
-    directory = session.operators_directory
-    output.step("putting the units together")
+    output.step("writing the operators")
     try:
-        return finish(directory)
+        return join(session)
     except KeyboardInterrupt as error:
-        raise _interrupted(directory) from error
+        raise _interrupted(session.operators_directory) from error
 
 
 def _interrupted(directory: Path) -> InterruptionError:

@@ -12,7 +12,13 @@ from lens_core.direct import key_transition, value_transition
 from lens_core.errors import ModelError, OperatorError, QlensWarning, StoreError
 from lens_core.linearization import Linearization
 from lens_core.model import ResidualModel
-from lens_core.operators.build import assemble, build_operators, import_units
+from lens_core.operators.build import (
+    Work,
+    assemble,
+    build_operators,
+    import_units,
+    seconds_left,
+)
 from lens_core.operators.contents import is_complete, missing_units
 from lens_core.operators.files import Operators
 from lens_core.operators.passes import FAMILIES, Positions
@@ -445,3 +451,19 @@ def test_nothing_is_mended_in_a_cache_that_is_not_ones_own(toy, toy_reference, t
     with pytest.warns(QlensWarning, match="ask its owner to run `qlens build`"):
         assert colleague.halves("value", 1) == []
     assert is_complete(tmp_path)
+
+
+def test_the_time_of_a_build_is_of_what_is_left(toy, toy_reference, tmp_path):
+    plan = plan_build(toy, "weights", toy_reference, batch=1)
+    units = plan.units()
+    assert seconds_left(toy, toy_reference, Work(plan, units, ())) > 0
+    assert seconds_left(toy, toy_reference, Work(plan, units, units)) == 0
+
+
+def test_the_time_of_a_build_is_not_known_where_memory_is_short(toy, toy_reference, monkeypatch):
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lens_core.operators.build.Linearization", short)
+    plan = plan_build(toy, "weights", toy_reference, batch=1)
+    assert seconds_left(toy, toy_reference, Work(plan, plan.units(), ())) is None

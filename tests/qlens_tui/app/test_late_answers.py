@@ -79,13 +79,13 @@ class Talk:
             self.app.relay(event)
         await settled(self.pilot)
 
-    async def open(self, *layers: int) -> None:
+    async def open(self, *layers: int, operators: m.OperatorSource = "built") -> None:
         await self.say(
             m.Ready(id=self.asked(m.Open)[-1].id, session=m.SessionFacts(
                 config="c", model="tiny", model_fingerprint="f",
                 n_layers=4, d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
                 blocks=tuple(f"{kind}.{at}" for at in range(4) for kind in ("attn", "mlp")),
-                layers=layers, dictionary_kind="sae", operators="built",
+                layers=layers, dictionary_kind="sae", operators=operators,
                 reference=m.ReferenceFacts(1, 1, 1, "s", "o", 0, 0),
                 settings=m.Settings(), cache="x",
             ))
@@ -181,6 +181,30 @@ def test_columns_that_could_not_be_computed_say_why_and_b_tries_again(talk):
         assert len(talk.asked(m.Tabulate)) == 2
         await talk.say(m.Cancelled(id=talk.asked(m.Tabulate)[-1].id))
         assert "cancelled: B computes the columns" in talk.table()
+
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
+
+
+def test_b_says_what_a_build_takes_and_begins_it_when_told_to(talk):
+    plan = m.BuildFacts(
+        directory="d", device="cuda", passes=400, passes_done=100, micro_batch=8, length=34,
+        bytes_on_disk=3 * 10**9, bytes_while_building=5 * 10**9, seconds=9000.0,
+    )  # fmt: skip
+
+    async def act(talk):
+        await talk.open(0, operators="none")
+        await talk.describe(0, operators="none")
+        for answer in ("escape", "down", ""):
+            await talk.keys("B")
+            assert not talk.asked(m.Build)
+            await talk.say(m.BuildPlanned(id=talk.asked(m.PlanBuild)[-1].id, plan=plan))
+            shown = "\n".join(talk.app.screen.query_one(ChoiceList).lines)
+            for fact in ("2 h 30 min", "cuda", "2.8 GiB on disk", "4.7 GiB", "25% done"):
+                assert fact in shown
+            await talk.keys(*filter(None, [answer]), *([] if answer == "escape" else ["enter"]))
+        assert len(talk.asked(m.Build)) == 1
+        await talk.keys("B")  # under way
+        assert len(talk.asked(m.PlanBuild)) == 3
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 

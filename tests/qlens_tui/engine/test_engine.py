@@ -313,6 +313,11 @@ def test_of_requests_for_one_pane_only_the_newest_is_answered(client, workplace)
 def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, workplace):
     assert isinstance(client.ask(m.Open(config=workplace.folder.joinpath("slow.toml").as_posix(),
                                         offline=True)), m.SessionFacts)  # fmt: skip
+    plan = client.ask(m.PlanBuild()).plan
+    assert plan.passes > plan.passes_done == 0
+    assert plan.seconds > 0
+    assert plan.bytes_while_building > plan.bytes_on_disk > 0
+    assert not list(workplace.cache.glob("operators/*/units/*"))  # nothing was begun
     build = client.send(m.Build())
     while client.until(m.Status, about=build).done < UNIT_PASSES + 10:
         pass
@@ -326,6 +331,9 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
 
     units = list(workplace.cache.glob("operators/*/units/*.safetensors"))
     assert units
+    begun = client.ask(m.PlanBuild()).plan
+    assert begun.passes_done > 0
+    assert begun.passes == plan.passes
     again = client.ask(m.Build())
     assert isinstance(again, m.Built), again
     by_operators = client.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE))
