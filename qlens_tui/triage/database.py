@@ -139,7 +139,8 @@ def demand_content(path: Path) -> None:
     with suppress(OSError):  # a link that leads nowhere is for SQLite to explain
         if path.stat().st_size == 0:
             raise DamagedError(
-                f"{path} is empty: `qlens triage restore` puts a backup back; to begin anew, remove it"
+                f"{path} is empty: `qlens triage restore` restores a backup; "
+                "to start without marks, remove it"
             )
 
 
