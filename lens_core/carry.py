@@ -1,11 +1,11 @@
-"""A feature's vector carried to the end where it is read: by operators, or directly and cached.
+"""Carry a feature's vector to the end where it is read: by operators, or directly and cached.
 
     value   carried = T_value[site] v          key   carried = k^T T_key[site]
 
 (docs/method.md, section 3.) Operators answer in two matrix-vector products, for any feature.
-They do not answer a full transition with blocks off (a mean of products is not a product of
-means), nor a norm's own Jacobian in front of the dictionary, nor a linearised final norm: those
-are direct passes over the reference, whose results are kept in the result cache.
+Three cases need a direct pass over the reference instead, whose result is kept in the result
+cache: a full transition with blocks off (a mean of products is not a product of means), a
+norm's own Jacobian in front of the dictionary, and a linearised final norm.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import ResultCache
 from lens_core.terms import SIDES, Bucket, Method, OperatorSource, Progress, Settings, Side
 
-# Raise it when the same question gets another number: results of before are then not found.
+# Raise this when a result changes for the same inputs: older results are then not found.
 RESULTS_FORMAT = 2
 
 
@@ -50,7 +50,7 @@ def vectors_of(side: Side, dictionary: FeatureDictionary) -> Float[Tensor, "n_fe
 
 
 def site_of(side: Side, dictionary: FeatureDictionary) -> int:
-    """Where the walk starts: the site that the dictionary writes to, or reads."""
+    """The site that the dictionary writes to (value) or reads (key)."""
     return dictionary.write_site if side == "value" else dictionary.read_site
 
 
@@ -58,8 +58,8 @@ def site_of(side: Side, dictionary: FeatureDictionary) -> int:
 class FeatureMap:
     """One affine map that carries every feature of a dictionary: `x -> x M + b`.
 
-    Rows are vectors, so that values (`T_value^T` behind them) and keys (`T_key` behind them) are
-    carried alike. `None` is the identity, and no shift.
+    Vectors are rows, so that values (multiplied by `T_value^T`) and keys (by `T_key`) are
+    carried in the same way. A `matrix` of `None` is the identity, a `shift` of `None` is zero.
     """
 
     matrix: Float[Tensor, "d_model d_model"] | None = None
@@ -71,7 +71,7 @@ class FeatureMap:
         return carried if self.shift is None else carried + self.shift
 
     def pulled(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-        """`w` with `x . w + offset(direction) = self(x) . direction` for every `x`."""
+        """The `w` for which `x . w + offset(direction) = self(x) . direction` for every `x`."""
         return direction if self.matrix is None else self.matrix @ direction
 
     def offset(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, ""]:
@@ -82,15 +82,15 @@ class FeatureMap:
 
 
 def first_reader(side: Side, before: Tensor, behind: Tensor) -> Tensor:
-    """The part of a block in the first-reader split, from what its two sites give.
+    """A block's part in the first-reader split, from the vectors carried to its two sites.
 
-    The value's block is between the feature and the end, the key's between the input and it.
+    `before` is from the block's input site, `behind` from its output site.
     """
     return before - behind if side == "value" else behind - before
 
 
 def _rows(side: Side, operator: Float[Tensor, "d_model d_model"]) -> FeatureMap:
-    """An operator as a map of rows: `T v` for values, `k^T T` for keys."""
+    """An operator as a map of row vectors: `T v` for values, `k^T T` for keys."""
     return FeatureMap(operator.T if side == "value" else operator)
 
 
@@ -115,19 +115,19 @@ class Carrier:
         self.progress = progress
 
     def path(self, side: Side, dictionary: FeatureDictionary) -> range:
-        """The blocks between the dictionary and the end that `side` is read at."""
+        """The blocks between the dictionary and the end where `side` is read."""
         if side == "value":
             return range(dictionary.write_site, self.model.n_blocks)
         return range(dictionary.read_site)
 
     def off(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> frozenset[int]:
-        """The blocks that are off among those on the way."""
+        """The blocks of the path that are off."""
         return settings.off & frozenset(self.path(side, dictionary))
 
     def norm(
         self, side: Side, dictionary: FeatureDictionary, settings: Settings
     ) -> Callable[[Tensor], Tensor] | None:
-        """The norm at the dictionary whose Jacobian `settings.convention` puts in front."""
+        """The norm at the dictionary whose Jacobian is applied first; `None` for no norm."""
         if settings.convention == "paper":
             return None
         if side == "value":
@@ -135,22 +135,22 @@ class Carrier:
         return None if dictionary.read_norm == "none" else read_function(dictionary, self.model)
 
     def obstacle(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> str | None:
-        """Why operators cannot answer; `None` if they can (once they are built)."""
+        """Why operators cannot answer; `None` if they can once they are built."""
         if side == "value" and settings.final_norm == "linearize":
             return "the final norm is linearised"
         if self.norm(side, dictionary, settings) is not None:
             return "the exact convention puts a norm's Jacobian in front of this dictionary"
         if settings.positions != "all":
             if self.operators is not None and not self.operators.has_buckets:
-                return "the operators that come with qlens do not tell positions apart"
+                return "the operators that come with qlens do not distinguish positions"
             if settings.transition == "first-order":
-                return "first-order operators do not tell positions apart"
+                return "first-order operators do not distinguish positions"
         off = self.off(side, dictionary, settings)
         if off and len(off) < len(self.path(side, dictionary)):
             if settings.transition == "full":
                 return "blocks are off in a full transition"
             if settings.transition == "first-order" and not self.has_blocks(dictionary):
-                return "blocks are off and the operators that come with qlens hold no single ones"
+                return "blocks are off, and the operators that come with qlens do not separate them"
         return None
 
     def has_operators(self, dictionary: FeatureDictionary) -> bool:
@@ -160,7 +160,7 @@ class Carrier:
         )
 
     def has_blocks(self, dictionary: FeatureDictionary) -> bool:
-        """Whether single blocks can be told apart without a pass (once operators are built)."""
+        """Whether operators hold each block separately, or will once they are built."""
         return not self.has_operators(dictionary) or (
             self.operators is not None and self.operators.has_blocks
         )
@@ -187,15 +187,17 @@ class Carrier:
         """Which method answers for both sides of a feature.
 
         Raises:
-            UsageError: `settings` ask for operators where they give no exact answer.
-            OperatorError: they ask for operators that are not built.
+            UsageError: `settings` ask for operators where these give no exact answer.
+            OperatorError: `settings` ask for operators that are not built.
         """
         obstacles = [
             why for side in SIDES if (why := self.obstacle(side, dictionary, settings)) is not None
         ]
         if settings.method == "operator":
             if obstacles:
-                raise UsageError(f"operators cannot answer, {obstacles[0]}: use --method direct")
+                raise UsageError(
+                    f"operators cannot answer because {obstacles[0]}: use --method direct"
+                )
             if not self.has_operators(dictionary):
                 raise OperatorError(
                     "no operators for this model and reference: run `qlens build`, "
@@ -223,7 +225,7 @@ class Carrier:
         return Transported(self.map(side, dictionary, asked)(start), start, None, None)
 
     def map(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> FeatureMap:
-        """How operators carry every feature of a dictionary; they heed `off` in first order only.
+        """How operators carry every feature of a dictionary; `off` counts in first order only.
 
         Raises:
             OperatorError: there are no operators yet.
@@ -251,7 +253,7 @@ class Carrier:
         feature: int,
         settings: Settings,
     ) -> Float[Tensor, "blocks d_model"]:
-        """What each block adds, by operators: responses at first order, else first readers."""
+        """What each block adds, by operators: first-order responses or the first-reader split."""
         assert isinstance(self.operators, Operators)
         start = vectors_of(side, dictionary)[feature]
         path, operators = self.path(side, dictionary), self.operators
@@ -325,7 +327,7 @@ class Carrier:
     def read_back(
         self, side: Side, direction: Float[Tensor, " d_model"], positions: Bucket = "all"
     ) -> Float[Tensor, "sites d_model"]:
-        """`T_value[site]^T w` or `T_key[site] w` at every site, without operators, by one pass."""
+        """`T_value[site]^T w` or `T_key[site] w` at every site, from one pass without operators."""
         walk = pull_back if side == "value" else push_forward
 
         def compute() -> dict[str, Any]:
@@ -347,7 +349,7 @@ class Carrier:
     def cached(
         self, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """`compute()`, or what it gave before for the same model, reference and question."""
+        """`compute()`, or its stored result for the same model, reference and `asked`."""
         if self._results is None:
             return compute()
         key = fingerprint(

@@ -5,11 +5,11 @@
 
 (paper, equations of section 3.2; `m_k` is the mask of a block, 1 unless it is
 switched off.) `first-order` applies every `J_k` to the *starting* vector instead.
-The result is the mean over the reference's tokens. One evaluation costs one pass
-over the reference per vector, forward mode for values (`torch.func.jvp`, the
-primal goes along) and reverse mode for keys. `operators` answers the unmasked
-question for all features at once; this module is its oracle, and the only exact
-answer where blocks are off, where a norm's own Jacobian stands in front of the
+The result is the mean over the reference's tokens. Each vector costs one pass over
+the reference: forward mode for values (`torch.func.jvp`, which also computes the
+primal) and reverse mode for keys. `operators` gives the unmasked result for all
+features at once and is tested against this module, which is the only exact method
+where blocks are off, where a norm's own Jacobian is applied in front of the
 dictionary, or where the final norm is linearised.
 """
 
@@ -34,22 +34,22 @@ from lens_core.terms import Bucket, Progress, Transition
 Result = TypeVar("Result")
 
 NO_BLOCKS: frozenset[int] = frozenset()
-# What one block holds while it is differentiated, in copies of the stream: the hidden layer
-# of a gated MLP (about four widths, several times) is the most.
+# Memory that one block takes while it is differentiated, in copies of the stream. The largest
+# part is the hidden layer of a gated MLP: about four widths, several times.
 _COPIES_OF_STREAM = 48
 
 
 @dataclass(frozen=True)
 class Transported:
-    """A feature's vector at the end of its walk, averaged over the reference.
+    """A feature's vector carried to the end, averaged over the reference.
 
-    `vector` is `direct` plus the sum of `steps`: what `v` (or `k`) gives by itself, and
-    what the walk added at each block (the last-writer split for `full`, the block's own
-    response for `first-order`; zero for a block that is off or not on the way).
+    `vector` is `direct` plus the sum of `steps`: `direct` is `v` (or `k`) itself, `steps`
+    what each block added (the last-writer split for `full`, the block's own response for
+    `first-order`; zero for a block that is off or not on the path).
     `relative_variance` is `E|g - mu|^2 / E|g|^2` over the reference's tokens (paper,
-    section 5), 0 when every token transports the vector alike. `normed` says that the
-    final norm's Jacobian is already inside. Operators know neither steps nor variance of
-    a full transition: both are then `None`.
+    section 5), 0 if every token transports the vector in the same way. `normed` says that
+    the final norm's Jacobian is already applied. `steps` and `relative_variance` are
+    `None` where operators answered.
     """
 
     vector: Float[Tensor, " d_model"]
@@ -76,10 +76,10 @@ def value_transition(
     """Carry `value`, written at `write_site`, to the final stream.
 
     `positions` is where in a sample the feature sits. `write_norm` is the post-norm between
-    the dictionary's output and the stream whose Jacobian the "exact" convention puts in front
-    (it reads the MLP's own output). `linearize_final_norm` carries every token's vector through
-    the final norm's Jacobian before the mean. `batch` is the number of samples at once, `None`
-    to choose.
+    the dictionary's output and the stream, whose Jacobian the "exact" convention applies first
+    (at the MLP's own output). `linearize_final_norm` carries every token's vector through the
+    final norm's Jacobian before the mean. `batch` is the number of samples per pass; `None`
+    chooses by free memory.
     """
     blocks = range(write_site, model.n_blocks)
 
@@ -136,8 +136,8 @@ def key_transition(
 ) -> Transported:
     """Carry `key`, read at `read_site`, back to the embedded input.
 
-    `read_norm` is the norm between the stream and the dictionary's encoder whose
-    Jacobian the "exact" convention puts in front.
+    `read_norm` is the norm between the stream and the dictionary's encoder, whose
+    Jacobian the "exact" convention applies first.
     """
 
     def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
@@ -218,9 +218,9 @@ def push_forward(
 
 
 Tick = Callable[[], None]
-"""Called before each block, so that a pass over a large micro-batch shows and can be cancelled."""
+"""Called before each block: reports progress within a micro-batch, and may raise to cancel."""
 Walk = Callable[[Tensor, Positions, Tick], list[tuple[int, Tensor]]]
-"""What each place (a block, or -1 for the start) gave at every token of a micro-batch."""
+"""The vectors at every token of a micro-batch, each with its block or site (-1: the start)."""
 
 
 def _averaged(
@@ -248,7 +248,7 @@ def _averaged(
                 steps[k] += counted.part(place).sum((0, 1)).cpu().double()
         steps /= n_features
         vector = steps.sum(0)
-        # Over targets: a token that the feature cannot reach transports nothing.
+        # The mean is over target tokens; one that the feature cannot reach receives zero.
         mean_square = square * reference.n_tokens / n_features**2
         variance = 1 - float(vector.square().sum()) / mean_square if mean_square else 0.0
         if not bool(torch.isfinite(steps).all()):
@@ -290,17 +290,17 @@ def _site_means(
 
 
 def _feature_tokens(reference: ReferenceSample, positions: Bucket) -> int:
-    """How many tokens of the reference a feature may sit at: what sums are divided by.
+    """The number of reference tokens at which a feature may sit, by which sums are divided.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no such tokens.
     """
     included = reference.included
     part = Positions(included.start, included.stop).where(positions)
     if part.start >= part.stop:
         raise UsageError(
-            f"no token of the reference is {positions}: its samples have positions "
-            f"{included.start} to {included.stop - 1}, and late ones begin at {EARLY}"
+            f"the reference has no {positions} positions: its samples use positions "
+            f"{included.start} to {included.stop - 1}, and late positions start at {EARLY}"
         )
     count: int = part.stop - part.start
     return reference.samples * count
@@ -314,7 +314,7 @@ def _micro_batches(
     size: int,
     progress: Progress | None,
 ) -> Iterator[tuple[Positions, list[tuple[int, Tensor]]]]:
-    """What a walk of so many `steps` gives, one micro-batch after the other."""
+    """The results of `walk`, which takes `steps` ticks, for one micro-batch after another."""
     counted = Positions(reference.included.start, reference.included.stop)
     total = reference.samples * max(1, steps)
     for batch in range(0, reference.samples, size):
@@ -340,7 +340,7 @@ def _shrinking(
     batch: int | None,
     attempt: Callable[[int], Result],
 ) -> Result:
-    """`attempt(size)`, halving the number of samples at once when memory runs out."""
+    """`attempt(size)`, with `size` (samples per pass) halved whenever memory runs out."""
     per_sample = (
         _COPIES_OF_STREAM + model.n_blocks
     ) * reference.length * model.d_model * model.dtype.itemsize  # fmt: skip

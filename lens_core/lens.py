@@ -3,10 +3,10 @@
     value score  = final_norm(T_value v) W_U + b_U          what the feature promotes
     key score    = (E - c)/|E - c| . (T_key^T k)            what activates it
 
-beside plain Logit Lens (`v` and `k` as they are, read with `unembed` and `embed`) and every
-other lens of `lens_core.lenses` (docs/method.md, section 2). Key scores are also given for a
-transported key of length one (`unit_scores`): within a feature nothing changes, across features
-they compare. A vector of length zero has no lists.
+together with plain Logit Lens (`v` and `k` as they are, read with `unembed` and `embed`) and
+every other lens of `lens_core.lenses` (docs/method.md, section 2). Key scores are also given
+for a transported key of length one (`unit_scores`): these can be compared across features, and
+rank the tokens of one feature in the same order. A vector of length zero has no lists.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from lens_core.vocabulary import Vocabulary
 class QueryLens(Instruments):
     """Signatures, paths and search for the dictionaries of one model.
 
-    `dictionaries` maps a layer to its dictionary; it may load them as they are asked for.
+    `dictionaries` maps a layer to its dictionary and may load it on first use.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class QueryLens(Instruments):
         k: int | None = None,
     ) -> None:
         super().__init__(carrier, dictionaries, vocabulary, config, k=k)
-        # The last layer looked at: its features are walked one after another.
+        # Of the last layer: its features are usually asked for one after another.
         self._activity: tuple[str, int, FeatureActivity] | None = None
 
     def with_k(self, k: int) -> QueryLens:
@@ -70,7 +70,7 @@ class QueryLens(Instruments):
         return other
 
     def prepare(self) -> None:
-        """Make every readout now, which the first question would wait for."""
+        """Make every readout now, so that the first call does not have to."""
         self.readouts.all()
 
     def signature(
@@ -83,7 +83,7 @@ class QueryLens(Instruments):
     ) -> Signature:
         """Both sides of a feature under every lens; `settings` default to the configuration's.
 
-        `bottom` asks for the other ends of the rankings too.
+        `bottom` also asks for the lowest-scored tokens.
         """
         settings = settings or self.settings
         dictionary = self.dictionary(layer, feature)
@@ -154,7 +154,7 @@ class QueryLens(Instruments):
         return self.readout(lens.readouts[side], normed=carried.normed), carried.vector
 
     def _none(self, side: Side, lens: str, reason: str) -> TokenList:
-        """The list of a lens that has none, and why."""
+        """An empty list, with the reason why there are no tokens."""
         name = lens_named(lens).readouts.get(side)
         measure = "" if name is None else self.readout(name).measure
         return TokenList(name or "", measure, (), (), (), None, (), reason)
@@ -169,11 +169,11 @@ class QueryLens(Instruments):
         *,
         lowest: bool,
     ) -> TokenList:
-        """The tokens `ids` at one end of reading `at`, of a vector of this length."""
+        """The list of `ids`, taken from row `at` of `readings`, for a vector of this length."""
         found = readings[at, ids]
         unit = tuple((found / length).tolist()) if readout.compares_by_length else None
         moved = torch.zeros_like(ids)
-        if at:  # Logit Lens, the first of them, moves nothing against itself
+        if at:  # row 0 is Logit Lens itself
             place = torch.arange(len(ids), device=ids.device)
             rank = readings.shape[1] - 1 - place if lowest else place
             moved = ranks_of(readings[:1], ids[None])[0] - rank
@@ -188,7 +188,7 @@ class QueryLens(Instruments):
         )
 
     def _has_halves(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> bool:
-        """Whether operators of the two halves of the reference answer these settings."""
+        """Whether operators from the two halves of the reference can answer these settings."""
         carrier = self.carrier
         return (
             carrier.has_operators(dictionary)
@@ -201,7 +201,7 @@ class QueryLens(Instruments):
     def _halves(
         self, side: Side, dictionary: FeatureDictionary, feature: int
     ) -> tuple[list[Float[Tensor, " d_model"]], float | None]:
-        """The feature carried by each half of the reference; its stability where that is stored."""
+        """The feature carried by each half of the reference, and its stability if stored."""
         start = vectors_of(side, dictionary)[feature]
         stored = self.carrier.operators_for(dictionary).stability(side, dictionary.sha256, self.k)
         known = None if stored is None else float(stored[feature])
@@ -215,10 +215,10 @@ class QueryLens(Instruments):
         settings: Settings | None = None,
         split: Split | None = None,
     ) -> tuple[Split, list[PathShare]]:
-        """How much of the signature's score goes through which block; see `lens_core.paths`.
+        """How much of the signature's score goes through each block; see `lens_core.paths`.
 
         Raises:
-            UsageError: `first-reader` where blocks are off or a norm stands in front.
+            UsageError: `split` is `first-reader` where blocks are off or a norm is applied first.
         """
         dictionary = self.dictionary(layer, feature)
         return paths(self, side, dictionary, feature, settings or self.settings, split)
@@ -226,9 +226,9 @@ class QueryLens(Instruments):
     def block_tokens(
         self, side: Side, layer: int, feature: int, block: int
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Ids and texts of what a block favours in the first-reader split; see `lens_core.paths`.
+        """Ids and texts of the tokens a block raises most; see `lens_core.paths.block_tokens`.
 
-        Two passes over the reference, of which the next block needs only one.
+        Costs two passes over the reference, or one if a neighbouring block's are cached.
         """
         return block_tokens(self, side, self.dictionary(layer, feature), feature, block)
 
@@ -246,8 +246,7 @@ class QueryLens(Instruments):
 
         Raises:
             UsageError: the token id is out of range, a layer has no dictionary, there is no such
-                lens, or `settings` ask for what operators do not answer (masks, the exact
-                convention).
+                lens, or operators cannot answer `settings` (masks, the exact convention).
             OperatorError: `lens` needs operators that are not built.
         """
         self.vocabulary.check(token_id)
@@ -269,7 +268,7 @@ class QueryLens(Instruments):
         lens: Lens,
         k: int,
     ) -> list[list[int]]:
-        """The ids of the `k` best tokens of some features under one lens, best first."""
+        """The ids of the `k` best tokens of each of `features` under one lens, best first."""
         carried = lens.map(self, side, dictionary)(vectors_of(side, dictionary)[features])
         ids, _ = self.readout(lens.readouts[side]).top_k(carried, k)
         found: list[list[int]] = ids.tolist()
@@ -298,5 +297,5 @@ class QueryLens(Instruments):
 
 
 def _is_zero(vector: Float[Tensor, " d_model"]) -> bool:
-    """Whether the vector has length zero, as far as its dtype can tell."""
+    """Whether the vector's length is zero in its dtype."""
     return float(vector.norm()) == 0

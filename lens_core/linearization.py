@@ -1,18 +1,18 @@
 """Residual blocks as linear maps at one micro-batch of the reference.
 
-    vjp: c -> J^T c      one walk through the recorded backward graph
-    jvp: t -> J t        one walk through the graph of that walk
+    vjp: c -> J^T c      one backward pass through the recorded graph
+    jvp: t -> J t        one backward pass through the graph of that pass
 
 `J^T u` is linear in the dummy cotangent `u`, so its derivative with respect to
-`u` along `t` is `J t`: forward mode costs one backward walk as well, with no
+`u` along `t` is `J t`: forward mode also costs one backward pass, with no
 tracing and no re-evaluation of the block (measured on SmolLM2-135M: 0.97 to 1.03
 of a plain forward pass, against 4.7 for `torch.func.jvp`, which repeats the
-forward pass each time). The price is memory: both graphs are kept, about twice
+forward pass each time). The cost is memory: both graphs are kept, about twice
 what a training step keeps.
 
-Each block is recorded on a detached input. Chaining the maps gives the full
-transition, applying each to the same vector gives first order, and leaving one
-out gives a mask, all from one recording.
+Each block is recorded on a detached input. From one recording, chaining the maps
+gives the full transition, applying each to the same vector gives first order, and
+skipping one gives a mask.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from lens_core.model import ResidualStream
 
 Tangent = Float[Tensor, "*many batch pos d_model"]
-"""A tangent or cotangent of the stream; `many` of them at once are walked under `vmap`."""
+"""A tangent or cotangent of the stream; with the axis `many`, several under one `vmap`."""
 
 
 class LinearMap:
@@ -91,9 +91,9 @@ class Linearization:
 def recorded_bytes(
     model: ResidualStream, tokens: Int[Tensor, "batch pos"], *, forward_mode: bool
 ) -> int:
-    """Memory that `Linearization(model, tokens)` keeps, measured by making one.
+    """Bytes of memory that `Linearization(model, tokens)` keeps, measured by making one.
 
-    Weights that the graph refers to are the model's own and are not counted.
+    The model's own weights, which the graph refers to, are not counted.
     """
     storages: dict[int, int] = {}
 
@@ -109,10 +109,10 @@ def recorded_bytes(
         if module is not None
         for parameter in module.parameters()
     }
-    # The recording stays alive until the count is read: a freed storage's address is reused.
+    # The recording must stay alive until the count is read: freed addresses are reused.
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         recording = Linearization(model, tokens, forward_mode=forward_mode)
     total = sum(size for address, size in storages.items() if address not in weights)
-    # Block inputs, outputs and dummies are held besides what the graph saves.
+    # Block inputs, outputs and dummies are held in addition to what the graph saves.
     held = (4 if forward_mode else 2) * len(recording.blocks) * recording.blocks[0].output.nbytes
     return total + held

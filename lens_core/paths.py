@@ -1,15 +1,15 @@
 """Which blocks carry a signature: exact splits of a transition.
 
-    first-reader   C_k = (T_value[in_k] - T_value[out_k]) v     all that starts with block k
-                   C_k = k^T (T_key[out_k] - T_key[in_k])       all whose last step is block k
-    last-writer    C_k = m_k J_k t_k                            what the walk added at block k
+    first-reader   C_k = (T_value[in_k] - T_value[out_k]) v     all paths that start with block k
+                   C_k = k^T (T_key[out_k] - T_key[in_k])       all paths that end with block k
+    last-writer    C_k = m_k J_k t_k                            what block k adds to the vector
     first-order    C_k = m_k J_k v                              the block's own response
 
-(docs/method.md, section 3.) Each adds up, with the feature's own vector (`direct`), to the
-transported vector, so that shares of the score of the signature's tokens add up to one;
-the final norm is held at its value for the total. The first-reader split comes from
-operators alone, or without them from one pass for its shares; the last-writer split is the
-one that stays exact under a mask, and needs one direct pass.
+(docs/method.md, section 3.) In each split the parts and the feature's own vector (`direct`)
+add up to the transported vector, so that the shares of the score of the signature's tokens
+add up to one; the final norm is held at its value for the total. The first-reader split needs
+only operators or, without them, one pass for its shares. The last-writer split needs one
+direct pass and is exact under a mask too.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def paths(
     settings: Settings,
     split: Split | None,
 ) -> tuple[Split, list[PathShare]]:
-    """The split that was used, and a row for `direct`, each block on the way, and `bias`.
+    """The split that was used, and a row for `direct`, each block of the path, and `bias`.
 
     `split` is `None` for the default: first-reader where it is exact, else last-writer;
     a transition that is not full has only its own first-order split.
 
     Raises:
-        UsageError: `first-reader` where blocks are off or a norm stands in front.
+        UsageError: `split` is `first-reader` where blocks are off or a norm's Jacobian is applied.
     """
     carrier, model = tools.carrier, tools.model
     carried = carrier.carry(side, dictionary, feature, settings)
@@ -70,7 +70,7 @@ def paths(
         start = vectors_of(side, dictionary)[feature]
         read = carrier.read_back(side, direction, settings.positions) @ start
         parts = first_reader(side, read[:-1], read[1:])
-        # Of this very pass, so that the parts add up even where `carried` is float16's.
+        # From the same pass, so that the parts add up even where `carried` came from float16.
         total = read[path.start] if side == "value" else read[path.stop]
     else:
         if chosen == "last-writer" or not carrier.has_blocks(dictionary):
@@ -90,7 +90,7 @@ def paths(
         rows.append(PathShare(block_name(k), share, k not in off, *tokens.get(k, ((), ()))))
     constant = readout.constant(ids)
     if constant is not None:
-        # On the scale of the products with `direction`.
+        # Scaled like the products with `direction`.
         bias = constant * readout.norm_scale(carried.vector)
         rows.append(PathShare("bias", _ratio(bias, total), True, (), ()))
     return chosen, rows
@@ -99,18 +99,18 @@ def paths(
 def block_tokens(
     tools: Instruments, side: Side, dictionary: FeatureDictionary, feature: int, block: int
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Ids and texts of the tokens that one block favours in the first-reader split, best first.
+    """Ids and texts of the tokens that one block raises most in the first-reader split.
 
-    For where only the shares are known: `C_k` is the feature carried with all blocks off that a
-    path through `k` may not have met before, less the same with `k` off too; two direct passes,
-    of which the next block needs only one.
+    Used where only the shares are known. `C_k` is the difference of two carried vectors: one
+    with the blocks between the feature and `block` off, one with `block` off as well. Costs two
+    direct passes, or one if those of a neighbouring block are cached.
 
     Raises:
-        UsageError: the block is not on the side's way.
+        UsageError: the block is not on the side's path.
     """
     path = tools.carrier.path(side, dictionary)
     if block not in path:
-        raise UsageError(f"{block_name(block)} is not on the way of the {side}")
+        raise UsageError(f"{block_name(block)} is not on the {side}'s path")
     others = range(path.start, block) if side == "value" else range(block + 1, path.stop)
     with_block, without = (
         tools.carrier.carry(side, dictionary, feature, Settings(off=off, method="direct")).vector
@@ -133,7 +133,7 @@ def _choose(
     if settings.transition != "full":
         if split is not None:
             raise UsageError(
-                f"the {settings.transition} transition has one split only: leave --split out"
+                f"the {settings.transition} transition has only one split: remove --split"
             )
         return "first-order"
     obstacle = tools.carrier.obstacle(side, dictionary, settings)
@@ -145,7 +145,7 @@ def _choose(
 
 
 def _nothing(path: range, off: frozenset[int]) -> list[PathShare]:
-    """The rows of a vector of length zero: no score, and no part of one."""
+    """The rows of a vector of length zero, which has no score to share: NaN everywhere."""
     rows = [PathShare("direct", float("nan"), True, (), ())]
     rows += [PathShare(block_name(k), float("nan"), k not in off, (), ()) for k in path]
     return rows
@@ -157,9 +157,9 @@ def _favoured(
     direct: Float[Tensor, " d_model"],
     contributions: Float[Tensor, "blocks d_model"] | None,
 ) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
-    """The tokens that each block (-1: the feature itself) raises most, the norm's scale held.
+    """The tokens that each block (-1: the feature itself) raises most, at a fixed norm scale.
 
-    None for a contribution of length zero.
+    A contribution of length zero has no tokens.
     """
     vectors = {-1: direct}
     if contributions is not None:
@@ -177,5 +177,5 @@ def _favoured(
 
 
 def _ratio(part: Float[Tensor, ""], total: Float[Tensor, ""]) -> float:
-    """`part / total`; NaN where the total is zero, as 0 / 0 is."""
+    """`part / total`; NaN if both are zero."""
     return float(part / total)

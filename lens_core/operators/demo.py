@@ -70,7 +70,7 @@ class ShippedOperators:
         """`T_value[site]` or `T_key[site]`; positions are not told apart."""
         if positions != "all":
             raise OperatorError(
-                "the operators that come with qlens do not tell positions apart: "
+                "the operators that come with qlens do not distinguish positions: "
                 "run `qlens build`, or use --method direct"
             )
         return self._get(f"{side}-{site}")
@@ -81,7 +81,7 @@ class ShippedOperators:
         """`I + sum R[k]` over all blocks on the way; there is nothing to take blocks `off` by."""
         if off:
             raise OperatorError(
-                "the operators that come with qlens hold no single blocks: "
+                "the operators that come with qlens do not separate blocks: "
                 "run `qlens build`, or use --method direct"
             )
         return self._get(f"first_order_{side}-{site}")

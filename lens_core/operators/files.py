@@ -117,7 +117,9 @@ class Operators:
             return self._mean(side, site)
         found = self.buckets(side, site)[("early", "late").index(positions)]
         if found is None:
-            raise UsageError(f"no token of the reference is {positions}: its samples are too short")
+            raise UsageError(
+                f"the reference has no {positions} positions: its samples are too short"
+            )
         return found
 
     def response(self, block: int) -> Float[Tensor, "d_model d_model"]:

@@ -1,7 +1,7 @@
 """Where each of the engine's events goes: into the state, to the table's rows, to the marks.
 
-Of events about one question (progress, an answer, a failure) the state keeps what panes and
-screens draw. The others say what is open, and are dealt with here.
+Events about one request (progress, an answer, a failure) go to the state, from which panes and
+screens draw. Events about the session, its layers and operators are handled here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qlens_tui.table.known_layer import KnownLayer
 
 
 class Notify(Protocol):
-    """Tells the user a line, as a screen of Textual's does."""
+    """Shows the user a line, as a Textual screen's `notify` does."""
 
     def __call__(
         self, message: str, *, severity: SeverityLevel = ..., timeout: float | None = ...
@@ -33,7 +33,7 @@ class Notify(Protocol):
 
 
 class Answers:
-    """Takes events, and does what follows from them."""
+    """Handles the engine's events."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Answers:
         begin_at: Feature | None,
         notify: Notify,
     ) -> None:
-        """`begin_at` is the feature that a first visit begins with."""
+        """`begin_at` is the feature that a first visit starts with."""
         self._state = state
         self._opened = state.opened
         self._requests = requests
@@ -61,7 +61,7 @@ class Answers:
         self._notify = notify
 
     def take(self, event: m.Event) -> None:
-        """An event of the engine."""
+        """Handle an event of the engine."""
         if event.id == self._requests.opening:
             self._take_of_opening(event)
         work = self._state.take(event)
@@ -88,11 +88,13 @@ class Answers:
             case m.Failed() if work is not None:
                 self._failed(work, event.text)
             case m.Cancelled() if work is not None and isinstance(work.request, m.Tabulate):
-                self._opened.no_columns[work.request.layer] = "cancelled: B computes the columns"
+                self._opened.no_columns[work.request.layer] = (
+                    "cancelled: press B to compute the columns"
+                )
         self._feature_requests.answered()
 
     def lost(self, text: str, phase: str) -> None:
-        """The engine is gone; `phase` is what is being done about it."""
+        """The engine died; `phase` is what the app is doing about it."""
         self._opened.session, self._opened.phase = None, phase
         self._requests.opening = None
         self._state.lost(text)
@@ -106,7 +108,7 @@ class Answers:
                 self._open(event.session)
             case m.Failed() | m.Cancelled() | m.Dropped():
                 self._requests.opening = None
-                self._opened.phase = "cannot open: B tries again"
+                self._opened.phase = "cannot open: press B to try again"
                 if isinstance(event, m.Failed):
                     self._notify(event.text, severity="error", timeout=LONG)
 
@@ -133,19 +135,19 @@ class Answers:
 
     def _built(self) -> None:
         assert self._opened.session is not None
-        self._notify("operators built: they answer for every feature from now on")
+        self._notify("operators built: they are used for every feature from now on")
         self._opened.session = replace(self._opened.session, operators="built")
         self._state.forget_answers()
         self._layer_requests.describe()
         self._feature_requests.changed()
 
     def _failed(self, work: Work, text: str) -> None:
-        """Of a question it stands where the answer would; the rest is told."""
+        """Show the error, unless a pane or screen shows it in place of the answer."""
         if isinstance(work.request, KEPT):
             return
         match work.request:
             case m.DescribeLayer(layer=layer):
                 self._rows.cannot_show(layer, text)
             case m.Tabulate(layer=layer):
-                self._opened.no_columns[layer] = f"no columns (B tries again): {text}"
+                self._opened.no_columns[layer] = f"no columns (press B to try again): {text}"
         self._notify(text, severity="error")

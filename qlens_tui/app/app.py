@@ -160,7 +160,8 @@ class QlensApp(KeysInOrder):
             self.engine.start()
         except OSError as error:
             self.notify(
-                f"cannot start the engine ({error.strerror}): B tries again", severity="error"
+                f"cannot start the engine ({error.strerror}): press B to try again",
+                severity="error",
             )
             return
         self.reopen()

@@ -1,8 +1,8 @@
-"""What the engine is asked, and when: the newest question wins, and whoever walks on asks little.
+"""What the app asks the engine, and when: little while the cursor moves, the rest when it stops.
 
-`Requests` sends questions and takes back those that no longer matter. `FeatureRequests` asks what
-the panes lack of the feature under the cursor: its lists at once, what takes longer when the
-cursor rests. No Textual here and no engine: they are given a way to send, and to wait.
+`Requests` sends requests and withdraws those that no longer matter. `FeatureRequests` asks for
+what the panes lack of the feature under the cursor: its lists at once, slower answers when the
+cursor rests. No Textual and no engine here: sending and waiting are passed in as functions.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from qlens_tui.app.views import SIDES
 from qlens_tui.engine import messages as m
 
 _RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
-_RESTS_ON_BLOCK = 0.4  # seconds; what follows takes passes
-# A key held down repeats every 30 ms or so: not every feature on the way is asked about.
+_RESTS_ON_BLOCK = 0.4  # seconds; longer, because a block's tokens take passes
+# A key held down repeats every 30 ms or so: skip the features in between.
 _QUICK, _SETTLES = 0.1, 0.06
 
 
 class Requests:
-    """Questions on their way to the engine."""
+    """Sends requests to the engine and withdraws them."""
 
     def __init__(self, state: State, send: Callable[[m.Request], int]) -> None:
-        """`send` passes a request on and returns its number."""
+        """`send` sends a request and returns its id."""
         self._state = state
         self._send = send
         self.opening: int | None = None
-        """The number of the request to open the session, while it is under way."""
+        """The id of the request that opens the session, while it is under way."""
 
     def open(self, request: m.Open) -> None:
-        """Open a session: whatever was asked before will not be answered."""
+        """Open a session: earlier requests will not be answered."""
         self._state.begin()
         self._state.opened.session = None
         self.opening = self._send(request)
 
     def ask(self, question: m.Request, name: str = "") -> bool:
-        """Ask, unless that is under way; `name` lists it among the jobs. False: nobody to ask."""
+        """Send a request unless it is under way; `name` lists it as a job. False: no session."""
         if self._state.opened.session is None:
             return False
         if not self._state.is_under_way(question):
@@ -46,16 +46,16 @@ class Requests:
         return True
 
     def cancel(self, number: int) -> None:
-        """Stop a request; what it finished is kept where it lies."""
+        """Stop a request; finished parts stay in the cache."""
         self._send(m.Cancel(target=number))
 
     def withdraw(self, number: int) -> None:
-        """Stop a request whose answer nobody waits for any more."""
+        """Stop a request whose answer is no longer needed."""
         self._state.work[number].is_withdrawn = True
         self.cancel(number)
 
     def withdraw_stale(self) -> None:
-        """Passes for another feature, or other blocks, would keep the new ones waiting."""
+        """Stop the passes for other features or settings, which would delay the current ones."""
         state = self._state
         wanted = {state.lists_asked, *map(state.shares_asked, SIDES)}
         for work in state.under_way:
@@ -73,7 +73,7 @@ class Requests:
 
 
 class FeatureRequests:
-    """Asks what the panes lack of the feature under the cursor."""
+    """Asks for what the panes lack of the feature under the cursor."""
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class FeatureRequests:
         asked: Callable[[], None] = lambda: None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """`reads_blocks`: whether the user is among the paths, and wants a block's tokens.
+        """`reads_blocks`: whether the cursor is in the paths, so that a block's tokens are wanted.
 
-        `asked` is called when these were asked for: the pane says so.
+        `asked` is called after these were asked for, to redraw the pane.
         """
         self._state = state
         self._requests = requests
@@ -101,16 +101,16 @@ class FeatureRequests:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something will be asked if the cursor stays where it is."""
+        """Whether requests will be sent if the cursor stays where it is."""
         return any(alarm.is_set for alarm in (self._settling, self._resting, self._on_block))
 
     @property
     def is_running(self) -> bool:
-        """Whether the cursor goes on faster than features are asked about."""
+        """Whether the cursor moves too fast to ask for each feature."""
         return self._settling.is_set
 
     def moved(self) -> None:
-        """The cursor is on another feature: ask, or if it runs, when it has stopped."""
+        """The cursor moved to another feature: ask now, or after it stops if it moves fast."""
         now = self._clock()
         runs, self._moved = now - self._moved < _QUICK, now
         if runs:
@@ -119,25 +119,25 @@ class FeatureRequests:
             self.changed()
 
     def changed(self) -> None:
-        """Something else is wanted: lists at once, the rest if the cursor rests."""
+        """Feature or settings changed: ask for lists now, the rest when the cursor rests."""
         self._settling.stop()
         self._requests.withdraw_stale()
         self._ask(self._state.lists_asked)
         self._resting.put_off(_RESTS)
 
     def block_moved(self) -> None:
-        """The cursor is on another block, or came among them: see to it if it stays there."""
+        """The cursor moved to another block: ask for its tokens if it stays there."""
         self._on_block.put_off(_RESTS_ON_BLOCK)
 
     def answered(self) -> None:
-        """Something was answered, or dropped: what the panes lack now is asked for."""
+        """A request was answered or dropped: ask for what the panes still lack."""
         if not self._settling.is_set and not self._resting.is_set:
             self.ask_all()
         if not self._on_block.is_set:
             self._ask_block()
 
     def ask_all(self) -> None:
-        """Ask everything that the panes lack."""
+        """Ask for everything that the panes lack."""
         self._settling.stop()
         self._resting.stop()
         self._requests.withdraw_stale()
@@ -147,7 +147,7 @@ class FeatureRequests:
         self._ask(self._state.evidence_asked)
 
     def _ask_block(self) -> None:
-        """A block's tokens take passes of their own; who is not among them has not asked."""
+        """A block's tokens take passes of their own: ask only while the cursor is in the paths."""
         if self._reads_blocks():
             self._ask(self._state.block_asked)
             self._asked()

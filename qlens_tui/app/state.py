@@ -1,14 +1,14 @@
-"""The one place that says which feature, with which settings, what has arrived and what is awaited.
+"""The app's state: feature, settings, answers received, and requests still under way.
 
-Answers are kept by the request that they answer, which holds all that they depend on: layer,
-feature, side, settings, length of the lists. So an answer that comes late is an answer to its own
-question and to no other, and going back to a feature, or taking a switch back, shows it at once.
+Each answer is stored under its request, which holds everything the answer depends on: layer,
+feature, side, settings, length of the lists. A late answer can therefore never be shown for
+another question, and going back to a feature, or undoing a switch, shows its answer at once.
 
-Panes draw the views made here and keep nothing of their own. Until what is asked for arrives, a
-pane goes on with the numbers it had: for `GRACE` seconds as they are, so that a quick walk does
-not flicker, then grey, whatever else arrives in between.
+Panes draw the views made here and keep no data of their own. Until the requested answer arrives,
+a pane keeps showing its previous numbers: unchanged for `GRACE` seconds, so that moving quickly
+does not flicker, then grey.
 
-No Textual, no engine, no torch: time is read from the `clock` that it is given.
+No Textual, no engine, no torch; the time comes from the `clock` passed in.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m
 
 OF_PANES = (m.ComputeSignature, m.ComputePaths, m.ComputeBlockTokens, m.ComputeEvidence)
-"""The questions that are asked as the cursor goes from feature to feature."""
+"""The requests that the panes make as the cursor moves from feature to feature."""
 KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
-"""The questions whose answers are kept."""
+"""The requests whose answers are kept."""
 CANCELLED = "cancelled: go to another feature and back to compute it"
 
-_MOST_KEPT = 1024  # answers; of too many the one that came first goes
+_MOST_KEPT = 1024  # answers; the oldest is dropped first
 
 
 class State:
-    """Cursor, settings, answers, work under way and failures; views of them for the panes."""
+    """Cursor, settings, answers, work under way and failures, and the panes' views of them."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class State:
         look: TokenLook | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """Begin with no feature; `has_chosen`: the settings are the user's, of the last visit."""
+        """Start without a feature; `has_chosen`: the user chose the settings in the last visit."""
         self.opened = opened
         self.layer: int | None = None
-        """The layer whose rows are shown; `None` for all of them, or before any is known."""
+        """The layer whose rows are shown; `None`: all layers, or none is known yet."""
         self.feature: Feature | None = None
         self.settings = settings or m.Settings()
         self.k = k
         self.look = look or TokenLook()
         self.block: int | None = None
-        """The block under the cursor of the paths."""
+        """The block under the cursor in the paths."""
         self.work: dict[int, Work] = {}
-        """Every request that the engine has not dealt with, by its number."""
+        """Every request that the engine has not finished, by its number."""
         self._has_chosen = has_chosen
         self._content: tuple[object, ...] | None = None
         self._n_layers = 0
@@ -90,7 +90,7 @@ class State:
         self._settle()
 
     def open(self, session: m.SessionFacts) -> None:
-        """A session is open. Of its settings transition and switches are the user's, if chosen."""
+        """A session is open. A transition and switches that the user chose replace its own."""
         if self._content not in (None, content_of(session)):
             self.forget_answers()
         self._content, self.opened.session = content_of(session), session
@@ -103,7 +103,7 @@ class State:
         self._settle()
 
     def carry(self, settings: m.Settings) -> None:
-        """The user wants features carried in this way."""
+        """The user chose these settings."""
         self._has_chosen = True
         if settings != self.settings:
             self.settings = settings
@@ -111,7 +111,7 @@ class State:
         self._settle()
 
     def lengthen(self, k: int | None) -> None:
-        """Lists, and what shares are of, are to be `k` tokens long; `None`: as long as usual."""
+        """Show lists (and shares of lists) of `k` tokens; `None`: the session's length."""
         k = k or self._usual_k
         if k != self.k:
             self.k = k
@@ -121,25 +121,25 @@ class State:
 
     @property
     def may_stand_in(self) -> bool:
-        """Whether an atlas has the lists that are asked for, and the engine's are not there."""
+        """Whether an atlas could supply the requested lists until the engine's arrive."""
         usual = self.settings == m.Settings(method=self.settings.method)
         is_there = self.answer(self.lists_asked) is not None
         return self.feature is not None and usual and self.look.end == "top" and not is_there
 
     def stand_in(self, signature: m.Signature) -> None:
-        """Lists of the feature under the cursor from an atlas, until the engine's are there."""
+        """Show the atlas's lists of the feature under the cursor until the engine's arrive."""
         if (signature.layer, signature.feature) == self.feature:
             self._from_atlas = signature
             self._settle()
 
     def forget_answers(self) -> None:
-        """What was answered would now be answered in another way."""
+        """Drop all answers: the same requests would now be answered differently."""
         self._answers.clear()
         self._problems.clear()
         self._from_atlas = None
         self._settle()
 
-    # The questions of the panes; `None` where there is nothing to ask.
+    # The panes' requests; `None` where there is nothing to ask.
 
     @property
     def lists_asked(self) -> m.ComputeSignature | None:
@@ -149,7 +149,7 @@ class State:
         return m.ComputeSignature(layer=layer, feature=feature, settings=self.settings, k=self.k)
 
     def shares_asked(self, side: m.Side) -> m.ComputePaths | None:
-        """Of the switches only those on the side's own way, so that others change nothing."""
+        """The shares of one side; only switches on the side's own path are part of the request."""
         if self.feature is None:
             return None
         layer, feature = self.feature
@@ -166,7 +166,7 @@ class State:
 
     @property
     def block_asked(self) -> m.ComputeBlockTokens | None:
-        """The tokens of the block under the cursor, where the asked shares came without them."""
+        """The tokens of the block under the cursor, if the shares came without them."""
         if self.feature is None or self.block is None:
             return None
         name = block_name(self.block)
@@ -181,18 +181,18 @@ class State:
                 )
         return None
 
-    # What became of a question.
+    # The outcome of a request.
 
     def answer(self, question: m.Request | None) -> object:
-        """The answer to a question, if it is there."""
+        """The answer to a request, or `None`."""
         return None if question is None else self._answers.get(question)
 
     def problem(self, question: m.Request | None) -> str:
-        """Why a question has no answer; empty where that is not known."""
+        """Why a request failed; empty if it did not."""
         return "" if question is None else self._problems.get(question, "")
 
     def doing(self, question: m.Request | None, idle: str = "computing") -> str:
-        """What is done to answer a question; of contexts, which one pass finds for a layer, too."""
+        """Progress towards an answer; for contexts, of the pass that serves the whole layer."""
         if self.opened.session is None:
             return f"waiting for the model: {self.opened.phase}"
         for work in self.under_way:
@@ -206,7 +206,7 @@ class State:
         return idle
 
     def is_lacking(self, question: m.Request | None) -> bool:
-        """Whether a question is to be asked: not answered, not failed, not under way."""
+        """Whether a request should be sent: not answered, not failed, not under way."""
         return (
             question is not None
             and question not in self._answers
@@ -215,23 +215,23 @@ class State:
         )
 
     def is_under_way(self, question: m.Request) -> bool:
-        """Whether the engine is to answer a question."""
+        """Whether the engine is working on a request, or it is queued."""
         return any(work.request == question for work in self.under_way)
 
     @property
     def under_way(self) -> list[Work]:
-        """Requests whose answer somebody waits for, the oldest first."""
+        """Requests that are not withdrawn, oldest first."""
         return [work for work in self.work.values() if not work.is_withdrawn]
 
-    # What the engine does about it.
+    # What the engine does.
 
     def asked(self, number: int, question: m.Request, name: str = "") -> None:
-        """A question was sent as request `number`; `name` lists it among the jobs."""
+        """A request was sent with id `number`; with a `name` it is listed among the jobs."""
         self._problems.pop(question, None)
         self.work[number] = Work(number, question, name)
 
     def take(self, event: m.Event) -> Work | None:
-        """Keep what the engine says of a request; the request, unless nobody waits for it."""
+        """Record an event; returns its request, or `None` if that is unknown or withdrawn."""
         work = self.work.get(event.id)
         if work is None:
             return None
@@ -239,7 +239,7 @@ class State:
         if isinstance(event, m.Status):
             work.take(event)
         elif not isinstance(event, m.LayerReady) or isinstance(question, m.DescribeLayer):
-            # Of layers several are told about one request.
+            # `DescribeLayers` is answered by several `LayerReady`.
             del self.work[event.id]
         match event:
             case m.Failed(text=problem) if not work.is_withdrawn:
@@ -260,7 +260,7 @@ class State:
         return None if work.is_withdrawn else work
 
     def lost(self, problem: str) -> None:
-        """The engine is gone. What panes ask is asked again by itself; the rest has failed."""
+        """The engine died. The panes' requests will be sent again; all others have failed."""
         for work in self.under_way:
             if not isinstance(work.request, OF_PANES):
                 self._problems[work.request] = problem
@@ -268,24 +268,24 @@ class State:
         self._settle()
 
     def refuse(self, question: m.Request, problem: str) -> None:
-        """A question cannot be asked now."""
+        """A request cannot be sent now."""
         self._problems[question] = problem
 
     def begin(self) -> None:
-        """A new session answers from now on: nothing that was asked is under way or has failed."""
+        """A new session starts: forget requests under way and failures."""
         self.work.clear()
         self._problems.clear()
         self._settle()
 
     @property
     def jobs(self) -> list[Work]:
-        """Long work under way, the oldest first."""
+        """Long work under way, oldest first."""
         return [work for work in self.under_way if work.name]
 
     # What panes show.
 
     def lists_view(self, side: m.Side) -> ListsView:
-        """What one side's pane of token lists draws."""
+        """What one side's token pane draws."""
         self._settle()
         layer = None if self._lists.of is None else self._lists.of[0]
         blocks = None if layer is None else self.opened.blocks(layer, side)
@@ -295,13 +295,13 @@ class State:
         return ListsView(self._shown(self._lists, question, stands_in), self.look, blocks, note)
 
     def evidence_shown(self) -> Shown[m.Evidence]:
-        """What the pane of evidence draws of the engine's answers."""
+        """The engine's answer that the evidence pane draws."""
         self._settle()
         question = self.evidence_asked
         return self._shown(self._evidence, question, self.answer(question) is not None)
 
     def paths_view(self) -> PathsView:
-        """What the pane of paths draws."""
+        """What the paths pane draws."""
         self._settle()
         stand = self._paths
         sides = {side: self._side(side) for side in SIDES}
@@ -320,7 +320,7 @@ class State:
         )
 
     def grace_ends(self) -> float | None:
-        """In how many seconds a pane turns grey unless something arrives; `None`: none will."""
+        """Seconds until a pane turns grey unless its answer arrives; `None`: none will."""
         graces = [stand.grace for stand in (self._lists, self._paths, self._evidence)]
         return min((grace for grace in graces if grace is not None), default=None)
 
@@ -341,7 +341,7 @@ class State:
         return atlas if (atlas.layer, atlas.feature) == self.feature else None
 
     def _settle(self) -> None:
-        """Put what is asked for into its pane where it is there; else note since when it is not."""
+        """Give each pane its requested answer, or note since when it has been missing."""
         self._put(self._lists, self._answer_of_lists(), self.problem(self.lists_asked))
         evidence = self.answer(self.evidence_asked)
         found = evidence if isinstance(evidence, m.Evidence) else None
@@ -355,7 +355,7 @@ class State:
             stand.keep(is_asked=self.feature is not None)
 
     def _put_paths(self) -> None:
-        """Of another feature both sides appear together, or what is there once it took too long."""
+        """Show a new feature's two sides together, or one of them after the grace period."""
         stand, questions = self._paths, {side: self.shares_asked(side) for side in SIDES}
         answers = {side: self.answer(question) for side, question in questions.items()}
         there = {side: each for side, each in answers.items() if isinstance(each, m.Paths)}

@@ -1,7 +1,7 @@
-"""What a pane is given to draw: whose numbers, whether they are the asked ones, what is awaited.
+"""What a pane draws: which feature's numbers, whether they are current, what is still to come.
 
-Frozen, and complete: a pane that draws its view and keeps nothing but its scroll and cursor
-cannot show one feature's numbers as another's. `state` makes them.
+Views are frozen and complete. A pane draws its view and keeps only its scroll and cursor, so it
+cannot show one feature's numbers as another's. `state` makes the views.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Shown(Generic[Answer]):
-    """An answer, and how it stands to the question.
+    """An answer, and whether it is the requested one.
 
-    `asked` is the feature under the cursor (`None`: there is none), `of` the one that `answer`
-    is of. `late`: they, or the settings, differ, and have for so long that the answer is to be
-    grey. `awaits` is what is being done for the asked answer, empty where none is to come;
+    `asked` is the feature under the cursor (`None`: there is none), `of` the feature that
+    `answer` belongs to. `late`: feature or settings have differed for so long that the answer
+    is to be grey. `awaits` is the progress of the requested answer, empty if none is to come;
     `problem` is why there is none.
     """
 
@@ -44,8 +44,8 @@ class Shown(Generic[Answer]):
 class TokenLook:
     """How lists are shown; the same for both sides, and kept between sessions.
 
-    `lenses` are fields of `lens_core.lenses`, `None` for Logit Lens and Query Lens, with the
-    others where there is room; `length` is the most tokens of a list, `None` for all there are.
+    `lenses` are fields of `lens_core.lenses`; `None`: Logit Lens and Query Lens, and the others
+    where there is room. `length` is the most tokens to show of a list; `None`: all.
     """
 
     end: End = "top"
@@ -58,8 +58,8 @@ class TokenLook:
 class ListsView:
     """One side's token lists.
 
-    `blocks` are those on its way, `None` where that is not known; `note` is what else is to be
-    said of the vector, such as which of two keys it is.
+    `blocks` are those on its path, `None` if unknown; `note` is a remark on the vector, such as
+    which of two keys it is.
     """
 
     shown: Shown[m.Signature] = Shown()
@@ -70,9 +70,9 @@ class ListsView:
 
 @dataclass(frozen=True)
 class SideShares:
-    """One side's shares as far as they are there; `late` as in `Shown`, `awaits` and `problem` too.
+    """One side's shares, if they arrived; `late`, `awaits` and `problem` as in `Shown`.
 
-    Of a feature's own shares by other switches `late` is true at once: a switch shows at once.
+    Shares of the same feature with other switches are `late` at once, without a grace period.
     """
 
     paths: m.Paths | None = None
@@ -83,7 +83,7 @@ class SideShares:
 
 @dataclass(frozen=True)
 class BlockTokens:
-    """The tokens of one block of the asked feature, where they did not come with its share."""
+    """The tokens of one block of the asked feature, if they did not come with its share."""
 
     block: int
     tokens: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class BlockTokens:
 
 @dataclass(frozen=True)
 class PathsView:
-    """Both sides' shares, all of one feature; `off` and `transition` are what is asked for."""
+    """Both sides' shares of one feature; `off` and `transition` are the requested settings."""
 
     shown: Shown[Mapping[m.Side, m.Paths]] = Shown()
     sides: Mapping[m.Side, SideShares] = field(default_factory=dict)
@@ -105,10 +105,10 @@ class PathsView:
 
 @dataclass(frozen=True)
 class EvidenceView:
-    """A feature's contexts and neighbours, with what the app knows of it beside.
+    """A feature's contexts and neighbours, and what else the app knows about it.
 
-    `labels` are tokens that tell neighbours apart, by layer and feature; `provenance` are
-    lines of a label and a text; `atlas_stability` is that of the table's lists, in words.
+    `labels` are tokens that identify neighbours, by layer and feature; `provenance` are lines
+    of a label and a text; `atlas_stability` is the stability of the table's lists, in words.
     """
 
     shown: Shown[m.Evidence] = Shown()

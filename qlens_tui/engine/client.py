@@ -1,4 +1,4 @@
-"""The engine as the app sees it: a process that is sent requests and tells events.
+"""The engine as the app sees it: a process that takes requests and sends events.
 
     engine = Engine(lambda event: app.post_message(EngineSaid(event)))
     engine.start()
@@ -6,11 +6,11 @@
     ...
     engine.close()
 
-Two threads per process keep the app's loop free: one writes, so that an engine that does not
-read cannot hold up a key press, and one reads, checks and passes events on. The callback runs
-on that thread (Textual's `post_message` may be called from any). When the process ends
-without having been closed the last event is `Died`, and `start` starts another one; the
-session is then to be opened again, and requests that were not answered will not be.
+Two threads per process keep the app's event loop free: one writes, so that an engine that does
+not read cannot block a key press, and one reads and checks events. The callback runs on the
+reading thread (Textual's `post_message` may be called from any thread). If the process ends
+without being closed, the last event is `Died` and `start` starts a new one; the session must
+then be opened again, and pending requests are lost.
 
 Needs no torch and imports none.
 """
@@ -45,7 +45,7 @@ OnEvent = Callable[[Event], None]
 
 
 class Engine:
-    """Starts, feeds and ends engine processes, one at a time."""
+    """Starts engine processes, sends them requests and ends them, one process at a time."""
 
     def __init__(self, on_event: OnEvent) -> None:
         """`on_event` is called on another thread."""
@@ -55,25 +55,25 @@ class Engine:
 
     @property
     def pid(self) -> int | None:
-        """Of the running process."""
+        """The process id of the running process; `None` if there is none."""
         return self._life.process.pid if self._life is not None and self._life.alive else None
 
     @property
     def log(self) -> Path | None:
-        """What the last process wrote beside its events."""
+        """The log file of the last process."""
         return None if self._life is None else self._life.log
 
     def start(self) -> None:
-        """Start a process; nothing if one is running."""
+        """Start a process, unless one is running."""
         if self.pid is None:
             if self._life is not None:
                 self._life.end()
             self._life = _Life(self._on_event)
 
     def send(self, request: Request) -> int:
-        """Send a request; the id that the events about it will have. Never waits.
+        """Send a request; returns the id that events about it will have. Never blocks.
 
-        To a process that died nothing is sent: `Died` has told so, or is about to.
+        If the process died the request is lost, and a `Died` event says or will say so.
         """
         numbered = replace(request, id=next(self._ids))
         if self._life is not None:
@@ -81,14 +81,14 @@ class Engine:
         return numbered.id
 
     def close(self, patience: float = 2.0) -> None:
-        """End the process and the threads; `patience` seconds for what it is doing, no event."""
+        """End the process and the threads, without an event; kill it after `patience` seconds."""
         if self._life is not None:
             self._life.end(patience)
             self._life = None
 
 
 class _Life:
-    """One engine process from its start to its end."""
+    """One engine process, from start to end."""
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
@@ -147,12 +147,12 @@ class _Life:
             self.process.kill()
         try:
             self.process.wait(2.0)
-        except subprocess.TimeoutExpired:  # it closed its output and stays
+        except subprocess.TimeoutExpired:  # it closed its output but still runs
             self.process.kill()
             self.process.wait()
         self.outbox.put(None)
         if self._wanted:
-            why = "sent what is no event" if garbled is not None else _end(self.process.returncode)
+            why = "sent invalid data" if garbled is not None else _end(self.process.returncode)
             self._on_event(Died(text=f"the engine {why}{_last_line(self.log)}"))
 
 
@@ -161,16 +161,16 @@ def _end(status: int) -> str:
         return f"ended with exit status {status}"
     with suppress(ValueError):
         name = signal.Signals(-status).name
-        return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"was ended by signal {-status}"
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"was killed by signal {-status}"
 
 
 def _new_log() -> tuple[Path, BinaryIO]:
-    """A file for what the engine prints; the oldest of its kind go."""
+    """A file for what the engine prints; the oldest logs are removed."""
     try:
         folder = cache_dir() / LOGS
         folder.mkdir(exist_ok=True)
-    except (StoreError, OSError):  # the engine will say so when it opens a session
+    except (StoreError, OSError):  # the engine reports this when it opens a session
         folder = Path(tempfile.gettempdir())
     handle, name = tempfile.mkstemp(".log", f"engine-{os.getpid()}-", folder)
     if folder.name == LOGS:

@@ -1,8 +1,7 @@
-"""What the engine tells the app: progress, failures, and answers as the core gave them.
+"""What the engine sends the app: progress, failures, and the core's answers.
 
-An answer carries the very object that `lens_core.report` returned (`lens_core.signature`), so
-that nothing is restated between the core and the screen. As for `requests`: frozen, plain data,
-checked by `wire`, cheap to import.
+An answer carries the object that `lens_core.report` returned (`lens_core.signature`) unchanged.
+Like `requests`: frozen, plain data, checked by `wire`, cheap to import.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from lens_core.terms import Side
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something told about request `id` (0: about none)."""
+    """An event about request `id` (0: about none)."""
 
     id: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Event):
-    """What a request is doing. `total` 0: not known; `eta` in seconds, `None` at first."""
+    """Progress of a request. `total` is 0 if unknown; `eta` is in seconds, `None` at first."""
 
     text: str
     done: int = 0
@@ -41,22 +40,22 @@ class Status(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Done(Event):
-    """A request that has nothing to say is finished."""
+    """A request without an answer of its own is finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped(Event):
-    """A newer request of the same place came before this one was begun, or while it ran."""
+    """A newer request with the same place replaced this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cancelled(Event):
-    """`Cancel` reached the request; what it finished by then is kept."""
+    """The request was cancelled; parts that were finished are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
-    """The request failed; `text` is one line, raw. `defect`: our fault, the log has more."""
+    """The request failed; `text` is one line, raw. `defect`: a bug in qlens; see the log."""
 
     text: str
     defect: bool = False
@@ -64,29 +63,29 @@ class Failed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Notice(Event):
-    """Something that may be wrong and that only the user can know; one line, raw."""
+    """A possible problem that only the user can judge; `text` is one line, raw."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Died(Event):
-    """The engine process is gone; said by the client. `text` is one line, raw."""
+    """The engine process ended; sent by the client. `text` is one line, raw."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released(Event):
-    """Nobody asked for a while, and the model was given back: the next request loads it again.
+    """The model was released after a while without requests; the next request loads it again.
 
-    That request fails if what it would load is not what was open; a new `Open` loads it.
+    That request fails if the files have changed since; a new `Open` loads them.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready(Event):
-    """A configuration is open. Dictionaries are described layer by layer, as they are loaded."""
+    """A configuration is open. Its dictionaries are loaded and described layer by layer."""
 
     session: SessionFacts
 
@@ -100,7 +99,7 @@ class LayerReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyReady(Event):
-    """Every token's string, raw, in the order of ids."""
+    """Every token's string, raw, in order of their ids."""
 
     tokens: tuple[str, ...]
 
@@ -114,14 +113,14 @@ class SignatureReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PathsReady(Event):
-    """How much of the score of one side's tokens goes through which block."""
+    """How much of the score of one side's tokens goes through each block."""
 
     paths: Paths
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockTokensReady(Event):
-    """The tokens that a block favours, best first."""
+    """The tokens that a block raises most, best first."""
 
     layer: int
     feature: int
@@ -133,7 +132,7 @@ class BlockTokensReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceReady(Event):
-    """Where a feature fires in the reference, and what is like it."""
+    """Where a feature fires in the reference, and its nearest features."""
 
     evidence: Evidence
 
@@ -154,7 +153,7 @@ class PromptReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasReady(Event):
-    """The atlas of a layer lies in `directory`, for `lens_core.atlas.files`."""
+    """The atlas of a layer is in `directory`; `lens_core.atlas.files` reads it."""
 
     layer: int
     directory: str
@@ -169,6 +168,6 @@ class BuildPlanned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Built(Event):
-    """The operators are finished and answer from now on."""
+    """The operators are finished and used from now on."""
 
     directory: str

@@ -1,9 +1,9 @@
 """What the engine does for each request: one call of the core, its result as an event.
 
-One session is open at a time, or was given back and is opened again by whoever needs it
-(`engine.session`). Nothing here is cut into slices or cancelled: that happens in `tick`, which
-long work calls with what it does, how much is done, and of how much. A new request is a class
-in `requests`, its answer one in `events`, and a method here.
+One session is open at a time, or was released and is reopened by the next request
+(`engine.session`). Interrupting and cancelling happen in `tick`, which long work calls with a
+text, the amount done and the total. A new request is a class in `requests`, its answer a class
+in `events`, and a method here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOKENS_AT_ONCE = 2048
 
 
 class Answers:
-    """Answers requests about one session."""
+    """Answers requests with the open session."""
 
     def __init__(self, tell: Callable[[events.Event], None], tick: Tick) -> None:
         self._tell = tell
@@ -35,7 +35,7 @@ class Answers:
         return self._holding.idle_seconds
 
     def release(self) -> events.Event:
-        """Give the model back; whoever asks next waits for it again."""
+        """Release the model; the next request loads it again."""
         self._holding.give_back()
         return events.Released()
 
@@ -43,7 +43,7 @@ class Answers:
         """The event that answers `request`.
 
         Raises:
-            LensError: it cannot be answered; the message says why in one line.
+            LensError: it cannot be answered; the message is one line that says why.
         """
         if isinstance(request, requests.Open):
             return self._open(request)
@@ -74,7 +74,7 @@ class Answers:
             case requests.Build():
                 return self._build(request)
             case _:
-                raise UsageError(f"the engine has no answer to {type(request).__name__}")
+                raise UsageError(f"the engine does not know {type(request).__name__}")
 
     @property
     def _opened(self) -> Opened:
@@ -104,12 +104,12 @@ class Answers:
             if layer not in self._opened.described:
                 try:
                     self._tell(self._layer(request.id, layer))
-                except LensError as error:  # of one layer; the others may be fine
+                except LensError as error:  # the other layers may load
                     self._tell(events.Notice(id=request.id, text=f"layer {layer}: {error}"))
         return events.Done(id=request.id)
 
     def _vocabulary(self, request: requests.ReadVocabulary) -> events.Event:
-        """Every token's string; what was read stays when this is stopped on the way."""
+        """Every token's string; what was read is kept if this is interrupted."""
         vocabulary, texts = self._session.lens.vocabulary, self._opened.texts
         while (start := len(texts)) < vocabulary.d_vocab:
             stop = min(start + _TOKENS_AT_ONCE, vocabulary.d_vocab)
@@ -209,5 +209,5 @@ class Answers:
         session, tick = self._session, self._tick
         compute(session, begin_build(session), progress=lambda *of: tick("building operators", *of))
         join(session, lambda done, total: tick("writing operators", done, total))
-        self._opened.described.clear()  # other operators answer for every layer now
+        self._opened.described.clear()  # the layers' operators changed
         return events.Built(id=request.id, directory=str(self._session.operators_directory))

@@ -1,7 +1,6 @@
-"""Requests, events and what they carry, under one name for whoever handles many of them.
+"""Requests, events and the core's result classes, in one namespace for modules that use many.
 
-Nothing is defined here: `requests` and `events` say what flows, `lens_core.signature` and
-`lens_core.terms` what an answer is.
+Nothing is defined here: see `requests`, `events`, `lens_core.signature` and `lens_core.terms`.
 """
 # ruff: noqa: F403
 

@@ -1,16 +1,16 @@
 """The engine: `lens_core` in a process of its own, `python -m qlens_tui.engine.process`.
 
-torch takes seconds to import and holds Python's lock; here neither reaches the app. Requests
-come in on standard input and events go out on standard output, framed (`wire`). One thread
-reads, so that a cancel and the end of the app are seen at any moment; the main thread works
-on one request after another and owns the device (`engine_desk` says on which, `engine_answers`
-what is done). Long work is cut by the progress callbacks of `lens_core`: between two of them
-whatever is more urgent is answered, on the same thread and stack. When nobody asks for a while
-the model is given back (`engine_session`).
+torch takes seconds to import and holds the interpreter lock; in its own process it cannot slow
+the app. Requests come in on standard input and events go out on standard output, framed
+(`wire`). One thread reads, so that a cancel and the end of the app are noticed at once. The
+main thread works on one request at a time and owns the device (`scheduler` chooses the
+request, `handlers` answers it). Long work is interrupted at the progress callbacks of
+`lens_core`, where more urgent requests are answered on the same thread and stack. After a
+while without requests the model is released (`session`).
 
-The frames get descriptors of their own, and 0, 1 and 2 lead to nowhere and to the log: no
-library can garble the stream, and no child keeps it open. When the input ends, however the
-app ended, the process is gone `_GRACE` seconds later, whatever it was doing.
+The frames get their own descriptors; descriptor 0 reads from /dev/null, 1 and 2 write to the
+log. So no library can write into the stream, and no child process keeps it open. When the
+input ends, however the app ended, the process exits within `_GRACE` seconds.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from qlens_tui.engine.scheduler import Closed, Desk, Halted
 from qlens_tui.engine.wire import WireError, messages_of, write_message
 from qlens_tui.failures import explained
 
-_GRACE = 2.0  # seconds for the main thread to come to its next tick
+_GRACE = 2.0  # seconds for the main thread to reach its next tick
 _LONGEST = 2000  # characters of a message
 _STREAM_LOST = 3  # exit status: the app's frames could not be read
-# Nothing is said of what takes no time, and no more often than an eye can follow.
+# Short requests report no progress, long ones at most ten times a second.
 _SILENT_SECONDS, _SECONDS_BETWEEN = 0.2, 0.1
 
 
 class Worker:
-    """Works on the requests of a desk, one at a time, on the thread that runs it."""
+    """Works on the requests of a `Desk`, one at a time, on the calling thread."""
 
     def __init__(self, desk: Desk, tell: Teller) -> None:
         self._desk = desk
@@ -50,7 +50,7 @@ class Worker:
         self._reports: list[_Report] = []
 
     def run(self) -> None:
-        """Until the desk is closed."""
+        """Work until the desk is closed."""
         with suppress(Closed):
             while True:
                 request = self._desk.take(self._answers.idle_seconds)
@@ -60,7 +60,7 @@ class Worker:
                     self._serve(request)
 
     def tick(self, text: str, done: int, total: int) -> None:
-        """Report progress of what runs, and serve what is more urgent; may end what runs."""
+        """Report progress of the running request and serve more urgent ones; may end it."""
         report = self._reports[-1]
         status = report.status(text, done, total)
         if status is not None:
@@ -68,7 +68,7 @@ class Worker:
         self._desk.check(report.request)
         began = time.monotonic()
         while (urgent := self._desk.take_meanwhile()) is not None:
-            # As at the top of the stack, whatever mode the interrupted work is in.
+            # Gradients on, as at the top of the stack, whatever the interrupted work set.
             import torch
 
             with torch.enable_grad():
@@ -90,7 +90,7 @@ class Worker:
 
 
 class _Report:
-    """How far a request is; the rate counts only what was done since its first tick."""
+    """The progress of a request; the rate counts only work since its first tick."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -99,7 +99,7 @@ class _Report:
         self._first, self._start = 0, 0.0
 
     def status(self, text: str, done: int, total: int) -> Status | None:
-        """What to say now, if anything."""
+        """The status to send now, if any."""
         now = time.monotonic()
         if text != self._text:
             self._text, self._first, self._start = text, done, now
@@ -111,12 +111,12 @@ class _Report:
         return Status(id=self.request.id, text=text, done=done, total=total, eta=eta)
 
     def rested(self, seconds: float) -> None:
-        """Something else was done meanwhile, which the rate does not count."""
+        """Leave out `seconds` spent on other requests from the rate."""
         self._start += seconds
 
 
 class Teller:
-    """Writes events, whole, from either thread."""
+    """Writes events, one at a time, from either thread."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -129,7 +129,7 @@ class Teller:
         except WireError as error:
             self(Failed(id=event.id, text=str(error), defect=True))
         except OSError:
-            _end(0)  # nobody reads any more
+            _end(0)  # the app is gone
 
 
 def _failure(request: Request, error: Exception) -> Failed:
@@ -167,7 +167,7 @@ def _listen(source: BinaryIO, desk: Desk, tell: Teller) -> NoReturn:
             if isinstance(message, Shutdown):
                 break
             if isinstance(message, WireError):
-                tell(Failed(text=f"the engine cannot read a request: {message}", defect=True))
+                tell(Failed(text=f"the engine could not read a request: {message}", defect=True))
                 if message.lost:
                     _end(_STREAM_LOST)
                 continue
@@ -182,7 +182,7 @@ def _listen(source: BinaryIO, desk: Desk, tell: Teller) -> NoReturn:
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The app's pipes under descriptors that nobody else knows or inherits."""
+    """The app's pipes under new descriptors, which libraries and children do not use."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
@@ -192,7 +192,7 @@ def _own_streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _report_warnings(tell: Teller) -> None:
-    """What only the user can judge goes to the app; other warnings go to the log."""
+    """Send `QlensWarning`s to the app; other warnings go to the log."""
     to_log = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: object) -> None:
@@ -205,7 +205,7 @@ def _report_warnings(tell: Teller) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    """At once: torch's threads and a call that never returns are not waited for."""
+    """Exit at once, without waiting for torch's threads or a call that never returns."""
     sys.stderr.flush()
     os._exit(status)
 

@@ -1,12 +1,12 @@
 """What the app asks of its engine, as plain data, and how urgent it is.
 
 Every message is a frozen dataclass of numbers, strings and tuples, so that nothing is pickled
-and either side may be written anew without the other; `wire` makes bytes of them and checks what
+and either side can be replaced without the other; `wire` encodes messages and checks what
 arrives against the types here. Settings are those of the core (`lens_core.terms`); blocks are
 indices (2l: attention, 2l+1: MLP of layer l).
 
-A request belongs to a *place*: of the requests that wait for one place only the newest is
-answered. `id`s are given by the client and name the request in every event about it.
+Each request has a *place*: of the requests waiting with the same place only the newest is
+answered. The client assigns each `id`, which every event about the request repeats.
 
 Importing this must stay cheap: the app imports it before its first paint, and never torch.
 """
@@ -20,8 +20,8 @@ from typing import ClassVar
 from lens_core.terms import Settings, Side, Split
 
 SESSION, AT_ONCE, SOON, NEXT, IN_SIGHT, WHEN_IDLE, BACKGROUND = range(7)
-"""In this order requests are taken. A request that runs gives way at its ticks to those up to
-`SOON` and to more urgent ones than itself; a session is opened when nothing runs."""
+"""The order in which requests are taken. A running request gives way at its ticks to requests up
+to `SOON` and to those more urgent than itself; a session is opened when nothing runs."""
 
 
 _DEFAULTS = Settings()
@@ -29,7 +29,7 @@ _DEFAULTS = Settings()
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Something asked of the engine."""
+    """A request to the engine."""
 
     id: int = 0
     pane: ClassVar[str] = ""
@@ -37,16 +37,16 @@ class Request:
 
     @property
     def place(self) -> str:
-        """Of the requests that wait for one place the newest is kept."""
+        """Of the waiting requests with the same place only the newest is kept."""
         return self.pane
 
     @property
     def urgency(self) -> int:
-        """When it is taken, from `SESSION`, the first, to `BACKGROUND`."""
+        """From `SESSION`, taken first, to `BACKGROUND`, taken last."""
         return self.usual_urgency
 
     def keeps(self, running: Request) -> bool:
-        """Whether `running`, of the same place, does work that this request needs too."""
+        """Whether `running`, with the same place, does work that this request also needs."""
         return False
 
 
@@ -74,7 +74,7 @@ class DescribeLayer(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeLayers(Request):
-    """The same for every layer that was not described yet, one `LayerReady` each, then `Done`."""
+    """Load every layer not described yet; answered by one `LayerReady` each, then `Done`."""
 
     pane: ClassVar[str] = "layers"
     usual_urgency: ClassVar[int] = BACKGROUND
@@ -82,9 +82,9 @@ class DescribeLayers(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadVocabulary(Request):
-    """All token strings, in the order of ids; answered by `VocabularyReady`.
+    """All token strings, in order of their ids; answered by `VocabularyReady`.
 
-    The table writes its lists with them, so that they come before an atlas does.
+    The table needs them to show lists, so they are read before an atlas is made.
     """
 
     pane: ClassVar[str] = "vocabulary"
@@ -123,9 +123,10 @@ class ComputePaths(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeBlockTokens(Request):
-    """The tokens that a block favours, where paths have its share alone: `BlockTokensReady`.
+    """The tokens that a block raises most; answered by `BlockTokensReady`.
 
-    First-reader split, all blocks on: two passes over the reference.
+    For paths that came without tokens. First-reader split with all blocks on; takes two passes
+    over the reference.
     """
 
     pane: ClassVar[str] = "block tokens"
@@ -140,8 +141,8 @@ class ComputeBlockTokens(Request):
 class ComputeEvidence(Request):
     """Contexts, density and nearest features; answered by `EvidenceReady`.
 
-    Its long part, one pass over the reference, serves a whole layer, so that paths, which take
-    some for every feature, wait for it.
+    The one pass over the reference that it takes serves the whole layer, so it comes before
+    paths, which take passes for every feature.
     """
 
     pane: ClassVar[str] = "evidence"
@@ -159,7 +160,7 @@ class ComputeEvidence(Request):
 class Search(Request):
     """Features that promote a token or fire on it; answered by `SearchReady`.
 
-    `lens` is a name of `lens_core.lenses`; `layers` `None`: all.
+    `lens` is a name of `lens_core.lenses`; `layers` is `None` for all layers.
     """
 
     pane: ClassVar[str] = "search"
@@ -174,7 +175,7 @@ class Search(Request):
 class ReadPrompt(Request):
     """Which features of a layer fire on `text`, token by token; answered by `PromptReady`.
 
-    `n` of each token's features at most; `feature` is wanted at every token.
+    At most `n` features per token; `feature` is reported at every token.
     """
 
     pane: ClassVar[str] = "prompt"
@@ -186,11 +187,11 @@ class ReadPrompt(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Tabulate(Request):
-    """Bring the atlas of a layer into the cache; answered by `AtlasReady`.
+    """Compute the atlas of a layer into the cache; answered by `AtlasReady`.
 
-    That of the layer `in_sight`, whose columns are blank until then, comes before the paths of
-    its features, but after their contexts; any other when nothing else is to do. What is asked
-    again for the other reason goes on from the pieces that are done.
+    The layer `in_sight`, whose columns are blank until then, comes before the paths of its
+    features but after their contexts; other layers come last. Asking again with another
+    `in_sight` continues from the finished pieces.
     """
 
     layer: int
@@ -210,7 +211,7 @@ class Tabulate(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanBuild(Request):
-    """Say what building the operators takes; answered by `BuildPlanned`."""
+    """Report what building the operators takes; answered by `BuildPlanned`."""
 
     pane: ClassVar[str] = "plan"
     usual_urgency: ClassVar[int] = AT_ONCE
@@ -218,7 +219,7 @@ class PlanBuild(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Build(Request):
-    """Build the operators, or go on with them; answered by `Built`."""
+    """Build the operators, or resume the build; answered by `Built`."""
 
     pane: ClassVar[str] = "build"
     usual_urgency: ClassVar[int] = BACKGROUND
@@ -229,11 +230,11 @@ class Build(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel(Request):
-    """Drop the request `target`, or stop it at its next tick; that one gets `Cancelled`."""
+    """Drop the request `target`, or stop it at its next tick; `target` gets `Cancelled`."""
 
     target: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shutdown(Request):
-    """End the engine, as closing its input does."""
+    """End the engine; closing its input does the same."""

@@ -1,18 +1,18 @@
-"""Which request the engine takes next, and which it gives up: no computation, no torch.
+"""Which request the engine takes next, and which it drops: no computation, no torch.
 
-Two threads meet here. One reads requests from the pipe and puts them down; the other works
-on them, one at a time, and looks in whenever what it runs reports progress (`check`, then
-`take_meanwhile`), so that a cursor move is served between two slices of a build.
+Two threads share a `Desk`. One reads requests from the pipe and puts them there; the other
+works on them, one at a time, and at each progress report of the running request calls `check`,
+then `take_meanwhile`, so that a cursor move is served in the middle of a build.
 
-- Of the requests that wait for one place the newest stays, the others are dropped.
-- A newer request stops the running one of its place at its next tick, unless that one does
-  work that it needs too (`Request.keeps`): then it waits for it.
-- A running request gives way to what the user waits for, and to all that is more urgent than
-  itself: a feature's lists to a search, but not to the feature's own paths. What runs meanwhile
-  may itself give way, but never to its own place, so that at most one request of a place is
-  under way.
-- A new session drops whatever waits and stops whatever runs.
-- A request runs from the moment it is taken, so that none slips through between two threads.
+- Of the waiting requests with the same place the newest stays, the others are dropped.
+- A newer request stops the running one with its place at the next tick, unless that one does
+  work that the newer one also needs (`Request.keeps`): then the newer one waits.
+- A running request gives way to what the user waits for, and to everything more urgent than
+  itself: a feature's lists give way to a search, but not to the feature's own paths. The urgent
+  request may give way in turn, but never to its own place, so that at most one request of a
+  place is under way.
+- A new session drops all waiting requests and stops all running ones.
+- A request counts as running from the moment it is taken, so that neither thread can miss it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from qlens_tui.engine.messages import (
 
 
 class Halted(BaseException):
-    """The running request is to end now; `event` is its answer."""
+    """Raised to end the running request; `event` is its answer."""
 
     def __init__(self, event: Event) -> None:
         super().__init__(repr(event))
@@ -42,7 +42,7 @@ class Halted(BaseException):
 
 
 class Closed(BaseException):
-    """Nobody asks any more."""
+    """Raised when no more requests will come."""
 
 
 class Desk:
@@ -51,12 +51,12 @@ class Desk:
     def __init__(self) -> None:
         self._changed = Condition()
         self._waiting: list[Request] = []
-        self._running: list[Request] = []  # each but the first runs meanwhile the one before
+        self._running: list[Request] = []  # each one interrupts the one before it
         self._halted: dict[int, Event] = {}
         self._closed = False
 
     def put(self, request: Request) -> list[Event]:
-        """Take note of a request; what is to be told about others because of it."""
+        """Add a request; returns the events about other requests that this causes."""
         with self._changed:
             if isinstance(request, Cancel):
                 return self._cancel(request.target)
@@ -75,18 +75,18 @@ class Desk:
             return [Dropped(id=other.id) for other in dropped]
 
     def close(self) -> None:
-        """Nothing more will come: whoever takes or checks gets `Closed`."""
+        """No more requests will come: `take` and `check` raise `Closed`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self, patience: float | None = None) -> Request | None:
-        """The next request, to be worked on inside `running`; waits for one.
+        """Wait for the next request, to be worked on inside `running`.
 
-        `None` if none comes for `patience` seconds.
+        `None` if none comes within `patience` seconds.
 
         Raises:
-            Closed: there will be none.
+            Closed: the desk is closed.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting, patience)
@@ -95,11 +95,11 @@ class Desk:
             return self._next(lambda _request: True)
 
     def take_meanwhile(self) -> Request | None:
-        """The next request that the running one gives way to, to be worked on inside `running`."""
+        """The next request that may interrupt the running one, to be worked on in `running`."""
         with self._changed:
             busy = {request.place for request in self._running}
             if any(request.urgency == SESSION for request in self._running):
-                return None  # nothing could be answered yet
+                return None  # no session to answer with yet
             least = max([NEXT, *(request.urgency for request in self._running[-1:])])
             return self._next(
                 lambda request: SESSION < request.urgency < least and request.place not in busy
@@ -107,7 +107,7 @@ class Desk:
 
     @contextmanager
     def running(self, request: Request) -> Iterator[None]:
-        """While `request` is worked on."""
+        """Mark `request` as running for the duration of the block."""
         with self._changed:
             if request not in self._running:
                 self._running.append(request)
@@ -119,11 +119,11 @@ class Desk:
                 self._halted.pop(request.id, None)
 
     def check(self, request: Request) -> None:
-        """Go on with a running request, or not.
+        """Return if the running request should go on.
 
         Raises:
-            Halted: it was cancelled, or a newer one makes it useless.
-            Closed: nobody is there to read the answer.
+            Halted: it was cancelled, or replaced by a newer one.
+            Closed: the desk is closed.
         """
         with self._changed:
             if self._closed:
@@ -132,7 +132,7 @@ class Desk:
                 raise Halted(self._halted[request.id])
 
     def _next(self, may: Callable[[Request], bool]) -> Request | None:
-        """The most urgent one, of equal ones the first."""
+        """The most urgent waiting request that `may` be taken; the oldest of equal ones."""
         found = min(filter(may, self._waiting), key=lambda each: each.urgency, default=None)
         if found is not None:
             self._waiting.remove(found)

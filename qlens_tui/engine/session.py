@@ -1,9 +1,9 @@
-"""The session that the engine holds: opened, given back when nobody asks, opened again as it was.
+"""The engine's session: opened, released when idle, and reopened unchanged.
 
-On a shared server a model that nobody uses takes memory that others need. After a while without
-a request the session is dropped; the next request loads the same configuration again. What is
-loaded then must be what was open (weights, reference, every dictionary that was read), or the
-request fails: what is on the screen and what is answered would be of two models.
+On a shared server an idle model takes memory that others need. After a while without a request
+the session is released; the next request loads the same configuration again. Weights,
+reference and every dictionary that was read must then be unchanged, or the request fails:
+otherwise the screen would mix answers from two models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Opened:
-    """A session and what was asked of it so far."""
+    """A session, the request that opened it, and what the engine already read from it."""
 
     session: Session
     request: m.Open
@@ -39,7 +39,7 @@ class Opened:
 
 @dataclass
 class _Before:
-    """What was given back; `problem` is why it cannot be had again, once that is known."""
+    """A released session; `problem` is why it cannot be reopened, once that is known."""
 
     request: m.Open
     config: Config
@@ -49,7 +49,7 @@ class _Before:
 
 
 class Holding:
-    """At most one session, and after it was given back what it was."""
+    """The open session or, after its release, what is needed to reopen it."""
 
     def __init__(self, tell: Callable[[m.Event], None], tick: Tick) -> None:
         self._tell = tell
@@ -60,10 +60,10 @@ class Holding:
 
     @property
     def opened(self) -> Opened:
-        """What is open.
+        """The open session.
 
         Raises:
-            UsageError: nothing is.
+            UsageError: none is open.
         """
         if self._opened is None:
             raise UsageError("no configuration is open: open one first")
@@ -71,14 +71,14 @@ class Holding:
 
     @property
     def idle_seconds(self) -> float | None:
-        """After how long without a request to give the session back; `None`: never."""
+        """Seconds without a request after which to release the session; `None`: never."""
         if self._opened is None:
             return None
         session = self._opened.session
         return session.config.compute.idle_seconds(str(session.model.device))
 
     def open(self, request: m.Open) -> Opened:
-        """Open what `request` names, in place of what is open."""
+        """Open what `request` names, in place of the open session."""
         say = self._saying(request)
         self._opened = self._before = None  # two models may not fit
         self._read = {}
@@ -90,7 +90,7 @@ class Holding:
         return self._opened
 
     def give_back(self) -> None:
-        """Drop the session and its memory; `resume` has it back."""
+        """Release the session and its memory; `resume` reopens it."""
         session = self.opened.session
         device = session.model.device
         self._before = _Before(self.opened.request, session.config, str(device), _content(session))
@@ -99,10 +99,10 @@ class Holding:
         _free(device)
 
     def resume(self, request: m.Request) -> None:
-        """If the session was given back, open it again for `request`.
+        """If the session was released, reopen it for `request`.
 
         Raises:
-            UsageError: the configuration, or what it names, is not what was open.
+            UsageError: the configuration, or what it names, has changed.
         """
         before = self._before
         if self._opened is not None or before is None:
@@ -125,7 +125,7 @@ class Holding:
             raise UsageError(before.problem)
         self._opened, self._before = opened, None
         if str(device) != before.device:
-            self._tell(m.Notice(text=f"the model is on {device} now, no longer on {before.device}"))
+            self._tell(m.Notice(text=f"the model is now on {device}, not on {before.device}"))
 
     def _load(self, request: m.Open, config: Config, say: Say) -> Opened:
         from lens_core.instruments import DictionaryShelf
@@ -146,12 +146,12 @@ class Holding:
             dictionary = shelf[layer]
             if read.setdefault(layer, dictionary.sha256) != dictionary.sha256:
                 raise UsageError(
-                    f"the dictionary of layer {layer} changed on the disk since "
-                    f"{config.path.name} was opened: start qlens again to use it"
+                    f"the dictionary of layer {layer} changed on disk since "
+                    f"{config.path.name} was opened: restart qlens to use it"
                 )
             return dictionary
 
-        # It keeps only the last one, which the shelf behind it keeps as well.
+        # Without a budget of its own: `shelf` keeps the dictionaries.
         lens.dictionaries = DictionaryShelf(shelf.layers, same, budget=0)
         return Opened(session, request)
 
@@ -169,7 +169,7 @@ def _configuration(request: m.Open) -> Config:
 
 
 def _content(session: Session) -> dict[str, object]:
-    """What a session answers from, by the name of the section that says so."""
+    """The content that a session's answers depend on, by configuration section."""
     return {
         "model": session.model.fingerprint,
         "dictionary": session.lens.dictionaries.layers,
@@ -179,11 +179,11 @@ def _content(session: Session) -> dict[str, object]:
 
 def _changed(before: _Before, what: str) -> str:
     name = before.config.path.name
-    return f"{what} of {name} changed on the disk since it was opened: start qlens again to use it"
+    return f"{what} of {name} changed on disk since it was opened: restart qlens to use it"
 
 
 def _free(device: Any) -> None:
     from lens_core.memory import release
 
-    gc.collect()  # a model refers to itself
+    gc.collect()  # a model holds reference cycles
     release(device)

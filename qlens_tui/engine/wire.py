@@ -2,10 +2,9 @@
 
 A frame is four bytes of length (big-endian) and a JSON object with the message's `kind` and
 fields, in UTF-8 that also carries lone surrogates (`surrogatepass`: JSON's own escapes would
-join two of them into another character). What arrives is checked against the annotations of
-`requests`, `events` and the core's results: a frame that does not fit is a `WireError`, never
-half a message. Once a length is not believable nothing after it can be either, and the stream
-is lost.
+join two of them into another character). Incoming frames are checked against the annotations
+of `requests`, `events` and the core's results: one that does not fit is a `WireError`, never
+a partial message. After an invalid length no later frame can be found: the stream is lost.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Kind = TypeVar("Kind", Request, Event)
 
 
 class WireError(ValueError):
-    """Bytes that are no message of ours; `lost` if none can follow them either."""
+    """Bytes that are not a valid message; `lost` if no later message can be read either."""
 
     def __init__(self, text: str, *, lost: bool = False) -> None:
         super().__init__(text)
@@ -39,7 +38,7 @@ def write_message(stream: BinaryIO, message: Request | Event) -> None:
     """Write one frame.
 
     Raises:
-        WireError: the message is larger than a reader would take; nothing is written.
+        WireError: the message is larger than `LARGEST_FRAME`; nothing is written.
     """
     content = encode(message)
     if len(content) > LARGEST_FRAME:
@@ -52,14 +51,14 @@ def read_frame(stream: BinaryIO) -> bytes | None:
     """The content of the next frame; `None` at the end of the stream.
 
     Raises:
-        WireError: the stream ends inside a frame, or the length is none of ours.
+        WireError: the stream ends inside a frame, or the length is invalid.
     """
     head = stream.read(_LENGTH_BYTES)
     if not head:
         return None
     length = int.from_bytes(head, "big")
     if len(head) < _LENGTH_BYTES or length > LARGEST_FRAME:
-        raise WireError(f"a frame begins with {head.hex()}, which is no length", lost=True)
+        raise WireError(f"a frame begins with {head.hex()}, which is not a valid length", lost=True)
     content = stream.read(length)
     if len(content) < length:
         raise WireError(f"the stream ends {length - len(content)} bytes early", lost=True)
@@ -77,7 +76,7 @@ def decode(content: bytes, family: type[Kind]) -> Kind:
     """The message of `family` (`Request` or `Event`) that a frame holds.
 
     Raises:
-        WireError: there is none.
+        WireError: the frame holds no such message.
     """
     try:
         document = json.loads(content.decode("utf-8", "surrogatepass"))
@@ -100,7 +99,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        # Tuples of numbers and strings are most of every message.
+        # A shortcut: most of a message is tuples of numbers and strings.
         first = value[0] if value else None
         return [_plain(item) for item in value] if is_dataclass(first) else value
     if isinstance(value, frozenset):
@@ -113,7 +112,7 @@ Reader = Callable[[Any], Any]
 
 @cache
 def _reader(wanted: Any) -> Reader:
-    """What turns JSON into `wanted`, or refuses it."""
+    """A function that turns JSON into `wanted` or raises a `WireError`."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if is_dataclass(wanted):
         return _object_reader(wanted)
@@ -185,9 +184,9 @@ def _refuse(value: Any, wanted: Any) -> Any:
 
 
 def messages_of(stream: BinaryIO, family: type[Kind]) -> Iterator[Kind | WireError]:
-    """Every message until the stream ends; what is no message is given as its error.
+    """Every message until the stream ends; an invalid one is yielded as its `WireError`.
 
-    After an error that is `lost` nothing follows.
+    An error that is `lost` is the last item.
     """
     while True:
         try:

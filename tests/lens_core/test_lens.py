@@ -184,7 +184,7 @@ def test_what_a_block_favours_is_the_same_by_passes_of_its_own_as_by_operators(l
 
 @pytest.mark.parametrize(("side", "block"), [("value", 0), ("key", 5)])
 def test_a_block_that_is_not_on_the_way_favours_nothing(lens, side, block):
-    with pytest.raises(UsageError, match=f"is not on the way of the {side}"):
+    with pytest.raises(UsageError, match=f"is not on the {side}.s path"):
         lens.block_tokens(side, LAYER, FEATURE, block)
 
 
@@ -388,7 +388,7 @@ def test_operators_and_passes_agree_on_where_the_feature_sits(
 def test_positions_that_no_sample_has_are_refused(tiny, lens):
     short = ReferenceSample(tokens=torch.arange(20).view(2, 10), origin="short")
     carrier = Carrier(tiny, short, None, None)
-    with pytest.raises(UsageError, match="no token of the reference is late"):
+    with pytest.raises(UsageError, match="the reference has no late positions"):
         carrier.carry("value", lens.dictionary(LAYER), FEATURE, Settings(positions="late"))
 
 
@@ -625,7 +625,7 @@ def test_an_unknown_word_is_no_token_although_it_encodes_to_one_id(lens):
 
 
 def test_a_split_is_refused_where_the_transition_has_only_its_own(lens):
-    with pytest.raises(UsageError, match="leave --split out"):
+    with pytest.raises(UsageError, match="only one split: remove --split"):
         lens.paths("value", LAYER, FEATURE, Settings("first-order"), "first-reader")
 
 

@@ -82,7 +82,7 @@ def doing(state: State, layer_requests: LayerRequests) -> tuple[str, ...]:
         return "model unloaded while idle: loads again when needed", "model unloaded"
     if state.layer is not None and state.layer not in opened.known:
         loading = layer_requests.is_describing(state.layer)
-        return ("loading the dictionary" if loading else "no dictionary: B tries again",)
+        return ("loading the dictionary" if loading else "no dictionary: press B to try again",)
     if opened.session.operators == "shipped":
         return "ready; paths are slow: B makes them fast", "ready"
     return (

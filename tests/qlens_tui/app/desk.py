@@ -65,7 +65,7 @@ class AnswersAtOnce:
     def close(self, patience: float = 2.0) -> None:
         self.alive = False
 
-    def die(self, text: str = "the engine was ended by SIGKILL") -> None:
+    def die(self, text: str = "the engine was killed by SIGKILL") -> None:
         self.alive = False
         self._on_event(m.Died(text=text))
 

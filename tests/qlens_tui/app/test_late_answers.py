@@ -157,7 +157,7 @@ def test_a_dictionary_that_does_not_load_is_told_where_its_features_would_be(tal
         assert "loading the dictionary" in status(talk.bench)
         await talk.say(m.Failed(id=talk.asked(m.DescribeLayer)[-1].id, text="d0 is \x1bdamaged"))
         assert r"d0 is \x1bdamaged" in talk.table()
-        assert "no dictionary: B tries again" in status(talk.bench)
+        assert "no dictionary: press B to try again" in status(talk.bench)
         await talk.keys("B")
         assert "loading the dictionary" in status(talk.bench)
         await talk.describe(0)
@@ -173,14 +173,14 @@ def test_columns_that_could_not_be_computed_say_why_and_b_tries_again(talk):
         assert "being computed" in talk.table()  # its atlas may be in the cache
         await talk.describe(0)
         await talk.say(m.Failed(id=talk.asked(m.Tabulate)[-1].id, text="the disk is full"))
-        assert "no columns (B tries again): the disk is full" in talk.table()
+        assert "no columns (press B to try again): the disk is full" in talk.table()
         for _ in range(2):
             await talk.keys("B")
             assert "being computed" in talk.table()
             assert not talk.asked(m.Build)
         assert len(talk.asked(m.Tabulate)) == 2
         await talk.say(m.Cancelled(id=talk.asked(m.Tabulate)[-1].id))
-        assert "cancelled: B computes the columns" in talk.table()
+        assert "cancelled: press B to compute the columns" in talk.table()
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 

@@ -249,9 +249,9 @@ def test_an_engine_that_dies_meanwhile_is_told_and_harms_nothing(trial):
         question = at.asked
         await at.tell(m.Status(id=question.id, text="loading the model again"))
         assert at.title == "loading the model again…"
-        at.bench.engine_lost("the engine was ended by SIGKILL\x1b[2J", "restarting the engine")
+        at.bench.engine_lost("the engine was killed by SIGKILL\x1b[2J", "restarting the engine")
         await at.press()
-        assert at.title == r"! the engine was ended by SIGKILL\x1b[2J"
+        assert at.title == r"! the engine was killed by SIGKILL\x1b[2J"
         await at.press("p")
         await at.type(TEXT)
         assert "still loading" in at.title

@@ -104,7 +104,7 @@ def test_a_layer_without_an_atlas_says_what_its_columns_wait_for(place):
         ]  # fmt: skip
         for each in atlases:
             bench.hear(m.Cancelled(id=each.id))
-        assert "cancelled: B computes the columns" in bench.table.lines[0]
+        assert "cancelled: press B to compute the columns" in bench.table.lines[0]
         await settled(terminal.pilot, "h")
         assert bench.state.layer is None
         assert "columns appear once each layer has been visited" in bench.table.lines[0]

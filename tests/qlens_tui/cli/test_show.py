@@ -156,7 +156,7 @@ def test_a_split_that_a_transition_does_not_have_is_refused(
         2, "show", place.config, "1:3", "--transition", transition, "--split", "first-reader"
     )
 
-    assert f"{transition} transition has one split only: leave --split out" in line
+    assert f"{transition} transition has only one split: remove --split" in line
 
 
 def test_options_reach_the_lens(place: Workplace) -> None:

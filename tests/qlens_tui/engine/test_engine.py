@@ -543,6 +543,6 @@ def test_an_engine_that_writes_nonsense_is_ended_and_reported(workplace, monkeyp
     )
     monkeypatch.setattr("qlens_tui.engine.client.COMMAND", (sys.executable, "-c", program))
     client = Client()
-    assert "no event" in client.until(m.Died).text
+    assert "invalid data" in client.until(m.Died).text
     assert client.engine.pid is None
     client.engine.close()

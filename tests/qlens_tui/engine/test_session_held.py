@@ -171,8 +171,8 @@ def test_a_dictionary_is_the_one_that_was_read_before_or_refused(place):
     assert engine.sign() == before
     engine.answers.release()
     save_sae(place.folder / f"sae{LAYER}", seed=9)
-    assert f"dictionary of layer {LAYER} changed on the disk" in engine.refusal()
-    with pytest.raises(UsageError, match="changed on the disk"):
+    assert f"dictionary of layer {LAYER} changed on disk" in engine.refusal()
+    with pytest.raises(UsageError, match="changed on disk"):
         engine.answers.to(m.ReadPrompt(layer=LAYER, text="a"))
 
 
