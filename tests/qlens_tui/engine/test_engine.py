@@ -533,7 +533,7 @@ def test_a_garbled_frame_is_answered_and_a_lost_stream_ends_the_engine(workplace
     texts = [event.text for event in told if isinstance(event, m.Failed)]
     assert isinstance(started, m.Status)
     assert "not JSON" in texts[0]
-    assert any("no length" in text for text in texts)
+    assert any("not a valid length" in text for text in texts)
     assert ran.returncode == 3
 
 
