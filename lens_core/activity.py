@@ -1,13 +1,13 @@
 """Where in the reference each feature fires: how often, how strongly, on which tokens.
 
-Density and strongest tokens come from the very tokens at which the Jacobians are
+Density and strongest tokens come from the same tokens at which the Jacobians are
 taken, so that a feature's contexts and its signature describe the same text. A
-feature that never fires there is silent in the sample, which is too short to call
-it dead.
+feature that never fires there is called silent; the sample is too short to call it
+dead.
 
 Costs one forward pass of the model and one of the encoder over the reference. Of
-the `[tokens, n_features]` activations at most `BLOCK_BYTES` exist at a time; from
-each block only what beats a feature's weakest kept token is looked at again.
+the `[tokens, n_features]` activations at most `BLOCK_BYTES` exist at a time; of
+each block only activations above a feature's weakest kept one are examined further.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lens_core.reference import ReferenceSample
 
 BLOCK_BYTES = 1 << 28
 _LARGEST_BITS = (1 << 31) - 1
-# Streams of one sample that a forward pass holds beside the sites: heads, MLP, temporaries.
+# Memory of a forward pass besides the sites (heads, MLP, temporaries), in streams per sample.
 _WORKING_STREAMS = 24
 
 
@@ -78,7 +78,7 @@ def feature_activity(
     for done, stream in _streams(model, dictionary.read_site, reference, batch):
         for hook_input in _blocks(stream[:, reference.included].flatten(0, 1), strongest):
             activations = dictionary.encode(read(hook_input).to(dictionary.keys)).float()
-            # One NaN or infinity is in the sum; to look at each takes thirty times as long.
+            # A NaN or infinity shows in the sum; checking every value takes thirty times as long.
             if not bool(activations.sum().isfinite()):
                 raise DictionaryError(
                     f"{dictionary.name} gives activations that are not finite on the reference: "
@@ -100,10 +100,10 @@ def feature_activity(
 
 
 class _Strongest:
-    """The running top tokens of every feature; tokens must come in their order.
+    """The running top tokens of every feature; tokens must be added in order.
 
-    Nothing has activation 0 and token -1. A later token only displaces what it
-    strictly beats, which is the order among equal activations.
+    Empty places have activation 0 and token -1. A later token replaces only a strictly
+    smaller activation, so that equal activations stay in token order.
     """
 
     def __init__(self, n_features: int, top: int, device: torch.device) -> None:
@@ -120,11 +120,11 @@ class _Strongest:
         slot = torch.arange(len(touched), device=touched.device)
         top = self.activation.shape[1]
 
-        # Kept ones first, then the new ones by token: the order that a stable sort preserves.
+        # Kept tokens first, then the new ones in token order; a stable sort preserves this.
         owner = torch.cat([slot.repeat_interleave(top), (beaten.cumsum(0) - 1)[feature]])
         activation = torch.cat([self.activation[touched].flatten(), activations[row, feature]])
         token = torch.cat([self.token[touched].flatten(), row + self.seen])
-        # By feature, the strongest first: the bits of floats from zero up sort as the floats do.
+        # By feature, strongest first: the bits of non-negative floats sort as the floats do.
         bits = activation.view(torch.int32).long()
         owner_first, order = ((owner << 32) + _LARGEST_BITS - bits).sort(stable=True)
         start = torch.searchsorted(owner_first, slot << 32)
@@ -155,7 +155,7 @@ def _blocks(
 def _streams(
     model: ResidualModel, site: int, reference: ReferenceSample, batch: int | None
 ) -> Iterator[tuple[int, Float[Tensor, "batch pos d_model"]]]:
-    """The stream at `site` batch by batch, each with the number of samples done by then."""
+    """The stream at `site` batch by batch, each with the number of samples done so far."""
     if batch is None:
         streams = model.n_blocks + 1 + _WORKING_STREAMS
         item = torch.finfo(model.dtype).bits // 8

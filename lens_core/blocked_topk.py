@@ -3,21 +3,21 @@
     scores = vectors @ rows.T + bias          [n, d_vocab], a block of vectors at a time
 
 A dictionary of 32,768 features has 1.6 billion scores against GPT-2's vocabulary, of which an
-atlas reads 25 a row. Each block's scores are looked at while they are warm and overwritten by
-the next block's. The best of every 64 neighbouring tokens are found first: only the `k + 1`
-groups with the largest of those can hold the top `k + 1`, so that the selection reads each
-score once. Rows in which two of these are equal, where the order of ids decides, are done
-again by `ranking.top_k`. A rank is a count of the scores above it, which needs no sort.
+atlas keeps 25 per row. Each block's scores are read while they are in the CPU cache, then
+overwritten by the next block's. First the maximum of every 64 neighbouring tokens is taken:
+only the `k + 1` groups with the largest maxima can hold the top `k + 1`, so each score is read
+once. Rows in which two of these scores are equal, where the order of ids decides, are redone by
+`ranking.top_k`. A rank is a count of the scores above it, which needs no sort.
 
-Cost on a CPU at GPT-2's shape, beside the product itself: about 12% for the top 25, about 25%
-for the ranks of 25 ids. (The product's rows begin at cache lines, which by itself saves more
-than that of a product into rows of 50,257.) Extra memory: one block of scores (`_BLOCK_BYTES`,
-or 64 rows where those take more), 1/64 of it for the groups, and `d_vocab` bytes a thread for
+Cost on a CPU at GPT-2's shape, on top of the product itself: about 12% for the top 25, about
+25% for the ranks of 25 ids. (The product's rows are aligned to cache lines, which saves more
+than that compared with rows of 50,257.) Extra memory: one block of scores (`_BLOCK_BYTES`, or
+64 rows if those are larger), 1/64 of it for the groups, and `d_vocab` bytes per thread for
 ranks.
 
-The scores are those of one plain product of the block. BLAS picks its order of sums by the
-shape, so that another number of vectors may move a score by float rounding, and with it the
-order of tokens closer than that; the same call gives the same result.
+The scores are those of one plain product of the block. BLAS chooses its order of summation by
+the shape, so another number of vectors may change scores by float rounding, and with it the
+order of nearly equal tokens; the same call gives the same result.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lens_core.errors import ModelError
 from lens_core.ranking import top_k
 
 _GROUP = 64
-# On a CPU past the point where packing the vocabulary for each block stops to show; on a GPU
+# On a CPU large enough that packing the vocabulary for each block costs little; on a GPU large
 # enough to fill it.
 _BLOCK_BYTES = {"cpu": 2**27, "cuda": 2**29}
 _FEWEST_ROWS = 64
@@ -55,7 +55,7 @@ def top_k_of_product(
     """The `k` best columns of `vectors @ rows.T + bias` for each vector, best first.
 
     Equal scores are in the order of their ids, as in `ranking.top_k`. `rows` may be a view
-    such as `W_U.T`: either layout is as fast. `largest=False` asks for the lowest scores.
+    such as `W_U.T`: both layouts are equally fast. `largest=False` asks for the lowest scores.
 
     Raises:
         ModelError: a score is NaN, or the tensors are of half precision.
@@ -94,7 +94,7 @@ def top_k_and_ranks_of_product(
     k: int,
     ids: Int[Tensor, "n m"],
 ) -> tuple[Ids, Best, Int[Tensor, "n m"]]:
-    """`top_k_of_product` and `ranks_in_product` of one and the same product."""
+    """`top_k_of_product` and `ranks_in_product` from one product."""
     own, best = _room(vectors, rows, k)
     found = torch.empty_like(ids)
     for block, scores in _blocks(vectors, rows, bias):
@@ -106,8 +106,8 @@ def top_k_and_ranks_of_product(
 def ranks_of(scores: Scores, ids: Ids) -> Ids:
     """The rank (0 is best) of `ids` in each row of `scores`; equal scores in the order of ids.
 
-    The scores that stand above, before and after the id, are counted: on a CPU about 7
-    microseconds an id at 50,000 tokens, against 4 ms for the sort in `ranking.ranks`.
+    Counts the scores that rank higher, separately before and after the id: about 7 microseconds
+    per id on a CPU at 50,000 tokens, against 4 ms for the sort in `ranking.ranks`.
     """
     if scores.device.type != "cpu":
         return _ranks_on_device(scores, ids)
@@ -127,7 +127,7 @@ def ranks_of(scores: Scores, ids: Ids) -> Ids:
     if threads < 2:
         count(range(len(table)))
     else:
-        # NumPy leaves the interpreter's lock while it compares and counts.
+        # NumPy releases the interpreter lock while it compares and counts.
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(count, [range(i, len(table), threads) for i in range(threads)]))
     return torch.from_numpy(found)
@@ -151,9 +151,9 @@ def _room(vectors: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _blocks(
     vectors: Tensor, rows: Tensor, bias: Tensor | None, sign: int = 1
 ) -> Iterator[tuple[slice, Tensor]]:
-    """`sign` times the scores, a block of vectors at a time, filled up with -inf to whole groups.
+    """`sign` times the scores, a block of vectors at a time, padded with -inf to whole groups.
 
-    The tensor is the same each time: what is wanted of it must be read before the next.
+    Every block is yielded in the same tensor: read what you need before asking for the next.
     """
     if vectors.dtype not in (torch.float32, torch.float64):
         raise ModelError(
@@ -164,7 +164,7 @@ def _blocks(
     width = -(-d_vocab // _GROUP) * _GROUP
     budget = _BLOCK_BYTES.get(vectors.device.type, _BLOCK_BYTES["cpu"])
     most = max(_FEWEST_ROWS, budget // (width * vectors.itemsize))
-    size = -(-n // max(1, -(-n // most)))  # even blocks: a short last one is a slow one
+    size = -(-n // max(1, -(-n // most)))  # blocks of equal size: a short last block is slow
     scratch = vectors.new_full((size, width), float("-inf"))
     for start in range(0, n, max(1, size)):
         part = vectors[start : start + size].detach()
@@ -181,7 +181,7 @@ def _top_k(scores: Tensor, d_vocab: int, k: int, first: int) -> tuple[Tensor, Te
     _refuse_nan(peaks.amax(1), first)
     chosen = peaks.topk(min(k + 1, peaks.shape[1])).indices
     candidates = groups.gather(1, chosen[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
-    # One more than asked for, to see whether the last one is tied.
+    # One more than requested, to see whether the last one is tied.
     best, at = candidates.topk(min(k + 1, candidates.shape[1]))
     ids = chosen.gather(1, at // _GROUP) * _GROUP + at % _GROUP
     for row in (best[:, 1:] == best[:, :-1]).any(1).nonzero().flatten().tolist():
@@ -190,9 +190,9 @@ def _top_k(scores: Tensor, d_vocab: int, k: int, first: int) -> tuple[Tensor, Te
 
 
 def _refuse_nan(peaks: Float[Tensor, " rows"], first: int) -> None:
-    """A NaN anywhere in a row makes its largest score NaN."""
+    """Refuse rows with NaN, which makes a row's largest score NaN."""
     if bool((bad := peaks.isnan()).any()):
         raise ModelError(
-            f"the scores of vector {first + int(bad.nonzero()[0])} are not numbers: the feature "
-            "or the model overflows"
+            f"the scores of vector {first + int(bad.nonzero()[0])} are NaN: the feature or the "
+            "model overflows"
         )

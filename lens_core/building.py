@@ -1,4 +1,4 @@
-"""Building the operators of a session: what that takes, then the build; for both front ends."""
+"""Building the operators of a session, for both front ends: the estimate, then the build."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lens_core.signature import BuildFacts
 from lens_core.terms import Progress
 
 WHOLE = (1, 1)
-"""The shard that is everything: the first of one."""
+"""The only shard: number 1 of 1."""
 
 
 def begin_build(session: Session, shard: tuple[int, int] = WHOLE) -> Work:
-    """What `shard` (number, of how many) has to build, and what of it is there.
+    """What `shard` (number, total) has to build, and which parts exist.
 
     Raises:
-        StoreError: the disk has no room for it.
+        StoreError: the disk has too little free space.
     """
     model, batch = session.model, session.config.compute.batch
     return begin(
@@ -28,7 +28,7 @@ def begin_build(session: Session, shard: tuple[int, int] = WHOLE) -> Work:
 
 
 def build_facts(session: Session, work: Work) -> BuildFacts:
-    """What a build will take. The time is measured: two walks over a micro-batch a family."""
+    """What a build will take. The time is estimated from two passes per family on this machine."""
     plan = work.plan
     return BuildFacts(
         directory=str(session.operators_directory),
@@ -50,9 +50,9 @@ def compute(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Compute the units that are missing; `progress`, told of passes, may raise to stop.
+    """Compute the missing units; `progress` is called with passes and may raise to stop.
 
-    Whole units are kept, and the next call goes on with the others.
+    Finished units are kept; the next call computes the others.
     """
     directory = session.operators_directory
     if not is_complete(directory):
@@ -62,14 +62,14 @@ def compute(
 
 
 def join(session: Session, progress: Progress | None = None) -> list[Unit]:
-    """Put the units together and answer by them; those that other shards still owe, if any.
+    """Assemble the units and use the operators; returns units missing from other shards, if any.
 
-    `progress` is told of files. Of several processes that end together one does it.
+    `progress` is called with files. If several processes finish together, one of them assembles.
     """
     directory = session.operators_directory
     if not is_complete(directory) and (missing := finish(directory, progress)):
         return missing
     operators = Operators(directory, session.model.device, expected=directory.name)
     session.lens.carrier.operators = operators
-    session.lens.scales.clear()  # of the operators that answered before
+    session.lens.scales.clear()  # cached with the previous operators
     return []

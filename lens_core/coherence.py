@@ -1,9 +1,9 @@
-"""How much the tokens of a list have to do with each other, and two lists with one another.
+"""How similar the tokens of a list are to each other, and how much two lists overlap.
 
     coherence(L) = mean over pairs i != j in L of cos(w_i - c, w_j - c)
                  = (|sum u_i|^2 - sum |u_i|^2) / (k (k - 1)),   u_i = (w_i - c) / |w_i - c|
 
-with `w` the rows that the list was read with. The second form needs one sum per list instead
+where `w` are the rows the list was read with. The second form needs one sum per list instead
 of all pairs: `k d` operations, against `d V` for finding the list.
 """
 
@@ -23,8 +23,8 @@ def coherence(
 ) -> Float[Tensor, " lists"]:
     """The mean pairwise cosine of each list's centred rows, -1/(k-1) to 1.
 
-    About 0 for tokens that have nothing in common; NaN for lists of one token. A row equal to
-    the centre has no direction, and cosine 0 with all others.
+    About 0 for random tokens; NaN for lists of one token. A row equal to the centre has no
+    direction and counts as cosine 0 with all others.
     """
     k, d_model = ids.shape[1], rows.shape[1]
     at_once = max(1, _BLOCK_BYTES // (k * d_model * rows.element_size()))

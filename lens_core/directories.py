@@ -1,12 +1,12 @@
-"""Every folder of the project by its name, once, and the variable that moves it.
+"""Every folder that qlens uses, and the environment variable that moves it.
 
     QLENS_CACHE_DIR      what can be computed again: models, operators, atlas, results, logs
-    QLENS_SHARED_CACHE   the cache of another user, which is only read
-    QLENS_DATA_DIR       marks: what nobody can compute again
+    QLENS_SHARED_CACHE   another user's cache, which is only read
+    QLENS_DATA_DIR       marks, which cannot be computed again
     QLENS_STATE_DIR      where the app was left
 
 An unset or empty variable means the platform's directory for qlens. Only `cache_dir` and
-`results_dir` make a directory. No torch here.
+`results_dir` create a directory. No torch here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NETWORK = re.compile(
 
 
 def directory_of(variable: str) -> Path:
-    """The directory that `CACHE`, `DATA` or `STATE` stands for; it need not exist."""
+    """The directory for the variable `CACHE`, `DATA` or `STATE`; it need not exist."""
     chosen = os.environ.get(variable) or _DEFAULTS[variable]("qlens", appauthor=False)
     return Path(os.path.abspath(os.path.expanduser(chosen)))
 
@@ -72,13 +72,13 @@ def cache_dir() -> Path:
 
 
 def shared_cache_dir() -> Path | None:
-    """The cache of another user to read from, if one was named."""
+    """Another user's cache to read from, if `QLENS_SHARED_CACHE` names one."""
     chosen = os.environ.get(SHARED_CACHE)
     return Path(os.path.expanduser(chosen)) if chosen else None
 
 
 def caches(cache: Path) -> list[Path]:
-    """The user's own `cache`, and the shared one after it."""
+    """The user's own `cache`, then the shared one."""
     shared = shared_cache_dir()
     return [cache] if shared is None else [cache, shared]
 
@@ -89,12 +89,12 @@ def data_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Where the app keeps what it needs to open where it was left."""
+    """Where the app keeps its last visit."""
     return directory_of(STATE)
 
 
 def variable_of(path: Path) -> str | None:
-    """The variable that would move `path` elsewhere; `None` for a path that a user gave."""
+    """The variable that sets the directory of `path`; `None` for a path that a user gave."""
     for place in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
         for variable in _DEFAULTS:
             root = directory_of(variable)
@@ -106,9 +106,9 @@ def variable_of(path: Path) -> str | None:
 def results_dir(cache: Path) -> Path:
     """Where the SQLite file of `cache` lives: local even if the cache is on the network.
 
-    SQLite's locks and shared memory are not safe on network filesystems. Where
-    no private local directory can be had it stays in the cache, and
-    `ResultCache` then does without the write-ahead log.
+    SQLite's locks and shared memory are not safe on network filesystems. If
+    there is no private local directory it stays in the cache, and
+    `ResultCache` then uses no write-ahead log.
     """
     if not is_network_filesystem(cache):
         return cache / RESULTS
@@ -116,7 +116,7 @@ def results_dir(cache: Path) -> Path:
     with suppress(OSError):
         private.mkdir(mode=0o700, exist_ok=True)
         found = private.lstat()
-        # Anybody can make a directory of this name in /tmp before us.
+        # Another user may have created a directory of this name in /tmp.
         ours = found.st_uid == os.getuid() and found.st_mode & 0o170077 == 0o040000
         if ours and not is_network_filesystem(private):
             return private / hashlib.sha256(os.fsencode(cache.absolute())).hexdigest()[:16]
@@ -124,7 +124,7 @@ def results_dir(cache: Path) -> Path:
 
 
 def is_network_filesystem(path: Path) -> bool:
-    """Whether `path` (which need not exist yet) lies on a filesystem of another machine."""
+    """Whether `path` (which need not exist yet) is on a network filesystem."""
     import psutil
 
     place = Path(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""Documents for a reference: the bundled text, a text file, a data set of the hub."""
+"""Documents for a reference: the bundled text, a text file, or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lens_core.errors import SampleError
 from lens_core.foreign import in_plain_words
 from lens_core.hub import Wanted, explained, is_offline
 
-# A larger data set, or one that does not say its size, is read over the network as far as needed.
+# A larger data set, or one of unknown size, is streamed over the network as far as needed.
 DOWNLOAD_LIMIT = 1 << 30
 _PIECE = 1 << 20  # bytes of a text file tokenised at once
 
@@ -24,7 +24,7 @@ def bundled_documents() -> Iterator[str]:
 
 
 def text_documents(path: Path) -> Iterator[str]:
-    """A UTF-8 text file, in pieces of whole lines so that one of any size can be begun."""
+    """A UTF-8 text file in pieces of whole lines, so that a large file is not read to the end."""
     at = 0
     try:
         with path.open("rb") as file:
@@ -48,7 +48,7 @@ def hub_documents(name: str, *, offline: bool) -> Iterator[str]:
     which it is read when the hub is out of reach.
     """
     try:
-        # With the prefix, a folder OWNER/NAME in the working directory is never taken for it.
+        # With the prefix, a folder OWNER/NAME in the working directory is never used instead.
         yield from train_texts(f"hf://datasets/{name}", offline=offline)
     except SampleError as error:
         raise SampleError(f"data set {name}: {error}") from None
@@ -85,7 +85,7 @@ def train_texts(path: str, *, offline: bool) -> Iterator[str]:
 
 @contextmanager
 def _offline_mode(offline: bool) -> Iterator[None]:
-    """`datasets` reads its switch at import, which may have been before ours was known."""
+    """Set the offline switch of `datasets`, which it reads only once, at import."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE

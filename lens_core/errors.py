@@ -1,8 +1,8 @@
-"""What can go wrong, said in one line that names the thing and the fix.
+"""Errors, each with a message of one line that names the thing and the fix.
 
-The core raises only `LensError`s for what a user, a file or a machine can
-cause; a front end turns one into a line on standard error and `exit_code`.
-Anything else that escapes is a defect of ours and keeps its traceback.
+For problems that a user, a file or a machine can cause, the core raises only `LensError`s; a
+front end turns one into a line on standard error and `exit_code`. Any other exception is a bug
+in qlens and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HUB_TOKEN = re.compile(r"\bhf_\w+")
 
 
 class QlensWarning(UserWarning):
-    """Something that may be wrong and that only the user can know."""
+    """A possible problem that only the user can judge."""
 
 
 class LensError(Exception):
@@ -31,7 +31,7 @@ class UsageError(LensError):
 
 
 class ConfigError(UsageError):
-    """The configuration file cannot be read or does not say what it must."""
+    """The configuration file cannot be read, or is not a valid configuration."""
 
 
 class ModelError(LensError):
@@ -51,17 +51,17 @@ class StoreError(LensError):
 
 
 class DamagedError(StoreError):
-    """A file of the cache is missing, cut short, or not what was written."""
+    """A stored file is missing, cut short, or not what was written."""
 
 
 class OperatorError(LensError):
-    """Operators are missing or do not fit what is asked of them."""
+    """Operators are missing, or cannot answer what is asked."""
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """What somebody else's error says, on one line of at most `limit` characters.
+    """The message of any exception, on one line of at most `limit` characters.
 
-    Tokens of the Hugging Face hub are taken out; an error without words gives its type.
+    Hugging Face access tokens are removed; an exception without a message gives its type.
     """
     text = _HUB_TOKEN.sub("hf_...", " ".join(str(error).split()))
     text = text or type(error).__name__
@@ -69,5 +69,5 @@ def one_line(error: BaseException | str, limit: int = 200) -> str:
 
 
 def cannot_read(error: OSError, path: Path) -> StoreError:
-    """What to say of a file that is there and that the system does not let us read."""
+    """The error for a file that exists but cannot be read."""
     return StoreError(f"cannot read {path}: {error.strerror or one_line(error)}")

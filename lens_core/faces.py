@@ -1,15 +1,14 @@
-r"""Faces of tokens: text that may hold bytes which are no UTF-8, and names for ids.
+r"""Faces of tokens: text for tokens that are not valid UTF-8, and names for ids.
 
-A face is a string that any file and any protocol can hold (`lens_core.vocabulary` makes them).
-Vocabularies of bytes cut characters in half: a token may be `e6 88`, the first two thirds of
-战. In a face such a byte is written `\xe6`, and what is valid beside it stays as it is:
-`"abc\xe6"` (a backslash and three characters). Backslashes in front of that, or of text that
-reads like it, are doubled, so that every face has one meaning.
+A face is a token's string, which any file and protocol can hold (`lens_core.vocabulary` makes
+them). Byte-level vocabularies split characters: a token may be `e6 88`, the first two bytes of
+战. In a face such a byte is written `\xe6`, and valid text next to it is unchanged:
+`"abc\xe6"` (a backslash and three characters). Backslashes in front of such a byte, or of text
+that looks like one, are doubled, so that every face has one meaning.
 
-Inside, while text is put together or taken apart, such a byte is the surrogate that Python's
-`surrogateescape` makes of it (U+DCE6); what a shell hands over undecoded arrives as the same.
-
-No torch here: front ends ask this module too.
+Internally, while text is joined or split, such a byte is the surrogate of Python's
+`surrogateescape` (U+DCE6); undecodable bytes from a shell arrive in the same form. No torch
+here, because front ends use this module too.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _ESCAPED = re.compile(rf"(\\+)({_BYTE})")
 
 
 def escape_bytes(text: str) -> str:
-    r"""The face of a text in which surrogates U+DC80 to U+DCFF stand for bytes."""
+    r"""The face of a text in which surrogates U+DC80 to U+DCFF represent bytes."""
     if text.isascii() and "\\" not in text:
         return text
     return _TO_ESCAPE.sub(_escaped, text)
@@ -39,13 +38,13 @@ def unescape_bytes(face: str) -> str:
 
 
 def joined(faces: Iterable[str]) -> str:
-    """The face of texts in a row: bytes that are a character together become it."""
+    """The face of consecutive texts; bytes that form a character together become that character."""
     text = "".join(map(unescape_bytes, faces))
     return escape_bytes(_SURROGATES.sub(_whole, text))
 
 
 def id_named(text: str) -> int | None:
-    """The id that `#24211` or `<id 50270>` names, whether or not a vocabulary has it."""
+    """The id in `#24211` or `<id 50270>`, whether or not a vocabulary has it."""
     found = _NAMES_AN_ID.fullmatch(text)
     return int(found[1] or found[2]) if found else None
 

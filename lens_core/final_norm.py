@@ -2,8 +2,8 @@
 
     norm(x) = linear(x) / scale(x) + bias,   linear(x) = gain * (x, centred for a LayerNorm)
 
-(docs/method.md, section 3.) LayerNorm and RMSNorm have this form; any other is refused. It is
-checked against the model's own module when it is read off.
+(docs/method.md, section 3.) LayerNorm and RMSNorm have this form; any other norm is refused.
+The closed form is checked against the model's own module.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lens_core.model import ResidualModel
 class FinalNorm:
     """The final norm in closed form: `gain * (x - centred mean) / sqrt(mean square + eps) + bias`.
 
-    Splitting it into a linear part and one scale per vector is what lets a reverse
-    search rank every feature with one matrix-vector product.
+    With a linear part and one scale per vector, a reverse search can rank every
+    feature with one matrix-vector product.
     """
 
     centred: bool
@@ -32,7 +32,7 @@ class FinalNorm:
     eps: float
 
     def linear(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The part that is linear in `x`: everything but the division and the bias."""
+        """The part that is linear in `x`: everything except the division and the bias."""
         return self.gain * self._centre(x)
 
     def scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, " *batch"]:
@@ -68,7 +68,9 @@ def final_norm_of(model: ResidualModel) -> FinalNorm:
         else:
             eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
             if eps is None:
-                raise ModelError(f"the final norm of {model.name} is no LayerNorm or RMSNorm")
+                raise ModelError(
+                    f"the final norm of {model.name} is neither a LayerNorm nor an RMSNorm"
+                )
             # Gemma's gain is 1 + weight: ask the module, not its parameters.
             norm = FinalNorm(False, model.final_norm(ones) * (1 + eps) ** 0.5, None, float(eps))
         probe = torch.linspace(-1, 2, model.d_model, dtype=model.dtype, device=model.device)
@@ -77,5 +79,7 @@ def final_norm_of(model: ResidualModel) -> FinalNorm:
         got = norm.linear(probe) / norm.scale(probe)
         got = got if norm.bias is None else got + norm.bias
         if not torch.allclose(got, expected, rtol=1e-4, atol=1e-5):
-            raise ModelError(f"the final norm of {model.name} is no LayerNorm or RMSNorm")
+            raise ModelError(
+                f"the final norm of {model.name} is neither a LayerNorm nor an RMSNorm"
+            )
     return norm

@@ -1,11 +1,10 @@
-"""Which features fire on a text that somebody wrote, token by token.
+"""Which features fire on a given text, token by token.
 
     a[p] = encode(read_norm(h[p]))          h: the stream at the dictionary's read site
 
-The same activations as `activity` ranks over the reference, but for one text, to hold an
-explanation against it. The text becomes tokens as a document of the reference does
-(`reference`): without special tokens, behind the beginning-of-sequence token where the
-configuration says so.
+The same activations as `activity` ranks over the reference, but for one text, to test an
+explanation. The text is tokenised like a document of the reference (`reference`): without
+special tokens, and after a beginning-of-sequence token if the configuration says so.
 
 Costs one forward pass up to the read site and one of the encoder. Of the
 `[pos, n_features]` activations at most `BLOCK_BYTES` exist at a time.
@@ -27,9 +26,9 @@ from lens_core.memory import free_bytes, is_out_of_memory, release
 from lens_core.model import ResidualModel
 from lens_core.reference import beginning
 
-# The model keeps masks and rotary tables for every length that it has seen: these are few.
+# The model keeps masks and rotary tables for every length it was run on, so use few lengths.
 _SHORTEST = 16
-# Copies of a layer's attention scores, and streams beside the sites, that a pass holds at once.
+# Memory of a pass: copies of a layer's attention scores, and streams in addition to the sites.
 _SCORES, _WORKING_STREAMS = 3, 24
 
 
@@ -50,13 +49,13 @@ class Firing:
 def prompt_tokens(
     text: str, tokenizer: PreTrainedTokenizerBase | None, *, prepend_bos: bool
 ) -> Int64[Tensor, " pos"]:
-    """The tokens of `text`, as those of a document of the reference.
+    """The tokens of `text`, tokenised like a document of the reference.
 
     Raises:
-        UsageError: there are none, or the model has no tokenizer to make them.
+        UsageError: there are none, or the model has no tokenizer.
     """
     if tokenizer is None:
-        raise UsageError("a text needs a tokenizer, and the model has none")
+        raise UsageError("the model has no tokenizer to read a text with")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -85,14 +84,14 @@ def firing(
 
     Args:
         top: how many features of every token, at least 1; all of them where there are fewer.
-        feature: the one whose activations are wanted at every token.
+        feature: the feature whose activations to return at every token.
 
     Raises:
-        UsageError: the model cannot read the tokens: too many, or of another model.
-        DictionaryError: activations that are not finite.
+        UsageError: there are too many tokens, or ids that the model does not have.
+        DictionaryError: activations are not finite.
     """
     if top < 1:
-        raise UsageError(f"{top} features of a token are none: ask for at least 1")
+        raise UsageError(f"ask for at least 1 feature per token, got {top}")
     if feature is not None and not 0 <= feature < dictionary.n_features:
         raise UsageError(
             f"feature {feature} is out of range: {dictionary.name} has features 0 to "
@@ -121,7 +120,7 @@ def _strongest(
     activations: Float32[Tensor, "some n_features"], top: int
 ) -> tuple[Float32[Tensor, "some top"], Int64[Tensor, "some top"]]:
     best = activations.topk(top, dim=-1)
-    # The lowest number first among equal ones, which `topk` leaves open.
+    # Equal activations in order of features, which `topk` does not guarantee.
     features, order = best.indices.sort(dim=-1)
     values, order = best.values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     features = features.gather(-1, order)
@@ -134,7 +133,7 @@ def _stream(
 ) -> Float[Tensor, "pos d_model"]:
     """The stream at `site`.
 
-    The model runs on a length that is a power of two: what follows a token cannot reach it.
+    The text is padded to a power of two; later tokens cannot affect earlier ones.
     """
     length, limit = len(tokens), getattr(model.bridge.cfg, "n_ctx", None)
     if length == 0:
@@ -146,8 +145,8 @@ def _stream(
     least, largest = int(tokens.min()), int(tokens.max())
     if least < 0 or largest >= model.d_vocab:
         raise UsageError(
-            f"token id {least if least < 0 else largest} is none of the model's (0 to "
-            f"{model.d_vocab - 1}): leave it out of the text"
+            f"token id {least if least < 0 else largest} is not in the vocabulary (0 to "
+            f"{model.d_vocab - 1}): remove it from the text"
         )
     too_long = UsageError(
         f"a text of {length} tokens does not fit into the memory of {model.device}: shorten it"
@@ -167,7 +166,7 @@ def _stream(
 
 
 def _bytes(model: ResidualModel, length: int) -> int:
-    """What a pass over one sample holds at its most: streams, attention's scores, the logits."""
+    """Peak memory of a pass over one sample: streams, attention scores, logits."""
     scores = _SCORES * model.bridge.cfg.n_heads * length
     streams = (model.n_blocks + _WORKING_STREAMS) * model.d_model
     size: int = model.dtype.itemsize * length * (streams + scores + model.d_vocab)

@@ -1,9 +1,9 @@
-"""What an error of a foreign library says, in words that a user can use.
+"""Errors of other libraries, in words that are useful to a user.
 
-Libraries read files with plain Python, so that a damaged or unforeseen one raises whatever the
-line at hand raises: a missing entry is a `KeyError`, a number where a table was expected a
-`TypeError` about some `__init__`. Such text is about the library's source and tells a user
-nothing; what it does tell is kept.
+Libraries read files with plain Python, so a damaged or unexpected file raises whatever the
+current line raises: a missing entry is a `KeyError`, a number in place of a table a `TypeError`
+about some `__init__`. Such text is about the library's source code and is replaced; text about
+the file is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 
 from lens_core.errors import one_line
 
-# Words of an interpreter that speaks of code, not of a file.
+# Signs of a message about code, not about a file.
 _OF_CODE = re.compile(
     r"__\w+__|\bNoneType\b|\bself\b|unexpected keyword|positional argument|object has no attribute"
     r"|object is not|argument of type|not iterable|not subscriptable|not supported between"
@@ -23,7 +23,7 @@ _UNFORESEEN = "its content is not what the library that reads it expects"
 
 
 def in_plain_words(error: BaseException) -> str:
-    """What is wrong with a file on which a foreign reader raised `error`; one short clause."""
+    """What is wrong with a file on which another library raised `error`; one short clause."""
     if isinstance(error, KeyError):
         return f"it has no entry {one_line(str(error.args[0]))}" if error.args else _UNFORESEEN
     if isinstance(error, UnpicklingError):
@@ -44,9 +44,9 @@ def in_plain_words(error: BaseException) -> str:
 
 
 def _tensors(text: str) -> str:
-    """What torch says of weights that do not fit their module; "" if it is not about that."""
+    """torch's complaint about weights that do not fit their module; "" if it is something else."""
     said = []
-    for found, words in (("Missing", "it lacks"), ("Unexpected", "it holds, unasked,")):
+    for found, words in (("Missing", "it lacks"), ("Unexpected", "it unexpectedly holds")):
         if names := re.search(rf"{found} key\(s\) in state_dict: ([^\n]*?)\.\s", text):
             bare = names[1].replace('"', "")
             said.append(f"{words} {bare}")

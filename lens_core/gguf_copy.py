@@ -1,8 +1,7 @@
 """GGUF models, dequantised once and kept as safetensors in the cache.
 
-Dequantising takes 20 seconds for 135M parameters. The copy is keyed by the file's content, so
-that the same file under two names, or another one under the same name, is what it is; and it
-is checked against the fingerprint it was written with whenever it is loaded.
+Dequantising takes 20 seconds for 135M parameters. The copy is keyed by the file's content, not
+its name, and is checked against the fingerprint stored with it whenever it is loaded.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ def open_gguf(
     """The model in a GGUF file, its tokenizer, and the fingerprint of its weights.
 
     Raises:
-        ModelError: the file cannot be read, or is of an architecture that transformers does
-            not take from GGUF.
+        ModelError: the file cannot be read, or transformers does not read its architecture
+        from GGUF.
         StoreError: the cache cannot hold the copy.
     """
     if _PART.search(gguf.name):
@@ -58,7 +57,7 @@ def open_gguf(
     directory = cache_dir / MODELS / f"gguf-{content[:32]}"
     kept = _load_copy(directory, name)
     if kept is None:
-        # A second first start waits for this one's copy instead of writing over it.
+        # Another process that starts at the same time waits for this copy.
         with build_lock(cache_dir / LOCKS / directory.name, wait=True):
             kept = _load_copy(directory, name)
             if kept is None:
@@ -90,7 +89,7 @@ def _load_copy(
 
 def _dequantise(gguf: Path, directory: Path) -> None:
     model, tokenizer = _read(gguf)
-    # transformers refuses to save what it still takes for a quantised model.
+    # transformers refuses to save a model that it still considers quantised.
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
@@ -101,7 +100,7 @@ def _dequantise(gguf: Path, directory: Path) -> None:
         temporary.mkdir()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        # Saving may drop or rename entries: the record is of what a load gives back.
+        # Saving may drop or rename entries, so fingerprint what loading returns.
         saved, _ = open_pretrained(temporary, gguf.name)
         record = {"source": gguf.name, "fingerprint": weights_fingerprint(saved)}
         write_text_atomically(temporary / _RECORD, json.dumps(record) + "\n")
@@ -118,8 +117,8 @@ def _dequantise(gguf: Path, directory: Path) -> None:
 def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # Through a link in a folder of its own: what else lies beside the file (a configuration, a
-    # tokenizer) would be read too, and the copy is kept under the content of the GGUF alone.
+    # Through a link in an empty folder: transformers would also read other files next to the
+    # GGUF (a configuration, a tokenizer), on which the copy's key does not depend.
     with tempfile.TemporaryDirectory(prefix="qlens-gguf-") as folder:
         (Path(folder) / "model.gguf").symlink_to(gguf)
         options: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}

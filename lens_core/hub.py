@@ -1,10 +1,9 @@
-"""The Hugging Face hub: whether it may be asked, and what its failures mean to a user.
+"""The Hugging Face hub: whether it may be used, and messages for its failures.
 
 Models, dictionaries and data sets are fetched by four libraries that raise a dozen
-exceptions, some of them wrapped in others. What a user must do depends on a few cases
-only, which are told apart and said here, once: gated, not there, no such revision, no
-such file, not in the cache, not reachable, an error of the server. A token never gets
-into a message.
+exceptions, some of them wrapped in others. For a user there are only a few cases: gated,
+not found, no such revision, no such file, not in the cache, not reachable, server error.
+This module maps exceptions to these. A message never contains an access token.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ def is_offline() -> bool:
 
 
 def prepare_libraries(*, offline: bool) -> None:
-    """Set what the hub's libraries read when they are imported: call this before torch is."""
+    """Set variables that the hub's libraries read at import; call this before importing torch."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if not sys.stderr.isatty():
-        # A log is no place for bars, and an error should be the only line there.
+        # No progress bars in logs, and no other lines beside an error.
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked of the hub, in the words of its messages.
+    """What was fetched from the hub, for its error messages.
 
-    `what` is the thing as the user named it, `part` the piece of it that was fetched ("" for
-    all of it), `setting` and `part_setting` the keys of the configuration that name the two.
+    `what` is the thing as the user named it, `part` the part of it that was fetched ("" for
+    all of it), `setting` and `part_setting` the configuration keys that name the two.
     """
 
     what: str
@@ -59,7 +58,7 @@ class Wanted:
 
 
 def explained(error: BaseException, wanted: Wanted, *, offline: bool) -> str | None:
-    """One line for a failure of the hub; `None` where `error` is about something else."""
+    """One line for a failure of the hub; `None` if `error` is something else."""
     from huggingface_hub import errors
 
     chain = list(_causes(error))
@@ -70,7 +69,7 @@ def explained(error: BaseException, wanted: Wanted, *, offline: bool) -> str | N
     what, page, part = wanted.what, wanted.page, wanted.part
     offline = offline or is_offline() or met(errors.OfflineModeIsEnabled)
     status = next(filter(None, (_status(each) for each in chain)), None)
-    # `datasets` turns a GatedRepoError into one of its own that only the text tells apart.
+    # `datasets` wraps a GatedRepoError in an exception that only its text identifies.
     absent = [each for each in chain if type(each).__name__ == "DatasetNotFoundError"]
     if met(errors.GatedRepoError) or any("gated" in str(each) for each in absent):
         return (
@@ -110,7 +109,7 @@ def explained(error: BaseException, wanted: Wanted, *, offline: bool) -> str | N
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what it was raised from, each once."""
+    """`error` and the exceptions it was raised from, each once."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:

@@ -1,7 +1,7 @@
-"""What every question about features is answered with: carrier, readouts, dictionaries, tokens.
+"""What every computation on features needs: carrier, readouts, dictionaries, vocabulary.
 
-`QueryLens` (`lens_core.lens`) is these instruments with the questions as methods; paths, search
-and the atlas take the instruments alone.
+`QueryLens` (`lens_core.lens`) adds the computations as methods; paths, search and the atlas take
+an `Instruments` as their argument.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Instruments:
         *,
         k: int | None = None,
     ) -> None:
-        """`config` says how features are read where a question does not; `k` replaces its `k`."""
+        """`config` gives the default settings; `k` replaces its `k`."""
         self.carrier = carrier
         self.model: ResidualModel = carrier.model
         self.dictionaries = dictionaries
@@ -51,7 +51,7 @@ class Instruments:
 
     @property
     def settings(self) -> Settings:
-        """How features are carried unless a question says otherwise."""
+        """The default settings."""
         config = self.config
         return Settings(config.transition, config.convention, config.final_norm)
 
@@ -66,16 +66,16 @@ class Instruments:
         return dictionary
 
     def readout(self, name: str, *, normed: bool = False) -> Readout:
-        """The readout of a name; for `normed` vectors, which went through the norm already."""
+        """The readout `name`; `normed`: for vectors to which the norm was already applied."""
         readout = self.readouts[name]
         return readout.derivative if normed else readout
 
 
 class DictionaryShelf:
-    """The dictionaries of a configuration, loaded when first asked for.
+    """The dictionaries of a configuration, loaded on first use.
 
-    They are kept while they fit in `budget` bytes (`None`: a quarter of the memory free on
-    the device of the first); the one used longest ago goes first.
+    They are kept while they fit in `budget` bytes (`None`: a quarter of the memory free on the
+    first one's device); the least recently used one is dropped first.
     """
 
     def __init__(
@@ -98,5 +98,5 @@ class DictionaryShelf:
 
 
 def _bytes(dictionary: FeatureDictionary) -> int:
-    # Twice: what `encode` computes with lies beside the keys and values.
+    # Twice, because `encode` holds its own copy of the weights.
     return 2 * (dictionary.keys.nbytes + dictionary.values.nbytes)

@@ -1,7 +1,6 @@
-"""A model from its configuration: found, opened, checked, on a device.
+"""Load a model from its configuration: find it, open it, check it, move it to a device.
 
-Where it is kept (the hub, a directory, a GGUF) is `model_files`' affair, how it is read that
-of `pretrained` and `gguf_copy`.
+`model_files` finds it (hub, directory, GGUF); `pretrained` and `gguf_copy` read it.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from lens_core.soundness import unsound
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 Say = Callable[[str], None]
-"""Told what a slow step is doing, in a few words."""
+"""Called with a few words about a slow step."""
 
 
 def choose_device(wanted: str) -> torch.device:
     """The device for `wanted`; `auto` is the GPU with the most free memory, then MPS, then CPU.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not available.
     """
     if wanted == "auto":
         if torch.cuda.is_available():
@@ -42,12 +41,12 @@ def choose_device(wanted: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UsageError(
-                f"device {wanted} is not there ({count} CUDA devices visible): "
+                f"device {wanted} is not available ({count} CUDA devices visible): "
                 'set [compute].device to "auto" or "cpu"'
             )
         return torch.device("cuda", device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError('device mps is not there: set [compute].device to "auto" or "cpu"')
+        raise UsageError('device mps is not available: set [compute].device to "auto" or "cpu"')
     return device
 
 
@@ -63,10 +62,10 @@ def load_model(
 ) -> ResidualModel:
     """Load `config.name` with its tokenizer and check that its blocks add up.
 
-    `beside` is the folder of the configuration, for the advice on a hub id that is none.
+    `beside` is the configuration's folder, for advice on a folder written like a hub id.
 
     Raises:
-        ModelError: it cannot be had, or is no decoder of attention and MLP blocks.
+        ModelError: it cannot be loaded, or is not a decoder of attention and MLP blocks.
         StoreError: the cache cannot hold the dequantised weights.
     """
     import transformers
@@ -79,7 +78,7 @@ def load_model(
     path = find_model(config, offline=offline, beside=beside)
     if path.is_dir():
         hf_model, tokenizer = open_pretrained(path, config.name)
-        # Before the move: a GPU's weights need not come back, and no rounding is in it.
+        # Before moving it to the device: no copy back from a GPU, and no rounding.
         fingerprint = weights_fingerprint(hf_model)
     else:
         hf_model, tokenizer, fingerprint = open_gguf(path, config.name, cache_dir, say)

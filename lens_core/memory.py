@@ -1,19 +1,19 @@
-"""How many samples to take at once, and what running out of memory looks like."""
+"""How many samples to process at once, and how to detect running out of memory."""
 
 from __future__ import annotations
 
 import psutil
 import torch
 
-# Past this many tokens a larger batch no longer makes a pass cheaper per token: on a CPU
-# it only leaves the cache, on a GPU the matrix products are already full.
+# Beyond this many tokens a larger batch makes a pass no cheaper per token: on a CPU it no longer
+# fits the cache, on a GPU the matrix products already fill the device.
 FULL_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
-# What one pass may take of the memory that is free when it starts.
+# The part of free memory that one pass may use.
 SHARE_OF_FREE = {"cpu": 0.4, "mps": 0.4, "cuda": 0.8}
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a new allocation on `device` can have now, in bytes."""
+    """Bytes of memory available for new allocations on `device`."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -22,7 +22,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def samples_at_once(device: torch.device, length: int, bytes_per_sample: int) -> int:
-    """Samples of `length` tokens that fill `device` without passing its memory budget."""
+    """How many samples of `length` tokens to process at once within the memory budget."""
     kind = device.type if device.type in FULL_TOKENS else "cpu"
     fits = int(free_bytes(device) * SHARE_OF_FREE[kind] // max(1, bytes_per_sample))
     return max(1, min(fits, -(-FULL_TOKENS[kind] // length)))
@@ -39,6 +39,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give cached blocks back before trying again with a smaller batch."""
+    """Release cached memory, before trying again with a smaller batch."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

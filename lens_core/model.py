@@ -1,21 +1,21 @@
-"""One boundary to the model: a decoder seen as embed, residual blocks, final norm, unembed.
+"""The only interface to the model: a decoder as embed, residual blocks, final norm, unembed.
 
     h_0 = embed(tokens);   h_{k+1} = h_k + block_k(h_k);   logits = unembed(final_norm(h_2L))
 
 A residual block (paper, section 3.1; `A^l` and `M^l`) is everything between
-reading the stream and adding back to it: the block's own norm is inside, and so
-is a post-norm where the architecture has one (Gemma 2 and 3). Block `2l` is
-`attn.l`, block `2l+1` is `mlp.l`; site `k` of the stream is what block `k`
-reads, site `2L` is what the final norm reads.
+reading the stream and adding to it, including the block's own norm and, where the
+architecture has one, its post-norm (Gemma 2 and 3). Block `2l` is `attn.l`, block
+`2l+1` is `mlp.l`; site `k` of the stream is what block `k` reads, site `2L` is what
+the final norm reads.
 
-The weights are the checkpoint's own: `TransformerBridge` without any folding or
-centring, because dictionaries are trained in that basis. Attention runs eagerly
-(forward-mode differentiation does not go through fused kernels). The masks and
-rotary tables that a layer's attention receives are recorded once per sequence
-length from the model's own forward pass, so that sliding windows and
-per-layer rotary bases are the model's and not a re-implementation. On first use
-of a length the blocks are added up and compared with that forward pass; a model
-for which they do not match (parallel residuals, recurrences) is refused.
+The weights are the checkpoint's own (`TransformerBridge` without any folding or
+centring), because dictionaries are trained in that basis. Attention is eager
+(forward-mode differentiation does not support fused kernels). The masks and rotary
+tables that a layer's attention receives are recorded once per sequence length from
+the model's own forward pass, so that sliding windows and per-layer rotary bases are
+not re-implemented. On first use of a length the sum of the blocks is compared with
+that forward pass; a model that does not match (parallel residuals, recurrences) is
+refused.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 Stream = Float[Tensor, "batch pos d_model"]
 """The residual stream, or a tangent or cotangent of it."""
 
-# Recomputing the same graph in another order of operations costs a few ulps per
-# block; a missing term (a parallel residual, a scale) costs at least a percent.
+# Another order of operations changes a few ulps per block; a missing term (a parallel
+# residual, a scale) changes at least a percent.
 _SELF_CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
 @runtime_checkable
 class ResidualStream(Protocol):
-    """What transitions and operators need of a model; the toy models of the tests implement it."""
+    """What transitions and operators need from a model; the tests' toy models implement it."""
 
     @property
     def n_blocks(self) -> int: ...
@@ -66,7 +66,7 @@ class ResidualStream(Protocol):
 
 @dataclass(frozen=True)
 class MLPWeights:
-    """The weights of one MLP, `x @ W_in` orientation whatever the checkpoint's own.
+    """The weights of one MLP, always in the orientation `x @ W_in`.
 
     `W_gate` and `b_gate` are `None` for an MLP without a gate. The hidden layer
     is `activation(x W_gate + b_gate) * (x W_in + b_in)` with a gate and
@@ -98,7 +98,7 @@ class ResidualModel:
         hf_model.set_attn_implementation("eager")
         self.name = name
         self.tokenizer = tokenizer
-        # Before the bridge, which adds a zero unembedding bias to models that have none.
+        # Before creating the bridge, which adds a zero unembedding bias to models without one.
         self.fingerprint = fingerprint or weights_fingerprint(hf_model)
         architecture = type(hf_model).__name__
         try:
@@ -112,7 +112,7 @@ class ResidualModel:
                 f"model {name} ({architecture}) is not a decoder of attention and MLP blocks "
                 f"that TransformerLens can open: {in_plain_words(error)}"
             ) from error
-        # The bridge stamps its wrappers into the module tree; none of them may train.
+        # The bridge inserts wrappers into the module tree; none of them may be trained.
         self.bridge.eval()
         for parameter in self.bridge.parameters():
             parameter.requires_grad_(False)
@@ -212,7 +212,7 @@ class ResidualModel:
         return self._post_norm(k, _tensor(added))
 
     def mlp_output(self, layer: int, h: Stream) -> Stream:
-        """The MLP of `layer` reading `h`, in front of a post-norm where there is one."""
+        """The output of the MLP of `layer` for `h`, before a post-norm."""
         _, _, norm, mlp = self._parts[layer]
         return _tensor(mlp(norm(h)))
 
@@ -233,7 +233,7 @@ class ResidualModel:
         return _tensor(self.bridge.ln_final(h))
 
     def unembed(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Logits of a normalised stream; a soft cap, being monotone, is left out."""
+        """Logits of a normalised stream, without a soft cap, which is monotone."""
         logits = h @ self.W_U
         bias = self.b_U
         return logits if bias is None else logits + bias
@@ -287,7 +287,7 @@ class ResidualModel:
         return self._contexts[length]
 
     def _record_attention(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Run the model's own forward once; keep what each attention was given, check the sum."""
+        """Run the model's forward pass once, keep each attention's arguments, check the sum."""
         given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         seen: dict[str, Tensor] = {}
 
@@ -316,9 +316,9 @@ class ResidualModel:
         if overflowing:
             tensor, largest = largest_of(self.bridge.original_model.named_parameters())
             raise ModelError(
-                f"the numbers of {self.name} overflow in front of {overflowing[0]}; its largest "
-                f"weight is {largest:.0e}, in {plain_name(tensor)}: get the weights again, or "
-                "check how they were saved"
+                f"the activations of {self.name} overflow in front of {overflowing[0]}; its "
+                f"largest weight is {largest:.0e}, in {plain_name(tensor)}: get the weights "
+                "again, or check how they were saved"
             )
         if sorted(given) != list(range(self.n_layers)) or "normed" not in seen:
             raise ModelError(f"model {self.name} does not run its blocks one after another")
@@ -347,7 +347,7 @@ class ResidualModel:
         """Compare the sum of the blocks with the model's own forward pass.
 
         Raises:
-            ModelError: they differ, so that no lens on these blocks would be true.
+            ModelError: they differ, so that lenses on these blocks would be wrong.
         """
         self._attention_context(length)
 

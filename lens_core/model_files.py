@@ -1,9 +1,9 @@
-"""Where a model lies: a directory in the layout of transformers, or one GGUF file.
+"""Where a model is: a directory in the layout of transformers, or one GGUF file.
 
-Names are resolved here, to a path that exists, before a library sees them: transformers would
-take a folder of the working directory for the hub id of the same name. What a directory holds
-is looked at first as well, so that the message about one that cannot be loaded says what is
-missing from it. No torch here: `qlens doctor` asks the same questions.
+Names are resolved to an existing path here, before a library sees them: transformers would use
+a folder in the working directory in place of the hub id of the same name. A directory's content
+is checked first, so that an error message can say what is missing. No torch here, because
+`qlens doctor` makes the same checks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lens_core.names import (
 )
 
 CONFIG = "config.json"
-# In the order in which transformers looks, each whole or in parts that an index names.
+# In the order in which transformers looks for them, each whole or sharded with an index.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -46,22 +46,22 @@ _SHOWN = 4  # file names in a message
 
 
 class HubModelError(ModelError):
-    """A hub id that is not in the cache and was not fetched."""
+    """A hub id is not in the cache and was not fetched."""
 
 
 def find_model(config: ModelConfig, *, offline: bool = False, beside: Path | None = None) -> Path:
-    """The directory or GGUF file of `config.name`; what a hub id names is fetched first.
+    """The directory or GGUF file of `config.name`; a hub id is fetched first.
 
-    `beside` is the folder of the configuration, for the advice on a hub id that is none.
+    `beside` is the configuration's folder, for advice on a folder written like a hub id.
 
     Raises:
-        HubModelError: a hub id is not on this machine and cannot be fetched, or must not be.
-        ModelError: there is no such thing, or it is no model.
+        HubModelError: a hub id is not on this machine and cannot, or must not, be fetched.
+        ModelError: the path does not exist, or is not a model.
         ConfigError: `config.name` cannot be a hub id.
     """
     try:
         return _found(config, offline or hub.is_offline(), beside or Path())
-    except OSError as error:  # no permission, a name that is too long, a file system that is gone
+    except OSError as error:  # no permission, a name that is too long, a missing file system
         raise ModelError(f"{config.name} cannot be opened: {in_plain_words(error)}") from error
 
 
@@ -82,7 +82,7 @@ def _found(config: ModelConfig, offline: bool, beside: Path) -> Path:
 
 
 def weights_of(directory: Path) -> list[Path]:
-    """The files of a directory's weights, all of them there; empty if it holds none.
+    """The weight files of a directory, all of which exist; empty if there are none.
 
     Raises:
         ModelError: an index is damaged, or a file that it names is missing.
@@ -115,12 +115,12 @@ def read_model_config(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read as JSON: {in_plain_words(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
-        raise ModelError(f"{file} names no model_type: it is no configuration of a model")
+        raise ModelError(f"{file} names no model_type: it is not the configuration of a model")
     return content
 
 
 def cached_snapshot(config: ModelConfig) -> Path | None:
-    """Where the hub's cache has the `config.json` of a hub id, whatever else it has."""
+    """The path of a hub id's `config.json` in the hub's cache, even if other files are missing."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(config.name, CONFIG, revision=config.revision)
@@ -195,10 +195,10 @@ def _some(names: list[str]) -> str:
 def _from_hub(config: ModelConfig, offline: bool) -> Path:
     """The snapshot of a hub id in the hub's cache, with its weights.
 
-    What is cached serves when the hub cannot be reached, as it does offline.
+    The cache is used when the hub cannot be reached, and when offline.
 
     Raises:
-        HubModelError: it is not there and cannot be fetched.
+        HubModelError: it is not cached and cannot be fetched.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -207,7 +207,7 @@ def _from_hub(config: ModelConfig, offline: bool) -> Path:
         if offline:
             raise OfflineModeIsEnabled
         return _fetched(config, wanted.page)
-    except Exception as error:  # whatever the hub's client and its transports raise
+    except Exception as error:  # the hub's client and its transports raise many types
         if (cached := _cached(config)) is not None:
             return cached
         if isinstance(error, LensError):
@@ -223,17 +223,17 @@ def _cached(config: ModelConfig) -> Path | None:
     try:
         if found is not None and weights_of(found):
             return found
-    except ModelError:  # half of its parts are there
+    except ModelError:  # some of its shards are missing
         pass
     return None
 
 
 def _fetched(config: ModelConfig, page: str) -> Path:
-    """The snapshot, fetched: small files first, then the weights that transformers would take."""
+    """Fetch the snapshot: small files first, then the weights that transformers would use."""
     from huggingface_hub import snapshot_download
 
     def fetch(revision: str, *files: str) -> Path:
-        # With the configuration, which is always there: a pattern without a match is a warning.
+        # Includes the configuration, which always exists: a pattern without a match is a warning.
         patterns = [CONFIG, *files]
         return Path(snapshot_download(config.name, revision=revision, allow_patterns=patterns))
 

@@ -1,4 +1,4 @@
-"""A checkpoint's weights: as they are stored, and the fingerprint that names them."""
+"""A checkpoint's weights as stored, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a directory's weights, one at a time as they are stored."""
+    """The tensors of a directory's weights, one at a time, as stored."""
     from safetensors import safe_open
 
     for file in weights_of(directory):

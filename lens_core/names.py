@@ -1,13 +1,13 @@
-"""What a name in a configuration means: a path, a file of a package, or an id of the hub.
+"""What a name in a configuration means: a path, a file of a package, or a hub id.
 
-One rule, for whoever reads a name, and whatever lies in the working directory:
+One rule for every name, independent of what is in the working directory:
 
     begins with `/`, `./`, `../` or `~`, or ends in `.gguf`   a path, relative to the configuration
     `package:PACKAGE/FILE`                                    a file that an installed package ships
-    everything else                                           an id of the hub, never a folder
+    everything else                                           a hub id, never a folder
 
-The libraries that load models take a folder of the working directory for a hub id of the
-same name, so no hub id is ever handed to them: `lens_core.model_files` resolves it first.
+The libraries that load models would use a folder in the working directory in place of a hub id
+of the same name, so hub ids are never passed to them: `lens_core.model_files` resolves them.
 """
 
 from __future__ import annotations
@@ -62,22 +62,22 @@ def package_folder(package: str) -> Path | None:
     """The folder of an installed package; `None` where it is not installed."""
     try:
         spec = find_spec(package)
-    except ValueError:  # a module that is running, and was not found by anybody
+    except ValueError:  # a running module without a spec
         return None
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def not_installed(package: str) -> str:
-    """What to say of a package that is not installed."""
+    """The message for a package that is not installed."""
     return (
         f"the package {package} is not installed: pip install --no-deps {package.replace('_', '-')}"
     )
 
 
 def written_as_path(name: str, beside: Path) -> str:
-    """How to write the folder that a hub id may have been meant for.
+    """Advice on how to write a folder that was written like a hub id.
 
-    `beside` is the folder of the configuration. Looks there and in the working directory.
+    Looks in `beside`, the configuration's folder, and in the working directory.
     """
     if (beside / name).is_dir():
         found, written = beside / name, f"./{name}"

@@ -1,10 +1,10 @@
-"""The features of a layer that are most like one of them, by what they read or what they write.
+"""The features of a layer most similar to a given one, by keys or by values.
 
     cos(i, j) = x_i . x_j / (|x_i| |x_j|)        x: the keys, or the values, of one dictionary
 
-Features that share a key fire together; features that share a value say the same. Two
-products with the dictionary (one for the lengths), some rows at a time, so that no
-normalised copy of it is made: 20 ms for 32,768 x 768 on two CPU cores.
+Features with the same key fire together; features with the same value have the same effect.
+Costs two products with the dictionary (one for the lengths), some rows at a time so that no
+normalised copy is made: 20 ms for 32,768 x 768 on two CPU cores.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def neighbours(
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """The `n` other features nearest to `feature` and their cosines, the nearest first.
 
-    Fewer where the dictionary has fewer. Equal cosines are in the order of features; a vector
-    of length zero has no direction, and so neither neighbours nor a place among them.
+    Fewer if the dictionary has fewer. Equal cosines are in the order of features. A vector of
+    length zero has no direction: it has no neighbours and is never one.
     """
     vectors = vectors_of(side, dictionary)
     cosines = cosines_with(vectors, vectors[feature])

@@ -1,8 +1,8 @@
-"""A directory in the layout of transformers, opened: weights, tokenizer, and every refusal.
+"""Load a directory in the layout of transformers: weights, tokenizer, and all checks.
 
 Only safetensors and PyTorch archives under `weights_only` are read, and no code from a
-checkpoint is run. transformers fills weights that a checkpoint lacks with random numbers
-and says so in a log; here that is an error.
+checkpoint is run. transformers fills missing weights with random numbers and only logs it;
+here that is an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def open_pretrained(directory: Path, name: str) -> tuple[PreTrainedModel, PreTra
     """The model in `directory`, in float32 on the CPU; messages call it `name`.
 
     Raises:
-        ModelError: something is missing from it, damaged, or not known to transformers.
+        ModelError: something is missing, damaged, or not supported by transformers.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -59,7 +59,7 @@ def open_pretrained(directory: Path, name: str) -> tuple[PreTrainedModel, PreTra
 
 
 def demand_all_weights(loading_info: dict[str, Any], name: str) -> None:
-    """Refuse a model of which transformers made up weights."""
+    """Refuse a model for which transformers made up weights."""
     missing = sorted(loading_info.get("missing_keys", ()))
     if missing:
         more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
@@ -88,7 +88,7 @@ def _demand_known_type(directory: Path, name: str) -> None:
 
 
 def _demand_readable(weights: list[Path]) -> None:
-    """Open the headers, so that a damaged file is named."""
+    """Open the headers, so that an error names the damaged file."""
     from safetensors import SafetensorError, safe_open
 
     for file in weights:

@@ -1,6 +1,6 @@
-"""The order of tokens by score: equal scores stand in the order of their ids.
+"""The order of tokens by score: equal scores are in the order of their ids.
 
-`torch.topk` leaves ties in any order; here a list is the same on every device and every time.
+`torch.topk` returns ties in any order; here a list is the same on every device and every time.
 `blocked_topk` gives the same lists for many vectors at once.
 """
 
@@ -22,7 +22,7 @@ def top_k(
         ModelError: a score is NaN, so that there is no order.
     """
     if bool(scores.isnan().any()):
-        raise ModelError("the scores are not numbers: the feature or the model overflows")
+        raise ModelError("the scores are NaN: the feature or the model overflows")
     signed = scores if largest else -scores
     k = min(k, len(scores))
     # topk leaves ties in any order: take everything down to the k-th score, then order it.
@@ -42,13 +42,13 @@ def ranks(scores: Float[Tensor, " d_vocab"]) -> Int[Tensor, " d_vocab"]:
 def outermost(
     readings: Float[Tensor, "lists d_vocab"], k: int, *, lowest: bool = False
 ) -> Int[Tensor, "lists k"]:
-    """The ids of the `k` best tokens of each reading, or of the `k` worst, from the end inwards.
+    """The ids of the `k` best tokens of each reading, or of the `k` worst, most extreme first.
 
-    Equal scores are in the order of their ids, which at the bottom reads backwards.
+    Equal scores are in the order of their ids, reversed for the worst.
     """
     found, ids = readings.topk(min(k + 1, readings.shape[1]), largest=not lowest)
     ids = ids[:, :k]
-    # A tie, where topk takes any, or a NaN, which is equal to nothing.
+    # A tie, of which topk takes any, or a NaN, which equals nothing.
     clear = found[:, 1:] < found[:, :-1] if not lowest else found[:, 1:] > found[:, :-1]
     for row in (~clear.all(1)).nonzero().flatten().tolist():
         scores = readings[row]

@@ -7,10 +7,10 @@
     embed_centered_cosine   g = x,           rows (E - c) / |E - c|        the input end, Query Lens
 
 (paper, section 3.3; docs/method.md, section 2; `c` is the mean embedding of the *reference's*
-tokens.) The final norm is applied to the averaged vector, as the paper's code does; a vector
-that already went through the final norm's Jacobian token by token is read with `W_U` alone,
-since a derivative has no bias. A readout is one object that lists, search, paths and the atlas
-read with: a new one is a function here and its name in `READOUTS`.
+tokens.) The final norm is applied to the averaged vector, as in the paper's code; a vector to
+which the final norm's Jacobian was already applied token by token is read with `W_U` alone,
+since a derivative has no bias. Lists, search, paths and the atlas all read with these objects;
+a new readout is a function here and an entry in `READOUTS`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lens_core.final_norm import FinalNorm, final_norm_of
 from lens_core.model import ResidualModel
 from lens_core.terms import MEASURES
 
-# Vectors whose product with the vocabulary takes as long as reading the vocabulary.
+# For up to this many vectors, the product costs no more than reading the vocabulary.
 _FEW = 6
 
 
@@ -41,10 +41,10 @@ _FEW = 6
 class Readout:
     """One way to read a vector as scores of tokens.
 
-    `norm` is the final norm in closed form and `apply_norm` the model's own; both `None` where a
-    readout has none. `compares_by_length`: scores of different features compare only after
-    division by the length of the vector. `through` is a readout from whose scores these follow
-    without another product with the vocabulary.
+    `norm` is the final norm in closed form and `apply_norm` the model's own; both are `None` for
+    a readout without a norm. `compares_by_length`: scores of different features can be compared
+    only after division by the length of the vector. `through` is a readout from whose scores
+    these can be computed without another product with the vocabulary.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Readout:
 
     @property
     def measure(self) -> str:
-        """What the score that is shown is called."""
+        """The name of the displayed score."""
         return MEASURES[self.name]
 
     @cached_property
     def derivative(self) -> Readout:
-        """That of vectors which went through the norm's Jacobian already: no norm, no bias."""
+        """The same readout without norm and bias, for vectors that include the norm's Jacobian."""
         return replace(self, bias=None, norm=None, apply_norm=None)
 
     @cached_property
@@ -94,20 +94,20 @@ class Readout:
         return top_k_and_ranks_of_product(self._applied(vectors), self.rows, self.bias, k, ids)
 
     def linear(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
-        """The part of `g` that is linear: all but the norm's division and bias."""
+        """The linear part of `g`: everything except the norm's division and bias."""
         return vectors if self.norm is None else self.norm.linear(vectors)
 
     def parts(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """The scores of parts of one vector, which add up to its own times `norm_scale`."""
+        """The scores of the parts of a vector; they add up to its own score times `norm_scale`."""
         return self.linear(vectors) @ self.rows.T
 
     def direction(self, ids: Int[Tensor, " k"]) -> Float[Tensor, " d_model"]:
-        """`w` such that `w . x / norm_scale` is the summed score of `ids`, less `constant`."""
+        """The `w` for which `w . x / norm_scale` is the summed score of `ids` minus `constant`."""
         summed = self.rows[ids].sum(0)
         return summed if self.norm is None else self.norm.pulled(summed)
 
     def constant(self, ids: Int[Tensor, " k"]) -> Float[Tensor, ""] | None:
-        """The summed score of `ids` that no vector changes; `None` where there is none."""
+        """The part of the summed score of `ids` that does not depend on `x`; `None` if none."""
         found = None
         if self.norm is not None and self.norm.bias is not None:
             found = self.norm.bias @ self.rows[ids].sum(0)
@@ -117,13 +117,13 @@ class Readout:
         return found
 
     def norm_scale(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, " *many"]:
-        """What the norm divides each vector by; one where there is no norm."""
+        """What the norm divides each vector by; 1 without a norm."""
         if self.norm is None:
             return vectors.new_ones(vectors.shape[:-1])
         return self.norm.scale(vectors)
 
     def divisor(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
-        """What makes `w . x` of `direction` comparable across features: the norm, or the length.
+        """The divisor that makes `w . x` comparable across features: norm scale or length.
 
         NaN for a vector of length zero, which has no direction.
         """
@@ -140,7 +140,7 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class DerivedScores:
-    """`scores(x) = lengths * other.scores(x) + shift . x`, which spares a product."""
+    """`scores(x) = lengths * other.scores(x) + shift . x`, which saves a product."""
 
     other: Readout
     lengths: Float[Tensor, " d_vocab"]
@@ -156,10 +156,10 @@ class DerivedScores:
 def read_together(
     asked: Sequence[tuple[Readout, Float[Tensor, " d_model"]]],
 ) -> Float[Tensor, "n d_vocab"]:
-    """The scores of several vectors, each by its readout, reading the vocabulary once if it can.
+    """The scores of several vectors, each by its readout, reading the vocabulary once if possible.
 
-    That is what a signature costs: the readouts of values are one, and those of keys follow
-    from one another.
+    This is the main cost of a signature: all value readouts are the same, and the key readouts
+    can be computed from one another.
     """
     sources = [readout.through.other if readout.through else readout for readout, _ in asked]
     found: dict[int, Tensor] = {}
@@ -173,7 +173,7 @@ def read_together(
 
 
 class Readouts:
-    """The readouts of one model and reference, made when first asked for."""
+    """The readouts of one model and reference, made on first use."""
 
     def __init__(self, model: ResidualModel, center: Callable[[], Float[Tensor, " d_model"]]):
         """`center` gives the mean embedding of the reference's tokens."""
@@ -192,7 +192,7 @@ class Readouts:
         return self._made[name]
 
     def all(self) -> list[Readout]:
-        """Every readout, each made if it was not."""
+        """All readouts."""
         return [self[name] for name in READOUTS]
 
 
@@ -213,7 +213,7 @@ def embed(of: Readouts) -> Readout:
 
 
 def embed_centered_cosine(of: Readouts) -> Readout:
-    """Query Lens's input end: how well each token, put in place of the average, realises `x`.
+    """Query Lens's input end: how well replacing the mean embedding by each token realises `x`.
 
     The size of `x` scales every score alike and cannot change the ranking; divided by it, the
     score is a cosine.
@@ -225,7 +225,7 @@ def embed_centered_cosine(of: Readouts) -> Readout:
 READOUTS: Mapping[str, Callable[[Readouts], Readout]] = MappingProxyType(
     {"unembed": unembed, "embed": embed, "embed_centered_cosine": embed_centered_cosine}
 )
-"""What makes each readout, by its name."""
+"""The function that makes each readout, by name."""
 
 
 def centered_cosine_rows(
@@ -243,10 +243,10 @@ def centered_cosine_rows(
 def _product(
     vectors: Float[Tensor, "*batch d_model"], rows: Float[Tensor, "d_vocab d_model"]
 ) -> Float[Tensor, "*batch d_vocab"]:
-    """`vectors @ rows.T`, for a few vectors on a CPU the other way round.
+    """`vectors @ rows.T`, computed as `(rows @ vectors.T).T` for a few vectors on a CPU.
 
-    Reading the vocabulary is then all it costs, and BLAS does not copy it first: 14 ms
-    against 31 for four vectors at GPT-2's shape (one thread).
+    That order only costs reading the vocabulary, because BLAS does not copy it first: 14 ms
+    instead of 31 for four vectors at GPT-2's shape (one thread).
     """
     if vectors.ndim == 2 and 1 < len(vectors) <= _FEW and vectors.device.type == "cpu":
         return (rows @ vectors.T).T.contiguous()

@@ -1,23 +1,23 @@
 """The reference: the tokens at which every Jacobian is taken and every average is formed.
 
-Lens results are conditional on it (paper, section 3.2: 1024 x 32 tokens of the
-Pile), so how it comes about is fixed here, once, for all sources:
+Lens results depend on it (paper, section 3.2: 1024 x 32 tokens of the Pile), so the
+rules for making it are fixed here for all sources:
 
 - documents are tokenised without special tokens and joined into one stream,
   with nothing in between: a separator would be the end-of-text token, which for
   GPT-2 is also the padding that a reference must not hold;
-- the stream ends after `POOL_SAMPLES` times the tokens asked for, or after
+- the stream ends after `POOL_SAMPLES` times the requested tokens, or after
   `POOL_TOKENS` if that is more, so that a corpus of any size costs about the
-  same, while few samples still come from many documents;
+  same, and even a few samples come from many documents;
 - it is cut into contiguous chunks, and the samples are the first chunks in the
-  order of SHA-256("SEED:CHUNK"). That order is the same on every machine and
-  under every library version, which NumPy and torch do not promise of theirs,
-  and a smaller reference is the beginning of a larger one from the same stream;
-- tokens that the tokenizer has and the model's embedding has no row for are left out, counted
-  and said; chunks across such a gap come after all the others in that order.
+  order of SHA-256("SEED:CHUNK"). Unlike the random generators of NumPy and torch,
+  that order is the same on every machine and for every library version, and a
+  smaller reference is the beginning of a larger one from the same stream;
+- tokens of the tokenizer for which the model's embedding has no row are left out and
+  reported; chunks across such a gap come after all others in that order.
 
 With `prepend_bos` a sample is the beginning-of-sequence token and a chunk of
-`length - 1`. A token file is the sample itself: nothing is cut, drawn or added.
+`length - 1` tokens. A token file is used as it is: nothing is cut, drawn or added.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _CENTER_ROWS = 4096  # embedding rows in float64 at once
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSample:
-    """Token ids without padding, and which positions count.
+    """Token ids without padding, and the positions that count.
 
     `origin` says where they come from. The first `skip_first` and the last
     `skip_last` positions of every sample are left out of all averages; they
@@ -76,7 +76,7 @@ class ReferenceSample:
 
     @property
     def length(self) -> int:
-        """Tokens of a sample, those left out of the averages among them."""
+        """Tokens per sample, including those left out of the averages."""
         return self.tokens.shape[1]
 
     @property
@@ -91,7 +91,7 @@ class ReferenceSample:
 
     @cached_property
     def sha256(self) -> str:
-        """Of what the numbers depend on: shape, tokens and skips; not of `origin`."""
+        """Sha256 of what results depend on: shape, tokens and skips, but not `origin`."""
         head = f"{self.samples} {self.length} {self.skip_first} {self.skip_last}\n"
         ids = self.tokens.cpu().contiguous().numpy().astype("<i8")
         return hashlib.sha256(head.encode() + ids.tobytes()).hexdigest()
@@ -99,8 +99,8 @@ class ReferenceSample:
     def split_halves(self) -> tuple[slice, slice]:
         """Two disjoint halves of the samples, for split-half stability.
 
-        The second is the larger one of an odd number; of a single sample it is
-        empty, and a stability is then unknown.
+        The second is larger for an odd number. A single sample all goes into the first
+        half, and stability is then unknown.
         """
         middle = max(1, self.samples // 2)
         return slice(0, middle), slice(middle, self.samples)
@@ -113,10 +113,10 @@ def load_reference(
     d_vocab: int,
     offline: bool,
 ) -> ReferenceSample:
-    """The sample that `config` describes; of a token file, `samples` and `length` are its own.
+    """The sample that `config` describes; a token file sets its own `samples` and `length`.
 
     Raises:
-        SampleError: the source cannot be read, is too short, or is not for this model.
+        SampleError: the source cannot be read, is too short, or has ids that the model lacks.
         UsageError: the settings contradict each other or the tokenizer.
     """
     source = config.parsed_source
@@ -156,7 +156,7 @@ def sample_chunks(
     enough = max(POOL_SAMPLES * config.samples * width, POOL_TOKENS)
     stream, gaps = array("q"), _Gaps()
     for document in documents:
-        # `verbose` is about texts longer than the model's context, which is meant here.
+        # `verbose` warns about texts longer than the model's context, which is intended here.
         ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         gaps.append(stream, ids, d_vocab)
         if len(stream) >= enough:
@@ -184,7 +184,7 @@ def sample_chunks(
 
 @dataclass
 class _Gaps:
-    """Tokens that the model has no embedding row for, and where a stream lacks them."""
+    """Tokens without a row in the model's embedding, and where the stream has gaps."""
 
     tokens: int = 0
     ids: set[int] = field(default_factory=set)
@@ -192,7 +192,7 @@ class _Gaps:
     read: int = 0
 
     def append(self, stream: array[int], ids: list[int], d_vocab: int) -> None:
-        """Add to `stream` those of `ids` that the model has."""
+        """Append to `stream` those of `ids` that the model has."""
         self.read += len(ids)
         if not ids or max(ids) < d_vocab:
             stream.extend(ids)
@@ -206,7 +206,7 @@ class _Gaps:
             self.positions.append(len(stream))
 
     def chunks(self, width: int) -> set[int]:
-        """The chunks that a gap lies inside of."""
+        """The chunks with a gap inside."""
         return {position // width for position in self.positions if position % width}
 
     def said(self, d_vocab: int) -> str:
@@ -218,7 +218,7 @@ class _Gaps:
 
 
 def _draw(chunks: int, samples: int, seed: int, last: Collection[int]) -> list[int]:
-    """`samples` of the chunks in the order of their hashes, those in `last` after the others."""
+    """The first `samples` chunks in the order of their hashes, with those in `last` at the end."""
 
     def key(chunk: int) -> tuple[bool, bytes]:
         return chunk in last, hashlib.sha256(f"{seed}:{chunk}".encode()).digest()
@@ -247,7 +247,7 @@ def beginning(tokenizer: PreTrainedTokenizerBase, d_vocab: int | None = None) ->
 
 
 def check_file(config: ReferenceConfig) -> None:
-    """Refuse a file that cannot be read, or holds no tokens, before a model is loaded for it."""
+    """Refuse a file that cannot be read or holds no tokens, before a model is loaded."""
     source = config.parsed_source
     if source.kind == "tokens":
         _token_rows(Path(source.location), None)

@@ -1,8 +1,8 @@
-"""What is said of a session, a layer, a feature, a search and a prompt: asked once, said alike.
+"""Answers about a session, a layer, a feature, a search and a prompt, for both front ends.
 
-The command line and the engine behind the app call these functions and nothing else of the
-core for an answer; the results are the plain data of `lens_core.signature`. A long question
-reports progress to `tick(what, done, total)`, which may raise to cancel it.
+The command line and the app's engine get all answers from these functions; the results are
+the plain data of `lens_core.signature`. Long work reports progress to `tick(what, done, total)`,
+which may raise to cancel it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from lens_core.terms import SIDES, Settings, Side, Split, block_names
 Tick = Callable[[str, int, int], None]
 
 BEFORE, AFTER = 16, 8
-"""Tokens of a context on either side."""
+"""Tokens of context on each side."""
 _BEST_TOKENS = 5  # of a feature that a search found
 
 
 def session_facts(session: Session) -> SessionFacts:
-    """What the session is on."""
+    """Facts about the session: model, device, reference, settings."""
     model, lens = session.model, session.lens
     operators = lens.carrier.operators
     return SessionFacts(
@@ -86,7 +86,7 @@ def reference_facts(session: Session) -> ReferenceFacts:
 
 
 def layer_facts(session: Session, layer: int) -> LayerFacts:
-    """Load a layer's dictionary and say what it is, and where its atlas lies.
+    """Load a layer's dictionary; returns facts about it and the path of its atlas.
 
     Raises:
         DictionaryError: it cannot be loaded.
@@ -125,7 +125,7 @@ def feature_report(
     with_paths: bool = True,
     contexts: int = 20,
 ) -> FeatureReport:
-    """Everything about one feature; paths cost passes where there are no operators.
+    """Everything about one feature; paths cost passes if there are no operators.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
@@ -183,7 +183,7 @@ def paths(
     split: Split | None = None,
     k: int | None = None,
 ) -> Paths:
-    """The shares of one side's blocks, of the score of the signature's `k` tokens.
+    """Each block's share of the score of one side's `k` tokens.
 
     Raises:
         UsageError: as `signature`; or `split` is not exact with these settings.
@@ -209,7 +209,7 @@ def evidence(
 ) -> Evidence:
     """A feature's strongest `contexts` in the reference, and the `nearest` features of its layer.
 
-    The first question of a layer costs a pass over the reference, which serves the whole layer.
+    The first call for a layer costs a pass over the reference, which serves the whole layer.
     """
     lens = session.lens
     dictionary = lens.dictionary(layer, feature)
@@ -265,7 +265,7 @@ def search(
     n: int = 25,
     tick: Tick | None = None,
 ) -> Found:
-    """The `n` best features for a token, over `layers` (`None`: all that have a dictionary).
+    """The `n` best features for a token in `layers` (`None`: all that have a dictionary).
 
     Raises:
         UsageError: there is no such token, lens or layer.

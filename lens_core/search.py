@@ -1,14 +1,13 @@
-"""Search backwards: the features that promote a token, or fire on it, indirect effects included.
+"""Reverse search: the features that promote a token or fire on it, indirect effects included.
 
     value   score_i(t) = v_i . T_value^T (gain * u_t, centred for a LayerNorm) / scale_i + bias_t
     key     score_i(t) = k_i . T_key c_t / |k_i^T T_key|
 
-with `scale_i` the final norm's scale for the transported `v_i`, so that the score is the one
-that the feature's own signature gives the token: its `scores` on the value side, its
-`unit_scores` on the key side (docs/method.md, section 3). Without the scale other features
-would come first. One matrix-vector product per layer once the scales are known; those are one
-matrix product per layer, lens and side, and are cached. A vector of length zero has no score
-and is never found.
+with `scale_i` the final norm's scale for the transported `v_i`, so that the score is the same
+as in the feature's own signature: its `scores` on the value side, its `unit_scores` on the key
+side (docs/method.md, section 3). Costs one matrix-vector product per layer once the scales are
+known; these cost one matrix product per layer, lens and side, and are cached. A vector of length
+zero has no score and is never found.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def search(
     Equal scores are in the order of layer and feature. `logit_score` is Logit Lens's.
 
     Raises:
-        UsageError: `settings` ask for what operators do not answer, or the lens has no such side.
+        UsageError: operators cannot answer `settings`, or the lens has no such side.
         OperatorError: the lens needs operators that are not built.
     """
     missing = lens.missing(tools, side)
@@ -87,8 +86,8 @@ def _demand_operators(
         obstacle = "blocks are off"
     if obstacle is not None:
         raise UsageError(
-            f"search ranks by operators and cannot where {obstacle}: search with the paper's "
-            "conventions, then look at features with `qlens show`"
+            f"search needs operators, which cannot answer because {obstacle}: search with the "
+            "paper's convention, then look at features with `qlens show`"
         )
     try:
         carrier.operators_for(dictionary)
@@ -112,9 +111,9 @@ def scores_among(
     side: Side,
     lens: Lens,
 ) -> Float[Tensor, " n"]:
-    """The same for some features, as another lens scores them beside the one that found them.
+    """The score of one token for some features under another lens than the one that searched.
 
-    It does not read the whole dictionary, which is what search costs.
+    Does not read the whole dictionary, which is the main cost of a search.
     """
     carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
     divisor = tools.readout(lens.readouts[side]).divisor(carried)
@@ -131,7 +130,7 @@ def ranks_among(
 ) -> Int[Tensor, " n"]:
     """The token's rank (1 is best) in the list of each of some features.
 
-    A high score may be one of many: search ranks features, this the feature's tokens. Costs the
+    Search ranks features by score; this ranks the token within each feature's list. Costs the
     product of those features with the vocabulary.
     """
     carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
@@ -148,7 +147,7 @@ def _scores(
     lens: Lens,
     divisor: Float[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
-    """The score of one token for some features, whose `divisor` is known."""
+    """The score of one token for some features with known `divisor`."""
     vectors = vectors_of(side, dictionary)[features]
     readout, carry = tools.readout(lens.readouts[side]), lens.map(tools, side, dictionary)
     ids = torch.tensor([token_id], device=vectors.device)
@@ -161,7 +160,7 @@ def _scores(
 def scales(
     tools: Instruments, dictionary: FeatureDictionary, side: Side, lens: Lens
 ) -> Float[Tensor, " n_features"]:
-    """What each feature's score is divided by: stored with the operators, cached, or computed."""
+    """The divisor of each feature's score: stored with the operators, cached, or computed."""
     place = side, lens.name, dictionary.sha256
     if place not in tools.scales:
         carrier, found = tools.carrier, None

@@ -1,4 +1,4 @@
-"""From a configuration to a lens that answers: model, reference, dictionaries, operators, cache."""
+"""From a configuration to a ready lens: model, reference, dictionaries, operators, cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Session:
-    """What a configuration opens; `lens` answers, the rest says on what."""
+    """An open configuration: the `lens`, and what it was made from."""
 
     config: Config
     cache: Path
@@ -41,7 +41,7 @@ class Session:
 
     @property
     def settings(self) -> Settings:
-        """How features are carried unless a question says otherwise."""
+        """The default settings."""
         return self.lens.settings
 
     @property
@@ -51,7 +51,7 @@ class Session:
 
 
 def operators_directory(cache: Path, model: ResidualModel, reference: ReferenceSample) -> Path:
-    """The directory of these operators in a cache, by content."""
+    """The directory of these operators in a cache, named by fingerprint."""
     dtype = str(model.dtype).removeprefix("torch.")
     return cache / OPERATORS / fingerprint(operator_inputs(model.fingerprint, reference, dtype))
 
@@ -63,10 +63,10 @@ def open_session(
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> Session:
-    """Load everything that `config` names; dictionaries load when first asked for.
+    """Load everything that `config` names; dictionaries are loaded on first use.
 
-    Finished operators are taken from the cache, read-only from the directory in
-    `QLENS_SHARED_CACHE`, or from qlens itself for the demo.
+    Finished operators are taken from the cache, read-only from `QLENS_SHARED_CACHE`, or, for the
+    demo, from qlens itself.
     """
     say = say or (lambda _text: None)
     offline = offline or is_offline()
@@ -113,7 +113,7 @@ def _finished_operators(
     for root in caches(cache):
         directory = operators_directory(root, model, reference)
         if is_usable(directory):
-            # The directory's name is the fingerprint that its content must have.
+            # The directory is named by the fingerprint that its content must have.
             return Operators(
                 directory, model.device, expected=directory.name, writable=root == cache
             )

@@ -1,9 +1,8 @@
-"""What is known of a feature, as plain data: lists, shares of blocks, contexts, search results.
+"""Results about a feature as plain data: lists, shares of blocks, contexts, search results.
 
-These very classes are what the core answers with, what the engine sends over the wire and what
-the command line prints, so that no number is restated on the way. Frozen, of numbers, strings
-and tuples only; no torch. Token strings are raw: whatever prints them goes through the front
-end's sanitiser first.
+The core returns these classes, the engine sends them to the app and the command line prints
+them, all without conversion. They are frozen and hold only numbers, strings and tuples; no torch.
+Token strings are raw: a front end must make them printable first.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ NO_DIRECTION = "the vector has length zero: it has no direction"
 
 @dataclass(frozen=True)
 class TokenList:
-    """The tokens at one end of a ranking, from the end inwards: the best, or the worst.
+    """The best tokens of a ranking, best first, or the worst, worst first.
 
-    `scores` are the readout's, `unit_scores` those of a vector of length one where only these
-    compare across features (keys; else `None`); `measure` names the one of the two that is
-    shown. `moved` is how many ranks each token rose against Logit Lens, empty where that is not
-    known. A list without tokens says why in `reason`.
+    `scores` are the readout's. `unit_scores` are those of a vector of length one, if only these
+    can be compared across features (keys; else `None`). `measure` names the one of the two that
+    is shown. `moved` is how many ranks each token rose against Logit Lens, empty if unknown.
+    An empty list gives the reason in `reason`.
     """
 
     readout: str
@@ -37,7 +36,7 @@ class TokenList:
 
     @property
     def shown_scores(self) -> tuple[float, ...]:
-        """What `measure` names."""
+        """The scores that `measure` names."""
         return self.scores if self.unit_scores is None else self.unit_scores
 
 
@@ -58,17 +57,17 @@ class Lists(Mapping[str, TokenList]):
 
     @property
     def logit_lens(self) -> TokenList:
-        """Logit Lens's."""
+        """The list of Logit Lens."""
         return self.by_lens["logit"]
 
     @property
     def query_lens(self) -> TokenList:
-        """That of the settings' transition: Query Lens's, unless they ask for another."""
+        """The list of the settings' transition (Query Lens for the full transition)."""
         return self.by_lens["query"]
 
     @property
     def first_order(self) -> TokenList:
-        """That of first order."""
+        """The list of first order."""
         return self.by_lens["first-order"]
 
 
@@ -76,11 +75,10 @@ class Lists(Mapping[str, TokenList]):
 class SideSignature:
     """One side of a feature under every lens; `bottom` is `None` unless it was asked for.
 
-    `norm` is the length of the feature's own vector, `transported_norm` that of the vector
-    carried by the settings. `stability` is the Jaccard similarity of Query Lens's lists from the
-    two halves of the reference (0 to 1; `None` without operators, or where these do not answer),
-    `relative_variance` that of the transported vector over tokens (0 to 1; `None` where
-    operators answered).
+    `norm` is the length of the feature's own vector, `transported_norm` that of the carried
+    vector. `stability` is the Jaccard similarity of Query Lens's lists from the two halves of the
+    reference (0 to 1; `None` without operators, or if these cannot answer). `relative_variance`
+    is that of the transported vector over tokens (0 to 1; `None` if operators answered).
     """
 
     top: Lists
@@ -110,7 +108,7 @@ class SideSignature:
 class Signature:
     """What a feature promotes and what activates it, on `n_tokens` tokens of the reference.
 
-    `operators` are those that answered, `none` after direct passes.
+    `operators` says which operators answered; `none` for direct passes.
     """
 
     layer: int
@@ -129,12 +127,12 @@ class Signature:
 
 @dataclass(frozen=True)
 class PathShare:
-    """A block's part in the score of the signature's tokens.
+    """A block's share of the score of the signature's tokens.
 
-    `block` is a block's name, `direct` for the feature's own vector, or `bias` for what
-    belongs to no path. The shares of all but `bias` sum to one and may be negative; NaN where
-    there is nothing to share (a vector of length zero). `tokens` are what the block's own
-    contribution favours, empty where only the share is known.
+    `block` is a block's name, `direct` for the feature's own vector, or `bias` for the biases,
+    which belong to no path. All shares except `bias` sum to one and may be negative; NaN for a
+    vector of length zero. `tokens` are those that the block's own contribution raises most,
+    empty if only the share is known.
     """
 
     block: str
@@ -146,9 +144,9 @@ class PathShare:
 
 @dataclass(frozen=True)
 class Paths:
-    """How much of the score of one side's tokens goes through which block, and by which split.
+    """How much of the score of one side's tokens goes through each block, and the split used.
 
-    Where there is no score to share, `reason` says why.
+    If there is no score to share, `reason` says why.
     """
 
     layer: int
@@ -164,7 +162,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Context:
-    """A token of the reference on which a feature fires, and what stands around it."""
+    """A token of the reference on which a feature fires, and the text around it."""
 
     sample: int
     position: int
@@ -177,7 +175,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A feature of the same layer, and the cosine of its vector with the one asked about."""
+    """A feature of the same layer, and the cosine of its vector with the given feature's."""
 
     layer: int
     feature: int
@@ -186,10 +184,10 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a feature fires in the reference, strongest first, and which features are like it.
+    """Where a feature fires in the reference, strongest first, and its nearest features.
 
-    `density` is the share of the reference's tokens on which it fires; a feature that fires on
-    none is silent there, which a short text does not prove dead. A vector of length zero has no
+    `density` is the share of the reference's tokens on which it fires. A feature that fires on
+    none is silent; the reference is too short to call it dead. A vector of length zero has no
     neighbours.
     """
 
@@ -210,12 +208,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Hit:
-    """A feature that a search found, and what its own list says.
+    """A feature that a search found, with its best tokens.
 
-    `score` is the token's under the lens that searched, `rank` its place among all tokens of
-    the feature under that lens (1 is best), `ids` and `tokens` the feature's best ones. Beside
-    it stand the token's scores under Logit Lens and, where Logit Lens searched and operators
-    are there, under Query Lens.
+    `score` is the token's under the lens that searched, `rank` its rank among all tokens of
+    the feature under that lens (1 is best), `ids` and `tokens` the feature's best ones. The
+    token's score under Logit Lens is given as well and, if Logit Lens searched and there are
+    operators, its score under Query Lens.
     """
 
     layer: int
@@ -230,7 +228,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """The best features for a token, best first, of the layers that were searched."""
+    """The best features for a token, best first, in the searched layers."""
 
     token_id: int
     token: str
@@ -252,8 +250,8 @@ class FiringFeatures:
 class PromptFirings:
     """A text's tokens and which features of a layer fire on each.
 
-    `bos`: a beginning-of-sequence token was put in front. `activations` are those of `feature`
-    at every token, `None` if none was asked for.
+    `bos`: a beginning-of-sequence token was prepended. `activations` are those of `feature`
+    at every token, `None` if none was given.
     """
 
     layer: int
@@ -281,9 +279,9 @@ class ReferenceFacts:
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What a session is on: model, device, reference, settings; `blocks` in the order of the model.
+    """Facts about a session: model, device, reference, settings; `blocks` in the model's order.
 
-    `operators` are those of any of its dictionaries.
+    `operators` are the best that any of its dictionaries has.
     """
 
     config: str
@@ -308,9 +306,9 @@ class SessionFacts:
 class BuildFacts:
     """What building the operators takes.
 
-    `passes` over the reference behind all units, `passes_done` behind those that are there; in
-    batches of `micro_batch` x `length` tokens. `seconds` are those left, estimated; `None`: not
-    known. Bytes are of the finished files, and at most while building.
+    `passes` is the number of passes over the reference for all units, `passes_done` for those that
+    exist; a batch is `micro_batch` x `length` tokens. `seconds` is an estimate of the time left;
+    `None` if unknown. `bytes_on_disk` is the size when finished, `bytes_while_building` the peak.
     """
 
     directory: str
@@ -326,7 +324,7 @@ class BuildFacts:
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """The operators that answered: where they are from, the dtype they are stored in, content."""
+    """The operators that answered: origin, dtype on disk, fingerprint."""
 
     origin: OperatorSource
     stored: str
@@ -337,9 +335,9 @@ class OperatorFacts:
 class LayerFacts:
     """One layer's dictionary, by its content.
 
-    `value_blocks`, `key_blocks`: the first block and the end of the blocks on the way to each
-    end. `atlas` is the directory of its finished atlas, `None` where there is none; `operators`
-    are those that answer for this dictionary.
+    `value_blocks` and `key_blocks` are the range of blocks (start, stop) on each side's path.
+    `atlas` is the directory of its finished atlas, `None` if there is none; `operators` says
+    which operators answer for this dictionary.
     """
 
     layer: int
@@ -355,9 +353,9 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """Everything that is said of one feature, and what it was computed on.
+    """Everything about one feature, and what it was computed on.
 
-    `operators` is `None` after direct passes; `paths` is empty where they were not asked for.
+    `operators` is `None` for direct passes; `paths` is empty if not asked for.
     """
 
     session: SessionFacts

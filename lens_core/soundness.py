@@ -1,8 +1,8 @@
-"""Numbers that can be computed with: of a model's weights, and of a dictionary's.
+"""Detects unusable numbers in the weights of a model or a dictionary.
 
-A weight that is not a number, or so large that its square overflows in float32 (in which
-transformers computes norms, whatever the model's dtype), makes a model that answers with
-zeros or not at all, and every lens on it with something that looks like an answer.
+A weight that is NaN, or so large that its square overflows in float32 (in which transformers
+computes norms for every dtype), makes a model return zeros or NaN, and lenses on it return
+meaningless lists.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, is_tensor, nn
 
 LARGEST = torch.finfo(torch.float32).max ** 0.5
-"""Above this the square of a weight is no number of float32 any more (1.8e19)."""
+"""The square of a larger weight overflows in float32 (1.8e19)."""
 
 
 def unsound(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """What is wrong with the first tensor that is; `None` where all numbers can be used."""
+    """What is wrong with the first unusable tensor; `None` if all can be used."""
     for name, tensor in named:
         if not tensor.numel() or not tensor.is_floating_point():
             continue
@@ -36,7 +36,7 @@ def unsound(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 @contextmanager
 def watching_norms(model: nn.Module) -> Iterator[list[str]]:
-    """Collects the norms of `model` that are given numbers whose squares overflow, as they run."""
+    """Collect the norms of `model` whose inputs overflow when squared, while it runs."""
     overflowing: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:

@@ -1,10 +1,10 @@
-"""How much of a feature's list is the feature's own, and how much the sample's.
+"""How much a feature's list depends on the reference sample.
 
     stability = |A and B| / |A or B|      A, B: Query Lens's top k from the two halves
 
 (docs/method.md, section 5, with the two disjoint halves of the reference.) The halves of the
-operators say it for every feature at once: two products with the vocabulary a side. A vector
-of length zero has no lists and no stability (NaN).
+operators give it for every feature at once, with two products with the vocabulary per side. A
+vector of length zero has no lists and no stability (NaN).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def split_half(
 
 
 def jaccard(one: Int[Tensor, "n k"], other: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """Overlap of two sets of `k` each, row by row."""
+    """Jaccard similarity of two sets of `k` ids, row by row."""
     shared = (one[:, :, None] == other[:, None, :]).any(-1).sum(-1)
     return shared / (2 * one.shape[1] - shared)
 
@@ -53,7 +53,7 @@ def stability(
     k: int,
     part: slice = slice(None),
 ) -> Float[Tensor, " n"] | None:
-    """The stability of the features in `part` of `dictionary`; `None` where it is not known.
+    """The stability of the features in `part` of `dictionary`; `None` if unknown.
 
     Raises:
         OperatorError: there are no operators for this dictionary.

@@ -1,8 +1,8 @@
-"""The words that the core and both front ends share: sides, transitions, splits, settings, blocks.
+"""The terms that the core and both front ends share: sides, transitions, splits, settings, blocks.
 
-Everything here is a name or a small frozen record, so that whoever only passes settings on (the
-command line before the model is loaded, the app, the wire) imports no torch. What the words mean
-is stated in docs/method.md, section 2; block `2l` is `attn.l`, block `2l + 1` is `mlp.l`.
+Everything here is a name or a small frozen record, so that code that only passes settings on
+(the command line before the model is loaded, the app, the wire) imports no torch. docs/method.md,
+section 2, defines the terms; block `2l` is `attn.l`, block `2l + 1` is `mlp.l`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Transition = Literal["identity", "first-order", "full"]
 TRANSITIONS: tuple[Transition, ...] = ("identity", "first-order", "full")
 
 Method = Literal["operator", "direct"]
-"""By matrices that hold for every feature, or by passes over the reference for one of them."""
+"""With matrices that serve every feature, or with passes over the reference for one feature."""
 
 Convention = Literal["paper", "exact"]
-"""Leave the Jacobian of a norm at the dictionary out, as the paper does, or put it in front."""
+"""Ignore the Jacobian of a norm at the dictionary, as the paper does, or apply it first."""
 
 FinalNorm = Literal["apply", "linearize"]
 """The final norm on the averaged vector, or its Jacobian at every reference token."""
@@ -34,7 +34,7 @@ Bucket = Literal["all", "early", "late"]
 """Where in a sample the feature sits: anywhere, among the first 16 tokens, or after them."""
 
 Split = Literal["first-reader", "last-writer", "first-order"]
-"""How a score is divided among blocks; see `lens_core.paths`."""
+"""How a score is split among blocks; see `lens_core.paths`."""
 
 OperatorSource = Literal["built", "shipped", "none"]
 """Operators of `qlens build`, those that come with qlens for the demo, or none."""
@@ -43,19 +43,19 @@ OperatorSource = Literal["built", "shipped", "none"]
 MEASURES: Mapping[str, str] = MappingProxyType(
     {"unembed": "score", "embed": "unit score", "embed_centered_cosine": "cosine"}
 )
-"""What the score that is shown is called, by readout; all but `score` are of a vector of length
+"""The name of the displayed score, by readout; all except `score` are for a vector of length
 one."""
 
 Progress = Callable[[int, int], None]
-"""Told how much is done, of how much (samples, passes, units); may raise to cancel."""
+"""Called with the amount done and the total (samples, passes, units); may raise to cancel."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a feature's vector is carried to the end where it is read.
 
-    `off` are the blocks that are switched off; `method` `None` takes operators where they are
-    there and answer exactly, else passes over the reference.
+    `off` are the blocks that are switched off. With `method` `None`, operators are used if they
+    exist and are exact, else passes over the reference.
     """
 
     transition: Transition = "full"
@@ -75,16 +75,15 @@ def block_name(block: int) -> str:
 
 
 def block_names(blocks: Iterable[int]) -> list[str]:
-    """The names of several blocks, in the order of the stream."""
+    """The names of several blocks, in the model's order."""
     return [block_name(block) for block in sorted(blocks)]
 
 
 def block_index(name: str, n_layers: int | None = None) -> int:
-    """The block that `name` (`attn.L` or `mlp.L`) stands for.
+    """The index of the block `name` (`attn.L` or `mlp.L`).
 
     Raises:
-        UsageError: `name` is no block of a model with `n_layers` layers (`None`: not known yet),
-            or of any.
+        UsageError: `name` is not a block of a model with `n_layers` layers (`None`: unknown).
     """
     kind, _, layer = name.strip().partition(".")
     if kind not in ("attn", "mlp") or not layer.isascii() or not layer.isdigit():

@@ -1,22 +1,22 @@
-r"""Token ids as text and text as a token id: every id has a face of its own.
+r"""Token ids as text, and text as a token id: every id has its own face.
 
-A face is what the token contributes to running text, its leading space included, wherever no
-other id contributes the same. Else it says what tells the two apart:
+A face is what the token contributes to running text, including its leading space, if no other
+id contributes the same. Otherwise the face makes the difference visible:
 
     ` war`        the text itself, raw
-    `\xe6\x88`    bytes that are no whole character (`lens_core.faces`)
-    `A#68`        an id whose text another id has too: that one is plain `A` (a SentencePiece
-                  byte token beside the letter, an added token beside a piece)
+    `\xe6\x88`    bytes that are not a complete character (`lens_core.faces`)
+    `A#68`        an id with the same text as another id, which is plain `A` (a SentencePiece
+                  byte token and the letter, an added token and a piece)
     `<id 50270>`  an id without text: a padding row of the embedding, a gap between added tokens
 
-`#24211` always names the id 24211; a token whose text reads like a name of an id (`#7`,
-`<id 7>`) gets its own id behind it (`#7#1234`). Of several ids with one text, that one is
-plain which the tokenizer takes for the text; if it takes none of them, the lowest that is not
-a byte token.
+`#24211` always names the id 24211; a token whose text looks like a name of an id (`#7`,
+`<id 7>`) has its own id appended (`#7#1234`). Of several ids with the same text, the one that
+the tokenizer uses for the text is plain; if it uses none of them, the lowest that is not a byte
+token.
 
-Faces are valid Unicode and otherwise untrusted: whatever prints them goes through the front
-end's sanitiser first. Cost: the faces of all ids are made together when the first is asked
-for, 0.3 s for 49,152 ids, because none can be told to be the only one without the others.
+Faces are valid Unicode and otherwise untrusted: a front end must make them printable first.
+Cost: the faces of all ids are computed together on first use, 0.3 s for 49,152 ids, because
+finding duplicates needs all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PIECES_SHOWN = 6
 
 
 class Vocabulary:
-    """The tokens of `tokenizer`, of which a model has `d_vocab` rows."""
+    """The tokens of `tokenizer`, for a model with `d_vocab` embedding rows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> None:
         self._tokenizer = tokenizer
@@ -55,10 +55,10 @@ class Vocabulary:
         return [self.text(token_id) for token_id in token_ids]
 
     def id_of(self, text: str) -> int:
-        """The one token that `text` is: by its face, its raw text, or its id as `#24211`.
+        """The id of the token `text`: a face, raw text, or an id as `#24211`.
 
         Raises:
-            UsageError: `text` is no token, or several; the message shows them.
+            UsageError: `text` is not one token; the message shows its pieces.
         """
         found = self._find(text)
         if found is not None:
@@ -78,7 +78,7 @@ class Vocabulary:
         )
 
     def check(self, token_id: int) -> int:
-        """`token_id` itself.
+        """Return `token_id` if it is valid.
 
         Raises:
             UsageError: the model has no such row.
@@ -101,13 +101,13 @@ class Vocabulary:
         return id_named(text) if found is None else found
 
     def _shown(self, token_id: int) -> str:
-        """A face for a message, whose own escapes a front end would escape again."""
+        """A face for a message, without escapes, because a front end escapes messages."""
         return unescape_bytes(self.text(token_id))
 
     def _encode(self, text: str) -> list[int]:
         try:
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
-        except (TypeError, UnicodeError):  # bytes that are no text
+        except (TypeError, UnicodeError):  # bytes that are not text
             return []
         return [int(i) for i in encoded]
 
@@ -117,7 +117,7 @@ class Vocabulary:
 
     @cached_property
     def _faces(self) -> Mapping[int, str]:
-        """The face of every id that has text."""
+        """The faces of all ids with text."""
         pieces: dict[int, str | bytes] = {}
         for piece, token_id in self._tokenizer.get_vocab().items():
             pieces.setdefault(int(token_id), piece)
@@ -138,7 +138,7 @@ class Vocabulary:
         return faces
 
     def _decoded(self, token_ids: Iterable[int]) -> list[str]:
-        """What the tokenizer makes of each id by itself."""
+        """What the tokenizer decodes each single id to."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is not None:
             alone = [[token_id] for token_id in token_ids]
@@ -150,7 +150,7 @@ class Vocabulary:
         return [str(self._tokenizer.decode([token_id], **exactly)) for token_id in token_ids]
 
     def _plain(self, face: str, token_ids: list[int], pieces: Mapping[int, str | bytes]) -> int:
-        """Which of the ids with one text goes by the text alone."""
+        """Which of the ids with the same text has the plain face."""
         if len(token_ids) == 1:
             return token_ids[0]
         encoded = self._encode(unescape_bytes(face))
@@ -165,18 +165,18 @@ class Vocabulary:
 
 
 def _text(piece: str | bytes, decoded: str) -> str:
-    """What a piece contributes to running text; surrogates stand for bytes that are no text.
+    """What a piece contributes to running text; surrogates represent bytes that are not text.
 
-    The decoder of the tokenizer says, but for two things it loses when a piece stands alone.
+    The tokenizer's decoder says this, except for two things that it loses for a single piece.
     """
     if isinstance(piece, bytes):
         return piece.decode("utf-8", "surrogateescape")
     if _UNDECODED in decoded:
         content = _bytes_of(piece)
-        # Only where the bytes explain what the decoder said: it may mean something else.
+        # Only if the bytes explain the decoder's output, which may mean something else.
         if content is not None and _lossy(content.decode("utf-8", "replace")) == _lossy(decoded):
             return content.decode("utf-8", "surrogateescape")
-    # SentencePiece decoders drop the space that a first piece carries.
+    # SentencePiece decoders drop the leading space of the first piece.
     spaces = len(piece) - len(piece.lstrip(_SENTENCEPIECE_SPACE))
     if spaces and not decoded.startswith(_SENTENCEPIECE_SPACE):
         return " " * spaces + decoded.lstrip(" ")
@@ -184,12 +184,12 @@ def _text(piece: str | bytes, decoded: str) -> str:
 
 
 def _lossy(text: str) -> str:
-    """Two decoders may differ in how many marks a run of bad bytes gets."""
+    """Decoders differ in how many replacement marks a run of invalid bytes gets."""
     return re.sub(f"{_UNDECODED}+", _UNDECODED, text)
 
 
 def _bytes_of(piece: str) -> bytes | None:
-    """The bytes that a piece is written for, in SentencePiece's notation or in GPT-2's."""
+    """The bytes that a piece represents, in the notation of SentencePiece or GPT-2."""
     if found := _BYTE_PIECE.fullmatch(piece):
         return bytes.fromhex(found[1])
     if all(character in _BYTE_OF for character in piece):
@@ -198,10 +198,10 @@ def _bytes_of(piece: str) -> bytes | None:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters that byte-level vocabularies write bytes with (GPT-2's `bytes_to_unicode`).
+    """The characters that represent bytes in byte-level vocabularies (GPT-2's `bytes_to_unicode`).
 
-    A byte that is a visible character of Latin-1 is that character, the others are counted from
-    U+0100 on.
+    A byte that is a visible Latin-1 character is that character; the others are numbered from
+    U+0100.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in visible]

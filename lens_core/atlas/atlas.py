@@ -12,16 +12,16 @@ Coherence is taken of unembedding rows on the value side and of embedding rows o
 side, less the vocabulary's mean row on both. The readout of keys has another centre, the
 reference's mean embedding, which is that of frequent tokens: seen from there all rare tokens
 lie in one direction, and any list of them would look coherent. From the vocabulary's mean,
-tokens drawn at random have coherence 0 on both sides, so that 0 means "no theme" and the
+random tokens have coherence 0 on both sides, so that 0 means "no common theme" and the
 gains of the two sides can be compared.
 
 Costs five products of the dictionary with the vocabulary a side, `10 n d V` multiplications
 in all, and one forward pass over the reference. They are made for `ROWS_PER_PIECE` features
-at a time, the best tokens taken from each block of scores while it is there (`scoring`), so
-that beside the dictionary, the vocabulary's rows and one block of scores some 100 MiB
-are in use, however many features there are. Pieces go to the cache as they are made: what is
-killed goes on at the next piece, and gives the same numbers to the last bit, because the
-pieces are the same however often it was stopped.
+at a time, and the best tokens are taken from each block of scores before the next one is
+computed (`blocked_topk`). Memory is therefore about 100 MiB plus the dictionary, the
+vocabulary's rows and one block of scores, for any number of features. Each piece is written
+to the cache when it is done. An interrupted run resumes at the next piece and gives the same
+bits, because the pieces do not depend on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ from lens_core.storage.files import build_lock
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.terms import SIDES, Progress, Side
 
-# Part of the numbers to the last bit: BLAS sums in another order for another shape. Ten
-# seconds or so of two CPU cores at GPT-2's shape, which is what a kill can cost.
+# Affects the last bits of the results: BLAS sums in another order for another shape. One piece
+# takes about ten seconds on two CPU cores at GPT-2's shape; an interrupted one is lost.
 ROWS_PER_PIECE = 1024
 # As many as `qlens show` prints.
 CONTEXTS = 5
@@ -73,12 +73,12 @@ def atlas(
 ) -> pl.DataFrame:
     """The features of `layer`, with the columns of `lens_core.atlas.files.SCHEMA`.
 
-    Always by operators, and so in the paper's convention with the final norm applied.
+    Always computed by operators, so with the paper's convention and the final norm applied.
 
     Args:
         k: tokens per list; `None` is the lens's own.
-        cache: keep the rows in this cache directory and take those that are there.
-        progress: told the features done and how many there are to do.
+        cache: use rows that this cache directory holds, and keep new ones there.
+        progress: called with the features done and their total.
 
     Raises:
         OperatorError: there are no operators yet.
@@ -104,14 +104,14 @@ def atlas_layer(
     k: int | None = None,
     progress: Progress | None = None,
 ) -> CachedLayer:
-    """Bring the atlas of `layer` into the cache, piece by piece, unless it is there.
+    """Compute the atlas of `layer` into the cache, piece by piece, unless it is there.
 
-    What `search` divides the layer's scores by comes into the cache with it.
-    `progress` is told the features done and how many were missing.
+    The divisors that `search` needs for the layer are cached as well.
+    `progress` is called with the features done and the number that were missing.
 
     Raises:
         OperatorError: there are no operators yet.
-        StoreError: another process is making it, or the disk is full; whole pieces are kept.
+        StoreError: another process is computing it, or the disk is full; finished pieces are kept.
     """
     k = _size(lens, k)
     dictionary = lens.dictionary(layer)
@@ -126,7 +126,7 @@ def atlas_layer(
         missing = {rows: path for rows, path in pieces.items() if not is_whole_piece(path)}
         done, total = 0, sum(map(len, missing))
         if missing:
-            # A table that lacks stability because of damage would be kept as if it were whole.
+            # Else an atlas that lacks stability because of damage would be cached as complete.
             for side in SIDES:
                 lens.carrier.operators_for(dictionary).demand_sums(site_of(side, dictionary))
         for side in SIDES if missing else ():
@@ -142,7 +142,7 @@ def atlas_layer(
 
 
 def atlas_fingerprint(lens: QueryLens, layer: int, k: int | None = None) -> str:
-    """What the layer's atlas depends on, by content: the name of its directory."""
+    """Fingerprint of everything the layer's atlas depends on; the name of its directory."""
     dictionary = lens.dictionary(layer)
     return fingerprint(
         {
@@ -172,7 +172,7 @@ def _pieces(n_features: int) -> Iterator[range]:
 
 
 def _ticking(progress: Progress | None, done: int, total: int) -> Callable[[], None]:
-    """To be called between two products, which take a moment each: progress may cancel there."""
+    """A function to call between two products, where progress may cancel."""
 
     def tick() -> None:
         if progress is not None:
@@ -230,10 +230,10 @@ def _frame(
     for side in SIDES:
         for name, found in _side(lens, side, dictionary, rows, k, tick).items():
             columns[f"{side}_{name}"] = found
-    # Last: who asks for a feature's contexts meanwhile has made the pass that this takes.
+    # Last: if a feature's contexts are asked for meanwhile, the pass is already cached.
     columns |= _activity(lens, layer, rows)
     frame = pl.DataFrame([_series(name, found) for name, found in columns.items()])
-    # Fewer contexts where it fired less often, none where it did not.
+    # A feature that fired less often has fewer contexts; one that never fired has none.
     fired = pl.col("context_samples").list.eval(pl.element() >= 0).list.sum()
     frame = frame.with_columns(pl.lit(layer).alias("layer"), selectors.float().fill_nan(None))
     return frame.with_columns(
@@ -242,7 +242,7 @@ def _frame(
 
 
 def _without_direction(frame: pl.DataFrame) -> Iterator[pl.Expr]:
-    """Nothing in the place of what a vector of length zero has not: lists, and what is of them."""
+    """Set the lists of vectors of length zero, and everything derived from them, to null."""
     for side in SIDES:
         has_direction = pl.col(f"{side}_norm") > 0
         for name in frame.columns:

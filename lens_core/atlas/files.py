@@ -1,14 +1,14 @@
-"""The atlas as files: its columns, the pieces in the cache, and the table a user takes away.
+"""The atlas as files: its columns, the pieces in the cache, and the exported table.
 
     <cache>/atlas/<fingerprint>/0001024-0001536-of-0001536.parquet     features 1024 to 1535
 
 One directory is one layer's dictionary; its name is the fingerprint of everything that the
-numbers depend on, its files are pieces of consecutive features, each sealed (`sealed`). A
-layer is there when all of its pieces are. The pieces hold token ids; the strings, which
-follow from the ids, are added to the table a user takes away, where no tokenizer is at hand.
+numbers depend on; its files are pieces of consecutive features, each sealed (`sealed_parquet`).
+A layer is complete when all of its pieces are there. The pieces hold token ids; the strings,
+which follow from the ids, are added to an exported table, for readers without the tokenizer.
 
-Reading needs polars and no torch, so that a front end can show what is there before, or
-without, loading a model. Nothing here computes.
+Reading needs polars but not torch, so that a front end can show an atlas before, or without,
+loading a model. Nothing here computes.
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ feature's own vector and, by lens, of the carried one; a key's scores divided by
 of a key of length one, which compare across features. Of a vector of length zero everything
 but its length is null: it has no lists.
 
-Model, dictionaries, reference and settings are the same in every row: they are the file's
-provenance. A file with token strings also has `*_tokens` after the ids that they name.
+Model, dictionaries, reference and settings are the same in every row, and so are kept in the
+file's provenance. A file with token strings has `*_tokens` columns after those of the ids.
 """
 
 TOKENS = {
     f"{name}_ids": f"{name}_tokens"
     for name in (*(f"{side}_{lens.column}" for side in SIDES for lens in (LOGIT, QUERY)), "context")
 }
-"""The ids that strings are given for, and the columns these are in."""
+"""The columns of ids for which strings are added, and the columns of the strings."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CachedLayer:
 
     def scan(self) -> pl.LazyFrame:
         """The rows, read when collected."""
-        # A folder's name is no pattern, whatever signs it has.
+        # A directory's name is not a pattern, whatever characters it has.
         return pl.scan_parquet(list(self.pieces), glob=False)
 
 
@@ -129,7 +129,7 @@ def write_piece(frame: pl.DataFrame, path: Path, provenance: Mapping[str, Any]) 
 
 
 def is_whole_piece(path: Path) -> bool:
-    """Whether a piece is there, undamaged, and of the layer and rows that its path names."""
+    """Whether a piece is there, undamaged, and holds the layer and rows that its path names."""
     try:
         demand_piece(path)
     except StoreError:
@@ -138,7 +138,7 @@ def is_whole_piece(path: Path) -> bool:
 
 
 def demand_piece(path: Path) -> None:
-    """Refuse a piece that is damaged, or of another layer or other rows than its path names.
+    """Refuse a piece that is damaged, or holds another layer or other rows than its path names.
 
     Raises:
         DamagedError: it is.
@@ -148,13 +148,13 @@ def demand_piece(path: Path) -> None:
     try:
         layers = [layer["atlas"] for layer in about["layers"]]
         if (layers, about["piece"]) != ([path.parent.name], path.name):
-            raise DamagedError(f"{path} is of other features than its name says")
+            raise DamagedError(f"{path} holds other features than its name says")
     except (KeyError, TypeError):
-        raise DamagedError(f"{path} is no piece of an atlas") from None
+        raise DamagedError(f"{path} is not a piece of an atlas") from None
 
 
 def find_layer(cache: Path, fingerprint: str) -> CachedLayer | None:
-    """The layer of this fingerprint, if a cache holds all of it; every piece is verified."""
+    """The layer with this fingerprint, if a cache holds all of it; every piece is verified."""
     for root in caches(cache):
         directory = root / ATLAS / fingerprint
         names = sorted(name for name in _listed(directory) if _PIECE.fullmatch(name))
@@ -168,7 +168,7 @@ def find_layer(cache: Path, fingerprint: str) -> CachedLayer | None:
 
 
 def with_tokens(frame: pl.LazyFrame, texts: Sequence[str]) -> pl.LazyFrame:
-    """Token strings beside the ids that `TOKENS` names; `texts` are those of all ids, raw."""
+    """Add token strings for the ids that `TOKENS` names; `texts` are those of all ids, raw."""
     names, ids = (
         pl.Series(texts, dtype=pl.String),
         pl.int_range(len(texts), dtype=pl.Int32, eager=True),
@@ -183,10 +183,10 @@ def with_tokens(frame: pl.LazyFrame, texts: Sequence[str]) -> pl.LazyFrame:
 
 
 def check_destination(path: Path) -> None:
-    """Refuse a table's file that could not be written, before hours are spent on it.
+    """Refuse a path that could not be written, before hours are spent computing.
 
     Raises:
-        UsageError: the ending is none of ours.
+        UsageError: the ending is neither .parquet nor .ndjson.
         StoreError: there is no such folder, or no file can be made in it.
     """
     if path.suffix not in (".parquet", ".ndjson"):
@@ -199,10 +199,9 @@ def check_destination(path: Path) -> None:
 def export_atlas(
     layers: Sequence[CachedLayer], path: Path, texts: Sequence[str] | None = None
 ) -> None:
-    """Write the table of `layers`, with token strings if `texts` are given; `path` or nothing.
+    """Write the table of `layers`, with token strings if `texts` are given; all of it or nothing.
 
-    It is streamed: memory holds some pieces at a time, however many features there are. JSON
-    lines have no place for the provenance.
+    It is streamed: memory holds a few pieces at a time. JSON lines do not hold the provenance.
     """
     check_destination(path)
     frame = pl.concat([layer.scan() for layer in layers])
@@ -215,7 +214,7 @@ def export_atlas(
 
 
 def merged_provenance(layers: Sequence[CachedLayer]) -> dict[str, Any]:
-    """One provenance for the layers of one model, reference and settings."""
+    """The common provenance of layers with the same model, reference and settings."""
     each = [layer.provenance for layer in layers]
     shared = [{k: v for k, v in about.items() if k not in _OF_PIECE} for about in each]
     if any(about != shared[0] for about in shared):

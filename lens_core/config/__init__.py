@@ -1,7 +1,7 @@
-"""What a TOML configuration may say, read into frozen dataclasses that are always valid.
+"""TOML configurations, read into frozen dataclasses that are always valid.
 
-`sections` holds the keys, `rules` what a value may be, `file` the reading; importing any
-of them is cheap (no torch).
+`sections` defines the keys, `rules` the allowed values, and `file` reads the file. Importing
+them is cheap (no torch).
 """
 
 from lens_core.config.file import load_config, sample_names, with_overrides

@@ -1,6 +1,6 @@
-"""A configuration file read, and what the command line says instead of it.
+"""Read a configuration file, and override it from the command line.
 
-A mistake is one `ConfigError` that names the file, the key, what it got and what is allowed.
+A mistake is one `ConfigError` that names the file, the key, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lens_core.names import (
     parts_of_package,
 )
 
-# A configuration is a page of text; a weights file given by mistake must not be parsed as one.
+# A weights file given by mistake must not be parsed as a configuration.
 _MAX_BYTES = 1 << 20
 
 _S = TypeVar("_S", bound=Section)
@@ -75,7 +75,7 @@ def with_overrides(
     layers: Sequence[int] | None = None,
     reference_tokens: Path | None = None,
 ) -> Config:
-    """The configuration with what the command line says instead; None keeps the file's choice.
+    """The configuration with values from the command line; `None` keeps the file's value.
 
     `reference_tokens`, a JSON file of token ids, is relative to the working
     directory, as a path on a command line is.
@@ -142,7 +142,7 @@ def _tables(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ConfigError("is not valid TOML: nested too deeply") from None
-    except ValueError as error:  # also Python's limit on the digits of an integer
+    except ValueError as error:  # also raised for an integer with too many digits
         last = f"at line {text.count(chr(10)) + 1}, the end of the file"
         message = " ".join(str(error).replace("at end of document", last).split())
         raise ConfigError(f"is not valid TOML: {message}") from None
@@ -190,7 +190,7 @@ def _build(section: type[_S], table: Mapping[str, object], base: Path | None = N
 
 
 def _resolved(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Paths made absolute; of a model only what is a path by its form (`lens_core.names`)."""
+    """Make paths absolute; a model's name only if it has the form of a path (`lens_core.names`)."""
     resolved = dict(values)
     if is_path(values.get("name", "")):
         resolved["name"] = str(absolute(values["name"], base))
@@ -228,7 +228,7 @@ def _folder(path: str, base: Path) -> Path:
 
 
 def _owner(key: str) -> str | None:
-    """The section that has this very key: most unknown keys are right ones in a wrong place."""
+    """The section that has this key: most unknown keys are valid ones in the wrong section."""
     return next((s.section for s in SECTIONS if key in rules_of(s)), None)
 
 

@@ -1,7 +1,7 @@
-"""What a single value of a configuration may be, and how a refused one is shown.
+"""What a single configuration value may be, and how a refused value is shown.
 
-A rule is a sentence and a test. Each stands beside its field (`setting`), so that the
-file, the command line and a notebook are held to the same ones.
+A rule is a sentence and a test, declared with its field (`setting`), so that the same rules
+apply to the file, the command line and a notebook.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ONE_LINE = re.compile(r"(?=.*[^ ])[^\x00-\x1f\x7f]+")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be: said in `allowed`, decided by `accepts`."""
+    """What a value may be: described by `allowed`, tested by `accepts`."""
 
     allowed: str
     accepts: Callable[[Any], bool]
@@ -32,7 +32,7 @@ def setting(rule: Rule, default: Any = MISSING) -> Any:
 
 
 def integer(minimum: int) -> Rule:
-    # `type(...) is int`: true and false are integers to Python, not to a reader of TOML.
+    # `type(...) is int`, because `bool` is a subclass of `int`, but true is not a TOML integer.
     return Rule(f"an integer of at least {minimum}", lambda v: type(v) is int and v >= minimum)
 
 
@@ -79,7 +79,7 @@ DEVICE = Rule(
 
 
 class Section:
-    """A table of the file; checks its own rules on construction."""
+    """A section of the file; checks its rules on construction."""
 
     section: ClassVar[str]
 
@@ -91,7 +91,7 @@ class Section:
         self.check_together()
 
     def check_together(self) -> None:
-        """Raise where keys that are fine one by one contradict each other."""
+        """Raise if keys that are valid one by one contradict each other."""
 
 
 def rules_of(section: type[Section]) -> dict[str, Rule]:
@@ -106,7 +106,7 @@ def check(section: str, key: str, value: object, rule: Rule) -> None:
 
 
 def shown(value: object) -> str:
-    """A value as TOML would write it, on one line, escaped and not long."""
+    """A value as TOML would write it, on one line, escaped and shortened."""
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, int):

@@ -1,8 +1,8 @@
 """The sections of a configuration, as frozen dataclasses that are always valid.
 
-One file describes one model with one dictionary. This is the only place that knows the
-keys, their defaults and what they allow: each rule holds however the object was made
-(file, command line, notebook), so that nothing downstream checks a setting again.
+One file describes one model with one dictionary. Keys, defaults and allowed values are
+defined only here. The rules apply however an object is made (file, command line, notebook),
+so no other module checks a setting again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _MODEL = Rule(
 )
 _KIND = one_of("sae", "transcoder", "neurons")
 _SOURCE = Rule(_SOURCES, _is_source)
-# Minutes; more than `_AGES` no clock takes.
+# Minutes; a clock cannot wait longer than `_AGES`.
 _IDLE_MINUTES, _AGES = 30, 1e8
 _DTYPE = one_of(
     "float32",
@@ -87,7 +87,7 @@ KEY_OF_ANOTHER_KIND = (
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
-    """`name`: a hub id, a path, or package:PACKAGE/FILE.gguf, told apart as `lens_core.names` says.
+    """`name`: a hub id, a path, or package:PACKAGE/FILE.gguf, see `lens_core.names`.
 
     `revision` is a branch, tag or commit of a hub id.
     """
@@ -111,8 +111,8 @@ class ModelConfig(Section):
 class DictionaryConfig(Section):
     """Where features come from: a SAELens release, a folder, or the model's own neurons.
 
-    `id` and `path` may hold `{layer}`. `key` is the projection whose columns
-    are the keys of gated MLP neurons; it means nothing for the other kinds.
+    `id` and `path` may contain `{layer}`. `key` is the projection whose columns are the keys of
+    gated MLP neurons; the other kinds do not use it.
     """
 
     section: ClassVar[str] = "dictionary"
@@ -164,8 +164,8 @@ class ReferenceConfig(Section):
     """Tokens at which Jacobians are taken: `samples` chunks of `length` tokens.
 
     `skip_first` and `skip_last` positions are left out of every average. A
-    `tokens:` file has its own number of samples and length: those here are
-    then unused, and the skips are checked when the file is read.
+    `tokens:` file has its own number of samples and length; those here are
+    then ignored, and the skips are checked when the file is read.
     """
 
     section: ClassVar[str] = "reference"
@@ -209,8 +209,8 @@ class LensConfig(Section):
 class ComputeConfig(Section):
     """Where to compute; `batch` is the number of reference samples per pass.
 
-    `release_after` is how many minutes an engine that nobody asks keeps the model; "auto":
-    30 on a GPU, for ever on a CPU.
+    `release_after` is after how many idle minutes the app releases the model; "auto": 30 on a
+    GPU, never on a CPU.
     """
 
     section: ClassVar[str] = "compute"
@@ -221,7 +221,7 @@ class ComputeConfig(Section):
     release_after: Literal["auto", "never"] | int | float = setting(RELEASE_AFTER, "auto")
 
     def idle_seconds(self, device: str) -> float | None:
-        """How long a model on `device` (such as `cuda:1`) may be idle; `None`: for ever."""
+        """Seconds that a model on `device` (such as `cuda:1`) may be idle; `None`: no limit."""
         if isinstance(self.release_after, str):
             kept = self.release_after == "never" or device.startswith("cpu")
             return None if kept else 60.0 * _IDLE_MINUTES
@@ -230,7 +230,7 @@ class ComputeConfig(Section):
 
 @dataclass(frozen=True)
 class Config:
-    """A whole file; `path` is where it was read from."""
+    """A configuration; `path` is the file it was read from."""
 
     path: Path
     model: ModelConfig

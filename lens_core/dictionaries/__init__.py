@@ -1,1 +1,1 @@
-"""Sparse dictionaries: the object, and the formats and places that it is read from."""
+"""Sparse dictionaries: the class, and the formats and sources it is read from."""

@@ -4,12 +4,11 @@
     written         sum_i a_i v_i + b_dec
 
 Keys are the columns of `W_enc`, values the rows of `W_dec` (paper, section 3.1;
-SAELens's orientation), in the unprocessed basis of the checkpoint. Whatever a
-dictionary was saved as, here it is one frozen object with the same meaning: biases
-folded so that the line above holds, the two sites of the residual stream named,
-and the norm between the stream and the encoder (or between the decoder and the
-stream) stated instead of applied, because the paper's convention leaves it out
-and the exact one differentiates it.
+SAELens's orientation), in the unprocessed basis of the checkpoint. Whatever format a
+dictionary was saved in, here it is one frozen object: biases are folded so that the
+formulas above hold, the two sites of the residual stream are named, and the norm between
+the stream and the encoder (or between the decoder and the stream) is named but not
+applied, because the paper's convention ignores it and the exact one differentiates it.
 
 Three sources: SAELens releases, folders in SAELens's disk format, and the MLP
 neurons of the model itself. A layer of GPT-2 small's 32k release takes one to two
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 ReadNorm = Literal["none", "center", "ln2", "ln2_no_gain", "layer_norm", "rescale"]
 """What lies between the stream at the read site and the encoder.
 
-`none`: nothing. `center`: the mean over the coordinates is taken off (the dictionary was
+`none`: nothing. `center`: the mean over the coordinates is subtracted (the dictionary was
 trained on a model with centred weights). `ln2`: the layer's own norm in front of its MLP.
 `ln2_no_gain`: that norm without its gain and bias. `layer_norm`, `rescale`: SAELens's own
 (`(x - mean) / (std + 1e-5)`; to length `sqrt(d)`).
@@ -68,13 +67,13 @@ class DictionaryHost(Protocol):
 class FeatureDictionary:
     """One layer's dictionary.
 
-    `encode` takes the encoder's input, that is a residual stream *behind* the read norm
+    `encode` takes the encoder's input, which is a residual stream *after* the read norm
     (`read_function`), and gives the feature activations; it applies no norm itself. Values
     are in the units in front of the write norm, and of the normalised input where
     `read_norm` is `layer_norm` or `rescale` (SAELens multiplies a reconstruction by the
-    token's scale again). `encoder_bias` has `-b_dec W_enc` inside where the dictionary
-    subtracts `b_dec` from its input; biases are `None` where there are none. `sha256` names
-    the content, whatever file, name, device or dtype it came in.
+    token's scale again). `encoder_bias` includes `-b_dec W_enc` where the dictionary
+    subtracts `b_dec` from its input; a bias is `None` where there is none. `sha256` depends on
+    the content only, not on its file, name, device or dtype.
     """
 
     name: str
@@ -103,14 +102,14 @@ class FeatureDictionary:
     def pre_activations(
         self, x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch n_features"]:
-        """`x keys^T + encoder_bias` for the encoder's input `x` (behind the read norm)."""
+        """`x keys^T + encoder_bias` for the encoder's input `x` (after the read norm)."""
         return affine(x, self.keys, self.encoder_bias)
 
 
 def read_function(
     dictionary: FeatureDictionary, model: DictionaryHost
 ) -> Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]:
-    """From the stream at `read_site` to what `encode` takes; differentiable both ways."""
+    """The read norm, from the stream at `read_site` to the input of `encode`; differentiable."""
     match dictionary.read_norm:
         case "none":
             return lambda h: h
@@ -129,7 +128,7 @@ def read_function(
 def write_function(
     dictionary: FeatureDictionary, model: DictionaryHost
 ) -> Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]] | None:
-    """From the MLP's own output to what enters the stream; `None` where nothing lies between."""
+    """The write norm: from the MLP's own output to the stream; `None` where there is none."""
     if dictionary.write_norm == "none":
         return None
     post_norm = model.mlp_post_norm(dictionary.layer)
@@ -155,7 +154,7 @@ def affine(
 def content_hash(
     tensors: Mapping[str, Tensor | None], facts: Mapping[str, str | int | float | bool]
 ) -> str:
-    """Sha256 over what a dictionary does; in float32, so that the dtype asked for is no part."""
+    """Sha256 over what a dictionary computes; in float32, so that its dtype does not matter."""
     digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         if tensor is not None:
@@ -166,14 +165,14 @@ def content_hash(
 
 
 def refuse_unsound(name: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """Raise a `DictionaryError` that names the first tensor that cannot be computed with."""
+    """Raise a `DictionaryError` that names the first tensor with unusable values."""
     named = [(label, tensor) for label, tensor in tensors.items() if tensor is not None]
     if wrong := unsound(named):
         raise DictionaryError(f"{name} holds {wrong}: get it again, or check how it was saved")
 
 
 def ln2_module(model: DictionaryHost, layer: int) -> Any:
-    """TransformerLens's norm in front of the MLP; only some dictionaries need to look inside."""
+    """TransformerLens's norm in front of the MLP, whose parts only some dictionaries need."""
     return cast(Any, model).bridge.blocks[layer].ln2
 
 

@@ -1,6 +1,6 @@
 """Dictionaries of other tools: recognised by their files, refused with a way to convert them.
 
-A format that gets a reader of its own (`formats.FORMATS`) leaves this list.
+A format that gets a reader (`formats.FORMATS`) is removed from this list.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _FORMATS = (
 
 
 def named_format(folder: Path) -> str | None:
-    """What to say of a folder in another tool's format; `None` where it is in no known one."""
+    """The message for a folder in another tool's format; `None` if the format is not known."""
     for tool, has, way in _FORMATS:
         if has(folder):
             return f"is in the format of {tool}, which qlens does not read: {way}"

@@ -1,8 +1,8 @@
-"""The formats that dictionaries come in: which one a configuration means, and its layers.
+"""Dictionary formats: which one a configuration uses, and its layers.
 
 A format is a module of this package with the functions of `DictionaryFormat` and an entry in
-`FORMATS`. It imports torch and what it reads with in `load` only: layers and widths are asked
-before a model is there, to refuse in a moment what would otherwise fail after a minute.
+`FORMATS`. It imports torch and its reader only in `load`: layers and widths are checked before
+a model is loaded, so that a mistake is reported at once and not after a minute.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class DictionaryFormat(Protocol):
-    """What the module of a format holds."""
+    """The functions that a format's module must have."""
 
     def layers(self, config: DictionaryConfig, n_layers: int | None) -> tuple[int, ...] | None:
         """The layers that exist, ascending, without torch and network; `None`: unknown.
 
-        `n_layers` is what the model has, once that is known.
+        `n_layers` is the model's number of layers, once known.
         """
 
     def n_features(self, config: DictionaryConfig, layer: int) -> int | None:
-        """The number of features of `layer`, as cheaply; `None`: only loading tells."""
+        """The number of features of `layer`, without torch; `None`: unknown until it is loaded."""
 
     def check(self, config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
-        """Refuse what the files of `layer` on this machine show, as `load` would.
+        """Raise the errors that the files of `layer` on this machine show, as `load` would.
 
         `model` is the model's name and `d_model` its width.
         """
@@ -50,14 +50,14 @@ class DictionaryFormat(Protocol):
         device: torch.device | str,
         offline: bool,
     ) -> FeatureDictionary:
-        """The dictionary of `layer`, or a `DictionaryError` that says why there is none."""
+        """The dictionary of `layer`; raises a `DictionaryError` if it cannot be loaded."""
 
 
 FORMATS: Mapping[str, Callable[[DictionaryConfig], bool]] = {
     "neurons": lambda config: config.kind == "neurons",
     "saelens": lambda config: config.kind != "neurons",
 }
-"""Module of this package: whether it reads what the configuration names; the first one does."""
+"""Module names, each with a test whether it reads a configuration; the first match is used."""
 
 
 def format_of(config: DictionaryConfig) -> DictionaryFormat:
@@ -85,7 +85,7 @@ def available_layers(config: DictionaryConfig, n_layers: int) -> tuple[int, ...]
 
 
 def layers_without_model(config: DictionaryConfig) -> tuple[int, ...] | None:
-    """`available_layers`, as far as they are known before the model; `None`: it has them.
+    """`available_layers` before the model is loaded; `None`: they depend on the model.
 
     Raises:
         ConfigError, DictionaryError: as `available_layers`.
@@ -94,7 +94,7 @@ def layers_without_model(config: DictionaryConfig) -> tuple[int, ...] | None:
 
 
 def check_files(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
-    """Refuse what the files of `layer` on this machine show, without a model.
+    """Raise the errors that the files of `layer` on this machine show, without a model.
 
     Raises:
         DictionaryError: as `load_dictionary`.
@@ -103,7 +103,7 @@ def check_files(config: DictionaryConfig, layer: int, model: str, d_model: int) 
 
 
 def features_without_loading(config: DictionaryConfig, layer: int) -> int | None:
-    """How many features the files of `layer` say it has; `None`: only loading tells."""
+    """How many features the files of `layer` say it has; `None`: unknown until it is loaded."""
     return format_of(config).n_features(config, layer)
 
 
@@ -115,7 +115,7 @@ def source_pattern(config: DictionaryConfig) -> str:
 
 
 def setting(config: DictionaryConfig) -> str:
-    """The key of the configuration that says where the dictionary comes from."""
+    """The configuration key that names the dictionary's source."""
     return "[dictionary].path" if config.path else "[dictionary].release"
 
 

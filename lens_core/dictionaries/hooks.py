@@ -1,6 +1,6 @@
-"""From the hooks in a dictionary's metadata to its place on the residual stream.
+"""From the hooks in a dictionary's metadata to its sites on the residual stream.
 
-What a hook means, in the unfolded basis of the checkpoint:
+What each hook means, in the unfolded basis of the checkpoint:
 
     hook_resid_pre, _mid, _post    the stream
     hook_mlp_in          (read)    the stream in front of ln2
@@ -12,7 +12,7 @@ What a hook means, in the unfolded basis of the checkpoint:
 
 TransformerLens has `hook_normalized` in front of the norm's gain, and Gemma Scope's
 transcoders, which name it, were trained with the gain folded into the MLP
-(arXiv 2408.05147v2, page 18). A name of a Hugging Face module goes before a hook's:
+(arXiv 2408.05147v2, page 18). The name of a Hugging Face module overrides that of a hook:
 SAELens calls the input of Gemma Scope 2's transcoders `hook_mlp_in`, but they read
 `pre_feedforward_layernorm.output`, gain included.
 """
@@ -45,7 +45,7 @@ _READ_HERE = ": qlens reads dictionaries of the residual stream, and transcoders
 
 
 class Place(NamedTuple):
-    """Where on the stream a dictionary reads and writes, and by which hooks it says so."""
+    """Where on the stream a dictionary reads and writes, and the hooks that say so."""
 
     layer: int
     read_site: int
@@ -57,7 +57,7 @@ class Place(NamedTuple):
 
 
 def refuse_hooks(cfg: SaeCfg, kind: str, name: str) -> None:
-    """Refuse a dictionary whose hooks are no residual or MLP site, or not of one layer.
+    """Refuse a dictionary whose hooks are not residual or MLP sites of one layer.
 
     Raises:
         DictionaryError: with the hook.
@@ -79,22 +79,22 @@ def refuse_hooks(cfg: SaeCfg, kind: str, name: str) -> None:
     write_layer, write = layer_and_point(writes, name)
     if write_layer != layer:
         raise DictionaryError(
-            f"{name} reads {reads} and writes to {writes}: a transcoder across layers has no "
-            "place here"
+            f"{name} reads {reads} and writes to {writes}: qlens does not read transcoders "
+            "across layers"
         )
     if read not in _READS:
-        raise DictionaryError(f"{name} reads {reads}, which is no input of an MLP{_READ_HERE}")
+        raise DictionaryError(f"{name} reads {reads}, which is not an input of an MLP{_READ_HERE}")
     if write not in _WRITES_IN_FRONT + _WRITES_BEHIND:
         raise DictionaryError(
-            f"{name} writes to {writes}, which is no output of an MLP{_READ_HERE}"
+            f"{name} writes to {writes}, which is not an output of an MLP{_READ_HERE}"
         )
 
 
 def place(cfg: SaeCfg, kind: str, name: str, model: DictionaryHost) -> Place:
-    """The place of the dictionary `name` with configuration `cfg`.
+    """The sites of the dictionary `name` with configuration `cfg`.
 
     Raises:
-        DictionaryError: as `refuse_hooks`; or the model lacks the norm that it names.
+        DictionaryError: as `refuse_hooks`; or the model lacks a norm that the hook names.
     """
     refuse_hooks(cfg, kind, name)
     reads = str(cfg.hook(kind))
@@ -122,10 +122,10 @@ def place(cfg: SaeCfg, kind: str, name: str, model: DictionaryHost) -> Place:
 
 
 def layer_and_point(hook: str | None, name: str) -> tuple[int, str]:
-    """Of `blocks.3.hook_resid_pre`, or of `model.layers.3.mlp.input`.
+    """The layer in `blocks.3.hook_resid_pre` or `model.layers.3.mlp.input`.
 
     Raises:
-        DictionaryError: there is no hook, or it is of no layer.
+        DictionaryError: there is no hook, or it names no layer.
     """
     if hook is None:
         raise DictionaryError(
@@ -134,5 +134,5 @@ def layer_and_point(hook: str | None, name: str) -> tuple[int, str]:
         )
     match = re.fullmatch(r"(?:blocks|(?:\w+\.)*layers)\.(\d+)\.(.+)", hook)
     if match is None:
-        raise DictionaryError(f"{name} is of {hook}, which is of no layer{_READ_HERE}")
+        raise DictionaryError(f"{name} is of {hook}, which names no layer{_READ_HERE}")
     return int(match.group(1)), match.group(2)

@@ -21,7 +21,7 @@ def at_layer(pattern: str, layer: int) -> str:
 
 
 def matching(pattern: str, names: Iterable[str]) -> tuple[int, ...]:
-    """The layers for which `names` holds `pattern`; every `{layer}` is the same number."""
+    """The layers for which `pattern` is among `names`; every `{layer}` is the same number."""
     head, *rest = (re.escape(part) for part in pattern.split(LAYER))
     regex = re.compile(head + r"(0|[1-9]\d*)" + r"\1".join(rest))
     found = (regex.fullmatch(name) for name in names)
@@ -35,7 +35,7 @@ def named_layer(name: str) -> tuple[int, ...]:
 
 
 def ranges(layers: Iterable[int]) -> str:
-    """`0-11, 20`: ascending numbers, runs written as ranges."""
+    """Ascending numbers with runs as ranges, such as `0-11, 20`."""
     runs: list[list[int]] = []
     for layer in sorted(layers):
         if runs and layer == runs[-1][1] + 1:
@@ -46,7 +46,7 @@ def ranges(layers: Iterable[int]) -> str:
 
 
 def folders_matching(pattern: str) -> tuple[int, ...]:
-    """The layers for which there is a folder called `pattern`.
+    """The layers for which the folder `pattern` exists.
 
     Raises:
         DictionaryError: there is none.
@@ -64,7 +64,7 @@ def folders_matching(pattern: str) -> tuple[int, ...]:
 
 
 def demand_layer(layer: int, layers: Collection[int]) -> None:
-    """Refuse a layer that is not one of the dictionary's."""
+    """Refuse a layer that the dictionary does not have."""
     if layer not in layers:
         has = ", ".join(map(str, layers))
         raise UsageError(f"there is no dictionary for layer {layer}: layers are {has}")

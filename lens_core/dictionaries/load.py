@@ -1,4 +1,4 @@
-"""A dictionary from its configuration: the one way in, whatever the format."""
+"""Loading a dictionary from its configuration, for every format."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def load_dictionary(
     """The dictionary of `config` at `layer`.
 
     Raises:
-        DictionaryError: it cannot be read or fetched, it is of a sort that has no place on
-            the residual stream, or it is proven to belong to another model. Nothing is ever
-            loaded in its stead.
+        DictionaryError: it cannot be read or fetched, it does not read and write the residual
+        stream, or it is proven to belong to another model. Nothing else is ever loaded
+        instead.
     """
     if not 0 <= layer < model.n_layers:
         raise DictionaryError(

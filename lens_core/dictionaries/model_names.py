@@ -1,11 +1,11 @@
 """Do two names mean the same model?
 
 SAELens says `gpt2-small`, the hub `openai-community/gpt2`, a dictionary's metadata
-sometimes only the part behind the slash. TransformerLens keeps a table of official
-names and aliases; what it lacks stands below. Two names that the tables know and
-that stand for different models prove that a dictionary belongs to another model. A
-name that no table knows (a local folder, a fine-tune, a mirror) proves nothing: it
-is worth a warning, and `[dictionary].trained_on` settles it.
+sometimes only the part after the slash. TransformerLens keeps a table of official
+names and aliases; missing ones are listed below. Two known names of different models
+prove that a dictionary belongs to another model. An unknown name (a local folder, a
+fine-tune, a mirror) proves nothing: it causes a warning, which the user can settle
+with `[dictionary].trained_on`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MORE_NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def same_model(a: str, b: str) -> bool | None:
-    """True or False where it is certain, `None` where a name is unknown. Case does not count."""
+    """True or False where it is certain, `None` where a name is unknown. Case is ignored."""
     if a.casefold() == b.casefold():
         return True
     names = _canonical_names()
@@ -59,10 +59,10 @@ def same_model(a: str, b: str) -> bool | None:
 def settle_model(
     named: Sequence[str], trained_on: str | None, model: str, dictionary: str, setting: str
 ) -> None:
-    """Refuse a dictionary of another model, and warn where names cannot tell.
+    """Refuse a dictionary of another model, and warn where the names do not decide.
 
-    `named` is what the dictionary says it was trained on, `trained_on` what the user says:
-    either the model's name, or which of the dictionary's names means this model.
+    `named` are the models that the dictionary says it was trained on. `trained_on` is the user's
+    setting: the model's name, or the one of `named` that means this model.
     """
     verdicts = [same_model(name, model) for name in named]
     if trained_on is not None:
@@ -82,7 +82,7 @@ def settle_model(
         )
     says = f"was trained on {named[0]}" if named else "does not say what it was trained on"
     warnings.warn(
-        f"{dictionary} {says}, and nothing tells whether that is {model}: "
+        f"{dictionary} {says}, and qlens cannot tell whether that is {model}: "
         f'if it is, set [dictionary].trained_on = "{named[0] if named else model}"',
         QlensWarning,
         stacklevel=4,

@@ -4,10 +4,10 @@
     gated:    a = act(x W_gate + b_gate) * (x W_in + b_in) keys: columns of W_gate or W_in
     values: rows of W_out;   MLP(x) = a W_out + b_out
 
-Neurons read behind the norm in front of the MLP and write in front of the post-norm,
-where the architecture has one. A gated MLP has two keys: the default here is the gate's,
-which decides whether a neuron is on; the code of the paper's authors reads the up projection
-(`[dictionary].key = "up"`). The two lists need not have a token in common. `encode` is the
+Neurons read after the norm in front of the MLP and write before the post-norm, where the
+architecture has one. A gated MLP has two keys. The default here is the gate's, which decides
+whether a neuron is on; the code of the paper's authors reads the up projection
+(`[dictionary].key = "up"`). The two lists may have no token in common. `encode` is the
 neuron's activation as the model computes it, so that activations times values add up to
 the MLP's output.
 """
@@ -42,12 +42,12 @@ def layers(config: DictionaryConfig, n_layers: int | None) -> tuple[int, ...] | 
 
 
 def n_features(config: DictionaryConfig, layer: int) -> int | None:
-    """Only the model knows."""
+    """Unknown without the model."""
     return None
 
 
 def check(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
-    """They have no files of their own."""
+    """Nothing to check: neurons have no files of their own."""
 
 
 def load(

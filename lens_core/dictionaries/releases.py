@@ -18,8 +18,8 @@ import yaml  # type: ignore[import-untyped]
 from lens_core.dictionaries.layers import LAYER, matching, named_layer
 from lens_core.errors import ConfigError
 
-NOT_A_FOLDER = "; a folder on this machine is [dictionary].path"
-"""What to add where a release may have been meant for a folder: it never becomes one."""
+NOT_A_FOLDER = "; for a folder on this machine set [dictionary].path"
+"""Added to messages where the user may have meant a folder."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def n_features(config: DictionaryConfig, layer: int) -> int | None:
     try:
         found = read_cfg(Path(at_layer(str(config.path), layer))).get("d_sae")
     except DictionaryError:
-        return None  # loading says more exactly what is wrong
+        return None  # loading reports this more exactly
     return found if type(found) is int and found > 0 else None
 
 
@@ -83,7 +83,7 @@ def load(
     device: torch.device | str,
     offline: bool,
 ) -> FeatureDictionary:
-    """The SAE or transcoder of `config` at `layer`, after every refusal that applies."""
+    """The SAE or transcoder of `config` at `layer`, after all checks."""
     # SAELens takes seconds to import.
     from lens_core.dictionaries.saelens_loading import load_sae
 

@@ -1,9 +1,8 @@
-"""The `cfg.json` of a dictionary of SAELens: read once, whatever version wrote it.
+"""The `cfg.json` of a SAELens dictionary, from any version of SAELens.
 
-Since its version 6 SAELens keeps what it knows of the model in `metadata`, before that beside
-everything else, and in its first years under other names. Layers are listed, hooks placed and
-models compared by what stands here; SAELens's own reading decides about the numbers alone.
-No torch here.
+Since version 6 SAELens keeps facts about the model in `metadata`; before, they were mixed with
+all other keys, and in the first years had other names. This module lists layers, finds hooks and
+names models; the numbers are read by SAELens itself. No torch here.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _OLDER_NAMES = {"hook_name": "hook_point", "hook_head_index": "hook_point_head_i
 
 @dataclass(frozen=True)
 class SaeCfg:
-    """What a configuration says of a dictionary's making and place; `None` where it is silent.
+    """What a `cfg.json` says about a dictionary; `None` for what it does not say.
 
     `reads` and `writes` are hooks of TransformerLens, `hf_reads` and `hf_writes` names of
     modules of Hugging Face, `widths` those of its input and output. `function` is the
     activation function, `by_heads` whether it reads single attention heads, `normalization`
-    what SAELens does to its input. The model that it was trained on had its norms' gains
-    folded into the weights behind them if `folds_norms`, and writing weights centred if
-    `centers`.
+    what SAELens does to its input. `folds_norms`: the model that it was trained on had its
+    norms' gains folded into the weights after them; `centers`: that model had centred writing
+    weights.
     """
 
     architecture: str
@@ -51,7 +50,7 @@ class SaeCfg:
     training: Mapping[str, str]
 
     def hook(self, kind: str) -> str | None:
-        """What a dictionary of `kind` reads; a transcoder rather by a name of Hugging Face."""
+        """What a dictionary of `kind` reads; for a transcoder the Hugging Face name, if given."""
         return (kind == "transcoder" and self.hf_reads) or self.reads
 
     @classmethod
@@ -75,7 +74,7 @@ class SaeCfg:
         function = said("activation_fn") or said("activation_fn_str") or "relu"
         signed = "signed " if kwargs("activation_fn_kwargs").get("signed") else ""
         normalization = said("normalize_activations") or "none"
-        if normalization is True:  # as it was written before there was more than one
+        if normalization is True:  # older files, from when there was only one
             normalization = "expected_average_only_in"
         reshape = said("reshape_activations") or "none"
         training = ("training_architecture", "sae_lens_training_version")

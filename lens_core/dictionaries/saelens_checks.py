@@ -1,7 +1,7 @@
-"""What a dictionary of SAELens is refused for by its configuration and the head of its weights.
+"""Checks of a SAELens dictionary by its configuration and the header of its weights.
 
-Torch-free and without the network: `qlens doctor` asks it too. What needs the model (widths,
-norms, whose dictionary it is) is asked when it is loaded.
+Without torch and network, so that `qlens doctor` uses them too. Checks that need the model
+(widths, norms, which model the dictionary belongs to) are made when it is loaded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TRANSCODERS = (
     "jumprelu_transcoder",
     "jumprelu_skip_transcoder",
 )
-_READ = 1 << 30  # weights of more bytes are not read to look for NaN
+_READ = 1 << 30  # bytes; larger weights are not read to look for NaN
 _FOR_TRAINING = ("batchtopk", "matryoshka_batchtopk")
 
 
 def refuse_architecture(cfg: SaeCfg, name: str, kind: str) -> None:
-    """Refuse what has no single key per feature, or is of another kind than `kind`."""
+    """Refuse an architecture without a single key per feature, or of another kind than `kind`."""
     architecture = cfg.architecture
     if architecture in _FOR_TRAINING:
         raise DictionaryError(
@@ -44,7 +44,7 @@ def refuse_architecture(cfg: SaeCfg, name: str, kind: str) -> None:
             f"{name} is of kind {actual} ({architecture}), not {kind}: "
             f'set [dictionary].kind = "{actual}"'
         )
-    # Before its version 6 SAELens saved the activation function; now it takes all but TopK as ReLU.
+    # Before version 6 SAELens saved the activation function; now it reads all but TopK as ReLU.
     if cfg.function not in ("relu", "topk", "jumprelu"):
         raise DictionaryError(
             f"{name} was trained with activation function {cfg.function}, which SAELens would "
@@ -58,8 +58,8 @@ def refuse_cross_layer(entry: Release | None, name: str, folder: str) -> None:
         entry.format == "mntss_clt_layer_transcoder" or "clt" in re.split(r"[/_]", folder)
     ):
         raise DictionaryError(
-            f"{name} is a cross-layer transcoder: its features write to many layers, and "
-            "the sum that SAELens makes of them is written nowhere"
+            f"{name} is a cross-layer transcoder, whose features write to many layers: qlens "
+            "does not read these"
         )
 
 
@@ -75,7 +75,7 @@ def refuse_widths(cfg: SaeCfg, d_model: int, name: str, model: str, setting: str
 
 
 def refuse_layer(actual: int, asked: int, reads: str | None, name: str) -> None:
-    """Refuse a dictionary of another layer than its address says."""
+    """Refuse a dictionary that reads another layer than the one asked for."""
     if actual != asked:
         raise DictionaryError(
             f"{name} is asked for as layer {asked} but reads {reads}: check [dictionary] and its "
@@ -84,7 +84,7 @@ def refuse_layer(actual: int, asked: int, reads: str | None, name: str) -> None:
 
 
 def refuse_numbers(folder: Path) -> None:
-    """Refuse weights with numbers that cannot be computed with, where reading them is quick."""
+    """Refuse weights with unusable values; large files are not read."""
     from safetensors import safe_open
 
     from lens_core.soundness import unsound
@@ -101,7 +101,7 @@ def refuse_numbers(folder: Path) -> None:
 
 
 def refuse_weights(folder: Path) -> None:
-    """Refuse weights in a folder that are missing, damaged, or scaled as SAELens no longer does."""
+    """Refuse a folder's weights if missing, damaged, or scaled in a way SAELens dropped."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / WEIGHTS_FILE
@@ -117,14 +117,14 @@ def refuse_weights(folder: Path) -> None:
         raise DictionaryError(f"{folder} cannot be read: {in_plain_words(error)}") from error
     if factors is not None and not bool(abs(factors - 1).max() < 1e-5):
         raise DictionaryError(
-            f"{folder} holds a scaling_factor, which SAELens applies no longer: multiply each row "
-            f"of W_dec by it, take it out of {WEIGHTS_FILE} and set finetuning_scaling_factor to "
+            f"{folder} holds a scaling_factor, which SAELens no longer applies: multiply each row "
+            f"of W_dec by it, remove it from {WEIGHTS_FILE} and set finetuning_scaling_factor to "
             "false in cfg.json"
         )
 
 
 def refuse_normalization(normalization: str, name: str, *, has_factor: bool) -> None:
-    """Refuse input that only numbers which are not saved can prepare."""
+    """Refuse a dictionary whose input needs a normalisation that was not saved with it."""
     if normalization == "covariance_whitening":
         raise DictionaryError(
             f"{name} expects whitened input (covariance_whitening) and does not hold the "

@@ -1,11 +1,10 @@
 """SAELens dictionaries, from a release or a folder, as `FeatureDictionary`.
 
-SAELens reads the file; whether it has a place here, which norm lies between it and
-the stream, and whether it can belong to this model is settled on its configuration,
-before any weight is fetched. What cannot be placed, or is proven to belong to
-another model, is refused with its reason; nothing is ever loaded in its stead. The
-linear bypass of a skip transcoder belongs to no feature and is left out, as in
-SAELens's own `decode`.
+SAELens reads the file. Which sites and norms it uses, and whether it can belong to
+this model, is checked on its configuration before any weights are fetched. What is
+not supported, or is proven to belong to another model, is refused with the reason;
+nothing else is ever loaded instead. The linear bypass of a skip transcoder belongs to
+no feature and is left out, as in SAELens's own `decode`.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class _Source:
 
     @property
     def short_name(self) -> str:
-        """For a screen: a folder by its last two parts (the provenance has all of it)."""
+        """The name to show; only the last two parts of a folder (the provenance has all)."""
         return self.name if self.release else "/".join(Path(self.folder).parts[-2:])
 
     @property
@@ -73,7 +72,7 @@ class _Source:
 
     @contextmanager
     def open(self, offline: bool) -> Iterator[None]:
-        """Around whatever SAELens does with the files: a failure is one `DictionaryError`."""
+        """Turn failures of SAELens inside the block into one `DictionaryError`."""
         if self.release is None:
             with reading_folder(self.folder):
                 yield
@@ -88,15 +87,15 @@ class _Source:
                 yield
 
     def configuration(self) -> dict[str, Any]:
-        """As saved, before SAELens fills in or drops anything."""
+        """The configuration as saved, before SAELens adds or drops keys."""
         if self.release is None:
             cfg = read_cfg(Path(self.folder))
             try:
                 verify_checksums(Path(self.folder))
             except StoreError as error:
                 ours = Path(self.folder).is_relative_to(Path(__file__).parent.parent)
-                mend = "install qlens again" if ours else "get the folder again"
-                raise DictionaryError(f"{error}; {mend}") from error
+                fix = "install qlens again" if ours else "get the folder again"
+                raise DictionaryError(f"{error}; {fix}") from error
             return cfg
         from sae_lens.loading import pretrained_sae_loaders as readers
 
@@ -130,7 +129,7 @@ def load_sae(
     device: torch.device | str,
     offline: bool,
 ) -> FeatureDictionary:
-    """The SAE or transcoder of `config` at `layer`, after every refusal that applies."""
+    """The SAE or transcoder of `config` at `layer`, after all checks."""
     source = _source(config, layer)
     refuse_cross_layer(source.entry, source.name, source.folder)
     with source.open(offline):
@@ -150,7 +149,7 @@ def load_sae(
     )
     with source.open(offline):
         sae = source.weights("float64" if dtype == torch.float64 else "float32")
-    # SAELens folds the factor of a release when it loads; without one it only warns.
+    # SAELens folds in a release's factor when it loads; without a factor it only warns.
     refuse_normalization(sae.cfg.normalize_activations, source.name, has_factor=False)
     return _assembled(sae, said, config.kind, found, source, dtype, device)
 
@@ -171,7 +170,7 @@ def _source(config: DictionaryConfig, layer: int) -> _Source:
 
 
 def _parse(raw: dict[str, Any]) -> None:
-    """Let SAELens read its configuration, which it may refuse, before weights are fetched."""
+    """Let SAELens check its configuration before weights are fetched."""
     from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
     from sae_lens.registry import get_sae_class
 
@@ -192,19 +191,19 @@ def _refuse_misfit(
 
 
 def _read_norm(said: SaeCfg, found: Place, source: _Source, model: DictionaryHost) -> ReadNorm:
-    """The one norm between the stream and the encoder, or a refusal."""
+    """The norm between the stream and the encoder; two of them are refused."""
     normalization = said.normalization
     refuse_normalization(normalization, source.name, has_factor=source.has_factor())
     own: dict[str, ReadNorm] = {"layer_norm": "layer_norm", "constant_norm_rescale": "rescale"}
     norm = own.get(normalization, "none")
     site_norm = found.read_norm
-    # TransformerLens centres only in front of a LayerNorm; SAELens's layer_norm centres itself.
+    # TransformerLens centres only before a LayerNorm; SAELens's layer_norm does its own centring.
     if said.centers and site_norm == "none" and norm != "layer_norm":
         site_norm = "none" if ln2_module(model, 0).uses_rms_norm else "center"
     if norm != "none" and site_norm != "none":
         raise DictionaryError(
-            f"{source.name} normalises its input ({normalization}) behind another norm "
-            f"({site_norm} at {found.reads}): only one of the two can be undone here"
+            f"{source.name} normalises its input ({normalization}) after another norm "
+            f"({site_norm} at {found.reads}): qlens supports only one of the two"
         )
     return norm if site_norm == "none" else site_norm
 
@@ -231,7 +230,7 @@ def _assembled(
     tensors = folded(sae.cfg, parameters)
     if architecture == "topk" and sae.cfg.k > tensors["keys"].shape[0]:
         raise DictionaryError(
-            f"{source.name} keeps k = {sae.cfg.k} of only {tensors['keys'].shape[0]} features"
+            f"{source.name} has k = {sae.cfg.k} but only {tensors['keys'].shape[0]} features"
         )
     sha256 = content_hash(tensors, facts)
     placed = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}

@@ -1,8 +1,8 @@
-"""SAELens's readers: kept off the network when offline, and what they raise in one line.
+"""Wrappers of SAELens's readers: no network when offline, and errors in one line.
 
-They take no `local_files_only`, and the one for Gemma Scope 2 asks the hub for tensor shapes
-over plain HTTP even when the file is cached. So being offline is done here, once, around
-them. They parse files with plain Python, so that a damaged one may raise anything.
+The readers take no `local_files_only`, and the one for Gemma Scope 2 asks the hub for tensor
+shapes over plain HTTP even if the file is cached, so the network is blocked here. They parse
+files with plain Python, so a damaged file may raise anything.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lens_core.hub import Wanted, explained, is_offline
 def reading_release(
     what: str, repository: str, folder: str, *, offline: bool, advice: str = ""
 ) -> Iterator[None]:
-    """Around calls of SAELens that read `what`, which lies in `folder` of `repository`.
+    """A context for calls of SAELens that read `what` from `folder` of `repository`.
 
-    `advice` ends what is said of a failure.
+    `advice` is appended to error messages.
 
     Raises:
         DictionaryError: for whatever goes wrong inside.
@@ -48,7 +48,7 @@ def reading_release(
 
 @contextmanager
 def reading_folder(folder: str) -> Iterator[None]:
-    """Around calls of SAELens that read `folder` on disk.
+    """A context for calls of SAELens that read `folder` on disk.
 
     Raises:
         DictionaryError: for whatever goes wrong inside.
@@ -65,14 +65,14 @@ def reading_folder(folder: str) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # What SAELens warns about is either refused by us or about another way to load.
+        # SAELens's warnings concern cases that we refuse, or other ways of loading.
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
 def _network(*, closed: bool) -> Iterator[None]:
-    """Reads tensor shapes from the cache where it can, and forbids requests if `closed`."""
+    """Read tensor shapes from the cache where possible, and forbid requests if `closed`."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     from sae_lens.loading import pretrained_sae_loaders as readers

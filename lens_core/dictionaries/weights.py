@@ -1,6 +1,6 @@
-"""SAELens's weights folded until keys, values and biases mean the same for every architecture.
+"""SAELens's weights, folded so that keys, values and biases have one meaning.
 
-    b_i <- b_i - b_dec . k_i                                    where b_dec is taken off the input
+    b_i <- b_i - b_dec . k_i                                    b_dec is subtracted from the input
     k_i <- |v_i| k_i,  b_i <- |v_i| b_i,  v_i <- v_i / |v_i|    TopK that rescales by |v_i|
 
 so that `p = x keys^T + bias` is the pre-activation, `a = activation(p)` what SAELens's
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Rows per product in float64, so that a wide dictionary is not held a second time.
+# Rows per product in float64, so that a wide dictionary is not copied as a whole.
 _ROWS = 8192
 
 
 def folded(cfg: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the dictionary computes with; see the module's formulas.
+    """The folded weights and biases; see the module's formulas.
 
-    Folding is done in float64, so that a dictionary read in two precisions has one hash.
+    Folding is done in float64, so that a dictionary has the same hash in every precision.
     """
     keys, values = parameters["W_enc"].T.contiguous(), parameters["W_dec"]
     bias = parameters["b_gate" if "b_gate" in parameters else "b_enc"]
@@ -60,7 +60,7 @@ def _scaled(rows: Tensor, factors: Tensor) -> Tensor:
 
 
 def activation(tensors: Mapping[str, Tensor], k: int | None) -> Callable[[Tensor], Tensor]:
-    """From pre-activations to activations."""
+    """The function from pre-activations to activations."""
 
     def topk(pre: Tensor) -> Tensor:
         best = pre.topk(k or 0, dim=-1, sorted=False)

@@ -1,7 +1,7 @@
-"""The lenses. Lists, search, the atlas, exports, JSON and both front ends go over `LENSES`.
+"""The lenses. Lists, search, the atlas, exports, JSON and both front ends iterate over `LENSES`.
 
-A lens that a transition and two readouts describe is an entry here; one that carries vectors in
-a way of its own is a subclass of `Lens` in a file beside this one, and an entry here.
+A lens that is described by a transition and two readouts is an entry here; one that carries
+vectors differently is also a subclass of `Lens`, in a file of this package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["FIRST_ORDER", "LENSES", "LOGIT", "QUERY", "Lens", "lens_named"]
 
 @dataclass(frozen=True)
 class _AsAsked(Lens):
-    """Query Lens: its list is that of the transition which the settings ask for."""
+    """Query Lens: its list uses the transition of the settings."""
 
     def settings(self, asked: Settings) -> Settings:
         return asked
@@ -37,11 +37,11 @@ FIRST_ORDER = Lens(
 )
 
 LENSES: tuple[Lens, ...] = (LOGIT, QUERY, FIRST_ORDER)
-"""All lenses, in the order in which tables and documents have them."""
+"""All lenses, in the order of tables and documents."""
 
 
 def lens_named(name: str) -> Lens:
-    """The lens of a name.
+    """The lens called `name`.
 
     Raises:
         UsageError: there is none.

@@ -1,9 +1,9 @@
-"""What a lens is: its names, how it carries a vector, which readout each side takes.
+"""What a lens is: its names, how it carries a vector, which readout each side uses.
 
     score = readout( transition( feature's vector ) )
 
-(docs/method.md, section 2.) Methods get what they compute with as arguments, so that this
-package imports no torch and the app can read names and titles from it.
+(docs/method.md, section 2.) Methods take what they compute with as arguments, so that this
+package imports no torch and the app can import it for names and titles.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Lens:
     """One lens.
 
-    `name` is the command line's, `field` that of JSON documents, `column` that of tables;
-    `title` and `short` are for the screen. `readouts` names a readout of `lens_core.readout`
-    for each side that the lens has.
+    `name` is used on the command line, `field` in JSON documents, `column` in tables; `title`
+    and `short` are for the screen. `readouts` names a readout of `lens_core.readout` for each
+    side that the lens has.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Lens:
 
     @property
     def needs_operators(self) -> bool:
-        """Whether many features at once can be carried only with operators."""
+        """Whether carrying many features at once needs operators."""
         return self.transition != "identity"
 
     def settings(self, asked: Settings) -> Settings:
-        """The settings that this lens's list is made with where `asked` are the feature's."""
+        """The settings for this lens's list when the feature's settings are `asked`."""
         return asked.with_transition(self.transition)
 
     def missing(self, tools: Instruments, side: Side) -> str:
-        """Why it has no list for a side here; empty where it has one."""
+        """Why this lens has no list for a side; empty if it has one."""
         return "" if side in self.readouts else f"{self.title} has no {side} side"
 
     def carry(
@@ -59,11 +59,11 @@ class Lens:
         feature: int,
         asked: Settings,
     ) -> Transported:
-        """One feature's vector at the end where it is read; `asked` are the feature's settings."""
+        """One feature's vector carried to where it is read; `asked` are the feature's settings."""
         return tools.carrier.carry(side, dictionary, feature, self.settings(asked))
 
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
-        """What carries all features of a dictionary, in the paper's convention, all blocks on.
+        """The map that carries all features of a dictionary: paper's convention, all blocks on.
 
         Raises:
             OperatorError: there are no operators yet.

@@ -1,1 +1,1 @@
-"""The `d_model` x `d_model` operators of every site: passes, plan, build, files, the demo's own."""
+"""The `d_model` x `d_model` operators of every site: passes, plan, build, files, the demo's."""

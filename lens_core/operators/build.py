@@ -1,8 +1,8 @@
 """Building operators: `3 d_model` passes over the reference, unit by unit.
 
-Each unit records its micro-batches (`Linearization`), walks them once per row and adds up
-in float64, in the order of the plan. Running out of memory halves what is done at once and
-goes on. Once every unit is there, `assemble` turns them into one file per site.
+Each unit records its micro-batches (`Linearization`), makes one pass per row and sums in
+float64, in the order of the plan. When memory runs out, the amount done at once is halved.
+When every unit is finished, `assemble` turns them into one file per site.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from lens_core.storage.files import build_lock, clear_directory, remove
 from lens_core.storage.tensors import open_tensors, write_tensors
 from lens_core.terms import Progress
 
-# Cotangents to walk at once on a GPU, at most: the memory of a pass grows with them.
+# Most cotangents per pass on a GPU: a pass's memory grows with their number.
 _ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to build: the units that are wanted, and which of them are there already."""
+    """What is left to build: the wanted units, and which of them exist."""
 
     plan: BuildPlan
     units: Sequence[Unit]
@@ -53,12 +53,12 @@ class Work:
 
     @property
     def passes(self) -> int:
-        """Passes over the reference behind all units."""
+        """Passes over the reference for all units."""
         return sum(map(self.plan.passes, self.units))
 
     @property
     def done(self) -> int:
-        """Passes behind those that are there."""
+        """Passes for the units that exist."""
         return sum(map(self.plan.passes, self.delivered))
 
 
@@ -71,10 +71,10 @@ def begin(
     batch: int | None = None,
     shard: tuple[int, int] = (1, 1),
 ) -> Work:
-    """Look through `directory` and say what `build_operators` will do, if the disk has room.
+    """Examine `directory` and return what `build_operators` will do, if the disk has room.
 
-    Reads everything that is there: what is damaged is taken away, to be made again. Nothing is
-    left to do where all sums are whole.
+    Reads everything in it; damaged files are removed, to be computed again. Nothing is left to
+    do if all sums are undamaged.
 
     Raises:
         StoreError: the disk is too full for what the shard writes.
@@ -88,16 +88,16 @@ def begin(
     units = [unit for unit in plan.units()[number - 1 :: of] if unit in wanted]
     delivered = [unit for unit in units if is_whole(unit_path(directory, unit), plan)]
     needed = sum(plan.unit_bytes(unit) for unit in units if unit not in delivered)
-    if of == 1:  # of several shards the last one also writes what is made of them
+    if of == 1:  # the last of several shards also writes the finished files
         needed += bytes_left(directory, plan)
     demand_space(directory, needed)
     return Work(plan, units, delivered)
 
 
 def seconds_left(model: ResidualStream, reference: ReferenceSample, work: Work) -> float | None:
-    """How long the units that are not there will take on this machine, from trying a row of each.
+    """Seconds that the missing units will take on this machine, from timing one row per family.
 
-    Records one micro-batch a family and walks over it twice; `None` if memory is short for that.
+    Records one micro-batch per family and makes two passes over it; `None` if memory runs out.
     """
     lacking = [unit for unit in work.units if unit not in set(work.delivered)]
     recorder = _Recorder(model, reference)
@@ -137,7 +137,7 @@ def build_operators(
     shard: tuple[int, int] = (1, 1),
     progress: Progress | None = None,
 ) -> None:
-    """Compute the units of `shard` (number, of how many) that `directory` does not hold yet.
+    """Compute the units of `shard` (number, total) that `directory` does not hold yet.
 
     Raises:
         OperatorError: the directory holds another build, or the model gave NaN.
@@ -196,7 +196,7 @@ def _about_unit(plan: BuildPlan, micro_batch: int) -> dict[str, str]:
 
 
 class _Recorder:
-    """Keeps the last recording, so that units over one micro-batch share it."""
+    """Keeps the last recording, so that units on the same micro-batch share it."""
 
     def __init__(self, model: ResidualStream, reference: ReferenceSample) -> None:
         self._model = model
@@ -220,13 +220,13 @@ class _Recorder:
         release(self._model.device)
 
     def rows(self, samples: range) -> int:
-        """Cotangents to walk at once: enough to fill a GPU when the micro-batch does not."""
+        """Cotangents per pass: enough to fill a GPU when the micro-batch does not."""
         tokens = len(samples) * self._reference.length
         self._rows_tried = max(1, min(self._rows_at_once, FULL_TOKENS["cuda"] // tokens))
         return self._rows_tried
 
     def shrink(self, plan: BuildPlan) -> BuildPlan | None:
-        """A plan that takes less at once; `None` when nothing is left to give up."""
+        """A plan that needs less memory; `None` if nothing is left to reduce."""
         self.drop()
         if self._rows_tried > 1:
             self._rows_at_once = self._rows_tried // 2
@@ -263,7 +263,7 @@ def _sum_unit(
 
 
 def import_units(source: Path, directory: Path) -> int:
-    """Bring another machine's finished units of the same build into `directory`; their number.
+    """Copy another machine's finished units into `directory`; returns their number.
 
     Raises:
         OperatorError: `source` holds another build (other weights, reference or settings).
@@ -284,10 +284,10 @@ def import_units(source: Path, directory: Path) -> int:
 
 
 def finish(directory: Path, progress: Progress | None = None) -> list[Unit]:
-    """Assemble if all units are there; else return those that are missing.
+    """Assemble if all units exist; else return the missing ones.
 
-    Of several builders that end together each waits for the lock and looks again under it, so
-    that the last one finds every unit.
+    If several builders finish together, each waits for the lock and looks again under it, so that
+    the last one finds every unit.
 
     Raises:
         StoreError: the disk has no room for the finished files.
@@ -305,7 +305,7 @@ def finish(directory: Path, progress: Progress | None = None) -> list[Unit]:
 def assemble(directory: Path, progress: Progress | None = None) -> Operators:
     """Join the units into one file of sums per site and one of means; remove the units.
 
-    Sites that have their sums keep them; means that are missing are made from the sums.
+    Sites that have sums keep them; missing means are made from the sums.
 
     Raises:
         OperatorError: units are missing; the message counts them.

@@ -1,8 +1,8 @@
-"""What a directory of operators holds, what it lacks, and which passes would bring that back.
+"""What a directory of operators holds, what it lacks, and which passes would restore it.
 
-A site is answered by its means, which follow from its sums, which come from units. So a lost
-mean costs nothing, lost sums leave the means in use, and only the units whose rows are lost
-are computed again. Damaged sums are set aside, because their other rows are still good:
+The lens reads a site's means, which are computed from its sums, which are joined from units. So
+lost means cost nothing, means stay usable when sums are lost, and only units whose rows are lost
+are computed again. Damaged sums are set aside, because their other rows are still valid:
 
     sums-007.safetensors.damaged
 """
@@ -23,17 +23,17 @@ from lens_core.storage.tensors import open_tensors
 
 
 def is_usable(directory: Path) -> bool:
-    """Whether every site can be answered: it has means, or sums that give them."""
+    """Whether every site can be read: it has means, or sums to make them from."""
     return _all_sites(directory, any)
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether every site has its means and its sums."""
+    """Whether every site has both means and sums."""
     return _all_sites(directory, all)
 
 
 def wanted_units(directory: Path, plan: BuildPlan) -> list[Unit]:
-    """Units that missing sums are to be joined from, whether or not they are there."""
+    """Units from which missing sums are to be joined, whether or not they exist."""
     lost: set[Unit] = set()
     for site in plan.sites:
         if not (directory / sums_file(site)).is_file():
@@ -42,7 +42,7 @@ def wanted_units(directory: Path, plan: BuildPlan) -> list[Unit]:
 
 
 def missing_units(directory: Path) -> list[Unit]:
-    """Wanted units that no shard has delivered whole (all of them where nothing was begun)."""
+    """Wanted units that do not exist undamaged (all of them if no build was started)."""
     plan = read_manifest(directory)
     return [
         unit
@@ -52,7 +52,7 @@ def missing_units(directory: Path) -> list[Unit]:
 
 
 def bytes_left(directory: Path, plan: BuildPlan) -> int:
-    """Size of the finished files that are still to be written."""
+    """Bytes of the finished files that are still to be written."""
     return sum(
         plan.site_bytes(site) for site in plan.sites if not (directory / sums_file(site)).is_file()
     )
@@ -75,15 +75,15 @@ def is_whole(path: Path, plan: BuildPlan) -> bool:
 
 
 def set_aside(directory: Path, site: int) -> None:
-    """Keep damaged sums for what is still good in them, and make room for new ones."""
+    """Rename damaged sums, so that their valid rows are kept and new sums can be written."""
     path = directory / sums_file(site)
     clear_directory(path)
-    with suppress(OSError):  # another process was first, or nothing can be written here
+    with suppress(OSError):  # another process did it, or this directory is read-only
         os.replace(path, directory / aside_file(site))
 
 
 def take_damage_away(directory: Path) -> None:
-    """Read everything that is there, so that a build redoes what is damaged; about 1 s per GiB."""
+    """Read all files, so that a build redoes damaged ones; about 1 s per GiB."""
     with suppress(OperatorError):
         plan = read_manifest(directory)
         for site in plan.sites:

@@ -1,13 +1,13 @@
 """Operators that come with qlens: enough for an instant first look at the demo.
 
 For the layers of the demo's dictionaries, on the demo's reference: both transitions and
-both first-order sums, float16, and each feature's stability and scales as numbers. What
-needs single blocks or halves of the reference is not there: it is computed live. Built
-operators (`lens_core.operators.files`) take their place as soon as there are any.
+both first-order sums in float16, and each feature's stability and scales. Whatever needs
+single blocks or halves of the reference is computed directly. Built operators
+(`lens_core.operators.files`) replace these as soon as they exist.
 
-They are found by content: the weights and the reference must be those they were made for,
-and the numbers are looked up by the dictionary's own checksum. Written by
-`lens_core.operators.write_demo`; reading costs 8 MB and a checksum.
+They are matched by content: the weights and the reference must be those they were made for,
+and the numbers are looked up by the dictionary's checksum. `lens_core.operators.write_demo`
+writes them; reading costs 8 MB and a checksum.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MADE_FOR = "operators.json"
 
 
 class ShippedOperators:
-    """Mean operators at some sites; reads like `Operators`, without halves and single blocks."""
+    """Mean operators at some sites; like `Operators`, but without halves and single blocks."""
 
     origin: OperatorSource = "shipped"
     has_blocks = False
@@ -49,7 +49,7 @@ class ShippedOperators:
 
     @property
     def fingerprint(self) -> str:
-        """Of what the operators were made from, how, and of their content."""
+        """Sha256 of the operators' inputs, method and content."""
         return self.about["operators"]
 
     def covers(self, side: str, site: int) -> bool:
@@ -67,7 +67,7 @@ class ShippedOperators:
     def transition(
         self, side: Side, site: int, positions: Bucket = "all"
     ) -> Float[Tensor, "d_model d_model"]:
-        """`T_value[site]` or `T_key[site]`; positions are not told apart."""
+        """`T_value[site]` or `T_key[site]`; positions are not distinguished."""
         if positions != "all":
             raise OperatorError(
                 "the operators that come with qlens do not distinguish positions: "
@@ -78,7 +78,7 @@ class ShippedOperators:
     def first_order(
         self, side: str, site: int, off: frozenset[int] = frozenset()
     ) -> Float[Tensor, "d_model d_model"]:
-        """`I + sum R[k]` over all blocks on the way; there is nothing to take blocks `off` by."""
+        """`I + sum R[k]` over all blocks of the path; blocks cannot be switched `off`."""
         if off:
             raise OperatorError(
                 "the operators that come with qlens do not separate blocks: "
@@ -87,11 +87,11 @@ class ShippedOperators:
         return self._get(f"first_order_{side}-{site}")
 
     def halves(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"]]:
-        """None: `stability` has what they would tell."""
+        """Always empty; `stability` holds the numbers that halves would give."""
         return []
 
     def demand_sums(self, site: int) -> None:
-        """There are none, and nothing that they would tell is missing."""
+        """Nothing to check: there are no halves, and `stability` is stored."""
 
     def stability(self, side: str, dictionary: str, k: int) -> Float[Tensor, " n_features"] | None:
         """Split-half stability of Query Lens's lists of `k`, by the dictionary's checksum."""
@@ -120,7 +120,7 @@ class ShippedOperators:
 
 
 class _reading:  # noqa: N801 (reads as a statement)
-    """A damaged or missing file of the installation is one line that names the mend."""
+    """Turn errors about a damaged or missing installed file into one line that names the fix."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -145,8 +145,8 @@ def shipped_operators(
 ) -> ShippedOperators | None:
     """The operators that come with qlens, if they are of these weights and this reference.
 
-    What they are of stands in a small file beside them, so that a session on another model
-    reads no more than that.
+    A small file next to them says what they were made for, so that a session on another model
+    reads only that.
     """
     try:
         of = json.loads((directory / MADE_FOR).read_text("utf-8"))

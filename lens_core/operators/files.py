@@ -1,12 +1,12 @@
-"""The `d x d` operators of every site: what Query Lens does to any feature, as matrices.
+"""The `d x d` operators of every site: the transitions of Query Lens as matrices.
 
     T_value[site] = 1/N sum_{b,s,s'} d h_final[b,s] / d h_site[b,s']
     T_key[site]   = 1/N sum_{b,s,s'} d h_site[b,s'] / d h_0[b,s]
     R[block]      = 1/N sum_{b,s,s'} d block_out[b,s] / d block_in[b,s']
 
-The mean of the transported vector is linear in the feature and the same map for all
-features (docs/method.md, section 3), so that these serve every feature of every dictionary of a
-model. On disk are *sums*, in two halves of the reference and, for the transitions, two
+The mean of the transported vector is linear in the feature, with the same map for all
+features (docs/method.md, section 3), so these matrices serve every feature of every dictionary of
+a model. On disk are *sums*, for the two halves of the reference and, for the transitions, two
 buckets of the feature's position, with the counts to divide by; and the means, which the
 lens reads. Reading a site costs its size and a checksum, once.
 """
@@ -31,7 +31,7 @@ from lens_core.storage.files import remove
 from lens_core.storage.tensors import open_tensors
 from lens_core.terms import Bucket, OperatorSource, Side
 
-# Half operators are two matrices a side; a cursor stays on one site for a while.
+# Half operators are two matrices per side; only those of the last site are kept.
 _HALVES_KEPT = 8
 
 
@@ -56,8 +56,8 @@ class Operators:
     ) -> None:
         """Open the operators in `directory`.
 
-        `expected` is the fingerprint that they must have (`None`: whatever is there);
-        `writable` is false for a cache that is not one's own, where nothing is repaired.
+        `expected` is the fingerprint that they must have (`None`: any);
+        `writable` is false for another user's cache, where nothing is repaired.
         """
         self.directory = directory
         plan, wrong = examine_manifest(directory)
@@ -85,16 +85,16 @@ class Operators:
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        """Of the matrices on disk."""
+        """The dtype of the matrices on disk."""
         return DTYPES[self.plan.dtype]
 
     @property
     def fingerprint(self) -> str:
-        """Of what the operators were made from."""
+        """The fingerprint of what the operators were made from."""
         return self.plan.fingerprint
 
     def covers(self, side: str, site: int) -> bool:
-        """Whether they carry the features of a dictionary at `site`: of every one."""
+        """Whether they carry features at `site`; always true, they cover every site."""
         return True
 
     def value(self, site: int) -> Float[Tensor, "d_model d_model"]:
@@ -111,7 +111,7 @@ class Operators:
         """`T_value[site]` or `T_key[site]`, for features at these positions of a sample.
 
         Raises:
-            UsageError: no position of the reference is of that kind.
+            UsageError: the reference has no such positions.
         """
         if positions == "all":
             return self._mean(side, site)
@@ -128,7 +128,7 @@ class Operators:
 
     def _mean(self, name: str, site: int) -> Tensor:
         if (name, site) not in self._kept:
-            # The file's own tensors are pages of the file; only a GPU gets copies.
+            # On a CPU the tensors are memory-mapped from the file; a GPU gets copies.
             self._kept[name, site] = self._means(site)[name].to(self.device)
         return self._kept[name, site]
 
@@ -149,7 +149,7 @@ class Operators:
     def first_order(
         self, side: str, site: int, off: frozenset[int] = frozenset()
     ) -> Float[Tensor, "d_model d_model"]:
-        """`I + sum R[k]` over the blocks after (`value`) or before (`key`) `site`, less `off`."""
+        """`I + sum R[k]` over the blocks after (`value`) or before (`key`) `site`, except `off`."""
         blocks = range(site, self.n_blocks) if side == "value" else range(site)
         if (side, site) not in self._first_order:
             eye = torch.eye(self.d_model, dtype=DTYPES[self.plan.dtype], device=self.device)
@@ -161,7 +161,7 @@ class Operators:
     def halves(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"]]:
         """The transition of each half of the reference (a single one for a single sample).
 
-        None, with a warning, where the sums are damaged or missing; the means still answer.
+        Empty, with a warning, if the sums are damaged or missing; the means are still used.
         """
         if (side, site) not in self._halves:
             tokens = self.plan.tokens.sum(1)
@@ -181,19 +181,19 @@ class Operators:
         return self._halves[side, site]
 
     def stability(self, side: str, dictionary: str, k: int) -> Float[Tensor, " n_features"] | None:
-        """Nothing is stored: `halves` tell it, where the reference has two."""
+        """`None`: not stored, but computed from `halves` if the reference has two."""
         return None
 
     def scale(
         self, side: str, transition: str, dictionary: str
     ) -> Float[Tensor, " n_features"] | None:
-        """Nothing is stored: search computes it once."""
+        """`None`: not stored, but computed by the first search."""
         return None
 
     def buckets(self, side: str, site: int) -> list[Float[Tensor, "d_model d_model"] | None]:
-        """The transition for features before and from position 16, each over its own tokens.
+        """The transitions for features before and from position 16, each over its own tokens.
 
-        `None` for a bucket that no position of the reference falls into.
+        `None` for a bucket without positions in the reference.
         """
         if (side, site) not in self._buckets:
             tokens = self.plan.tokens.sum(0)
@@ -210,7 +210,7 @@ class Operators:
         return self._buckets[side, site]
 
     def demand_sums(self, site: int) -> None:
-        """See to it that what is known of single halves can be read.
+        """Check that the sums, which hold the two halves, can be read.
 
         Raises:
             OperatorError: the sums of `site` are missing or damaged.

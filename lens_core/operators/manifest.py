@@ -1,8 +1,8 @@
-"""The plan of a build as a file, and where else it stands when that file is lost.
+"""The plan of a build as a file, and how it is recovered if that file is lost.
 
-`manifest.json` is sealed with its own checksum. Every file of sums, means and units carries
-the same plan in its metadata, under the file's checksum. A manifest that is missing, damaged
-or of other operators is therefore written again from the files that it describes.
+`manifest.json` holds its own checksum. Every file of sums, means and units has the same plan in
+its metadata, covered by the file's checksum. A manifest that is missing, damaged or belongs to
+other operators is therefore rewritten from the files that it describes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_manifest(directory: Path) -> BuildPlan:
     """The plan of the build in `directory`, from its manifest or else from its other files.
 
     Raises:
-        OperatorError: neither says it.
+        OperatorError: neither has it.
     """
     plan, wrong = examine_manifest(directory)
     if plan is None:
@@ -39,9 +39,9 @@ def read_manifest(directory: Path) -> BuildPlan:
 
 
 def examine_manifest(directory: Path) -> tuple[BuildPlan | None, str]:
-    """The plan of the build in `directory`, if anything tells it, and what is wrong with the file.
+    """The plan of the build in `directory`, if known, and what is wrong with the manifest.
 
-    What is wrong is "" where the manifest is whole and agrees with the files beside it.
+    The second is "" if the manifest is undamaged and agrees with the other files.
     """
     path = directory / MANIFEST
     try:
@@ -57,16 +57,16 @@ def examine_manifest(directory: Path) -> tuple[BuildPlan | None, str]:
     except ValueError as error:
         wrong = f"{path} is damaged: {one_line(error)}"
     except (TypeError, KeyError, AttributeError):
-        wrong = f"{path} is damaged: it is no manifest"
+        wrong = f"{path} is damaged: it is not a manifest"
     else:
         if _belongs(plan, directory) and _agrees(plan, directory):
             return plan, ""
-        wrong = f"{path} is of other operators"
+        wrong = f"{path} belongs to other operators"
     return plan_of_files(directory), wrong
 
 
 def plan_of_files(directory: Path) -> BuildPlan | None:
-    """The plan that undamaged files in `directory` carry; `None` if none does, or they disagree."""
+    """The plan in the undamaged files of `directory`; `None` if none has it, or they disagree."""
     groups: dict[str, list[tuple[Path, BuildPlan]]] = defaultdict(list)
     for path, plan in _plans(directory):
         if _belongs(plan, directory):
@@ -82,7 +82,7 @@ def plan_of_files(directory: Path) -> BuildPlan | None:
 
 
 def write_manifest(plan: BuildPlan, directory: Path) -> None:
-    """Write the plan, sealed, so that a changed number in it is found."""
+    """Write the plan with a checksum, so that any change is detected."""
     manifest = asdict(plan)
     sealed = manifest | {"sha256": fingerprint(manifest)}
     clear_directory(directory / MANIFEST)
@@ -90,10 +90,10 @@ def write_manifest(plan: BuildPlan, directory: Path) -> None:
 
 
 def agree(plan: BuildPlan, directory: Path) -> BuildPlan:
-    """The plan already begun in `directory`, which a resumed build or another shard keeps.
+    """The plan already started in `directory`, which a resumed build or another shard keeps.
 
-    A directory that tells no plan begins with `plan`; so does one whose files, from before they
-    carried it, are of the same operators.
+    A directory without a plan starts with `plan`; so does one whose files belong to the same
+    operators but are older than plans in metadata.
 
     Raises:
         OperatorError: `directory` holds another build.
@@ -124,7 +124,7 @@ def _sealed(path: Path) -> BuildPlan:
 
     Raises:
         OSError: it cannot be read.
-        ValueError, TypeError, KeyError, AttributeError: it is not what was written.
+        ValueError, TypeError, KeyError, AttributeError: its content is not a manifest.
     """
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
     seal = manifest.pop("sha256", None)
@@ -141,20 +141,20 @@ def _sealed(path: Path) -> BuildPlan:
 
 
 def _belongs(plan: BuildPlan, directory: Path) -> bool:
-    """Whether a directory that has the name of a fingerprint has that of `plan`."""
+    """Whether a directory named by a fingerprint is named by that of `plan`."""
     named = _FINGERPRINT.fullmatch(directory.name) is not None
     return not named or directory.name == plan.fingerprint
 
 
 def _agrees(plan: BuildPlan, directory: Path) -> bool:
-    """Whether a file beside the manifest says the same, or none says anything."""
+    """Whether a file next to the manifest has the same plan, or none has a plan."""
     plans = [other for _, other in _plans(directory) if _belongs(other, directory)]
     ours = _apart_from_the_machine(plan)
     return not plans or any(_apart_from_the_machine(other) == ours for other in plans)
 
 
 def _plans(directory: Path) -> Iterator[tuple[Path, BuildPlan]]:
-    """What files say of their plan; unproven, for only their headers are read."""
+    """The plans that files claim; only headers are read, so checksums are not verified."""
     for path in sealed_files(directory):
         with suppress(StoreError, ValueError, TypeError, KeyError, AttributeError):
             with open_tensors(path) as file:
@@ -165,5 +165,5 @@ def _plans(directory: Path) -> Iterator[tuple[Path, BuildPlan]]:
 
 
 def _apart_from_the_machine(plan: BuildPlan) -> BuildPlan:
-    """What all shards of a build have in common."""
+    """The part of the plan that all shards of a build share."""
     return replace(plan, micro_batch=1, device="")

@@ -8,12 +8,12 @@ With sums over the micro-batch's samples `b` and the positions that count `s`, `
     response  row  i of  sum d block_out[b,s] / d block_in[b,s']  every block at once
 
 A pass takes any vectors, not only unit ones: for a cotangent `w`, `value` gives
-`T_value[site]^T w`, and for a tangent `w`, `key` gives `T_key[site] w`. That is how
-first-reader shares and search numerators are had without operators.
+`T_value[site]^T w`, and for a tangent `w`, `key` gives `T_key[site] w`. First-reader
+shares and search numerators are computed this way without operators.
 
-The two transitions are kept apart by the position `s'` where the *feature* sits:
-before `EARLY` (attention sinks) and from there on. A full set of unit vectors
-costs `d_model` passes per family, whatever the number of features.
+The two transitions are summed separately by the position `s'` where the *feature* sits:
+before `EARLY` (attention sinks) and from there on. A full set of unit vectors costs
+`d_model` passes per family, for any number of features.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Positions:
         return early.stop - early.start, late.stop - late.start
 
     def where(self, positions: Bucket) -> slice:
-        """Those of them at which a feature sits that is `early`, `late`, or anywhere."""
+        """The positions where a feature in bucket `early`, `late` or `all` sits."""
         early, late = self.buckets
         return {"all": slice(self.start, self.stop), "early": early, "late": late}[positions]
 
@@ -69,7 +69,7 @@ class Positions:
         shape: Sequence[int],
         positions: Bucket = "all",
     ) -> Tangent:
-        """Each vector at every one of these positions, zero elsewhere; no `many` axis for one."""
+        """Each vector at all of these positions, zero elsewhere; without a `many` axis for one."""
         batch, pos, d_model = shape
         whole = vectors.new_zeros(len(vectors), batch, pos, d_model)
         whole[:, :, self.where(positions)] = vectors[:, None, None, :]
@@ -131,7 +131,7 @@ Pass = Callable[
 
 @dataclass(frozen=True)
 class Family:
-    """One operator family: its pass, and the shape of what a full set of passes adds up to."""
+    """One operator family: its pass, and the shape of the result of a full set of passes."""
 
     name: str
     run: Pass

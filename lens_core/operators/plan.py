@@ -1,16 +1,16 @@
 """What a build of operators consists of: units, their order, their files.
 
 A build is a list of units (one family, one half of the reference, some rows), each summed
-over its micro-batches in order and written whole. A killed build resumes at the next unit,
-shards on other machines take every n-th unit, and merging is putting units side by side:
-the result is the same to the last bit however it was made, as long as the micro-batch is.
+over its micro-batches in order and written as a whole. An interrupted build resumes at the next
+unit, shards on other machines take every n-th unit, and merging copies units into one
+directory: the result is always the same bits, as long as the micro-batch is the same.
 
     <operators>/<fingerprint>/manifest.json          this plan, written first
                               units/*.safetensors    sums by rows, until all are there
                               sums-*.safetensors     sums by site: halves and buckets
                               mean-*.safetensors     what the lens reads, by site
 
-Every file carries the plan, so that a lost manifest can be written again.
+Every file contains the plan, so that a lost manifest can be written again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from lens_core.reference import ReferenceSample
 from lens_core.storage.fingerprint import fingerprint, versions
 
 FORMAT = 2
-# Few enough to lose little to a kill; enough that recording the micro-batches again for
-# the next unit (about 5 passes) stays a few percent.
+# Few enough that an interruption loses little; enough that recording the micro-batches again
+# for the next unit (about 5 passes) costs only a few percent.
 _ROWS_PER_UNIT = 64
 
 
@@ -52,7 +52,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build will do; written as its manifest, so that a resumed build does the same."""
+    """What a build will do; written as the manifest, so that a resumed build does the same."""
 
     fingerprint: str
     inputs: dict[str, Any]
@@ -85,7 +85,7 @@ class BuildPlan:
         return torch.stack([len(half) * counts for half in self.halves])
 
     def units(self) -> list[Unit]:
-        """Every unit, those that share a recording next to each other."""
+        """Every unit; units that share a recording are next to each other."""
         return [
             Unit(family, half, start, min(start + self.rows_per_unit, self.d_model))
             for half, samples in enumerate(self.halves)
@@ -99,7 +99,7 @@ class BuildPlan:
         return [family for family in FAMILIES if site < family.n_places(self.n_blocks)]
 
     def units_of(self, site: int) -> list[Unit]:
-        """The units that the sums of one site come from."""
+        """The units from which the sums of one site are joined."""
         names = {family.name for family in self.families(site)}
         return [unit for unit in self.units() if unit.family.name in names]
 
@@ -119,7 +119,7 @@ class BuildPlan:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What every file of the finished operators says about itself."""
+        """The metadata of every file of the finished operators."""
         return {
             "operators": self.fingerprint,
             "plan": json.dumps(asdict(self), sort_keys=True),
@@ -137,7 +137,7 @@ class BuildPlan:
 
     @property
     def bytes_while_building(self) -> int:
-        """Peak size on disk: the units stay until the finished files are all written."""
+        """Peak size on disk: the units stay until all finished files are written."""
         return self.bytes_on_disk + sum(map(self.unit_bytes, self.units()))
 
     def site_bytes(self, site: int) -> int:
@@ -157,7 +157,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 def operator_inputs(
     model_fingerprint: str, reference: ReferenceSample, dtype: str
 ) -> dict[str, Any]:
-    """Everything that operators depend on, by content."""
+    """The fingerprint of everything that operators depend on."""
     return {
         "kind": "operators",
         "format": FORMAT,
@@ -175,7 +175,7 @@ def plan_build(
     *,
     batch: int | None = None,
 ) -> BuildPlan:
-    """Choose the micro-batch (`batch` samples, or as many as fit) and say what it will take."""
+    """Plan a build with micro-batches of `batch` samples, or as many as fit."""
     dtype = str(model.dtype).removeprefix("torch.")
     inputs = operator_inputs(model_fingerprint, reference, dtype)
     if batch is None:
@@ -209,5 +209,5 @@ def mean_file(site: int) -> str:
 
 
 def aside_file(site: int) -> str:
-    """Where damaged sums are kept until they are redone, for the rows that are still good."""
+    """The name under which damaged sums are kept until redone, for their valid rows."""
     return f"{sums_file(site)}.damaged"

@@ -1,9 +1,9 @@
-"""Sums of one site: joined from units, turned into means, and what of a damaged file is whole.
+"""Sums of one site: joined from units, turned into means, and recovered from a damaged file.
 
     T[site] = sum over halves and buckets of sums[half, bucket] / tokens
 
-A file of sums also says, for each unit, the checksum of the rows that came from it. One
-flipped bit therefore costs the passes of one unit, not of the build.
+A file of sums also holds, for each unit, the checksum of the rows that came from it. One
+flipped bit therefore costs the passes of one unit, not those of the build.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Means = dict[str, Float[Tensor, "d_model d_model"]]
 
 
 def means_of(plan: BuildPlan, sums: Mapping[str, Tensor]) -> Means:
-    """What the lens reads: the sums of all halves and buckets over all tokens."""
+    """The means that the lens reads: sums of all halves and buckets divided by all tokens."""
     n_tokens = plan.tokens.sum()
     return {
         name: (parts.double().sum((0, 1)) / n_tokens).to(DTYPES[plan.dtype])
@@ -59,15 +59,15 @@ def rows_of(unit: Unit, sums: Mapping[str, Tensor]) -> Float[Tensor, "buckets ro
 
 
 def put_rows(unit: Unit, site: int, file: TensorFile, sums: Mapping[str, Tensor]) -> None:
-    """Copy what `unit` says of `site` from its open file into `sums`."""
+    """Copy the rows of `site` from the open file of `unit` into `sums`."""
     rows = file.get("sums")[:, site]  # [rows, buckets, d_model]
     rows_of(unit, sums).copy_(rows.transpose(0, 1))
 
 
 def restore_means(directory: Path, plan: BuildPlan, site: int, *, write: bool = True) -> Means:
-    """The means of one site from its sums, to the bit what they were; written if `write`.
+    """Recompute the means of one site from its sums, bit for bit; written if `write`.
 
-    A disk without room, or a directory that cannot be moved, is no reason not to answer.
+    A failure to write them (no space, no permission) is ignored.
 
     Raises:
         DamagedError: the sums are damaged too.
@@ -85,13 +85,13 @@ def restore_means(directory: Path, plan: BuildPlan, site: int, *, write: bool = 
 
 
 def demand_ours(file: TensorFile, plan: BuildPlan) -> None:
-    """Refuse a file that says it is of other operators.
+    """Refuse a file that belongs to other operators.
 
     Raises:
         DamagedError: it is.
     """
     about = file.metadata
-    # Units of an earlier version say their micro-batch only; their checksum stands.
+    # Units of an earlier version name only their micro-batch; their checksum is still valid.
     if "micro_batch" in about and "operators" not in about:
         return
     if about.get("operators") != plan.fingerprint:
@@ -99,9 +99,9 @@ def demand_ours(file: TensorFile, plan: BuildPlan) -> None:
 
 
 def salvaged(path: Path, plan: BuildPlan, site: int) -> tuple[Sums, list[Unit]]:
-    """What a damaged file of sums still proves: sums, and the units whose rows in them are whole.
+    """The sums in a damaged file, and the units whose rows in it are undamaged.
 
-    The rows of all other units are whatever the file says, or zeros.
+    The rows of all other units are not to be used.
     """
     units = plan.units_of(site)
     with suppress(StoreError, ValueError, KeyError, TypeError), open_tensors(path) as file:
@@ -122,10 +122,10 @@ def salvaged(path: Path, plan: BuildPlan, site: int) -> tuple[Sums, list[Unit]]:
 def join_site(
     directory: Path, plan: BuildPlan, site: int, files: Mapping[Unit, TensorFile]
 ) -> None:
-    """Write the sums of one site and its means, from units' open files and from good rows.
+    """Write the sums of one site and its means, from units' open files and from valid rows.
 
     Raises:
-        OperatorError: some unit is neither among `files` nor whole in the sums set aside.
+        OperatorError: some unit is neither among `files` nor undamaged in the sums set aside.
     """
     aside = directory / aside_file(site)
     sums, whole = salvaged(aside, plan, site)
@@ -134,7 +134,7 @@ def join_site(
             put_rows(unit, site, files[unit], sums)
         elif unit not in whole:
             raise OperatorError(f"{unit.filename} is missing in {directory}: run `qlens build`")
-    # More than one where memory ran out on the way, or where shards chose differently.
+    # More than one if memory ran out during the build, or if shards chose differently.
     batches = {int(file.metadata["micro_batch"]) for file in files.values()} | _batches(
         directory, plan
     )
@@ -148,7 +148,7 @@ def join_site(
 
 
 def lost_units(plan: BuildPlan, site: int, damaged: Path) -> list[Unit]:
-    """The units without which the sums of `site` cannot be had again."""
+    """The units that must be computed again to restore the sums of `site`."""
     whole = set(salvaged(damaged, plan, site)[1])
     return [unit for unit in plan.units_of(site) if unit not in whole]
 
@@ -161,14 +161,14 @@ def _checksum(unit: Unit, sums: Mapping[str, Tensor]) -> str:
 def _write_means(
     directory: Path, site: int, means: Mapping[str, Tensor], about: Mapping[str, str]
 ) -> None:
-    """Keep the means of one site, with what they are of."""
+    """Write the means of one site, with metadata that says what they belong to."""
     path = directory / mean_file(site)
     clear_directory(path)
     write_tensors(path, means, about)
 
 
 def _batches(directory: Path, plan: BuildPlan) -> set[int]:
-    """The micro-batches behind the finished files that are there, which all name them."""
+    """The micro-batches with which the existing finished files were made."""
     for path in sealed_files(directory):
         with suppress(StoreError, ValueError, KeyError, TypeError), open_tensors(path) as file:
             said = json.loads(file.metadata["micro_batches"])

@@ -1,9 +1,9 @@
 """Checking and repairing one set of operators, file by file, without a model.
 
-    manifest damaged   written again from the plan that the other files carry
-    means damaged      written again from the sums
-    sums damaged       set aside: the means answer, `qlens build` redoes the units of lost rows
-    unit damaged       removed: the build that it belongs to computes it again
+    manifest damaged   rewritten from the plan in the other files
+    means damaged      rewritten from the sums
+    sums damaged       set aside: the means are used, `qlens build` redoes the units of lost rows
+    unit damaged       removed: its build computes it again
 
 Reads everything once; about 1 s per GiB.
 """
@@ -33,7 +33,7 @@ _BUILD = "run `qlens build` with the configuration"
 
 
 def verify_operators(directory: Path, *, repair: bool) -> list[Damage]:
-    """What is damaged in `directory`, and repaired if `repair`."""
+    """The damage in `directory`, repaired if `repair`."""
     plan, wrong = examine_manifest(directory)
     found, ours = [], sealed_files(directory)
     if wrong and ours:
@@ -51,7 +51,7 @@ def verify_operators(directory: Path, *, repair: bool) -> list[Damage]:
 
 
 def lacks(directory: Path) -> str:
-    """What finished operators lack, though nothing is damaged; "" for nothing."""
+    """What finished operators lack without being damaged; "" for nothing."""
     if not is_usable(directory) or is_complete(directory):
         return ""
     units, plan = missing_units(directory), read_manifest(directory)
@@ -103,7 +103,7 @@ def _redo(plan: BuildPlan, lost: int) -> str:
 
 
 def _file(path: Path, plan: BuildPlan | None, *, repair: bool) -> Iterator[Damage]:
-    """A file that nothing but a build can make again."""
+    """Damage to a file that only a build can restore."""
     try:
         reason = _reason(path, plan)
     except StoreError as error:  # not read

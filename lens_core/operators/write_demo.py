@@ -33,7 +33,7 @@ def write_shipped(
     """Write both files from sums over the two halves of the reference.
 
     Args:
-        lens: of the demo's model, reference and dictionaries.
+        lens: a lens on the demo's model, reference and dictionaries.
         halves: float64 sums of each half: `value` and `key` at the sites of the layers in
             order, `[layers, d_model, d_model]`; `response` for all blocks.
     """
@@ -85,7 +85,7 @@ def write_shipped(
 
 
 def _numbers(lens: QueryLens, layer: int, halves: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    """Stability and scales of the features of one layer, by side."""
+    """The stability and scales of one layer's features, for both sides."""
     dictionary = lens.dictionaries[layer]
     found = {}
     for side in SIDES:

@@ -1,1 +1,1 @@
-"""What is kept on disk: whole files or none, found by content, never unpickled."""
+"""Storage on disk: files are complete or absent, found by content, never unpickled."""

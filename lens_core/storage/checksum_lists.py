@@ -1,11 +1,11 @@
-"""Lists of SHA-256 sums beside files that other programs write, and what they prove.
+"""SHA256SUMS lists next to files that other programs wrote: writing and checking them.
 
     5891b5b5...be03  cfg.json             GNU, also with `*` before the name or `\\` before the sum
     SHA256 (cfg.json) = 5891b5b5...be03   BSD
 
-Anybody's tool may have left such a list, for these files or for others. A line that is read
-and whose file is here must match. A line that is not read proves nothing, and is not called
-damage; a warning says that it was not used.
+Any tool may have left such a list, for these files or for others. A line that can be parsed and
+whose file exists must match. A line that cannot be parsed is not treated as damage; a warning
+says that it was not used.
 
 Cost: hashing, about 1 s per GiB.
 """
@@ -34,12 +34,12 @@ def write_checksums(directory: Path) -> None:
 
 
 def read_checksums(directory: Path) -> tuple[list[tuple[str, str]], int]:
-    """Name and sum of each line of the list in `directory`, and how many lines are neither.
+    """Name and checksum of each line of the list in `directory`, and the number of other lines.
 
     Empty lines and comments do not count. No list: no lines.
 
     Raises:
-        StoreError: there is a list, and the system does not let us read it.
+        StoreError: there is a list, but it cannot be read.
     """
     path = directory / SUMS
     try:
@@ -56,8 +56,8 @@ def read_checksums(directory: Path) -> tuple[list[tuple[str, str]], int]:
 def verify_checksums(directory: Path) -> None:
     """Compare the files of `directory` with its list, if it has one.
 
-    Files that are listed and not here are passed over: nobody may have brought them along. A
-    list that fits none of several files is of other ones; a warning says so.
+    Listed files that do not exist are skipped: they may not have been copied. A list that matches
+    none of several files belongs to other files; a warning says so.
 
     Raises:
         DamagedError: a file is not what the list says.
@@ -66,7 +66,7 @@ def verify_checksums(directory: Path) -> None:
     listed, unread = read_checksums(directory)
     if unread:
         _warn(
-            f"{unread} of {len(listed) + unread} lines of {directory / SUMS} are no SHA-256 "
+            f"{unread} of {len(listed) + unread} lines of {directory / SUMS} are not SHA-256 "
             "checksums: they were not used"
         )
     fit: list[Path] = []
@@ -82,14 +82,14 @@ def verify_checksums(directory: Path) -> None:
     if len(unfit) == 1:
         raise DamagedError(
             f"{unfit[0]} is not what {SUMS} beside it lists: copy it again, or remove {SUMS} if "
-            "that is of other files"
+            "it belongs to other files"
         )
     if unfit:
-        _warn(f"{directory / SUMS} fits none of the {len(unfit)} files that it lists: not used")
+        _warn(f"{directory / SUMS} matches none of the {len(unfit)} files that it lists: not used")
 
 
 def file_sha256(path: Path) -> str:
-    """The sum of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What is wrong with something that is kept, and what was done about it."""
+"""Damage to a stored file or entry, and what was done about it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not what was written.
+    """One damaged file or entry.
 
-    `outcome` is what a repair did, such as "removed" or "rewritten", and "" if nothing; `fix`
-    what a user can do that a repair cannot, and "" where that is nothing: what was removed from
-    the cache is computed again when it is needed.
+    `outcome` is what a repair did, such as "removed" or "rewritten", and "" if nothing. `fix` is
+    what a user can do that a repair cannot, and "" if there is nothing to do: what was removed
+    from the cache is computed again when needed.
     """
 
     path: Path
@@ -22,5 +22,5 @@ class Damage:
 
     @property
     def remains(self) -> bool:
-        """Whether it is still there."""
+        """Whether the damage is still there."""
         return not self.outcome

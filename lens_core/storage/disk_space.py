@@ -1,8 +1,7 @@
-"""Room on a disk: whether there is enough, and what to say when there is not.
+"""Disk space: whether there is enough, and the message if there is not.
 
-Asked by the command line and the app before a build begins, and by every writer when the
-system refuses a write. The free space is what this user may still write, which a quota can
-cut shorter without telling.
+Used by the command line and the app before a build starts, and by every writer when the
+system refuses a write. A quota may allow less than the reported free space.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def in_bytes(number: int | float) -> str:
-    """`1.7 GiB`."""
+    """A size with a unit, such as `1.7 GiB`."""
     unit = 0
     while number >= 1023.95 and unit < len(_UNITS) - 1:
         number /= 1024
@@ -29,12 +28,12 @@ def in_bytes(number: int | float) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the system refused a write for want of space."""
+    """Whether the system refused a write because there is no space."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def free_bytes(path: Path) -> int:
-    """What can still be written where `path` is, or would be."""
+    """Free bytes on the disk where `path` is, or would be."""
     place = Path(os.path.abspath(path))
     while not place.exists():
         place = place.parent
@@ -47,10 +46,10 @@ def size_of(directory: Path) -> int:
 
 
 def demand_space(directory: Path, needed: int) -> None:
-    """See to it that `needed` bytes more can be written below `directory`.
+    """Check that `needed` more bytes can be written below `directory`.
 
     Raises:
-        StoreError: its disk is too full; says what is needed, what is free, and the difference.
+        StoreError: there is too little space; the message gives needed, free, and the difference.
     """
     free = free_bytes(directory)
     if needed > free:
@@ -62,7 +61,7 @@ def demand_space(directory: Path, needed: int) -> None:
 
 
 def cannot_write(error: OSError, path: Path, needed: int | None = None) -> StoreError:
-    """What to say of a refused write to `path`; `needed`: the size it was to have, if known."""
+    """The error for a refused write to `path`; `needed` is the intended size, if known."""
     if not is_full(error):
         reason = error.strerror or one_line(error)
         variable = variable_of(path)
@@ -74,7 +73,7 @@ def cannot_write(error: OSError, path: Path, needed: int | None = None) -> Store
         said += ": the disk quota is used up"
     elif needed is not None:
         free = free_bytes(path)
-        # A disk that has no more room for names can have room for bytes.
+        # A disk without free inodes can still have free bytes.
         if needed > free:
             missing = needed - free
             said += f": {in_bytes(needed)} needed, {in_bytes(free)} free"

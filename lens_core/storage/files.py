@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and locks for builders.
+"""Atomic writing of files, and locks for builders.
 
-A file is written beside its place, synced and renamed: a reader, or a crash, sees the old
-one or the new one. A lock is the operating system's, so that a killed builder holds nothing.
+A file is written next to its target, synced and renamed: a reader, or a crash, sees either the
+old or the new file. Locks belong to the operating system, so that a killed builder holds none.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from lens_core.errors import StoreError
 from lens_core.storage.disk_space import cannot_write
 
 LOCK = "build.lock"
-# What the smallest useful write takes: a row of SQLite and its log.
+# The smallest useful write: a row of SQLite and its log.
 _PROBE_BYTES = 1 << 15
 _OWNER = re.compile(r"process \d+ on [\w-]+")
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name for a file or directory to be made beside `path` and renamed to it when whole.
+    """A temporary name next to `path`, for a file or directory that is renamed when complete.
 
-    It names its writer, so that upkeep can tell a killed writer's leftover
-    from what is being written now.
+    It names its writer, so that maintenance can distinguish leftovers of killed processes from
+    files that are being written.
     """
     writer = f"{host_name()}@{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{path.name}.{writer}.tmp")
@@ -37,14 +37,14 @@ def temporary_beside(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """A new file beside `path` that takes its place when the block succeeds.
+    """A new file next to `path` that replaces it when the block succeeds.
 
-    For what other libraries write. `needed`: its size in bytes, if that is known.
+    For files that other libraries write. `needed`: its size in bytes, if known.
 
     Raises:
-        StoreError: it cannot be written; `path` is what it was.
+        StoreError: it cannot be written; `path` is unchanged.
     """
-    # Absolute: polars takes a leading ~ for a home.
+    # Absolute, because polars expands a leading ~.
     temporary = temporary_beside(path.absolute())
     failure = None
     try:
@@ -52,11 +52,11 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode & 0o777
         yield temporary
-        # safetensors makes files that only their owner may read; a cache can be shared.
+        # safetensors creates files that only their owner can read, but a cache can be shared.
         temporary.chmod(mode)
         sync(temporary)
         temporary.replace(path)
-        with suppress(OSError):  # not every filesystem can sync a directory
+        with suppress(OSError):  # not all filesystems can sync a directory
             sync(path.parent)
     except OSError as error:
         failure = error
@@ -64,13 +64,13 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     if failure is not None:
-        # Only now: what was written of it no longer counts against what is free.
+        # Only now: the partial file, just removed, no longer takes up space.
         raise cannot_write(failure, path, needed) from failure
 
 
 @contextmanager
 def told_by_the_system() -> Iterator[None]:
-    """What libraries in Rust say in words only ("os error 28") as the `OSError` that it is."""
+    """Re-raise errors of Rust libraries that name an "os error 28" as the matching `OSError`."""
     try:
         yield
     except Exception as error:
@@ -81,7 +81,7 @@ def told_by_the_system() -> Iterator[None]:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the new one."""
+    """Write a file so that a reader, or a crash, sees either the old or the new file."""
     with replacing(path, len(content)) as temporary:
         temporary.write_bytes(content)
 
@@ -96,9 +96,9 @@ def host_name() -> str:
 
 
 def demand_writable(directory: Path) -> None:
-    """Write a file of some KB into `directory`, or where it would be made, and remove it.
+    """Write a file of a few KB into `directory`, or where it would be created, and remove it.
 
-    Permissions alone do not tell a full disk, a quota that is used up, or a mount that fails.
+    Checking permissions alone would miss a full disk, a used-up quota, or a failing mount.
 
     Raises:
         StoreError: it cannot be written.
@@ -120,7 +120,7 @@ def demand_writable(directory: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Wait until a file, or a directory's entries, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -130,11 +130,11 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def build_lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `directory` for one builder; a second one waits, or is told who has it.
+    """Lock `directory` for one builder; a second one waits, or gets an error that names the first.
 
-    The operating system's lock, so a killed builder holds nothing.
+    An operating system's lock, so that a killed builder holds none.
     """
-    import fcntl  # POSIX only, as is the terminal this is for
+    import fcntl  # POSIX only, like the terminal app
 
     path = directory / LOCK
     try:
@@ -144,7 +144,7 @@ def build_lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
         raise cannot_write(error, path) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        with suppress(OSError):  # a full disk: the name is a courtesy
+        with suppress(OSError):  # a full disk: the owner's name is optional
             os.truncate(handle, 0)
             os.write(handle, f"process {os.getpid()} on {host_name()}".encode())
     except BlockingIOError:
@@ -167,7 +167,7 @@ def build_lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def discard(directory: Path) -> None:
-    """Take a directory away in one step, then delete it."""
+    """Rename a directory in one step, then delete it."""
     aside = temporary_beside(directory)
     try:
         directory.rename(aside)
@@ -179,7 +179,7 @@ def discard(directory: Path) -> None:
 
 
 def clear_directory(path: Path) -> None:
-    """Remove a directory that stands where a file is to be written; for the cache only.
+    """Remove a directory that is where a file is to be written; only for the cache.
 
     Raises:
         StoreError: it cannot be removed.
@@ -189,7 +189,7 @@ def clear_directory(path: Path) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or a directory, never what a link points to; False if it stays."""
+    """Remove a file or a directory, but not the target of a link; False if that fails."""
     with suppress(OSError, StoreError):
         if path.is_dir() and not path.is_symlink():
             discard(path)

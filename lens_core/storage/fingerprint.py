@@ -1,7 +1,7 @@
-"""Keys by content: what a result depends on, as one number.
+"""Fingerprints: one hash of everything that a result depends on.
 
-Two results have one key only if the weights, dictionary, reference, settings and versions
-behind them are the same, whatever their files are called. Nothing heavy is imported.
+Two results have the same key only if their weights, dictionary, reference, settings and versions
+are the same; file names do not matter. Nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def fingerprint(content: Mapping[str, object]) -> str:
     """Sha256 (hex) of `content` as canonical JSON: the order of keys does not matter.
 
     Floats count by their exact value, and as floats (1.0 is not 1). What JSON
-    would bend into something else (NaN, keys that are not strings) is an error.
+    would change (NaN, keys that are not strings) is an error.
     """
     demand_json(content)
     text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
@@ -26,10 +26,10 @@ def fingerprint(content: Mapping[str, object]) -> str:
 
 
 def demand_json(value: object) -> None:
-    """Refuse what JSON would not give back as it was.
+    """Refuse values that JSON would change.
 
     Raises:
-        TypeError: a value is of another type than JSON's, or a key is not a string.
+        TypeError: a value is not of a JSON type, or a key is not a string.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -44,7 +44,7 @@ def demand_json(value: object) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on; nothing is imported to find them out."""
+    """The versions that a result depends on, found without importing anything."""
     found = {}
     for package in PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""What the cache holds, whether it is whole, and how to be rid of it.
+"""Maintenance of the cache: its contents, verifying and clearing it.
 
-Damage is found by checksums and leftovers by their writer's name, so that what a running
-process writes or builds is never touched.
+Damage is found by checksums, and leftovers by their writer's name, so that files that a running
+process writes or builds are never touched.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from lens_core.storage.tensors import open_tensors
 
 KINDS = (MODELS, OPERATORS, ATLAS, RESULTS)
 
-# safetensors writes through a hidden file of its own, named like the second.
+# safetensors writes to its own hidden file first, named like the second.
 _TEMPORARY = re.compile(r".*\.tmp|\.tmp\w{6}")
 _OF_PROCESS = re.compile(r".*\.(?P<host>[^.]+)@(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 _STALE_SECONDS = 24 * 3600
-# What only files are called in a cache, and what only directories in a set of operators are.
+# Names that only files have in a cache, and that only directories have in a set of operators.
 _OF_FILES = re.compile(r".+\.(safetensors|parquet|json|lock|damaged)|SHA256SUMS")
 _FOLDERS_OF_A_BUILD = ("units", "locks")
 
@@ -46,7 +46,7 @@ class Usage:
 
 
 def cache_info(directory: Path) -> dict[str, Usage]:
-    """Entries and bytes by kind, and the "leftovers" of killed writers. Changes nothing."""
+    """Entries and bytes by kind, and "leftovers" of killed processes. Changes nothing."""
     usage = {}
     for kind in KINDS:
         root = _root(directory, kind)
@@ -64,22 +64,22 @@ def cache_info(directory: Path) -> dict[str, Usage]:
 def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
     """Check every file and entry of the cache; `repair` rewrites or removes what is damaged.
 
-    Reads everything once. What is removed is computed again when it is needed.
+    Reads everything once. What is removed is computed again when needed.
     """
-    found = [_removed(path, "left by a killed writer", repair) for path in _leftovers(directory)]
+    found = [_removed(path, "left by a killed process", repair) for path in _leftovers(directory)]
     for kind in (MODELS, OPERATORS, ATLAS):
         root = _root(directory, kind)
         here = _misplaced(root, repair)
         for entry in sorted(root.iterdir()) if root.is_dir() else ():
             if entry.is_dir() and not _TEMPORARY.fullmatch(entry.name):
                 here += _VERIFIERS[kind](entry, repair)
-        # A directory in a file's place is also a file that is missing: told once.
+        # A directory in place of a file is also a missing file: report it once.
         found += {each.path: each for each in here}.values()
     return found + verify_results(_root(directory, RESULTS), repair)
 
 
 def cache_lacks(directory: Path) -> list[str]:
-    """What an undamaged cache lacks that only a build can bring back, a line each."""
+    """What an undamaged cache lacks and only a build can restore, one line each."""
     root = _root(directory, OPERATORS)
     if not root.is_dir():
         return []
@@ -89,9 +89,9 @@ def cache_lacks(directory: Path) -> list[str]:
 
 
 def cache_clear(directory: Path, kinds: Collection[str] = KINDS) -> int:
-    """Remove all entries of `kinds`, and leftovers; returns how many bytes that freed.
+    """Remove all entries of `kinds`, and leftovers; returns the number of bytes freed.
 
-    What is being built or written is not removed: that is a `StoreError`.
+    Raises a `StoreError` for what is being built or written.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -108,7 +108,7 @@ def cache_clear(directory: Path, kinds: Collection[str] = KINDS) -> int:
         for root in filter(Path.is_dir, roots):
             for child in list(root.iterdir()):
                 if not remove(child):
-                    raise StoreError(f"cannot remove {child}: is it somebody else's?")
+                    raise StoreError(f"cannot remove {child}: check its owner and permissions")
     if RESULTS in kinds:
         clear_results(_root(directory, RESULTS))
     for path in _leftovers(directory):
@@ -121,14 +121,14 @@ def _root(directory: Path, kind: str) -> Path:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """The files under `root` that are not temporary."""
+    """The files under `root`, without temporary ones."""
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not _TEMPORARY.fullmatch(name)]
         yield from (Path(folder, name) for name in sorted(names) if not _TEMPORARY.fullmatch(name))
 
 
 def _temporaries(root: Path) -> Iterator[Path]:
-    """Files and directories under `root` that have not got their name yet."""
+    """Files and directories under `root` that still have a temporary name."""
     for folder, subfolders, names in os.walk(root):
         temporary = {name for name in subfolders + names if _TEMPORARY.fullmatch(name)}
         subfolders[:] = [name for name in subfolders if name not in temporary]
@@ -136,17 +136,17 @@ def _temporaries(root: Path) -> Iterator[Path]:
 
 
 def _leftovers(directory: Path) -> list[Path]:
-    """Temporaries that no living process is writing."""
+    """Temporary files that no running process is writing."""
     roots = dict.fromkeys([directory, results_dir(directory).parent])
     found = [path for root in roots for path in _temporaries(root)]
     live = {path for path in found if _is_live(path)}
-    # A hidden file of safetensors belongs to the writer of the file beside it.
+    # A hidden file of safetensors belongs to the writer of the file next to it.
     busy = {path.parent for path in live}
     return [p for p in found if p not in live and not (p.parent in busy and p.name[0] == ".")]
 
 
 def _misplaced(root: Path, repair: bool) -> list[Damage]:
-    """Directories where files belong, and files where directories do."""
+    """Directories in place of files, and files in place of directories."""
     found = []
     if os.path.lexists(root) and not root.is_dir():
         found.append(_removed(root, f"{root} is a file, not a directory", repair))
@@ -165,9 +165,9 @@ def _misplaced(root: Path, repair: bool) -> list[Damage]:
 
 
 def _verify_model(directory: Path, repair: bool) -> list[Damage]:
-    """A model's own list of sums; a model without one is checked when it is loaded.
+    """Check a model by its checksum list; a model without one is checked when it is loaded.
 
-    A damaged copy is made again as a whole, so that one missing file condemns it.
+    A damaged copy is made again as a whole, so one missing file is damage to all of it.
     """
     listed, unread = read_checksums(directory)
     found = [Damage(directory / SUMS, f"{directory / SUMS} is damaged")] if unread else []
@@ -205,7 +205,7 @@ def _verify_atlas(directory: Path, repair: bool) -> list[Damage]:
 
 
 def _verify_tensors(path: Path) -> None:
-    """A model's file may carry no checksum: then only that it is not cut short."""
+    """Check a model's file by its checksum or, if it has none, only that it is complete."""
     with open_tensors(path) as file:
         if "sha256" in file.metadata:
             file.verify()
@@ -216,7 +216,7 @@ def _verify_file(path: Path, demand: Callable[[Path], object], *, repair: bool) 
         demand(path)
     except DamagedError as error:
         return [_removed(path, str(error), repair)]
-    except StoreError as error:  # not read: nobody knows whether it is damaged
+    except StoreError as error:  # cannot be read, which does not prove damage
         return [Damage(path, str(error))]
     return []
 
@@ -234,14 +234,14 @@ def _is_live(path: Path) -> bool:
         return False
     if writer["host"] == host_name():
         return bool(psutil.pid_exists(int(writer["pid"])))
-    # Another machine's process cannot be asked; a write does not take a day.
+    # A process on another machine cannot be checked, but no write takes a day.
     with suppress(OSError):
         return time.time() - path.lstat().st_mtime < _STALE_SECONDS
     return False
 
 
 def _size(path: Path) -> int:
-    with suppress(OSError):  # another process may have just removed it
+    with suppress(OSError):  # another process may have removed it
         return sum(map(_size, _files(path))) if path.is_dir() else path.lstat().st_size
     return 0
 

@@ -1,8 +1,8 @@
-"""Small results by key, on diskcache without pickle, never shown unless whole.
+"""A cache of small results by key: diskcache without pickle, every entry with a checksum.
 
-A value is one blob: a magic, the JSON part and the arrays as safetensors, and a SHA-256
-over key and content. What fails it is removed and counts as missing. Rows live inside
-SQLite, so that no row can name a file to read or remove.
+A value is one blob: a magic number, the JSON part and the arrays as safetensors, and a SHA-256
+over key and content. An entry that does not match is removed and counts as missing. All values
+are inside SQLite, so that no row can name a file to read or remove.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _DIGEST_BYTES = 32
 class BytesDisk(diskcache.Disk):  # type: ignore[misc]
     """diskcache's storage without pickle: plain keys, values of bytes, all inside SQLite.
 
-    Its parent pickles what it cannot store and unpickles any row that says so,
-    which makes a cache file run code. Here such a row is an error, and no row
-    can name a file to read or remove.
+    Its parent pickles what it cannot store and unpickles any row that says so, so that
+    a cache file could run code. Here such a row is an error, and no row can name a file
+    to read or remove.
     """
 
     def put(self, key: object) -> tuple[object, bool]:
@@ -69,16 +69,16 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
         raise TypeError("results live inside the database")
 
     def remove(self, file_path: object) -> None:
-        """Nothing: no row of ours has a file."""
+        """Do nothing: no row has a file."""
 
 
 class ResultCache:
     """Small results by key: dictionaries of JSON values and numpy arrays.
 
-    Safe for several processes. The oldest entries go when the file reaches
+    Safe for several processes. The oldest entries are dropped when the file reaches
     `size_limit` bytes. A damaged entry is dropped and counts as missing; a
-    database that is damaged as a whole is removed and begun anew. Where nothing
-    can be written (a full disk, somebody else's file) what is there is still read.
+    database that is damaged as a whole is removed and created again. If nothing can be
+    written (a full disk, another user's file), existing entries are still read.
     """
 
     def __init__(self, directory: Path, *, size_limit: int = 1 << 30) -> None:
@@ -109,7 +109,7 @@ class ResultCache:
             self._cache.close()
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """What was put under `key`, or None: missing, or not provably what was put."""
+        """What was put under `key`; `None` if it is missing or damaged."""
         if self._cache is None:
             with suppress(_DamagedEntryError, sqlite3.Error):
                 return _read_only(self.directory, key)
@@ -122,13 +122,13 @@ class ResultCache:
             with self._errors():
                 self._cache.delete(key)
         except _DamagedDatabaseError:
-            self._begin_anew()
+            self._start_again()
         return None
 
     def put(self, key: str, payload: Mapping[str, Any]) -> None:
         """Keep `payload`: JSON values (tuples come back as lists), and arrays at its top level.
 
-        Where it cannot be kept a warning says why, once: it was computed, and can be shown.
+        If it cannot be kept, a warning says why, once; the result itself is still usable.
         """
         entry = _encoded(key, payload)
         try:
@@ -145,7 +145,7 @@ class ResultCache:
             with self._errors():
                 self._cache.set(key, entry)
         except _DamagedDatabaseError:
-            self._begin_anew()
+            self._start_again()
             with self._errors():
                 self._cache.set(key, entry)
 
@@ -159,12 +159,12 @@ class ResultCache:
 
     def _open(self) -> Any:
         journal = "delete" if is_network_filesystem(self.directory) else "wal"
-        # All settings, because diskcache would take missing ones from the file.
+        # Pass all settings, because diskcache would take missing ones from the file.
         settings = {
             **diskcache.DEFAULT_SETTINGS,
             "size_limit": self._size_limit,
             "sqlite_journal_mode": journal,
-            "sqlite_mmap_size": 0,  # an error under a memory map kills the process
+            "sqlite_mmap_size": 0,  # a read error under a memory map kills the process
         }
         with self._errors():
             try:
@@ -172,7 +172,7 @@ class ResultCache:
             except (TypeError, ValueError, KeyError, AttributeError) as error:
                 raise _DamagedDatabaseError(one_line(error)) from error
 
-    def _begin_anew(self) -> None:
+    def _start_again(self) -> None:
         self._cache.close()
         discard(self.directory)
         self._cache = self._open()
@@ -201,11 +201,11 @@ class _DamagedDatabaseError(Exception):
 
 
 class _UnwritableError(StoreError):
-    """The database may be whole; it cannot be written, or not be opened for writing."""
+    """The database may be undamaged, but cannot be opened or written."""
 
 
 def _clear_the_place(root: Path) -> None:
-    """Remove what is no directory in the place of one, or no file in the place of the database."""
+    """Remove a file in place of the directory, or a directory in place of the database."""
     if os.path.lexists(root) and not root.is_dir():
         remove(root)
     if (root / diskcache.core.DBNAME).is_dir():
@@ -230,7 +230,7 @@ def _sqlite_refusal(error: sqlite3.DatabaseError, directory: Path) -> Exception:
         return _UnwritableError(
             disk_space.cannot_write(full, directory / diskcache.core.DBNAME, LOG_INDEX_BYTES)
         )
-    # Not ours (a table is missing), garbled, or moved away by another process's repair.
+    # Not our tables, damaged, or moved by another process's repair.
     garbled = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     if code & 0xFF in garbled or code == sqlite3.SQLITE_READONLY_DBMOVED:
         return _DamagedDatabaseError(one_line(error))
@@ -319,7 +319,7 @@ def verify_results(root: Path, repair: bool) -> list[Damage]:
 
 
 def clear_results(root: Path) -> None:
-    """Empty the database in place, for other processes may have it open; else remove it."""
+    """Empty the database in place, because other processes may have it open; else remove it."""
     if not root.is_dir():
         return
     try:
@@ -328,6 +328,6 @@ def clear_results(root: Path) -> None:
                 database.execute("DELETE FROM Cache")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.DatabaseError as error:
-        # Garbled, or so full a disk that nothing can even be deleted inside the file.
+        # Damaged, or the disk is too full to delete rows in the file.
         if not remove(root):
             raise disk_space.cannot_write(OSError(errno.EACCES, one_line(error)), root) from error

@@ -1,11 +1,11 @@
-"""Parquet files that prove they are what was written: the checksum stands inside the file.
+"""Parquet files with their own checksum inside.
 
-    sha256( the file's bytes, with 64 zeros where the checksum stands )
+    sha256( the file's bytes, with 64 zeros in place of the checksum )
 
-A table travels alone (out of the cache, to a colleague), so that sums beside it would get
-lost. It is written with a placeholder in its metadata, hashed, and the checksum put in that
-place: any bit that changes later is found, the footer's too, before polars is handed the
-file. Beside the checksum the metadata holds `about`, a JSON object of the writer's own.
+A table may be copied alone (out of the cache, to a colleague), so a separate checksum file would
+get lost. The file is written with a placeholder in its metadata and hashed, then the checksum
+replaces the placeholder. Any later change, also in the footer, is detected before polars opens
+the file. The metadata also holds `about`, a JSON object from the writer.
 
 Cost: one more read of the file, about 1 s per GiB; nothing is held in memory. No torch here.
 """
@@ -28,7 +28,7 @@ from lens_core.storage.files import replacing, told_by_the_system
 from lens_core.storage.fingerprint import demand_json
 
 _KEY = "qlens"
-# Unescaped quotes: no string inside the JSON of `about` can look like it.
+# With unescaped quotes, which no string inside the JSON of `about` can contain.
 _SEAL = b'"sealed_sha256": "'
 _ZEROS = b"0" * 64
 # Key and value are the last things in a Parquet footer, with its schema: a few KiB.
@@ -37,7 +37,7 @@ _BLOCK = 1 << 20
 
 
 def write_sealed(frame: pl.DataFrame | pl.LazyFrame, path: Path, about: Mapping[str, Any]) -> None:
-    """Write `frame`, streamed if it is lazy, so that `path` is the old file or all of the new.
+    """Write `frame`, streamed if it is lazy, so that `path` is the old or the complete new file.
 
     Raises:
         StoreError: it cannot be written.
@@ -56,7 +56,7 @@ def write_sealed(frame: pl.DataFrame | pl.LazyFrame, path: Path, about: Mapping[
 
 @contextmanager
 def replacing_table(path: Path) -> Iterator[Path]:
-    """`replacing` for what polars writes: some failures of the system it says in words only."""
+    """`replacing` for files that polars writes, whose errors may name an OS error only in text."""
     with replacing(path) as temporary:
         try:
             with told_by_the_system():
@@ -66,10 +66,10 @@ def replacing_table(path: Path) -> Iterator[Path]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file can be made, before anything is computed for it.
+    """Refuse a path where no file can be created, before anything is computed.
 
     Raises:
-        StoreError: it is a directory, its folder is missing, or no file can be made in that.
+        StoreError: it is a directory, or its folder is missing or not writable.
     """
     if os.path.isdir(path):
         raise StoreError(f"cannot write {path}: it is a directory")
@@ -86,10 +86,10 @@ def check_place(path: Path) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What the writer of an undamaged sealed file said of it.
+    """Verify a sealed file and return its `about`.
 
     Raises:
-        DamagedError: it is missing, cut short, changed, or no file of this kind.
+        DamagedError: it is missing, cut short, changed, or not a file of this kind.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What an SQLite file needs of its disk, for results and for marks alike."""
+"""What an SQLite file needs from its disk, for results and for marks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from lens_core.storage.disk_space import free_bytes
 
 LOG_INDEX_BYTES = 1 << 15
-"""What SQLite needs to open a database that has a write-ahead log, even to read it."""
+"""Bytes that SQLite needs to open a database with a write-ahead log, even for reading."""
 
 
 def is_full(error: sqlite3.Error, path: Path) -> bool:
-    """Whether SQLite could not work on the database at `path` for want of space.
+    """Whether SQLite failed on the database at `path` because there is no space.
 
-    It says so of a write. Of the index of its log, which it needs to read as well, it says only
-    that the disk fails.
+    For a write it says so. For the index of its log, which it also needs for reading, it reports
+    only an I/O error.
     """
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
@@ -24,10 +24,10 @@ def is_full(error: sqlite3.Error, path: Path) -> bool:
 
 
 def read_mode(database: Path) -> str:
-    """How to open an SQLite file that cannot be written, as the `mode` of its address.
+    """The `mode` in the URI with which to open an SQLite file that cannot be written.
 
-    Where its log holds nothing nobody is writing, and no index of it needs to be made, for which
-    there may be no room.
+    If its log is empty, no process is writing and the file can be opened as immutable, without an
+    index of the log, for which there may be no space.
     """
     log = database.with_name(f"{database.name}-wal")
     holds = log.exists() and log.stat().st_size > 0

@@ -1,9 +1,9 @@
-"""Tensors on disk as safetensors, each file with a checksum of its own content.
+"""Tensors on disk as safetensors, each file with a checksum of its content.
 
     sha256( metadata as JSON | for each tensor by name: name, type, shape | its bytes )
 
-It stands in the metadata, so that a file copied to another place can still be checked. The
-same tensors and metadata give the same bytes in every process.
+The checksum is in the metadata, so that a copied file can still be checked. The same tensors
+and metadata give the same bytes in every process.
 
 Cost: hashing, about 1 s per GiB. torch and safetensors are imported by the functions that
 need them.
@@ -30,14 +30,14 @@ def write_tensors(
 ) -> str:
     """Write a safetensors file atomically; returns its checksum.
 
-    The checksum covers names, types, shapes, bytes and metadata, and stands in
+    The checksum covers names, types, shapes, bytes and metadata, and is stored in
     the metadata under "sha256".
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if "sha256" in metadata:
-        raise ValueError('metadata "sha256" is the checksum\'s own place')
+        raise ValueError('metadata "sha256" is reserved for the checksum')
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     checksum = _checksum(sorted(plain.items()), metadata)
     with replacing(path, _bytes_of(plain)) as temporary:
@@ -51,7 +51,7 @@ def write_tensors(
 
 
 class TensorFile:
-    """An open safetensors file; tensors are read when asked for."""
+    """An open safetensors file; tensors are read on demand."""
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         from safetensors import SafetensorError, safe_open
@@ -62,7 +62,7 @@ class TensorFile:
         except FileNotFoundError:
             raise DamagedError(f"no such file: {path}") from None
         except OSError as error:
-            if path.is_dir():  # in a file's place, whatever safetensors says of it
+            if path.is_dir():  # safetensors has no clear error for a directory
                 raise DamagedError(f"cannot read {path}: Is a directory") from None
             raise cannot_read(error, path) from None
         except SafetensorError as error:
@@ -91,7 +91,7 @@ class TensorFile:
         return tensor
 
     def verify(self) -> None:
-        """Raise `StoreError` unless the file is, to the bit, what was written."""
+        """Raise `StoreError` unless the file matches its checksum."""
         metadata = dict(self.metadata)
         written = metadata.pop("sha256", None)
         if written is None:
@@ -103,13 +103,13 @@ class TensorFile:
 def open_tensors(path: Path, *, device: str = "cpu") -> TensorFile:
     """Open a safetensors file; a missing, truncated or garbled one is a `StoreError`.
 
-    This reads the header only: call `verify` before showing what the file says.
+    This reads only the header: call `verify` before using the content.
     """
     return TensorFile(path, device)
 
 
 def verify_tensors(path: Path) -> None:
-    """Raise `StoreError` unless the file is, to the bit, what `write_tensors` wrote."""
+    """Raise `StoreError` unless the file matches the checksum that `write_tensors` stored."""
     with open_tensors(path) as file:
         file.verify()
 
@@ -119,11 +119,11 @@ def _bytes_of(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def _sort_metadata(path: Path) -> None:
-    """Give the header one order, for safetensors writes its metadata in a random one.
+    """Sort the header, because safetensors writes its metadata in random order.
 
         8 bytes: the length of the header | JSON, padded with blanks | the tensors' bytes
 
-    The length stays, and with it every offset.
+    The length stays the same, and with it every offset.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -160,6 +160,6 @@ def _build(config: Config, shape: Shape) -> Finding:
     except StoreError:
         return Finding("build", "note", found, "the cache directory is broken", facts)
     if free < plan.bytes_while_building:
-        mend = f"free some, or set {CACHE} to a larger disk"
-        return Finding("build", "note", f"{found}: only {in_bytes(free)} free", mend, facts)
+        fix = f"free some, or set {CACHE} to a larger disk"
+        return Finding("build", "note", f"{found}: only {in_bytes(free)} free", fix, facts)
     return Finding("build", "ok", found, facts=facts)

@@ -1,4 +1,4 @@
-"""What `qlens doctor` looks at on this machine, each as a finding with its mend.
+"""What `qlens doctor` looks at on this machine, each as a finding with its fix.
 
 A finding is `ok`, a `note` (something will be slower, missing or fetched), or
 `broken` (a command will fail). Nothing is fetched, and no token is read into a
@@ -41,7 +41,7 @@ class Finding:
     about: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -179,11 +179,11 @@ def _terminal() -> Finding:
         f"{'Unicode' if unicode else 'ASCII'}, {'colour' if colour else 'no colour'}"
     )
     if columns < _COLUMNS or lines < _LINES:
-        mend = f"make the window at least {_COLUMNS} x {_LINES}"
-        return Finding("terminal", "note", found, mend, facts)
+        fix = f"make the window at least {_COLUMNS} x {_LINES}"
+        return Finding("terminal", "note", found, fix, facts)
     if not unicode:
-        mend = "set LANG to a UTF-8 locale, such as C.UTF-8, to see tokens that are not ASCII"
-        return Finding("terminal", "note", found, mend, facts)
+        fix = "set LANG to a UTF-8 locale, such as C.UTF-8, to see tokens that are not ASCII"
+        return Finding("terminal", "note", found, fix, facts)
     return Finding("terminal", "ok", found, facts=facts)
 
 
@@ -199,6 +199,6 @@ def _hub() -> Finding:
         f"HF_TOKEN {'set' if token else 'not set'}, cache {constants.HF_HUB_CACHE}"
     )
     if not token and not offline:
-        mend = "set HF_TOKEN for gated models such as Gemma; others need none"
-        return Finding("hub", "note", found, mend, facts)
+        fix = "set HF_TOKEN for gated models such as Gemma; others need none"
+        return Finding("hub", "note", found, fix, facts)
     return Finding("hub", "ok", found, facts=facts)

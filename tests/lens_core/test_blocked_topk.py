@@ -145,7 +145,7 @@ def test_infinite_scores_have_their_place_in_the_order(d_vocab):
 def test_a_score_that_is_not_a_number_names_its_vector(call):
     vectors, rows, _ = table(8, 70)
     vectors[6, 1] = float("nan")
-    with pytest.raises(ModelError, match="vector 6 are not numbers"):
+    with pytest.raises(ModelError, match="vector 6 are NaN"):
         call(vectors, rows)
 
 

@@ -87,5 +87,5 @@ def test_all_tokens_can_be_asked_for():
 def test_scores_that_are_not_numbers_have_no_order():
     scores = torch.zeros(2, 50)
     scores[1, 7] = torch.nan
-    with pytest.raises(ModelError, match="not numbers"):
+    with pytest.raises(ModelError, match="are NaN"):
         outermost(scores, 3)

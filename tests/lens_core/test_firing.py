@@ -188,7 +188,7 @@ def test_a_text_that_memory_cannot_hold_is_one_line(
 @pytest.mark.parametrize("bad", [-1, D_VOCAB])
 def test_a_token_of_another_model_is_refused(tiny: ResidualModel, bad: int) -> None:
     read = dictionary_of(lambda x: x, tiny.d_model, tiny.d_model)
-    with pytest.raises(UsageError, match=rf"token id {bad} is none"):
+    with pytest.raises(UsageError, match=rf"token id {bad} is not in the vocabulary"):
         firing(tiny, read, torch.tensor([3, bad]))
 
 
@@ -231,5 +231,5 @@ def test_a_text_that_has_no_tokens_or_half_a_character_is_refused_in_one_line(
 
 
 def test_without_a_tokenizer_there_is_no_text() -> None:
-    with pytest.raises(LensError, match="needs a tokenizer"):
+    with pytest.raises(LensError, match="has no tokenizer"):
         prompt_tokens("w7", None, prepend_bos=False)

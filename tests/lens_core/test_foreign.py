@@ -75,7 +75,7 @@ def test_tensors_that_do_not_fit_are_named_with_their_shapes() -> None:
 
     assert in_plain_words(lacks) == "it lacks bias"
     assert in_plain_words(other) == (
-        "it holds, unasked, x.y; weight has the shape [2, 4] where [2, 3] is expected"
+        "it unexpectedly holds x.y; weight has the shape [2, 4] where [2, 3] is expected"
     )
 
 

@@ -223,7 +223,7 @@ def test_some_features_have_the_scores_that_they_have_among_all(lens, side, lens
 )
 def test_search_refuses_what_operators_do_not_answer(lens, settings):
     side = "key" if settings.convention == "exact" else "value"
-    with pytest.raises(UsageError, match="search ranks by operators"):
+    with pytest.raises(UsageError, match="search needs operators"):
         lens.search(5, side=side, settings=settings)
 
 

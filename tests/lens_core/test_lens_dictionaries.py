@@ -270,7 +270,7 @@ def test_search_refuses_the_exact_convention_only_where_a_norm_is(architecture, 
         "value": spec.kind == "transcoder" and architecture == "gemma3",
     }[side]
     if normed:
-        with pytest.raises(UsageError, match="search ranks by operators"):
+        with pytest.raises(UsageError, match="search needs operators"):
             case.lens.search(5, side=side, settings=EXACT)
     else:
         exact = case.lens.search(5, side=side, settings=EXACT)

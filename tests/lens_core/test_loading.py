@@ -228,7 +228,7 @@ def test_an_architecture_whose_blocks_do_not_add_up_is_refused(word_tokenizer, t
 
 
 def test_a_device_that_is_not_there_says_which_are():
-    with pytest.raises(UsageError, match=r"cuda:99 is not there"):
+    with pytest.raises(UsageError, match=r"cuda:99 is not available"):
         choose_device("cuda:99")
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda", "mps")

@@ -66,8 +66,8 @@ def _lines(output: Output, findings: list[Finding], broken: int) -> list[Rendera
     for finding in findings:
         mark, style = _MARKS[finding.state]
         text = Text(output.shown(finding.found))
-        if finding.mend:
-            text.append(f"\n-> {output.shown(finding.mend)}")
+        if finding.fix:
+            text.append(f"\n-> {output.shown(finding.fix)}")
         table.add_row(Text(mark, style=style), finding.about, text)
     verdict = f"{counted(broken, 'thing')} broken" if broken else "nothing is broken"
     return [table, Padding(Text(verdict), (1, 0, 0, 0))]

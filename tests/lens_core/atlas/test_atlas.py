@@ -384,9 +384,9 @@ def test_a_harmed_piece_is_never_shown_and_is_made_again(gpt2, frame, cache, har
         shutil.copy(other.pieces[1], piece)
     assert find_layer(cache, name) is None
     told = []
-    mended = atlas(gpt2, LAYER, cache=cache, progress=lambda *now: told.append(now))
+    repaired = atlas(gpt2, LAYER, cache=cache, progress=lambda *now: told.append(now))
     assert list(dict.fromkeys(told)) == [(0, 36), (36, 36)]
-    assert_frame_equal(mended, frame, check_exact=True)
+    assert_frame_equal(repaired, frame, check_exact=True)
 
 
 def test_other_lists_dictionaries_operators_and_versions_do_not_share_a_directory(

@@ -91,10 +91,10 @@ def test_an_autoencoder_of_attention_heads_is_refused_by_name(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        ({"hook_name": "blocks.1.hook_resid_post"}, "no input of an MLP"),
-        ({"hook_name": "blocks.1.ln1.hook_normalized"}, "no input of an MLP"),
-        ({"hf_hook_name": "model.layers.1.self_attn.o_proj.input"}, "no input of an MLP"),
-        ({"hook_name_out": "blocks.1.hook_attn_out"}, "no output of an MLP"),
+        ({"hook_name": "blocks.1.hook_resid_post"}, "not an input of an MLP"),
+        ({"hook_name": "blocks.1.ln1.hook_normalized"}, "not an input of an MLP"),
+        ({"hf_hook_name": "model.layers.1.self_attn.o_proj.input"}, "not an input of an MLP"),
+        ({"hook_name_out": "blocks.1.hook_attn_out"}, "not an output of an MLP"),
         ({"hook_name_out": "blocks.2.hook_mlp_out"}, "across layers"),
         ({"hook_name_out": None}, "hook_name_out"),
         ({"hook_name": None}, "hook_name"),
@@ -146,7 +146,7 @@ def test_an_architecture_without_a_place_here_is_refused_by_name(
     assert architecture in refused(folder)
 
 
-def test_a_dictionary_saved_for_training_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_dictionary_saved_for_training_is_refused_with_the_fix(tmp_path: Path) -> None:
     config = sae_lens.BatchTopKTrainingSAEConfig(d_in=D, d_sae=N, k=4, metadata=metadata())
     saved(sae_lens.BatchTopKTrainingSAE(config), tmp_path)
     assert "save_inference_model" in refused(tmp_path)

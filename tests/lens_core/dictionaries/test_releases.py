@@ -200,7 +200,7 @@ def test_a_half_fetched_release_says_what_would_have_to_be_fetched(hub_cache: Pa
     (place / "sae_weights.safetensors").unlink()
     with pytest.raises(
         DictionaryError,
-        match=r"qlens would fetch layer_1 from \S+/me/my-saes; a folder on this machine is",
+        match=r"qlens would fetch layer_1 from \S+/me/my-saes; for a folder on this machine set",
     ):
         load_dictionary(MINE, 1, MODEL)
 

@@ -85,7 +85,7 @@ def test_every_version_is_read_as_saelens_reads_it(cfg: dict[str, Any], folder: 
     ("change", "says"),
     [
         ({"hook_name": None}, 'must hold hook_name, such as "blocks.8.hook_resid_post"'),
-        ({"hook_name": 3}, "is of 3, which is of no layer"),
+        ({"hook_name": 3}, "is of 3, which names no layer"),
         ({"hook_name": "blocks.1.attn.hook_z"}, "single attention heads (blocks.1.attn.hook_z)"),
         ({"hook_head_index": 2}, "single attention heads"),
         ({"hook_name": "blocks.2.hook_resid_post"}, "asked for as layer 1 but reads blocks.2"),
@@ -113,7 +113,7 @@ def test_what_is_wrong_with_a_configuration_is_one_line_about_it(
         assert str(caught.value) == message
 
 
-def test_a_metadata_without_a_hook_is_mended_by_adding_one(folder: Path) -> None:
+def test_a_metadata_without_a_hook_is_fixed_by_adding_one(folder: Path) -> None:
     cfg = {"architecture": "standard", "d_in": D, "d_sae": N, "dtype": "float32", "device": "cpu",
            "apply_b_dec_to_input": True, "normalize_activations": "none",
            "reshape_activations": "none", "metadata": {}}  # fmt: skip
@@ -122,8 +122,8 @@ def test_a_metadata_without_a_hook_is_mended_by_adding_one(folder: Path) -> None
         available_layers(at(folder), 4)
 
     told = {"hook_name": RESID, "model_name": "gpt2"}
-    for mended in (cfg | {"metadata": told}, cfg | told):
-        assert load(_write(folder, mended)).layer == 1
+    for fixed in (cfg | {"metadata": told}, cfg | told):
+        assert load(_write(folder, fixed)).layer == 1
 
 
 def test_a_transcoders_module_goes_before_its_hook_for_the_layer_too(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_the_manifest_of_another_build_is_noticed_and_replaced(
 
     assert Operators(place, expected=place.name, writable=False).fingerprint == whole.name
     (found,) = verify_operators(place, repair=True)
-    assert "is of other operators" in found.reason
+    assert "belongs to other operators" in found.reason
     assert _content(place) == _content(whole)
 
 

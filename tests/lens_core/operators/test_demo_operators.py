@@ -176,7 +176,7 @@ def test_a_layer_that_they_do_not_reach_is_answered_directly(
 
 
 @pytest.mark.parametrize("name", ["operators.safetensors", "features.safetensors"])
-def test_a_damaged_file_is_one_line_that_names_the_mend(
+def test_a_damaged_file_is_one_line_that_names_the_fix(
     name, tiny, reference, word_tokenizer, folder, tmp_path
 ):
     for file in folder.iterdir():

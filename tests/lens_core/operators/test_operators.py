@@ -437,7 +437,7 @@ def test_a_file_that_cannot_be_read_now_does_not_lose_the_build(
     assert is_complete(tmp_path)
 
 
-def test_nothing_is_mended_in_a_cache_that_is_not_ones_own(toy, toy_reference, tmp_path):
+def test_nothing_is_repaired_in_a_cache_that_is_not_ones_own(toy, toy_reference, tmp_path):
     build(toy, toy_reference, tmp_path)
     expected = assemble(tmp_path).value(1).clone()
     mean = tmp_path / "mean-001.safetensors"

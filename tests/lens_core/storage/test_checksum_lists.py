@@ -92,7 +92,7 @@ def test_our_lists_are_read_by_the_usual_tool(folder: Path) -> None:
 
 def test_lines_that_are_no_checksums_are_said_and_are_no_damage(folder: Path) -> None:
     _list(folder, "SHA256 (cfg.json) = abc")
-    with pytest.warns(QlensWarning, match=r"1 of 1 lines of .*SHA256SUMS are no SHA-256"):
+    with pytest.warns(QlensWarning, match=r"1 of 1 lines of .*SHA256SUMS are not SHA-256"):
         verify_checksums(folder)
 
     _list(folder, "SHA256 (cfg.json) = abc", f"{_sum(A)}  sae_weights.safetensors")
@@ -107,7 +107,7 @@ def test_lines_that_are_no_checksums_are_said_and_are_no_damage(folder: Path) ->
 
 def test_a_list_of_another_folder_is_not_called_damage(folder: Path) -> None:
     _list(folder, f"{_sum(b'1')}  sae_weights.safetensors", f"{_sum(b'2')}  cfg.json")
-    with pytest.warns(QlensWarning, match="fits none of the 2 files"):
+    with pytest.warns(QlensWarning, match="matches none of the 2 files"):
         verify_checksums(folder)
 
     _list(folder, f"{_sum(b'1')}  layer_3/cfg.json", f"{_sum(b'2')}  README.md")

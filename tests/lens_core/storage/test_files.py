@@ -87,7 +87,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_a_leftover(tmp_pa
     assert cache_info(tmp_path)["leftovers"] == Usage(entries=1, bytes=3)
     (damage,) = cache_verify(tmp_path, repair=True)
     assert damage.outcome == "removed"
-    assert damage.reason == "left by a killed writer"
+    assert damage.reason == "left by a killed process"
     assert os.listdir(path.parent) == ["note.json"]
 
 

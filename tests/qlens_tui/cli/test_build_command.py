@@ -233,7 +233,7 @@ def test_a_damaged_unit_is_computed_again(place: Workplace, plain: Workplace) ->
     assert _content(place) == _content(plain)
 
 
-def test_damaged_means_are_mended_from_the_sums(place: Workplace, plain: Workplace) -> None:
+def test_damaged_means_are_repaired_from_the_sums(place: Workplace, plain: Workplace) -> None:
     shutil.copytree(plain.cache, place.cache)
     for path in _operators(place).glob("mean-*.safetensors"):
         _damage(path)

@@ -206,7 +206,7 @@ def test_a_bad_sample_is_one_line(place: Workplace, content: str, says: str) -> 
         (["1:3", "--off", "att.1"], "'att.1' is not a block"),
         (["1:3", "--off", "attn.1,"], "'' is not a block"),
         (["1:3", "--only", "mlp.9"], "the model has layers 0 to 2"),
-        (["1:3", "--device", "cuda:77"], "device cuda:77 is not there"),
+        (["1:3", "--device", "cuda:77"], "device cuda:77 is not available"),
         (["1:3", "--method", "operator", "--off", "attn.0"], "use --method direct"),
     ],
 )

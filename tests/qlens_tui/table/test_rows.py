@@ -377,7 +377,7 @@ def test_what_looks_like_sql_is_taken_apart_and_put_together(
         ("density > 0" + " + 1" * 200, "too long"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_mend(typed: str, said: str) -> None:
+def test_a_mistake_is_one_line_that_names_the_fix(typed: str, said: str) -> None:
     with pytest.raises(UsageError, match=r"\A[^\n]*\Z") as raised:
         read_filter(typed, KNOWN)
     assert said in str(raised.value)

@@ -313,7 +313,7 @@ def test_another_programs_database_is_not_touched(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "header", "pages"])
-def test_a_damaged_file_is_named_with_the_mend_and_kept(path: Path, damage: str) -> None:
+def test_a_damaged_file_is_named_with_the_fix_and_kept(path: Path, damage: str) -> None:
     with Triage(path) as triage:
         triage.apply({SAE: range(5000)}, star=True, note="x")
     content = bytearray(path.read_bytes())
