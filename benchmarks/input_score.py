@@ -23,10 +23,10 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
-from lens_core.carry import vectors_of
 from lens_core.coherence import coherence
 from lens_core.config import load_config
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
+from lens_core.feature_map import vectors_of
 from lens_core.lens import QueryLens
 from lens_core.lenses import LENSES, LOGIT, QUERY
 from lens_core.session import open_session

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.measure import Report, Row, in_turns, peak_memory, progress
 from benchmarks.shape import GPT2_SMALL, TINY
-from lens_core.carry import vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.feature_map import vectors_of
 from lens_core.lens import QueryLens
 from lens_core.lenses import FIRST_ORDER, LOGIT, QUERY
 from lens_core.terms import SIDES

@@ -55,6 +55,7 @@ def compute(
     Finished units are kept; the next call computes the others.
     """
     directory = session.operators_directory
+    session.lens.carrier.recording.release()
     if not is_complete(directory):
         build_operators(
             session.model, session.reference, work.plan, directory, shard=shard, progress=progress

@@ -11,8 +11,9 @@ norm's own Jacobian in front of the dictionary, and a linearised final norm.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,74 +25,32 @@ from lens_core.dictionaries.feature_dictionary import (
     read_function,
     write_function,
 )
-from lens_core.direct import (
-    Transported,
-    key_transition,
-    pull_back,
-    push_forward,
-    value_transition,
-)
+from lens_core.direct import Transported
 from lens_core.errors import OperatorError, UsageError
+from lens_core.feature_map import FeatureMap, first_reader, rows_of, site_of, vectors_of
 from lens_core.model import ResidualModel
 from lens_core.operators.demo import ShippedOperators
 from lens_core.operators.files import Operators
+from lens_core.recording import Recording
 from lens_core.reference import ReferenceSample
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import ResultCache
-from lens_core.terms import SIDES, Bucket, Method, OperatorSource, Progress, Settings, Side
+from lens_core.terms import (
+    SIDES,
+    Bucket,
+    Method,
+    OperatorSource,
+    Progress,
+    Settings,
+    Side,
+    Transition,
+)
+from lens_core.walk import Route, Walk
 
 # Raise this when a result changes for the same inputs: older results are then not found.
-RESULTS_FORMAT = 2
+RESULTS_FORMAT = 3
 
-
-def vectors_of(side: Side, dictionary: FeatureDictionary) -> Float[Tensor, "n_features d_model"]:
-    """What is carried: the values (decoder rows) or the keys (encoder columns)."""
-    return dictionary.values if side == "value" else dictionary.keys
-
-
-def site_of(side: Side, dictionary: FeatureDictionary) -> int:
-    """The site that the dictionary writes to (value) or reads (key)."""
-    return dictionary.write_site if side == "value" else dictionary.read_site
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureMap:
-    """One affine map that carries every feature of a dictionary: `x -> x M + b`.
-
-    Vectors are rows, so that values (multiplied by `T_value^T`) and keys (by `T_key`) are
-    carried in the same way. A `matrix` of `None` is the identity, a `shift` of `None` is zero.
-    """
-
-    matrix: Float[Tensor, "d_model d_model"] | None = None
-    shift: Float[Tensor, " d_model"] | None = None
-
-    def __call__(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
-        """The carried vectors."""
-        carried = vectors if self.matrix is None else vectors @ self.matrix
-        return carried if self.shift is None else carried + self.shift
-
-    def pulled(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-        """The `w` for which `x . w + offset(direction) = self(x) . direction` for every `x`."""
-        return direction if self.matrix is None else self.matrix @ direction
-
-    def offset(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, ""]:
-        """What the shift adds to the product with `direction`."""
-        if self.shift is None:
-            return direction.new_zeros(())
-        return self.shift @ direction
-
-
-def first_reader(side: Side, before: Tensor, behind: Tensor) -> Tensor:
-    """A block's part in the first-reader split, from the vectors carried to its two sites.
-
-    `before` is from the block's input site, `behind` from its output site.
-    """
-    return before - behind if side == "value" else behind - before
-
-
-def _rows(side: Side, operator: Float[Tensor, "d_model d_model"]) -> FeatureMap:
-    """An operator as a map of row vectors: `T v` for values, `k^T T` for keys."""
-    return FeatureMap(operator.T if side == "value" else operator)
+_MOST_WALKS, _WITH_TANGENTS = 64, 4  # kept; the latest of them with what makes a switch quick
 
 
 class Carrier:
@@ -105,14 +64,18 @@ class Carrier:
         results: ResultCache | None,
         *,
         batch: int | None = None,
+        memory: int | None = None,
         progress: Progress | None = None,
     ) -> None:
+        """`memory` is how many bytes of recordings are kept, `None` to choose."""
         self.model = model
         self.reference = reference
         self.operators = operators
         self._results = results
         self.batch = batch
         self.progress = progress
+        self.recording = Recording(model, reference, memory=memory, batch=batch)
+        self._walks: OrderedDict[tuple[Any, ...], Walk] = OrderedDict()
 
     def path(self, side: Side, dictionary: FeatureDictionary) -> range:
         """The blocks between the dictionary and the end where `side` is read."""
@@ -183,15 +146,19 @@ class Carrier:
             )
         return self.operators
 
-    def method(self, dictionary: FeatureDictionary, settings: Settings) -> Method:
-        """Which method answers for both sides of a feature.
+    def method(
+        self, dictionary: FeatureDictionary, settings: Settings, side: Side | None = None
+    ) -> Method:
+        """Which method answers for a side of a feature; by default `direct` if it is for either.
 
         Raises:
             UsageError: `settings` ask for operators where these give no exact answer.
             OperatorError: `settings` ask for operators that are not built.
         """
         obstacles = [
-            why for side in SIDES if (why := self.obstacle(side, dictionary, settings)) is not None
+            why
+            for each in (SIDES if side is None else (side,))
+            if (why := self.obstacle(each, dictionary, settings)) is not None
         ]
         if settings.method == "operator":
             if obstacles:
@@ -219,7 +186,7 @@ class Carrier:
         if identity and norm is None and not linearize:
             steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
             return Transported(start, start, steps, 0.0)
-        if self.method(dictionary, settings) == "direct":
+        if self.method(dictionary, settings, side) == "direct":
             return self._direct(side, dictionary, feature, settings)
         asked = Settings(settings.transition, off=off, positions=settings.positions)
         return Transported(self.map(side, dictionary, asked)(start), start, None, None)
@@ -234,8 +201,8 @@ class Carrier:
             return FeatureMap()
         operators, site = self.operators_for(dictionary), site_of(side, dictionary)
         if settings.transition == "first-order":
-            return _rows(side, operators.first_order(side, site, settings.off))
-        return _rows(side, operators.transition(side, site, settings.positions))
+            return rows_of(side, operators.first_order(side, site, settings.off))
+        return rows_of(side, operators.transition(side, site, settings.positions))
 
     def halves(self, side: Side, dictionary: FeatureDictionary) -> list[FeatureMap]:
         """The full transition of each half of the reference; empty where operators have none.
@@ -244,7 +211,7 @@ class Carrier:
             OperatorError: there are no operators yet.
         """
         operators = self.operators_for(dictionary)
-        return [_rows(side, half) for half in operators.halves(side, site_of(side, dictionary))]
+        return [rows_of(side, half) for half in operators.halves(side, site_of(side, dictionary))]
 
     def contributions(
         self,
@@ -261,10 +228,10 @@ class Carrier:
         if settings.transition == "first-order":
             for k in path:
                 if k not in settings.off:
-                    found[k] = _rows(side, operators.response(k))(start)
+                    found[k] = rows_of(side, operators.response(k))(start)
             return found
         carried = {
-            site: _rows(side, operators.transition(side, site, settings.positions))(start)
+            site: rows_of(side, operators.transition(side, site, settings.positions))(start)
             for site in range(path.start, path.stop + 1)
         }
         for k in path:
@@ -277,33 +244,6 @@ class Carrier:
         off = self.off(side, dictionary, settings)
         norm = self.norm(side, dictionary, settings)
         linearize = side == "value" and settings.final_norm == "linearize"
-        site, start = site_of(side, dictionary), vectors_of(side, dictionary)[feature]
-
-        def compute() -> dict[str, Any]:
-            common: dict[str, Any] = {
-                "transition": settings.transition,
-                "off": off,
-                "positions": settings.positions,
-                "batch": self.batch,
-                "progress": self.progress,
-            }
-            if side == "value":
-                found = value_transition(
-                    self.model, self.reference, start, site,
-                    write_norm=norm, linearize_final_norm=linearize, **common,
-                )  # fmt: skip
-            else:
-                found = key_transition(
-                    self.model, self.reference, start, site,
-                    read_norm=norm, **common,
-                )  # fmt: skip
-            return {
-                "direct": found.direct,
-                "steps": found.steps,
-                "vector": found.vector,
-                "relative_variance": found.relative_variance,
-            }
-
         asked = {
             "kind": "transported",
             "side": side,
@@ -315,7 +255,33 @@ class Carrier:
             "norm": norm is not None,
             "linearize": linearize,
         }
-        kept = self.cached(asked, compute)
+        kept = self.kept(asked)
+        if kept is None:
+            end = self.model.n_blocks if side == "value" else 0
+            route = Route(
+                site_of(side, dictionary),
+                end,
+                settings.positions,
+                norm=norm,
+                after_mlp=side == "value",
+                final=self.model.final_norm if linearize else None,
+            )
+            # Masks that another question puts on must not undo those that the user switches.
+            name = *(value for key, value in asked.items() if key != "off"), settings.method
+            start = vectors_of(side, dictionary)[feature]
+            walk = self._walk(name, start, route, settings.transition)
+            found, n_tokens = walk.carried(off, settings.tokens, self.progress)
+            if n_tokens < self.reference.n_tokens:
+                return replace(found, n_tokens=n_tokens)
+            kept = self.keep(
+                asked,
+                {
+                    "direct": found.direct,
+                    "steps": found.steps,
+                    "vector": found.vector,
+                    "relative_variance": found.relative_variance,
+                },
+            )
         return Transported(
             kept["vector"],
             kept["direct"],
@@ -325,34 +291,77 @@ class Carrier:
         )
 
     def read_back(
-        self, side: Side, direction: Float[Tensor, " d_model"], positions: Bucket = "all"
-    ) -> Float[Tensor, "sites d_model"]:
-        """`T_value[site]^T w` or `T_key[site] w` at every site, from one pass without operators."""
-        walk = pull_back if side == "value" else push_forward
+        self,
+        side: Side,
+        direction: Float[Tensor, " d_model"],
+        positions: Bucket = "all",
+        *,
+        until: int | None = None,
+        tokens: int | None = None,
+    ) -> tuple[Float[Tensor, "sites d_model"], int]:
+        """`T_value[site]^T w` or `T_key[site] w` at sites, without operators, by one walk.
 
-        def compute() -> dict[str, Any]:
-            sites = walk(
-                self.model,
-                self.reference,
-                direction,
-                positions=positions,
-                batch=self.batch,
-                progress=self.progress,
-            )
-            return {"sites": sites}
-
+        From the end where features are read to site `until`, by default to the other end; zero
+        at the sites beyond. Also the tokens that are behind it: `tokens` at least, or all.
+        """
+        ends = (self.model.n_blocks, 0) if side == "value" else (0, self.model.n_blocks)
+        start, end = ends[0], ends[1] if until is None else until
         content = hashlib.sha256(direction.cpu().contiguous().numpy().tobytes()).hexdigest()
-        asked = {"kind": "read_back", "side": side, "direction": content, "positions": positions}
-        found: Tensor = self.cached(asked, compute)["sites"]
-        return found
+        asked = {
+            "kind": "read_back", "side": side, "direction": content, "positions": positions,
+            "until": end,
+        }  # fmt: skip
+        kept = self.kept(asked)
+        if kept is None:
+            route = Route(start, end, positions, to_feature=True)
+            walk = self._walk(tuple(asked.values()), direction, route)
+            sites, n_tokens = walk.at_sites(tokens, self.progress)
+            if n_tokens < self.reference.n_tokens:
+                return sites, n_tokens
+            kept = self.keep(asked, {"sites": sites})
+        return kept["sites"], self.reference.n_tokens
+
+    def _walk(
+        self,
+        name: tuple[Any, ...],
+        vector: Float[Tensor, " d_model"],
+        route: Route,
+        transition: Transition = "full",
+    ) -> Walk:
+        """The walk of this name, with what it summed before."""
+        walk = self._walks.pop(name, None) or Walk(self.recording, vector, route, transition)
+        self._walks[name] = walk
+        while len(self._walks) > _MOST_WALKS:
+            self._walks.popitem(last=False)
+        for old in list(self._walks.values())[:-_WITH_TANGENTS]:
+            old.forget_tangents()
+        return walk
 
     def cached(
         self, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         """`compute()`, or its stored result for the same model, reference and `asked`."""
+        found = self.kept(asked)
+        return self.keep(asked, compute()) if found is None else found
+
+    def kept(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """The result for this question that is in the result cache."""
+        found = None if self._results is None else self._results.get(self._key(asked))
+        return None if found is None else self._on_device(found)
+
+    def keep(self, asked: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+        """`found`, put into the result cache where there is one."""
         if self._results is None:
-            return compute()
-        key = fingerprint(
+            return found
+        plain = {
+            name: value.cpu().numpy() if isinstance(value, Tensor) else value
+            for name, value in found.items()
+        }
+        self._results.put(self._key(asked), plain)
+        return self._on_device(plain)
+
+    def _key(self, asked: dict[str, Any]) -> str:
+        return fingerprint(
             asked
             | {
                 "format": RESULTS_FORMAT,
@@ -362,16 +371,11 @@ class Carrier:
                 "versions": versions(),
             }
         )
-        kept = self._results.get(key)
-        if kept is None:
-            kept = {
-                name: value.cpu().numpy() if isinstance(value, Tensor) else value
-                for name, value in compute().items()
-            }
-            self._results.put(key, kept)
+
+    def _on_device(self, found: dict[str, Any]) -> dict[str, Any]:
         return {
             name: torch.from_numpy(value.copy()).to(self.model.device)
             if hasattr(value, "__array__")
             else value
-            for name, value in kept.items()
+            for name, value in found.items()
         }

@@ -7,10 +7,9 @@
 switched off.) `first-order` applies every `J_k` to the *starting* vector instead.
 The result is the mean over the reference's tokens. Each vector costs one pass over
 the reference: forward mode for values (`torch.func.jvp`, which also computes the
-primal) and reverse mode for keys. `operators` gives the unmasked result for all
-features at once and is tested against this module, which is the only exact method
-where blocks are off, where a norm's own Jacobian is applied in front of the
-dictionary, or where the final norm is linearised.
+primal) and reverse mode for keys. Nothing is kept. `operators`, which gives the unmasked
+result for all features at once, and `walk`, which gives every result from a recording
+of the reference that is made once, are tested against this module.
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ class Transported:
     `relative_variance` is `E|g - mu|^2 / E|g|^2` over the reference's tokens (paper,
     section 5), 0 if every token transports the vector in the same way. `normed` says that
     the final norm's Jacobian is already applied. `steps` and `relative_variance` are
-    `None` where operators answered.
+    `None` where operators answered. The mean is over the first `n_tokens` tokens of the
+    reference (`None`: all).
     """
 
     vector: Float[Tensor, " d_model"]
@@ -57,6 +57,7 @@ class Transported:
     steps: Float[Tensor, "blocks d_model"] | None
     relative_variance: float | None
     normed: bool = False
+    n_tokens: int | None = None
 
 
 def value_transition(
@@ -234,7 +235,7 @@ def _averaged(
     positions: Bucket,
     normed: bool,
 ) -> Transported:
-    n_features = _feature_tokens(reference, positions)
+    n_features = feature_tokens(reference, positions)
 
     def attempt(size: int) -> Transported:
         steps = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
@@ -275,7 +276,7 @@ def _site_means(
     positions: Bucket,
 ) -> Float[Tensor, "sites d_model"]:
     """Means at every site over the positions where the feature may sit."""
-    n_features = _feature_tokens(reference, positions)
+    n_features = feature_tokens(reference, positions)
 
     def attempt(size: int) -> Tensor:
         means = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
@@ -289,7 +290,7 @@ def _site_means(
     return _shrinking(model, reference, batch, attempt)
 
 
-def _feature_tokens(reference: ReferenceSample, positions: Bucket) -> int:
+def feature_tokens(reference: ReferenceSample, positions: Bucket) -> int:
     """The number of reference tokens at which a feature may sit, by which sums are divided.
 
     Raises:

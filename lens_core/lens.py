@@ -21,10 +21,11 @@ from torch import Tensor
 
 from lens_core.activity import FeatureActivity, feature_activity
 from lens_core.blocked_topk import ranks_of
-from lens_core.carry import Carrier, vectors_of
+from lens_core.carry import Carrier
 from lens_core.config import LensConfig
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.direct import Transported
+from lens_core.feature_map import vectors_of
 from lens_core.instruments import DictionaryShelf, Instruments
 from lens_core.lenses import LENSES, QUERY, Lens, lens_named
 from lens_core.paths import block_tokens, paths
@@ -95,7 +96,7 @@ class QueryLens(Instruments):
             method,
             self.carrier.source(dictionary) if method == "operator" else "none",
             settings,
-            self.carrier.reference.n_tokens,
+            min(each.n_tokens for each in (value, key)),
             value,
             key,
         )
@@ -111,7 +112,8 @@ class QueryLens(Instruments):
         start = vectors_of(side, dictionary)[feature]
         if _is_zero(start):
             none = Lists({lens.name: self._none(side, lens.name, NO_DIRECTION) for lens in LENSES})
-            return SideSignature(none, none if bottom else None, 0.0, 0.0, None, None)
+            every = self.carrier.reference.n_tokens
+            return SideSignature(none, none if bottom else None, 0.0, 0.0, None, None, every)
         reasons = {lens.name: lens.missing(self, side) for lens in LENSES}
         carried = {
             lens.name: lens.carry(self, side, dictionary, feature, settings)
@@ -148,6 +150,9 @@ class QueryLens(Instruments):
             transported_norm=float(main.vector.norm()),
             stability=stability,
             relative_variance=main.relative_variance if QUERY in read else None,
+            n_tokens=min(
+                each.n_tokens or self.carrier.reference.n_tokens for each in carried.values()
+            ),
         )
 
     def _asked(self, lens: Lens, side: Side, carried: Transported) -> tuple[Readout, Tensor]:
@@ -221,7 +226,7 @@ class QueryLens(Instruments):
             UsageError: `split` is `first-reader` where blocks are off or a norm is applied first.
         """
         dictionary = self.dictionary(layer, feature)
-        return paths(self, side, dictionary, feature, settings or self.settings, split)
+        return paths(self, side, dictionary, feature, settings or self.settings, split)[:2]
 
     def block_tokens(
         self, side: Side, layer: int, feature: int, block: int

@@ -39,17 +39,14 @@ class LinearMap:
         *,
         forward_mode: bool,
     ) -> None:
-        """Record `function` at `x`; `forward_mode` also records what `jvp` needs."""
+        """Record `function` at `x`; with `forward_mode` also what the first `jvp` would record."""
         with torch.enable_grad():
             self._x = x.detach().requires_grad_()
             self._y = function(self._x)
-            self._dummy: Tensor | None = None
-            if forward_mode:
-                self._dummy = torch.zeros_like(self._y, requires_grad=True)
-                (self._pulled,) = torch.autograd.grad(
-                    self._y, self._x, self._dummy, create_graph=True
-                )
+        self._walked: tuple[Tensor, Tensor] | None = None
         self.output = self._y.detach()
+        if forward_mode:
+            self._record_walk()
 
     def vjp(self, cotangent: Tangent) -> Tangent:
         """`J^T cotangent`."""
@@ -60,12 +57,19 @@ class LinearMap:
 
     def jvp(self, tangent: Tangent) -> Tangent:
         """`J tangent`."""
-        assert self._dummy is not None, "recorded without forward_mode"
+        pulled, dummy = self._walked or self._record_walk()
         (pushed,) = torch.autograd.grad(
-            self._pulled, self._dummy, tangent, retain_graph=True,
-            is_grads_batched=tangent.ndim == 4,
-        )  # fmt: skip
+            pulled, dummy, tangent, retain_graph=True, is_grads_batched=tangent.ndim == 4
+        )
         return pushed
+
+    def _record_walk(self) -> tuple[Tensor, Tensor]:
+        """Walk back once on a dummy cotangent, recorded: `J^T u`, and `u`."""
+        with torch.enable_grad():
+            dummy = torch.zeros_like(self._y, requires_grad=True)
+            (pulled,) = torch.autograd.grad(self._y, self._x, dummy, create_graph=True)
+        self._walked = pulled, dummy
+        return self._walked
 
 
 class Linearization:

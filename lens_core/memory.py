@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+from weakref import WeakSet
+
 import psutil
 import torch
 
@@ -10,6 +13,17 @@ import torch
 FULL_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 # The part of free memory that one pass may use.
 SHARE_OF_FREE = {"cpu": 0.4, "mps": 0.4, "cuda": 0.8}
+
+
+class Holder(Protocol):
+    """Holds memory that it can do without."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+give_way: WeakSet[Holder] = WeakSet()
+"""Who is asked to give memory back when any allocation fails, on whatever device it is."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -39,6 +53,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Release cached memory, before trying again with a smaller batch."""
+    """Release cached memory and what holders can do without, before trying again with less."""
+    for holder in list(give_way):
+        holder.release()
     if device.type == "cuda":
         torch.cuda.empty_cache()

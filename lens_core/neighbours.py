@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.carry import vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.feature_map import vectors_of
 from lens_core.terms import Side
 
 _ROWS_AT_ONCE = 8192

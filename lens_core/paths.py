@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.carry import first_reader, vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.errors import UsageError
+from lens_core.feature_map import first_reader, vectors_of
 from lens_core.instruments import Instruments
 from lens_core.lenses import QUERY
 from lens_core.ranking import top_k
@@ -40,8 +40,8 @@ def paths(
     feature: int,
     settings: Settings,
     split: Split | None,
-) -> tuple[Split, list[PathShare]]:
-    """The split that was used, and a row for `direct`, each block of the path, and `bias`.
+) -> tuple[Split, list[PathShare], int]:
+    """The split that was used, a row for `direct`, each block of the path, and `bias`; the tokens.
 
     `split` is `None` for the default: first-reader where it is exact, else last-writer;
     a transition that is not full has only its own first-order split.
@@ -54,8 +54,10 @@ def paths(
     readout = tools.readout(QUERY.readouts[side], normed=carried.normed)
     chosen = _choose(tools, side, dictionary, settings, split)
     path, off = carrier.path(side, dictionary), carrier.off(side, dictionary, settings)
+    n_tokens = carried.n_tokens or carrier.reference.n_tokens
     if float(carried.vector.norm()) == 0:
-        return chosen, _nothing(path, off)
+        return chosen, _nothing(path, off), n_tokens
+    method = carrier.method(dictionary, settings, side)
     ids, _ = top_k(readout.scores(carried.vector), tools.k)
     direction = readout.direction(ids)
     total = direction @ carried.vector
@@ -63,19 +65,23 @@ def paths(
     if len(off) == len(path):
         contributions = carried.direct.new_zeros(model.n_blocks, model.d_model)
         parts = contributions @ direction
-    elif chosen == "first-reader" and (
-        carrier.method(dictionary, settings) == "direct" or not carrier.has_blocks(dictionary)
-    ):
+    elif chosen == "first-reader" and (method == "direct" or not carrier.has_blocks(dictionary)):
         contributions = None
         start = vectors_of(side, dictionary)[feature]
-        read = carrier.read_back(side, direction, settings.positions) @ start
+        end = path.start if side == "value" else path.stop
+        sites, n_tokens = carrier.read_back(
+            side, direction, settings.positions, until=end, tokens=settings.tokens
+        )
+        read = sites @ start
         parts = first_reader(side, read[:-1], read[1:])
         # From the same pass, so that the parts add up even where `carried` came from float16.
-        total = read[path.start] if side == "value" else read[path.stop]
+        total = read[end]
     else:
         if chosen == "last-writer" or not carrier.has_blocks(dictionary):
-            directly = replace(settings, method="direct")
-            carried = carrier.carry(side, dictionary, feature, directly)
+            if method == "operator":
+                directly = replace(settings, method="direct")
+                carried = carrier.carry(side, dictionary, feature, directly)
+                n_tokens = carried.n_tokens or carrier.reference.n_tokens
             total = direction @ carried.vector
         contributions = carried.steps
         if contributions is None:
@@ -93,7 +99,7 @@ def paths(
         # Scaled like the products with `direction`.
         bias = constant * readout.norm_scale(carried.vector)
         rows.append(PathShare("bias", _ratio(bias, total), True, (), ()))
-    return chosen, rows
+    return chosen, rows, n_tokens
 
 
 def block_tokens(

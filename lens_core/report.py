@@ -19,6 +19,7 @@ from lens_core.firing import firing, prompt_tokens
 from lens_core.lens import QueryLens
 from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
 from lens_core.neighbours import neighbours
+from lens_core.paths import paths as shares
 from lens_core.search import ranks_among, scores_among
 from lens_core.session import Session
 from lens_core.signature import (
@@ -190,14 +191,15 @@ def paths(
     """
     _check_blocks(session, settings)
     lens = _lens(session, k)
-    chosen, rows = lens.paths(side, layer, feature, settings, split)
+    dictionary = lens.dictionary(layer, feature)
+    chosen, rows, n_tokens = shares(lens, side, dictionary, feature, settings, split)
     return Paths(
         layer=layer,
         feature=feature,
         side=side,
         settings=settings,
-        method=lens.carrier.method(lens.dictionary(layer), settings),
-        n_tokens=session.reference.n_tokens,
+        method=lens.carrier.method(dictionary, settings, side),
+        n_tokens=n_tokens,
         split=chosen,
         rows=tuple(rows),
         reason=NO_DIRECTION if all(math.isnan(row.share) for row in rows) else "",

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.carry import vectors_of
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.errors import OperatorError, UsageError
+from lens_core.feature_map import vectors_of
 from lens_core.instruments import Instruments
 from lens_core.lenses import LOGIT, Lens
 from lens_core.ranking import top_k

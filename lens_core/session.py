@@ -101,6 +101,7 @@ def open_session(
         _finished_operators(cache, model, reference),
         ResultCache(results_dir(cache)),
         batch=None if batch == "auto" else batch,
+        memory=config.compute.memory_bytes,
         progress=progress,
     )
     lens = QueryLens(carrier, shelf, Vocabulary(model.tokenizer, model.d_vocab), config.lens)

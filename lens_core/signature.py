@@ -78,7 +78,8 @@ class SideSignature:
     `norm` is the length of the feature's own vector, `transported_norm` that of the carried
     vector. `stability` is the Jaccard similarity of Query Lens's lists from the two halves of the
     reference (0 to 1; `None` without operators, or if these cannot answer). `relative_variance`
-    is that of the transported vector over tokens (0 to 1; `None` if operators answered).
+    is that of the transported vector over tokens (0 to 1; `None` if operators answered). All
+    means are over the first `n_tokens` tokens of the reference.
     """
 
     top: Lists
@@ -87,6 +88,7 @@ class SideSignature:
     transported_norm: float
     stability: float | None
     relative_variance: float | None
+    n_tokens: int
 
     @property
     def logit_lens(self) -> TokenList:
@@ -106,7 +108,7 @@ class SideSignature:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a feature promotes and what activates it, on `n_tokens` tokens of the reference.
+    """What a feature promotes and what activates it, on at least `n_tokens` of the reference.
 
     `operators` says which operators answered; `none` for direct passes.
     """

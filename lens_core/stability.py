@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.carry import Carrier, FeatureMap, vectors_of
+from lens_core.carry import Carrier
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+from lens_core.feature_map import FeatureMap, vectors_of
 from lens_core.readout import Readout
 from lens_core.terms import Side
 

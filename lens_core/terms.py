@@ -55,7 +55,8 @@ class Settings:
     """How a feature's vector is carried to the end where it is read.
 
     `off` are the blocks that are switched off. With `method` `None`, operators are used if they
-    exist and are exact, else passes over the reference.
+    exist and are exact, else walks over the reference: over all of it, or over the first samples
+    that hold `tokens` tokens.
     """
 
     transition: Transition = "full"
@@ -64,6 +65,7 @@ class Settings:
     off: frozenset[int] = frozenset()
     method: Method | None = None
     positions: Bucket = "all"
+    tokens: int | None = None
 
     def with_transition(self, transition: Transition) -> Settings:
         return replace(self, transition=transition)

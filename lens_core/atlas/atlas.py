@@ -44,10 +44,10 @@ from lens_core.atlas.files import (
     piece_name,
     write_piece,
 )
-from lens_core.carry import site_of, vectors_of
 from lens_core.coherence import coherence, overlap
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.directories import ATLAS
+from lens_core.feature_map import site_of, vectors_of
 from lens_core.lens import QueryLens
 from lens_core.lenses import LENSES, LOGIT, QUERY
 from lens_core.search import scales

@@ -62,6 +62,12 @@ BATCH = Rule(
     '"auto" or an integer of at least 1',
     lambda v: v == "auto" if isinstance(v, str) else type(v) is int and v >= 1,
 )
+MEMORY = Rule(
+    '"auto" or a number of GiB above 0',
+    lambda v: (
+        v == "auto" if isinstance(v, str) else type(v) in (int, float) and 0 < v < float("inf")
+    ),
+)
 RELEASE_AFTER = Rule(
     '"auto", "never" or a number of minutes above 0',
     lambda v: (

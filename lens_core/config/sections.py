@@ -18,6 +18,7 @@ from lens_core.config.rules import (
     FLAG,
     LAYERS,
     LINE,
+    MEMORY,
     ONE_LINE,
     PATH,
     RELEASE_AFTER,
@@ -209,6 +210,8 @@ class LensConfig(Section):
 class ComputeConfig(Section):
     """Where to compute; `batch` is the number of reference samples per pass.
 
+    `memory` is how many GiB of the device the recorded reference may take; "auto": a third of
+    what is free.
     `release_after` is after how many idle minutes the app releases the model; "auto": 30 on a
     GPU, never on a CPU.
     """
@@ -218,7 +221,13 @@ class ComputeConfig(Section):
     device: str = setting(DEVICE, "auto")
     dtype: Literal["float32", "float64"] = setting(_DTYPE, "float32")
     batch: Literal["auto"] | int = setting(BATCH, "auto")
+    memory: Literal["auto"] | int | float = setting(MEMORY, "auto")
     release_after: Literal["auto", "never"] | int | float = setting(RELEASE_AFTER, "auto")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The budget of the recorded reference; `None`: to be chosen."""
+        return None if isinstance(self.memory, str) else int(min(self.memory, 2**30) * 2**30)
 
     def idle_seconds(self, device: str) -> float | None:
         """Seconds that a model on `device` (such as `cuda:1`) may be idle; `None`: no limit."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from lens_core.terms import Settings, Side, Transition
 
 if TYPE_CHECKING:
-    from lens_core.carry import FeatureMap
     from lens_core.dictionaries.feature_dictionary import FeatureDictionary
     from lens_core.direct import Transported
+    from lens_core.feature_map import FeatureMap
     from lens_core.instruments import Instruments
 
 

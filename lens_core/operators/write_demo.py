@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_core.carry import FeatureMap, vectors_of
 from lens_core.errors import OperatorError
+from lens_core.feature_map import FeatureMap, vectors_of
 from lens_core.lens import QueryLens
 from lens_core.lenses import LENSES, QUERY
 from lens_core.operators.demo import DEMO, FEATURES, FORMAT, MADE_FOR, OPERATORS, ShippedOperators

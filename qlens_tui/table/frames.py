@@ -102,6 +102,7 @@ def signature_of(
             transported_norm=float(row[f"{side}_query_norm"] or 0),  # type: ignore[arg-type]
             stability=None if stability is None else float(stability),  # type: ignore[arg-type]
             relative_variance=None,
+            n_tokens=n_tokens,
         )
 
     return Signature(

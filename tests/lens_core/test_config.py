@@ -94,6 +94,7 @@ def test_a_model_and_a_dictionary_are_enough_and_the_rest_has_the_documented_def
         "device": "auto",
         "dtype": "float32",
         "batch": "auto",
+        "memory": "auto",
         "release_after": "auto",
     }
     assert config.path == tmp_path / "lens.toml"
@@ -157,6 +158,9 @@ def test_a_key_left_outside_of_its_section_is_told_where_it_belongs(tmp_path: Pa
         ("compute", "batch", 0, "0", '"auto" or an integer of at least 1'),
         ("compute", "batch", "big", '"big"', '"auto" or an integer of at least 1'),
         ("compute", "batch", True, "true", '"auto" or an integer of at least 1'),
+        ("compute", "memory", 0, "0", '"auto" or a number of GiB above 0'),
+        ("compute", "memory", "4 GB", '"4 GB"', "a number of GiB above 0"),
+        ("compute", "memory", True, "true", "a number of GiB above 0"),
         ("compute", "release_after", 0, "0", '"auto", "never" or a number of minutes above 0'),
         ("compute", "release_after", -0.5, "-0.5", "a number of minutes above 0"),
         ("compute", "release_after", False, "false", "a number of minutes above 0"),
@@ -466,6 +470,7 @@ _COUNTS = st.integers(1, 1 << 40)
         {},
         optional={
             "batch": st.just("auto") | _COUNTS,
+            "memory": st.just("auto") | _COUNTS | st.floats(1e-3, 1e9),
             "release_after": st.sampled_from(["auto", "never"]) | _COUNTS | st.floats(1e-3, 1e9),
         },
     ),
@@ -516,7 +521,7 @@ _KEYS = st.sampled_from(
             "dictionary": "kind release id path layers trained_on key",
             "reference": "source samples length seed prepend_bos skip_first skip_last",
             "lens": "k transition convention final_norm",
-            "compute": "device dtype batch release_after",
+            "compute": "device dtype batch memory release_after",
         }.items()
         for key in keys.split()
     ]

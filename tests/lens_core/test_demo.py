@@ -10,7 +10,6 @@ import pytest
 import torch
 from sae_lens import SAE
 
-from lens_core.carry import vectors_of
 from lens_core.config import load_config, with_overrides
 from lens_core.direct import (
     key_transition,
@@ -20,6 +19,7 @@ from lens_core.direct import (
 )
 from lens_core.errors import DictionaryError
 from lens_core.faces import joined, unescape_bytes
+from lens_core.feature_map import vectors_of
 from lens_core.lenses import lens_named
 from lens_core.operators.demo import DEMO
 from lens_core.operators.passes import Positions

@@ -79,7 +79,7 @@ def one_side(
             }
         )
 
-    return SideSignature(lists(5), lists(-50), 4.25, 9.5, 0.86, None)
+    return SideSignature(lists(5), lists(-50), 4.25, 9.5, 0.86, None, 512)
 
 
 def signature(

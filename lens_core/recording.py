@@ -1,0 +1,204 @@
+"""The reference linearised and kept: recorded once, walked for every question after that.
+
+A block's derivative at the reference depends on no feature, mask, side or transition, so that
+one recording answers all of them (docs/method.md, section 8). The reference is cut into
+micro-batches of samples. The first of them, as many as the memory budget allows, stay recorded;
+the others are recorded again for each question. Blocks are recorded when a walk first comes to
+them, what forward mode needs when `jvp` is first asked for.
+
+Cost of recording every block, in plain forward passes on SmolLM2-135M: 1.2 for reverse mode, 2.7
+for both; of a walk over all blocks: 1.15 (`python -m benchmarks --part switches`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lens_core.errors import UsageError
+from lens_core.linearization import LinearMap, recorded_bytes
+from lens_core.memory import (
+    free_bytes,
+    give_way,
+    is_out_of_memory,
+    release,
+    samples_at_once,
+)
+from lens_core.model import ResidualStream, Stream
+from lens_core.reference import ReferenceSample
+
+Result = TypeVar("Result")
+
+FIRST_STAGE, SECOND_STAGE = 8, 2
+"""The first and second stage of a result are over one part in so many of the reference."""
+_SHARE_OF_FREE = 3
+"""Of the memory that is free at the first question, one part in so many is kept in use."""
+_GIB = 2**30
+
+
+def stages(reference: ReferenceSample) -> tuple[int, ...]:
+    """Tokens behind each stage of a result, the last of which is over the whole reference."""
+    samples = {-(-reference.samples // part) for part in (FIRST_STAGE, SECOND_STAGE, 1)}
+    return tuple(sorted(count * (reference.n_tokens // reference.samples) for count in samples))
+
+
+class MicroBatch:
+    """Some samples of the reference: the stream at every site, and the blocks recorded so far."""
+
+    def __init__(self, model: ResidualStream, tokens: Int[Tensor, "batch pos"]) -> None:
+        self._model = model
+        with torch.no_grad():
+            self._sites = [model.embed(tokens)]
+        self._maps: dict[int, LinearMap] = {}
+
+    @property
+    def shape(self) -> torch.Size:
+        """Samples, positions and `d_model`."""
+        return self._sites[0].shape
+
+    def site(self, site: int) -> Stream:
+        """The stream that block `site` reads; that of the number of blocks is the final one."""
+        while len(self._sites) <= site:
+            k = len(self._sites) - 1
+            with torch.no_grad():
+                output = self._maps[k].output if k in self._maps else self._run(k, self._sites[k])
+                self._sites.append(self._sites[k] + output)
+        return self._sites[site]
+
+    def block(self, k: int) -> LinearMap:
+        """Block `k` as a linear map, recorded now if it was not before."""
+        if k not in self._maps:
+            self._maps[k] = LinearMap(lambda x: self._run(k, x), self.site(k), forward_mode=False)
+        return self._maps[k]
+
+    def _run(self, k: int, h: Stream) -> Stream:
+        return self._model.block(k, h)
+
+
+class Recording:
+    """`reference` through `model`, linearised in micro-batches, kept as far as `memory` allows."""
+
+    def __init__(
+        self,
+        model: ResidualStream,
+        reference: ReferenceSample,
+        *,
+        memory: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        """`memory` is the budget in bytes, `None` for a third of what is free when first used.
+
+        `batch` is the number of samples in a micro-batch, `None` to choose.
+        """
+        self.model = model
+        self.reference = reference
+        self.version = 0
+        """Changes when micro-batches are cut anew: what was summed over them is then not used."""
+        self._memory = memory
+        self._batch = batch
+        self._size: int | None = None
+        self._most_kept = 0
+        self._bytes_per_sample = 0
+        self._kept: dict[int, MicroBatch] = {}
+        give_way.add(self)
+
+    @property
+    def size(self) -> int:
+        """Samples in a micro-batch.
+
+        Raises:
+            UsageError: the budget does not hold the recording of one sample.
+        """
+        if self._size is None:
+            self._plan()
+        assert self._size is not None
+        return self._size
+
+    @property
+    def planned_bytes(self) -> int:
+        """What the kept micro-batches take once every block of them was walked both ways."""
+        samples = min(self.size * self._most_kept, self.reference.samples)
+        return samples * self._bytes_per_sample
+
+    @property
+    def planned_tokens(self) -> int:
+        """Tokens of the reference, all positions, that stay recorded."""
+        samples = min(self.size * self._most_kept, self.reference.samples)
+        return samples * self.reference.length
+
+    def samples(self, number: int) -> range:
+        """The samples of a micro-batch."""
+        start = number * self.size
+        return range(start, min(start + self.size, self.reference.samples))
+
+    def micro_batches(self, tokens: int | None = None) -> range:
+        """The first micro-batches, until they hold so many counted tokens; `None`: all."""
+        every = -(-self.reference.samples // self.size)
+        if tokens is None:
+            return range(every)
+        needed = -(-tokens // (self.size * (self.reference.n_tokens // self.reference.samples)))
+        return range(max(1, min(needed, every)))
+
+    def micro_batch(self, number: int) -> MicroBatch:
+        """A micro-batch, with what of it is recorded already."""
+        found = self._kept.get(number)
+        if found is None:
+            samples = self.samples(number)
+            tokens = self.reference.tokens[samples.start : samples.stop]
+            found = MicroBatch(self.model, tokens.to(self.model.device))
+            if number < self._most_kept:
+                self._kept[number] = found
+        return found
+
+    def release(self) -> None:
+        """Give the memory back; the next question records anew."""
+        self._kept.clear()
+
+    def attempt(self, act: Callable[[], Result]) -> Result:
+        """`act()`, again with less kept, or smaller micro-batches, when memory runs out."""
+        while True:
+            try:
+                return act()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self._shrink():
+                    raise
+            release(self.model.device)
+
+    def _shrink(self) -> bool:
+        """Keep less, or take less at once; whether there is anything left to give up."""
+        self.release()
+        if self._most_kept:
+            self._most_kept //= 2
+        elif self.size > 1:
+            self._size = self.size // 2
+            self.version += 1
+        else:
+            return False
+        return True
+
+    def _plan(self) -> None:
+        model, reference = self.model, self.reference
+        sample = reference.tokens[:1].to(model.device)
+        each = recorded_bytes(model, sample, forward_mode=True)
+        budget = self._memory
+        if budget is None:
+            budget = free_bytes(model.device) // _SHARE_OF_FREE
+        elif budget < each:
+            raise UsageError(
+                f"[compute].memory = {budget / _GIB:.3g} (GiB) is too small: the recording of one "
+                f'sample takes {each / _GIB:.3g}; set more, or "auto"'
+            )
+        size = self._batch
+        if size is None:
+            size = min(
+                samples_at_once(model.device, reference.length, each),
+                -(-reference.samples // FIRST_STAGE),
+            )
+            size = max(1, min(size, budget // each))
+        self._size = min(size, reference.samples)
+        self._bytes_per_sample = each
+        self._most_kept = int(budget // (each * self._size))
