@@ -1,9 +1,9 @@
-"""Completes what was typed to tokens of the vocabulary, the likeliest first.
+"""Completes typed text to tokens of the vocabulary, the likeliest first.
 
 Most words begin with a space, which people do not type: without a leading space both forms
 match, with one only that form. The order: the token exactly as typed (as the command line takes
 it), the same word with a space, both in another case; then tokens that begin with what was
-typed, shorter ones and those with a space first; then tokens that contain it.
+typed, shorter ones and those with a space first; finally tokens that contain it.
 
 A token can also be typed as lists show it, with marks and escapes, or as `#` and its id.
 """
@@ -21,7 +21,7 @@ _EXACT, _EXACT_BUT_CASE, _BEGINS, _BEGINS_BUT_CASE, _HOLDS = range(5)
 
 
 class Completion:
-    """The faces of a vocabulary's tokens, ready for search; each search is one pass over them."""
+    """The faces of a vocabulary's tokens, ready for searching; each search is one pass."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -34,14 +34,14 @@ class Completion:
         folded = typed.casefold()
         beginnings = folded if typed.startswith(" ") else (folded, f" {folded}")
         hits = [at for at, text in enumerate(self._folded) if text.startswith(beginnings)]
-        if len(hits) < n:  # these come last, and for one letter there are many
+        if len(hits) < n:  # these come last, and one letter has many
             hits = [at for at, text in enumerate(self._folded) if folded in text]
         return heapq.nsmallest(n, hits, key=lambda at: (*self._rank(at, typed, folded), at))
 
     def offered(self, typed: str, n: int, *, ascii_only: bool = False) -> list[int]:
         r"""The ids of the `n` likeliest tokens for text, a list's notation or an id.
 
-        A text that is also a notation (`\n`) is read both ways, in turns.
+        A text that is also a notation (`\n`) is read both ways; the results alternate.
         """
         readings = dict.fromkeys((read_back(typed, ascii_only=ascii_only), typed))
         turns = zip_longest(*(self.ids(reading, n) for reading in readings))

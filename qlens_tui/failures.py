@@ -1,9 +1,9 @@
 """The line and the exit status for a failure, for the command line and the engine.
 
-The core says what went wrong and how to fix it (`lens_core.errors`). A machine that ran out
-of memory or disk gets one line as well. Anything else is a defect of qlens and keeps its
-traceback. No torch here and no click: both front ends ask this module, and the command line
-adds what only click raises (`qlens_tui.cli.exits`).
+Errors of the core say what went wrong and how to fix it (`lens_core.errors`). Running out of
+memory or disk also gets one line. Any other exception is a bug in qlens and keeps its traceback.
+No torch here and no click: both front ends use this module, and the command line adds what only
+click raises (`qlens_tui.cli.exits`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lens_core.storage.disk_space import cannot_write, is_full
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
-    """The line and the exit status for `error`; `None` for a defect of qlens."""
+    """The line and the exit status for `error`; `None` for a bug in qlens."""
     if isinstance(error, LensError):
         return str(error), error.exit_code
     if isinstance(error, OSError) and is_full(error):
@@ -27,10 +27,10 @@ def explained(error: BaseException) -> tuple[str, int] | None:
 
 
 def _no_space(error: OSError) -> str:
-    """A write of a library's that failed; which one it was is known only if the system says so."""
+    """The line for a failed write of a library; the path is named only if the error has it."""
     if isinstance(error.filename, str):
         return str(cannot_write(error, Path(error.filename)))
-    return "no space left on a disk that was written to: free some (`qlens doctor` looks which)"
+    return "no space left on a disk that was written to: free some (`qlens doctor` finds which)"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

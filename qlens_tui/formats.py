@@ -1,9 +1,7 @@
-"""How numbers are written, by the command line and by the app: one function for each kind.
+"""How both front ends write numbers: one function for each kind.
 
-What is missing or not finite is `n/a`, so that no screen shows `nan`. Nothing here
-knows of a terminal, of a table or of a width that is not stated.
-
-Cost: a format of a float. Sizes are written as in the messages of the core: one function.
+A missing or non-finite number is `n/a`, so that no screen shows `nan`. Sizes use the core's
+`in_bytes`.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ __all__ = ["counted", "density", "duration", "in_bytes", "number", "ranks_moved"
 
 
 def number(value: float) -> str:
-    """A score or a length, of 32 bits, in at most 8 columns; as many decimals as its size needs."""
+    """A float32 score or length in at most 8 columns, with decimals by its magnitude."""
     if not math.isfinite(value):
         return "n/a"
     size = abs(value)
@@ -26,12 +24,12 @@ def number(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A signed part of one in percent: `+12.3%`. A feature of length zero has no parts."""
+    """A share as a signed percentage, such as `+12.3%`; `n/a` for NaN."""
     return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
 
 
 def density(value: float) -> str:
-    """The part of tokens on which a feature fires, in at most 6 columns."""
+    """The share of tokens on which a feature fires, in at most 6 columns."""
     percent = 100 * value
     if 0 < percent < 0.001:
         return "<.001%"
@@ -45,7 +43,7 @@ def ranks_moved(by: int) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """`1 unit`, `2,304 units`; `plural` where it is not the noun with an s."""
+    """`1 unit`, `2,304 units`; `plural` if it is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 

@@ -1,7 +1,7 @@
-"""What the words on the screen mean, in the order in which a user meets them.
+"""The glossary of the words on the screen, in the order in which a user meets them.
 
-As data, so that a test can refuse a column or a heading without an explanation. The meanings are
-what `lens_core` computes (`docs/method.md`), which is not always what the paper says.
+As data, so that a test can find a column or a heading without an explanation. The meanings are
+those of `lens_core` (`docs/method.md`), which are not always those of the paper.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Word:
-    """A term as it stands on the screen and its meaning.
+    """A term as shown on the screen, and its meaning.
 
-    `plain` is the term in ASCII, where that differs. Commas separate terms that share a meaning.
+    `plain` is the term in ASCII, if different. Commas separate terms that share a meaning.
     """
 
     term: str
@@ -26,7 +26,7 @@ class Word:
 
 GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
     (
-        "words: the two lenses",
+        "glossary: the two lenses",
         (
             Word(
                 "value",
@@ -69,7 +69,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         ),
     ),
     (
-        "words: the table",
+        "glossary: the table",
         (
             Word("id", "the feature's number in its layer; LAYER:NUMBER among all layers"),
             Word("*xm", "marks: * starred, x rejected, m with a note"),
@@ -96,7 +96,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         ),
     ),
     (
-        "words: the token lists",
+        "glossary: the token lists",
         (
             Word("score", "of a value: the logit that the vector gives the token"),
             Word(
@@ -158,7 +158,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         ),
     ),
     (
-        "words: the paths",
+        "glossary: the paths",
         (
             Word(
                 "attn, mlp",
@@ -198,7 +198,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         ),
     ),
     (
-        "words: the evidence",
+        "glossary: the evidence",
         (
             Word(
                 "strongest contexts",
@@ -213,4 +213,4 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         ),
     ),
 )
-"""Every term, by where it is met."""
+"""Every term, by the part of the screen where it occurs."""

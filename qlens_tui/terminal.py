@@ -1,10 +1,10 @@
-"""What the user's terminal can show, by one rule for every front end, and whether it is one.
+"""What the user's terminal can show, by one rule for both front ends, and whether there is one.
 
-ASCII only, if the user says so (`--ascii`), if the locale is not UTF-8, or if the stream has
-another encoding. The locale is what the environment says (`LC_ALL`, else `LC_CTYPE`, else
-`LANG`), because Python writes UTF-8 in the C locale whatever the terminal understands. Where
-nothing is said, as in most containers, UTF-8 is assumed, as Python does. `TERM` says nothing of
-characters: a dumb terminal may show all of them, and only the app cannot do with it.
+ASCII only, if the user asks for it (`--ascii`), if the locale is not UTF-8, or if the stream has
+another encoding. The locale is that of the environment (`LC_ALL`, else `LC_CTYPE`, else `LANG`),
+because Python writes UTF-8 in the C locale whatever the terminal supports. If none is set, as in
+most containers, UTF-8 is assumed, as in Python. `TERM` says nothing about characters: a dumb
+terminal may show all of them, and only the app cannot use it.
 
 Imports nothing heavy.
 """
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 _LOCALES_OF_ASCII = ("C", "POSIX")
-# What Python sets LC_CTYPE to before it starts, where the locale would be one of these (PEP 538).
+# Python sets LC_CTYPE to one of these at startup if the locale is C or POSIX (PEP 538).
 _COERCED = ("C.UTF-8", "C.utf8", "UTF-8")
 
 
@@ -29,7 +29,7 @@ def is_ascii(stream: TextIO, environment: Mapping[str, str] = os.environ) -> boo
 def why_no_app(
     stdin: TextIO, stdout: TextIO, environment: Mapping[str, str] = os.environ
 ) -> str | None:
-    """Why the app, which reads `stdin` and draws on `stdout`, cannot run here; `None`: it can."""
+    """Why the app cannot run on these streams; `None` if it can."""
     instead = "in scripts use `qlens show`, `search` or `export`"
     for name, stream in (("input", stdin), ("output", stdout)):
         if not stream.isatty():
@@ -45,7 +45,7 @@ def why_no_app(
 
 
 def _may_be_utf8(environment: Mapping[str, str]) -> bool:
-    """Whether the locale is one of UTF-8, or does not say."""
+    """Whether the locale is UTF-8 or not set."""
     said = [environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
     if not said[0] and said[1] in _COERCED and said[2] in _LOCALES_OF_ASCII:
         return False

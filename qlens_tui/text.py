@@ -1,22 +1,20 @@
-r"""The one place that makes untrusted text printable.
+r"""Makes untrusted text printable; the only module that does.
 
-Tokens, notes, file names and messages come from outside and may hold escape
-sequences, bidi controls or characters without a shape, which would drive the
-terminal or make two tokens look like one. Everything from outside that a front end prints
-goes through `visible`, once: a second time would escape its own escapes.
+Tokens, notes, file names and messages are untrusted. They may contain escape sequences, bidi
+controls or invisible characters, which would control the terminal or make two tokens look the
+same. All untrusted text that a front end prints goes through `visible`, once: a second time would
+escape its own escapes.
 
-The notation: `␣` for a leading or trailing space, `⏎` and `⇥` for newline and
-tab, `\r`, and `\x1b`, `\u202e`, `\U000e0041` for whatever else has no shape of
-its own; a combining mark with nothing to sit on gets `◌`. In ASCII: `_`, `\n`,
-`\t`, and escapes for all of the rest. It can be read back: a backslash of the
-text itself is doubled where what follows would make an escape of it, and a
-marker of the text itself (`␣`, or `_` where a space would be marked) is
-escaped. So different texts never come out alike.
+The notation: `␣` for a leading or trailing space, `⏎` and `⇥` for newline and tab, `\r`, and
+`\x1b`, `\u202e`, `\U000e0041` for all other invisible characters; a combining mark without a base
+gets `◌`. In ASCII: `_`, `\n`, `\t`, and escapes for everything else. It can be read back: a
+backslash in the text is doubled if what follows would look like an escape, and a marker in the
+text (`␣`, or `_` where a space would be marked) is escaped. So different texts never look the
+same.
 
-`\xNN` is always one byte of UTF-8, and from `\x80` on one that is no whole
-character: of a token that is a piece of one, or of a file name that is no UTF-8
-(both as the surrogates of Python's `surrogateescape`). U+0080 to U+00FF are
-`\u0080` to `\u00ff`.
+`\xNN` is always one byte of UTF-8; from `\x80` on, a byte that is not part of a complete
+character: in a token that is part of a character, or in a file name that is not UTF-8 (both as the
+surrogates of Python's `surrogateescape`). U+0080 to U+00FF are `\u0080` to `\u00ff`.
 
 Cost: one pass over the characters, none for printable ASCII words.
 """
@@ -49,18 +47,18 @@ _UNSEEN = frozenset(
     + "".join(map(chr, range(0xFE00, 0xFE10)))  # variation selectors
     + "".join(map(chr, range(0xE0100, 0xE01F0)))
 )
-# Our own markers: in a text they are escaped, so that they are not taken for ours.
+# Our markers, which are escaped if they occur in the text.
 _OURS = frozenset(_SPACE + _NEWLINE + _TAB + _BASE)
-# What stands for the bytes 0x80 to 0xff.
+# The surrogates for the bytes 0x80 to 0xff.
 _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
-# Spreadsheets take the full-width forms for operators too.
+# Spreadsheets treat the full-width forms as operators too.
 _FORMULA = re.compile(r" *[=+\-@＝＋－＠]|[\t\r\n]")
 # They change the width of their neighbours; `visible` escapes them.
 _JOINERS = {0x200D: None, 0xFE0F: None}
 
 
 def visible(text: str, *, ascii_only: bool = False) -> str:
-    """Any string as one line that a terminal can only print (see the module's notation)."""
+    """Any string as one printable line (see the module's notation)."""
     if _PLAIN.fullmatch(text):
         return text
     body = text.strip(" ")
@@ -95,7 +93,7 @@ def context_label(face: str, *, ascii_only: bool = False) -> str:
 
 
 def read_back(shown: str, *, ascii_only: bool = False) -> str:
-    """The face that `token_label` shows so; what is no notation stands for itself."""
+    """The face that `token_label` shows like this; text that is not notation is unchanged."""
     if shown == EMPTY:
         return ""
     units = _UNIT.findall(shown)
@@ -134,9 +132,9 @@ def fit(text: str, width: int, *, ellipsis: str = "…") -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Visible text in lines of at most `width` columns, broken at spaces and nothing left out.
+    """Visible text in lines of at most `width` columns, broken at spaces, without losing any.
 
-    A word that is longer than a line is broken where the line ends.
+    A word longer than a line is broken at the end of the line.
     """
     lines, line = [], ""
     for word in text.split(" "):
@@ -157,15 +155,15 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def has_shape(character: str) -> bool:
-    """Whether a terminal prints this character, and a person sees it; no space is one."""
-    # Z: every space looks like the plain one, or ends the line.
+    """Whether this character is visible in a terminal; spaces are not."""
+    # Z: other spaces look like the plain one, or end the line.
     return unicodedata.category(character)[0] not in "CZ" and character not in _UNSEEN
 
 
 def neutralise_formula(text: str) -> str:
-    """A text cell of a CSV file that no spreadsheet will run as a formula.
+    """A text cell of a CSV file that no spreadsheet runs as a formula.
 
-    For columns of text only: a number must stay one.
+    Only for columns of text: numbers must stay numbers.
     """
     return f"'{text}" if _FORMULA.match(text) else text
 
@@ -197,7 +195,7 @@ def _meaning(unit: str) -> str:
 
 
 def _joined(shapes: list[str]) -> str:
-    """The shapes in a row, literal backslashes doubled where they would start an escape."""
+    """The pieces joined, with literal backslashes doubled where they would start an escape."""
     return "".join(
         "\\\\" if shape == "\\" and after[:1] in _ESCAPES else shape
         for shape, after in pairwise([*shapes, ""])

@@ -1,1 +1,1 @@
-"""The terminal app: one screen over one engine."""
+"""The terminal app: one main screen and one engine."""

@@ -1,4 +1,4 @@
-"""Something to be done in a moment: once, however often it is put off or asked for again."""
+"""A delayed call that can be postponed and repeated requests for which are merged."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Protocol
 
 
 class Stoppable(Protocol):
-    """What `After` gives, such as a timer of Textual's."""
+    """What `After` returns, such as a Textual timer."""
 
     def stop(self) -> None: ...
 
 
 After = Callable[[float, Callable[[], None]], Stoppable]
-"""Calls a function after so many seconds, as a screen's `set_timer` does."""
+"""Calls a function after a number of seconds, like a screen's `set_timer`."""
 
 
 class Alarm:
-    """Does one thing after a while, from the last `put_off` or the first `within`."""
+    """Calls a function once, a while after the last `put_off` or the first `within`."""
 
     def __init__(self, after: After, act: Callable[[], None]) -> None:
         self._after = after
@@ -29,17 +29,17 @@ class Alarm:
         return self._timer is not None
 
     def put_off(self, seconds: float) -> None:
-        """Act so many seconds from now, and not before."""
+        """Call in this many seconds, and not earlier."""
         self.stop()
         self._timer = self._after(seconds, self._ring)
 
     def within(self, seconds: float) -> None:
-        """Act in so many seconds, unless that is to happen anyway."""
+        """Call in this many seconds, unless a call is already planned."""
         if self._timer is None:
             self._timer = self._after(seconds, self._ring)
 
     def stop(self) -> None:
-        """Do not act."""
+        """Cancel the planned call."""
         if self._timer is not None:
             self._timer.stop()
             self._timer = None

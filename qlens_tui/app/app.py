@@ -1,9 +1,9 @@
-"""The app: one workbench over one engine, and everything that outlives either.
+"""The app: the workbench, the engine, and everything that outlives either.
 
-First paint needs Textual, the last visit and the triage file; the engine is another process,
-started once the screen stands (`engine`). An engine that crashes is started again and the user is
-told; one that keeps crashing is started later each time. SIGHUP (a dropped line) and SIGTERM end
-the app in order: the terminal is put back and the visit is kept; marks are on the disk already.
+The first paint needs Textual, the last visit and the triage file. The engine is another process,
+started after the first paint (`engine`). A crashed engine is restarted and the user is notified;
+if it keeps crashing, each restart waits longer. SIGHUP (a dropped connection) and SIGTERM end the
+app in order: the terminal is restored and the visit is saved; marks are already on disk.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from qlens_tui.engine.client import Engine
 from qlens_tui.text import visible
 from qlens_tui.triage.triage import Triage
 
-_PATIENCE = 4.0  # seconds for an app whose line was dropped to end
+_PATIENCE = 4.0  # seconds for an app to end whose connection dropped
 
 
 class EngineSaid(Message):
-    """An event of the engine, on its way to the screen."""
+    """Carries an event of the engine to the screen."""
 
     def __init__(self, event: m.Event) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class QlensApp(KeysInOrder):
 
         Args:
             overrides: keyword arguments of `lens_core.config.with_overrides`.
-            begin_at: the feature that a first visit begins with.
-            jump_to: the feature to go to, wherever the user was.
-            ascii_only: no character beyond ASCII is written.
-            ansi: the terminal's own 16 colours.
+            begin_at: the feature that a first visit starts with.
+            jump_to: the feature to go to, whatever the last visit was.
+            ascii_only: write only ASCII characters.
+            ansi: use the terminal's own 16 colours.
         """
         self.ascii_only = ascii_only  # the driver is made next
-        super().__init__(ansi_color=ansi or None)  # None: as the theme has it
+        super().__init__(ansi_color=ansi or None)  # None: the theme decides
         self.config = config
         self.engine = self.make_engine()
         self.triage: Triage | None = None
@@ -109,12 +109,12 @@ class QlensApp(KeysInOrder):
         return Engine(self.relay)
 
     def relay(self, event: m.Event) -> None:
-        """Pass an event on; called on the engine's reading thread."""
+        """Forward an event; called on the engine's reading thread."""
         self.post_message(EngineSaid(event))
 
     @property
     def bench(self) -> Workbench:
-        """The screen that all others lie over."""
+        """The main screen, under all others."""
         assert self._bench is not None, "the app is not running"
         return self._bench
 
@@ -140,7 +140,7 @@ class QlensApp(KeysInOrder):
             asyncio.get_running_loop().add_signal_handler(number, self._hang_up)
         if problem is not None:
             self.notify(problem, severity="error", timeout=LONG)
-        # The screen paints first: a process takes a moment to start.
+        # After the first paint, because starting a process takes a moment.
         self.call_after_refresh(self.restart)
 
     # The engine.
@@ -167,7 +167,7 @@ class QlensApp(KeysInOrder):
         self.reopen()
 
     def reopen(self) -> None:
-        """Open the session, in a new process or again."""
+        """Open the session, in a new process if necessary."""
         self.bench.engine_opening(
             m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline)
         )
@@ -196,29 +196,29 @@ class QlensApp(KeysInOrder):
         self._restarting.put_off(pause)
 
     async def _read_vocabulary(self) -> None:
-        """Token strings of the last visit, until the engine tells its own."""
+        """Use the token strings of the last visit until the engine sends its own."""
         tokens = await asyncio.to_thread(saved_vocabulary, self.config)
         if tokens and self.bench.state.opened.texts is None:
             self.bench.remember_vocabulary(tokens)
 
-    # What every screen may use.
+    # For every screen.
 
     def notify(self, message: str, **how: Any) -> None:
-        """As Textual does, any text at all; but what was only said makes room for the next.
+        """Show a notice, of any text; a new one replaces earlier ones that are not errors.
 
-        So no pile of notices hides the screen.
+        Otherwise a pile of notices would hide the screen.
         """
         if all(each.severity == "information" for each in self._notifications):
             self.clear_notifications()
         super().notify(visible(message, ascii_only=self.ascii_only), **{**how, "markup": False})
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Every action that has a key, for the palette; themes besides."""
+        """For the palette: every action that has a key, and the themes."""
         told: set[str] = set()
         for section in in_workbench() if screen is self._bench else ():
             for binding in section.bindings:
                 words = words_of(binding)
-                # The same key does the same in two places.
+                # The same key with the same action is in two sections.
                 if words not in told:
                     told.add(words)
                     yield SystemCommand(
@@ -239,35 +239,35 @@ class QlensApp(KeysInOrder):
         self.notify("q quits")
 
     def action_suspend_process(self) -> None:
-        """Stop, as `ctrl+z` does everywhere; the shell's `fg` goes on."""
+        """Suspend the app, as `ctrl+z` does everywhere; the shell's `fg` resumes it."""
         suspend(self)
 
     async def action_quit(self) -> None:
         self.finish()
 
     def _hang_up(self) -> None:
-        # A terminal that is gone may hold up whoever writes to it; everything is kept by then.
+        # Writing to a lost terminal may block; everything is saved by now.
         last = threading.Timer(_PATIENCE, os._exit, [1])
         last.daemon = True
         self.finish()
         last.start()
 
     def finish(self) -> None:
-        """End the app in order, from whichever key or signal."""
+        """End the app in order, after any key or signal."""
         if self._ended:
             return
         self._ended = True
-        # A line that drops, or ctrl+q, in the middle of a note.
+        # The connection dropped, or ctrl+q was pressed, while a note was edited.
         for screen in self.screen_stack:
             if isinstance(screen, NoteEditor):
-                # Not kept at first where another session changed it; nobody is there to decide.
+                # A first try fails if another session changed it; now the user cannot be asked.
                 _ = screen.keep_now() or screen.keep_now()
         if self._bench is not None:
             self._bench.save()
         self.exit()
 
     def end(self) -> None:
-        """After the terminal was put back: the engine goes, the triage file is closed."""
+        """After the terminal was restored: end the engine and close the triage file."""
         self.engine.close()
         if self.triage is not None:
             self.triage.close()

@@ -1,4 +1,4 @@
-"""Text to the clipboard, by OSC 52, and to a file for terminals that refuse it."""
+"""Copy text to the clipboard by OSC 52, and to a file for terminals that do not support it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIMIT = 74_000  # bytes; terminals drop longer sequences
 
 
 def copy(app: App[Any], text: str) -> None:
-    """Copy printable text, and say where it is."""
+    """Copy printable text; returns a notice that names the file."""
     file = state_dir() / "copied.txt"
     try:
         write_text_atomically(file, text)

@@ -1,11 +1,10 @@
-"""The same picture in fewer bytes: what goes to the terminal, without what changes nothing.
+"""Compact terminal output: the same screen in fewer bytes.
 
-Textual opens every run of text with its whole style and closes it with a reset, and says where
-the cursor is to go before it says where it goes next. Over SSH that is half of a cursor move.
-`terse` rewrites one update: between two texts stands the change of style alone (none before
-spaces that look the same without), and of several moves the last. Nothing is remembered from one
-update to the next, and each ends without a style, so it makes no difference when another program
-writes between them.
+Textual starts every run of text with its whole style and ends it with a reset, and writes cursor
+moves that the next move overrides. Over SSH that is half of the bytes of a cursor move. `terse`
+rewrites one update: between two texts it writes only the change of style (none before spaces
+that look the same), and of several moves only the last. Nothing is remembered from one update to
+the next, and each ends without a style, so other programs may write between them.
 
 Cost: one regular expression over the update, some hundred microseconds for a whole screen.
 """
@@ -28,7 +27,7 @@ _PIECES = re.compile(
     r"|[^\x1b\r\n]+|\x1b",
 )
 
-# An attribute, the codes that set it, and the one that takes it back. Bold and dim share theirs.
+# An attribute, the codes that set it, and the one that resets it, shared by bold and dim.
 _OFF = {
     "bold": 22, "dim": 22, "italic": 23, "underline": 24, "blink": 25, "reverse": 27,
     "conceal": 28, "strike": 29, "frame": 54, "overline": 55, "text": 39, "ground": 49,
@@ -42,12 +41,12 @@ _OPERANDS = {"5": 1, "2": 3}
 """How many numbers follow 38 or 48 and the kind of the colour."""
 
 Style = dict[str, str]
-"""What is set: an attribute, and the codes that set it."""
+"""The current style: each attribute that is set, and the codes that set it."""
 
 
 def terse(data: str) -> str:
     """An update that paints the same cells in the same styles; escape sequences other than
-    styles and absolute cursor moves are passed on where they are."""
+    styles and absolute cursor moves are left unchanged."""
     written: list[str] = []
     moves: list[str] = []
     wanted = painted = ""
@@ -67,7 +66,7 @@ def terse(data: str) -> str:
 
 
 class _Ascii(dict[int, str]):
-    """For `str.translate`: lines and blocks by what looks like them, the rest `?`, cell by cell."""
+    """For `str.translate`: lines and blocks as similar ASCII, others as `?`, cell by cell."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -90,21 +89,21 @@ _ASCII = _Ascii(
 
 
 def in_ascii(data: str) -> str:
-    """An update of as many cells without a character beyond ASCII.
+    """An update with the same number of cells and only ASCII characters.
 
-    What qlens itself shows is ASCII by then; this is for borders, toasts and the palette.
+    The text of qlens itself is already ASCII; this is for borders, toasts and the palette.
     """
     return data if data.isascii() else data.translate(_ASCII)
 
 
 def terse_driver(base: type[Driver], *, ascii_only: bool = False) -> type[Driver]:
-    """A driver that writes what `base` does, tersely, to standard output, and if told in ASCII."""
+    """A driver like `base` that writes compactly to standard output, and in ASCII if asked."""
 
     class TerseDriver(base):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **more: Any) -> None:
             super().__init__(*args, **more)
-            # Textual draws on standard error (`LinuxDriver._file`, textual 8), and takes the size
-            # of standard output: with errors sent to a file nothing would be on the screen.
+            # Textual draws on standard error (`LinuxDriver._file`, textual 8) but takes the size of
+            # standard output: if errors went to a file, the screen would stay empty.
             if hasattr(self, "_file"):
                 self._file = sys.__stdout__
 
@@ -143,7 +142,7 @@ def _blank_alike(one: str, other: str) -> bool:
 
 
 def _style(codes: str) -> Style:
-    """What a sequence of codes leaves set."""
+    """The style after a sequence of codes."""
     found: Style = {}
     parts = iter(codes.split(";"))
     for part in parts:

@@ -1,4 +1,4 @@
-"""What the pane of evidence draws: the engine's answer, and what else is known of the feature."""
+"""What the evidence pane draws: the engine's answer, and other facts about the feature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qlens_tui.table.row_reader import RowReader
 
 
 def evidence_view(state: State, reader: RowReader) -> EvidenceView:
-    """The view of the feature whose evidence is there, be it the asked one or the one before."""
+    """The view of the feature whose evidence is shown, which may be the previous feature."""
     shown, opened = state.evidence_shown(), state.opened
     if shown.answer is None or shown.of is None:
         return EvidenceView(shown)

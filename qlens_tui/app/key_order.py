@@ -1,12 +1,12 @@
-"""Keys one after the other, also when they arrive together.
+"""Handle keys one after another, even if they arrive together.
 
-Textual hands a key to the widget that has the focus when the key is read. Over a slow line, or
-from a paste, several keys are read at once: what the first one does (open a prompt, move the
-focus) has not happened yet when the second is handed on, and that goes to the wrong place or to
-none. Here a key waits until the one before it was dealt with: until the queues that it passes,
-from the focused widget up to the app, and those of a screen that it opened, are empty.
+Textual sends a key to the widget that has the focus when the key is read. Over a slow connection,
+or from a paste, several keys are read at once. The first one's effect (opening a prompt, moving
+the focus) has then not happened yet when the second one is sent, and the second goes to the wrong
+widget. Here a key waits until the previous one was handled: until the message queues from the
+focused widget up to the app, and those of a screen that it opened, are empty.
 
-Costs nothing for a key that comes alone: it is the next one that waits.
+A key that arrives alone does not wait.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from textual import events
 from textual.app import App
 from textual.message_pump import MessagePump
 
-_PATIENCE = 1.0  # seconds; whoever computes for longer is overtaken
+_PATIENCE = 1.0  # seconds to wait at most
 _LOOK = 0.005
 
 
 class KeysInOrder(App[None]):
-    """An app whose keys, and pastes, are not overtaken by the next, for up to a second each."""
+    """An app that handles each key and paste before the next one, waiting up to a second."""
 
     def __init__(self, *, ansi_color: bool | None = None) -> None:
         super().__init__(ansi_color=ansi_color)
@@ -43,7 +43,7 @@ class KeysInOrder(App[None]):
 
     @property
     def keys_done(self) -> bool:
-        """Whether every key so far was handed on."""
+        """Whether every key so far was sent on."""
         return self._handing_on is None or self._handing_on.done()
 
     async def _hand_on(self) -> None:
@@ -52,18 +52,18 @@ class KeysInOrder(App[None]):
                 await self._settled()
                 self._last = self._way()
                 await super().on_event(self._waiting.popleft())
-            except Exception as error:  # this is no message pump, which would do the same
+            except Exception as error:  # called from outside the message pump
                 self._handle_exception(error)
                 return
 
     def _way(self) -> tuple[MessagePump, ...]:
-        """Where a key goes now: the focused widget, what it is in, the screen, the app."""
+        """The nodes that a key passes: the focused widget, its parents, the screen, the app."""
         if not self.screen_stack:
             return (self,)
         return tuple((self.focused or self.screen).ancestors_with_self)
 
     async def _settled(self) -> None:
-        """Wait until the last key was dealt with, and what it opened is there."""
+        """Wait until the last key was handled and the screen that it opened is mounted."""
         if not self._last:
             return
         end = time.monotonic() + _PATIENCE
@@ -79,7 +79,7 @@ class KeysInOrder(App[None]):
 
 
 async def _passed(node: MessagePump) -> None:
-    """Wait until a node has dealt with what is in its queue now, or has ended."""
+    """Wait until a node has handled the messages now in its queue, or has ended."""
     done = asyncio.Event()
     end = time.monotonic() + _PATIENCE
     if node.is_running and node.call_later(done.set):

@@ -1,7 +1,7 @@
 """The keys that work in every pane of the workbench, and how keys are written.
 
-A key's short name stands in the last line of the screen, where it is `_shown`; what it does in
-full in the help and the command palette.
+A key's short name is in the last line of the screen if it is `_shown`; its full description is
+in the help and the command palette.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ KEYMAP = (
     _quiet("shift+tab", "pane(-1)", "Previous pane"),
     _quiet("colon", "ask('jump')", "Jump to layer:feature", sign=":"),
     _shown("slash", "search('by_token')", "Token", "Search features by token", "/"),
-    _quiet("p", "search('by_text')", "What fires on a text", "Type a text, see what fires on it"),
+    _quiet(
+        "p", "search('by_text')", "What fires on a text", "Type a text and see what fires on it"
+    ),
     _shown("f", "ask('filter')", "Filter", "Filter the table's rows"),
     _shown("o", "ask('sort')", "Sort", "Sort the table's rows"),
-    _shown("s", "toggle_mark('star')", "Star", "Star the selection, or remove that"),
-    _shown("x", "toggle_mark('reject')", "Reject", "Reject the selection, or remove that"),
+    _shown("s", "toggle_mark('star')", "Star", "Star or unstar the selection"),
+    _shown("x", "toggle_mark('reject')", "Reject", "Reject the selection, or undo that"),
     _shown("t", "mark('tag')", "Tag", "Tag the selection, or remove a tag"),
     _shown("m", "mark('note')", "Note", "Write a note on the feature"),
     _quiet("u", "mark('undo')", "Undo", "Undo the last change of marks"),
@@ -45,7 +47,7 @@ KEYMAP = (
     _shown("e", "export", "Export", "Export features to a file"),
     _quiet("1", "transition('identity')", "Identity", "Identity: carry nothing through blocks"),
     _quiet("2", "transition('first-order')", "First order", "First order: each block by itself"),
-    _quiet("3", "transition('full')", "Full", "Full: blocks after blocks, as Query Lens does"),
+    _quiet("3", "transition('full')", "Full", "Full: each block acts on earlier ones too"),
     _quiet("b", "look('other_end')", "Top or bottom lists"),
     _quiet("i", "look('with_ids')", "Token ids", "Show or hide token ids"),
     _quiet("c", "look('next_lenses')", "Lenses compared", "Next choice of lenses to compare"),
@@ -53,25 +55,25 @@ KEYMAP = (
     _quiet("minus", "look('lengthened', -1)", "Shorter lists"),
     _quiet("y", "copy", "Copy", "Copy the pane's text"),
     _quiet("v", "overview", "Overview of the layers"),
-    _quiet("w", "jobs", "Jobs", "Jobs: what is being computed, and a way to stop it"),
+    _quiet("w", "jobs", "Jobs", "Jobs: see what is being computed, and stop it"),
     _quiet("B", "build", "Build operators and atlas"),
-    _quiet("escape", "back", "Back", "Back: to the table, to before a jump or a sort"),
-    _shown("question_mark", "help", "All keys", "All keys, and what the words mean", "?"),
+    _quiet("escape", "back", "Back", "Back: to the table, or to before a jump or sort"),
+    _shown("question_mark", "help", "All keys", "All keys and a glossary", "?"),
     _quiet("q", "app.quit", "Quit", "Quit qlens"),
 )
 
 
 def keys_of(binding: Binding) -> str:
-    """The keys of a binding as a person writes them."""
+    """The keys of a binding in readable form."""
     return " ".join(_NAMES.get(key, key) for key in binding.key.split(","))
 
 
 def words_of(binding: Binding) -> str:
-    """What a binding does, in words that need no pane around them; the footer has shorter ones."""
+    """A binding's full description, which does not depend on a pane; the footer's is shorter."""
     return binding.tooltip or binding.description
 
 
 def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
-    """The bindings of a class, however they were written down."""
+    """The bindings of a class, in whichever form they are declared."""
     for binding in bindings:
         yield binding if isinstance(binding, Binding) else Binding(*binding)

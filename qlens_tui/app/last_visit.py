@@ -1,10 +1,10 @@
 """Where the user was in a configuration, so that the app opens there again.
 
 One small JSON file per configuration in the user's state directory (`lens_core.directories`). It
-holds no results: layer, feature, sort, filter, panes, and what the app last knew of the model and
-its dictionaries, so that a table with marks and atlas stands on the screen before the engine is
-up. A file that cannot be read is as good as none: the app then opens at the beginning. Two
-sessions on one configuration: the one that moved last is remembered.
+holds no results: layer, feature, sort, filter, panes, and what the app last knew about the model
+and its dictionaries, so that a table with marks and atlas is shown before the engine has started.
+A file that cannot be read is ignored: the app then starts at the first feature. If two sessions
+use one configuration, the position of the one that moved last is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VOCABULARY = ".vocabulary.json"
 
 @dataclass(frozen=True)
 class LastVisit:
-    """A position in the app; the defaults are where a first visit begins."""
+    """A position in the app; the defaults are those of a first visit."""
 
     layer: int | None = None
     feature: int | None = None
@@ -62,7 +62,7 @@ def _file(config: Path, ending: str = ".json") -> Path:
 
 
 def recall(config: Path) -> LastVisit:
-    """Where the user was in `config`; the beginning if that is not known."""
+    """Where the user was in `config`; the defaults if unknown."""
     try:
         found = json.loads(_file(config).read_text("utf-8"))
         if found.pop("format") != FORMAT:
@@ -116,7 +116,7 @@ def _sane(place: LastVisit) -> bool:
 
 
 def remember(config: Path, place: LastVisit) -> bool:
-    """Keep `place` for the next start; False where it cannot be written, which loses no work."""
+    """Save `place` for the next start; False if it cannot be written, which loses no work."""
     document: dict[str, Any] = {"format": FORMAT, "config": str(config), **asdict(place)}
     try:
         write_text_atomically(_file(config), json.dumps(document, indent=1) + "\n")
@@ -126,13 +126,13 @@ def remember(config: Path, place: LastVisit) -> bool:
 
 
 def keep_vocabulary(config: Path, tokens: Sequence[str]) -> None:
-    """Keep all token strings for the next start, when the model is not loaded yet."""
+    """Save all token strings for the next start, for use before the model is loaded."""
     with suppress(StoreError, OSError):
         write_text_atomically(_file(config, _VOCABULARY), json.dumps({"tokens": list(tokens)}))
 
 
 def saved_vocabulary(config: Path) -> list[str]:
-    """Those that were kept last; none if they cannot be read."""
+    """The token strings that were saved last; empty if they cannot be read."""
     try:
         tokens = json.loads(_file(config, _VOCABULARY).read_text("utf-8"))["tokens"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 LONG = 12.0
-"""Seconds, for one that names files or says what to do; others stay for Textual's usual five."""
+"""Seconds for notices that name files or say what to do; others use Textual's five seconds."""

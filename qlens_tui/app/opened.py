@@ -1,7 +1,7 @@
-"""The configuration that is open: its model, layers and vocabulary, as far as the engine has said.
+"""The open configuration: its model, layers and vocabulary, as far as the engine has sent them.
 
-Until it says anything, this is what the last visit remembers, so that tables and lists stand
-before the model is loaded. Data only: no Textual, no engine.
+Before that, this holds what the last visit saved, so that tables and lists are shown before the
+model is loaded. Data only: no Textual, no engine.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from qlens_tui.table.known_layer import KnownLayer
 
 
 class Opened:
-    """What is known of the model and its dictionaries.
+    """What is known about the model and its dictionaries.
 
-    `session` is `None` while no engine has the model loaded; `phase` then says what is being done
-    about it. `released`: the engine gave the model back and loads it again when asked.
-    `described` are the layers as this session's engine described them, `known` these and those
-    of the last visit. `no_columns` says, by layer, why its atlas is neither there nor under way.
+    `session` is `None` while the engine has no model; `phase` then says what the engine is doing.
+    `released`: the engine released the model and loads it again when needed. `described` are the
+    layers as this session's engine described them, `known` these and those of the last visit.
+    `no_columns` says, by layer, why its atlas neither exists nor is being made.
     """
 
     def __init__(self, place: LastVisit) -> None:
@@ -36,7 +36,7 @@ class Opened:
 
     @property
     def choices(self) -> list[int | None]:
-        """The layers there are, and first all of them (`None`) where there are several."""
+        """The layers, after `None` (all of them) if there are several."""
         layers = self.session.layers if self.session is not None else sorted(self.known)
         return [None, *layers] if len(layers) > 1 else list(layers)
 
@@ -47,7 +47,7 @@ class Opened:
 
     @property
     def n_tokens(self) -> int:
-        """Reference tokens that count, as far as is known."""
+        """The number of reference tokens that count, if known."""
         return (
             self.session.reference.n_tokens if self.session is not None else self._remembered.tokens
         )
@@ -58,13 +58,13 @@ class Opened:
 
     @property
     def completion(self) -> Completion | None:
-        """The vocabulary, ready to be searched; `None` until it is there."""
+        """The vocabulary, ready for searching; `None` until it has arrived."""
         if self._completion is None and self.texts is not None:
             self._completion = Completion(self.texts)
         return self._completion
 
     def read_vocabulary(self, texts: Sequence[str]) -> None:
-        """Take over the strings of all token ids."""
+        """Use these strings of all token ids."""
         self.texts, self._completion = list(texts), None
 
     def operators(self, layer: int) -> m.OperatorSource:
@@ -73,14 +73,14 @@ class Opened:
         return "built" if found is None else found.operators
 
     def blocks(self, layer: int, side: m.Side) -> range | None:
-        """The blocks on one side's way, `None` until the layer is described."""
+        """The blocks on one side's path; `None` until the layer is described."""
         found = self.described.get(layer)
         if found is None:
             return None
         return range(*(found.value_blocks if side == "value" else found.key_blocks))
 
     def which_key(self, layer: int) -> str:
-        """Of gated neurons, which have two: the projection that the key is a column of."""
+        """For gated neurons, which have two keys: the projection that the key belongs to."""
         found = self.described.get(layer)
         if found is None or found.provenance.get("gated") != "True":
             return ""

@@ -12,7 +12,7 @@ _OF_DICTIONARY = ("hook_read", "architecture", "key", "folder", "release", "id")
 def provenance(
     ready: m.SessionFacts | None, layer: m.LayerFacts | None
 ) -> Iterator[tuple[str, str]]:
-    """Lines on the model, the reference and a layer's dictionary, as far as they are known."""
+    """Lines about the model, the reference and a layer's dictionary, if known."""
     if ready is not None:
         reference = ready.reference
         yield "model", f"{ready.model} ({ready.dtype} on {ready.device})"

@@ -1,9 +1,9 @@
-"""Ctrl+z: the app stops, with all that it was started by, and the shell has the terminal.
+"""Ctrl+z: suspend the app with its process group, and return to the shell.
 
-The whole process group is stopped, as by the terminal itself where it is not in raw mode:
-`make demo` stops with its app, or the shell would wait for it. The engine is in a session of its
-own and goes on with what it does. Where nobody could continue it (an app that is the terminal's
-only process) nothing is stopped.
+The whole process group is stopped, as a terminal not in raw mode would do: `make demo` must stop
+with its app, or the shell would wait for it. The engine is in its own session and continues to
+work. If nothing could resume the app (because it is the terminal's only process), it is not
+stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from textual.app import App
 
 
 def suspend(app: App[Any]) -> None:
-    """Stop until `fg`, or say why not; Textual's driver puts the terminal back and resumes."""
+    """Stop until `fg`, or show why not; Textual's driver restores the terminal and resumes."""
     if not _has_shell():
         app.notify("no shell to suspend to: q quits", severity="warning")
         return
@@ -25,7 +25,7 @@ def suspend(app: App[Any]) -> None:
 
 
 def _has_shell() -> bool:
-    """Whether somebody outside our process group, but in our session, could continue it."""
+    """Whether a process outside our process group, but in our session, could resume it."""
     import psutil
 
     group, session = os.getpgrp(), os.getsid(0)

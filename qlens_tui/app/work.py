@@ -1,4 +1,4 @@
-"""A request under way: what the engine does for it, how far that is, how long it will take."""
+"""A request under way, its progress and the time left."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from qlens_tui.formats import duration
 
 @dataclass
 class Work:
-    """A request that the engine has not dealt with.
+    """A request that the engine has not finished.
 
-    `name`, where it is listed among the jobs; `total` 0: nobody knows how much it is.
-    `is_withdrawn`: nobody waits for the answer, which is kept if it comes all the same.
+    A request with a `name` is listed among the jobs; `total` 0: unknown. `is_withdrawn`: the
+    answer is no longer needed, but is kept if it still arrives.
     """
 
     id: int
@@ -27,7 +27,7 @@ class Work:
 
     @property
     def doing(self) -> str:
-        """What the engine does for it, how far it is, how long it will take; empty if unknown."""
+        """The engine's progress text, the percentage and the time left; empty if unknown."""
         if not self.text:
             return ""
         share = f" {100 * self.done // self.total}%" if self.total else ""
@@ -36,16 +36,16 @@ class Work:
 
     @property
     def progress(self) -> str:
-        """As a job says it."""
+        """The progress as shown in the list of jobs."""
         return self.doing or "waiting"
 
     @property
     def share(self) -> str:
-        """How far it is, or else what is done for it."""
+        """The percentage, or else the progress text."""
         return f"{100 * self.done // self.total}%" if self.total else self.text or "waiting"
 
     def take(self, status: m.Status) -> None:
-        """Take over what the engine says of it; passes that are counted are listed as jobs."""
+        """Record progress from the engine; requests that take counted passes become jobs."""
         self.text, self.done = status.text, status.done
         self.total, self.eta = status.total, status.eta
         if status.total and not self.name:
@@ -53,7 +53,7 @@ class Work:
 
 
 def passes_for(request: m.Request) -> str:
-    """What passes over the reference are made for, where a request takes some."""
+    """The name of a job for a request that takes passes over the reference."""
     match request:
         case m.ComputeSignature():
             return f"lists of {request.layer}:{request.feature}"

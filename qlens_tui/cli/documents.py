@@ -1,7 +1,6 @@
 """Answers of the core as JSON documents.
 
-The keys are read by scripts: those of `qlens show` are named in its help and in the README, and
-a key is never renamed.
+Scripts read these keys, so they are never renamed.
 """
 
 from __future__ import annotations
@@ -76,12 +75,12 @@ def search_document(session: SessionFacts, found: Found) -> dict[str, Any]:
 
 
 def reference_document(reference: ReferenceFacts) -> dict[str, Any]:
-    """What the averages are taken over."""
+    """The reference that the averages are taken over."""
     return asdict(reference)
 
 
 def computed_on(session: SessionFacts) -> dict[str, str]:
-    """The device and the precision of everything that was computed."""
+    """The device and dtype of the computation."""
     return {"device": session.device, "dtype": session.dtype}
 
 

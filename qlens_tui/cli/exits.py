@@ -1,8 +1,8 @@
-"""What ends a command early, as one line on standard error and an exit status.
+"""Errors that end a command, as one line on standard error and an exit status.
 
-1 failed, 2 wrong usage or bad configuration, 130 interrupted. What both front ends explain
-alike is in `qlens_tui.failures`; here is what only a command line has: wrong usage, a prompt
-left unanswered, Ctrl-C. A closed pipe (`| head`) ends quietly (`qlens_tui.cli.main`).
+1 failed, 2 wrong usage or bad configuration, 130 interrupted. Failures common to both front ends
+are in `qlens_tui.failures`; this module adds those of a command line: wrong usage, an unanswered
+prompt, Ctrl-C. A closed pipe (`| head`) ends quietly (`qlens_tui.cli.main`).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ class InterruptionError(LensError):
 
 
 class OutputError(LensError):
-    """Standard output cannot be written: what is there of the result is not whole."""
+    """Standard output cannot be written: the result is incomplete."""
 
     def __init__(self, error: OSError) -> None:
         reason = "no space left" if is_full(error) else error.strerror or one_line(error)
         super().__init__(
-            f"cannot write to standard output: {reason}; the result is not whole: write it "
-            "to another place"
+            f"cannot write to standard output: {reason}; the result is incomplete: "
+            "write it elsewhere"
         )
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit status for `error`; `None` for a defect of qlens."""
     if isinstance(error, click.Abort):
-        # click hides a Ctrl-C at a prompt behind what "no" and the end of input give too.
+        # click raises the same error for Ctrl-C at a prompt, for "no" and for the end of input.
         if isinstance(error.__context__, KeyboardInterrupt):
             return "interrupted: nothing was changed", InterruptionError.exit_code
         return "nothing was changed", 1

@@ -1,8 +1,8 @@
-"""The `qlens` command: what it is called with, and how it ends.
+"""The `qlens` command: its subcommands, and how it ends.
 
-This file and the commands it names import nothing heavy, so that `--help` is
-instant; a command imports the core when it runs. Every failure that a user can
-cause is one line (see `failures`).
+This file and the command modules import nothing heavy, so that `--help` is fast;
+a command imports the core when it runs. Every failure that a user can cause is
+reported in one line (see `failures`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qlens_tui.cli.output import Output
 
 
 class Qlens(click.Group):
-    """A group whose commands end in one line instead of a traceback."""
+    """A group whose commands report failures in one line instead of a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -41,7 +41,7 @@ class Qlens(click.Group):
             error.show()
             status = error.exit_code
         except BrokenPipeError:
-            # The interpreter's last flush goes nowhere, instead of complaining.
+            # So that the interpreter's last flush does not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 1
         except BaseException as error:
@@ -50,7 +50,7 @@ class Qlens(click.Group):
                 raise
             line, status = ending
             if isinstance(error, click.Abort) and error.__context__ is not None:
-                click.echo(err=True)  # the prompt was left in the middle of its line
+                click.echo(err=True)  # end the line of the interrupted prompt
             output.note(line)
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -58,7 +58,7 @@ class Qlens(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            # Left alone, click would print an empty line and take it for a failure.
+            # Otherwise click prints an empty line and reports a failure.
             raise InterruptionError("interrupted") from error
 
 

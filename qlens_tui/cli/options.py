@@ -1,4 +1,4 @@
-"""What the commands have in common: their class, shared options, and how a lens is opened."""
+"""What the commands share: their class, common options, and opening a lens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PlainCommand(click.Command):
         super().__init__(*args, **more)
         option = click.Option(
             ["--ascii"], is_flag=True, expose_value=False, is_eager=True, callback=_write_ascii,
-            help="Write nothing but ASCII characters.",
+            help="Write only ASCII characters.",
         )  # fmt: skip
         self.params.append(option)
 
@@ -38,7 +38,7 @@ def _write_ascii(ctx: click.Context, _parameter: click.Parameter, asked: bool) -
 
 
 class Command(PlainCommand):
-    """A command during which nothing but its result reaches standard output."""
+    """A command whose standard output holds nothing but its result."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with ctx.find_object(Output).working():  # type: ignore[union-attr]
@@ -124,11 +124,11 @@ def open_lens(
 
     Args:
         layers: the layers that the command will ask for (`None`: the config's).
-        feature: the feature of these layers that it will ask for, if it is a single one.
+        feature: the feature of these layers that it will ask for, if only one.
 
     Raises:
-        UsageError: there is no such layer or feature; raised before the model is loaded, which
-            takes most of the time, where that can be known without it.
+        UsageError: there is no such layer or feature; raised before the model is loaded, which is
+        slow, if it can be known without the model.
     """
     from lens_core.config import load_config, with_overrides
     from lens_core.hub import prepare_libraries
@@ -145,8 +145,8 @@ def open_lens(
 def demand_features(config: Config, layers: Sequence[int], feature: int | None = None) -> None:
     """Refuse layers, and a feature of them, that the dictionary does not have.
 
-    Neurons of all layers, and features of what is on a hub, are left to the model and to the
-    dictionary themselves.
+    Layers of neurons and features of dictionaries on the hub are unknown here; they are checked
+    when the model and the dictionary are loaded.
     """
     from lens_core.dictionaries.formats import features_without_loading, layers_without_model
     from lens_core.dictionaries.layers import demand_feature, demand_layer

@@ -1,12 +1,11 @@
 """Standard output for results, standard error for everything else.
 
-A result is either one JSON document or text for people, never a mixture, and a
-script that reads it must not meet a library's chatter: while a command works,
-`sys.stdout` *is* standard error. JSON is ASCII with every control character
-escaped, and has `null` where a number is not finite. Whatever comes from outside
-goes through `qlens_tui.text` before it reaches a terminal. Where only ASCII may be
-written (`qlens_tui.terminal`) the streams themselves are ASCII, so that libraries and
-progress bars keep to it too.
+A result is either one JSON document or text for people. Nothing else, such as a library's
+messages, may be written there: while a command works, `sys.stdout` *is* standard error. JSON is
+ASCII with every control character escaped, and `null` for numbers that are not finite. All
+untrusted text goes through `qlens_tui.text` before it reaches a terminal. If only ASCII may be
+written (`qlens_tui.terminal`), the streams' encoding is ASCII, which also applies to libraries
+and progress bars.
 """
 
 from __future__ import annotations
@@ -39,34 +38,34 @@ class Output:
                 stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
     def write_ascii(self) -> None:
-        """From now on write nothing but ASCII, whatever the terminal can show."""
+        """From now on write only ASCII, whatever the terminal can show."""
         for stream in (self._out, self._err):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(encoding="ascii", errors="backslashreplace")
 
     @cached_property
     def console(self) -> Console:
-        """Where results for people go."""
+        """The console for results for people."""
         return _console(self._out)
 
     @cached_property
     def errors(self) -> Console:
-        """Where progress is drawn."""
+        """The console for progress."""
         return _console(self._err)
 
     @property
     def ascii_only(self) -> bool:
-        """Whether nothing but ASCII goes to standard output."""
+        """Whether only ASCII goes to standard output."""
         return is_ascii(self._out)
 
     def shown(self, text: str) -> str:
-        """Text from outside, as standard output may show it."""
+        """Untrusted text in the printable form for standard output."""
         from qlens_tui.text import visible
 
         return visible(text, ascii_only=self.ascii_only)
 
     def show(self, *parts: RenderableType) -> None:
-        """Print a result for people, without the spaces that fill a table's last column."""
+        """Print a result for people, without trailing spaces."""
         with self._writing():
             with self.console.capture() as drawn:
                 for part in parts:
@@ -85,25 +84,25 @@ class Output:
         try:
             yield
         except BrokenPipeError:
-            raise  # whoever read it has enough
+            raise  # the reader closed the pipe
         except OSError as error:
             raise OutputError(error) from None
 
     def note(self, text: str) -> None:
-        """Say something beside the result."""
+        """Print a note on standard error."""
         from qlens_tui.text import visible
 
         shown = visible(text, ascii_only=is_ascii(self._err))
         print(f"qlens: {shown}", file=self._err, flush=True)
 
     def step(self, text: str) -> None:
-        """Say what is being done, on a terminal only: a log does not need it."""
+        """Say what is being done, but only on a terminal, not in a log."""
         if self._err.isatty():
             self.note(text)
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Keep what libraries print and warn off the result."""
+        """Keep output and warnings of libraries off standard output."""
 
         def warn(message: Warning | str, category: type[Warning], *_where: object) -> None:
             # By name: importing the class would import torch. Warnings of other libraries are

@@ -1,7 +1,7 @@
-"""How far a long run is: a bar on a terminal, a line every tenth in a log.
+"""Progress of a long run: a bar on a terminal, a line for every 10% in a log.
 
 The rate counts only what this run did, so that the estimate of a resumed build is
-right. The bar is drawn a few times a second, however often progress is reported.
+right. The bar is drawn at most a few times a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Report = Callable[[int, int], None]
-"""Called with how much is done, and the total."""
+"""Called with the amount done and the total."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ def build_progress(
     what: str = "building",
     noun: tuple[str, str] = ("pass", "passes"),
 ) -> Iterator[Report]:
-    """Report a build of `total` passes (`None`: not known yet), `done` of them done before."""
+    """Report a build of `total` passes (`None`: not known yet), `done` of them already done."""
     pace = Pace(done, noun[1])
     if output.errors.is_terminal:
         with _bar(output, what, done, total) as (bar, task):
@@ -73,9 +73,9 @@ def build_progress(
 
 
 class Watch:
-    """Progress of the passes that a question needs, drawn on a terminal only.
+    """Progress of the passes that an answer needs, drawn only on a terminal.
 
-    Their number is not known beforehand, so the bar is that of the current pass.
+    Their number is not known in advance, so the bar is that of the current pass.
     """
 
     def __init__(self, output: Output) -> None:
@@ -88,7 +88,7 @@ class Watch:
 
     @contextmanager
     def on(self, what: str) -> Iterator[None]:
-        """Draw what is reported inside the block."""
+        """Draw the progress reported inside the block."""
         if not self._output.errors.is_terminal:
             yield
             return

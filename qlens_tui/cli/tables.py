@@ -1,8 +1,7 @@
 """A feature as tables for a terminal of 80 columns or more, or for a pipe.
 
-Every string from outside (tokens, names, paths) is made visible once, cropped,
-and put into `Text`, which interprets nothing. Colour only repeats what signs and
-words say already.
+Every untrusted string (tokens, names, paths) is made printable once, cropped, and
+put into `Text`, which interprets no markup. Colour only repeats what the text says.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ if TYPE_CHECKING:
 
 _BLOCKS = 8
 _MEANING = {"value": "what it promotes", "key": "what activates it"}
-_FIXED = 37  # columns of a token table that are not tokens
+_FIXED = 37  # width of a token table without the tokens
 _WIDEST_TOKEN = 32
 
 
 def feature_tables(report: FeatureReport, output: Output) -> Iterator[RenderableType]:
-    """What `qlens show` prints, part by part."""
+    """The parts that `qlens show` prints."""
     page = _Page(output)
     yield from page.header(report)
     for side in SIDES:
@@ -53,7 +52,7 @@ def feature_tables(report: FeatureReport, output: Output) -> Iterator[Renderable
 
 
 def plain_table() -> Table:
-    """Columns and nothing else: no box, no padding at the edge."""
+    """A table without box and outer padding."""
     return Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
 
 
@@ -88,7 +87,7 @@ class _Page:
             f"{settings.convention} convention, final norm: {settings.final_norm}"
         )
         if settings.positions != "all":
-            yield Text(f"the feature at {settings.positions} positions of a sample only")
+            yield Text(f"the feature only at {settings.positions} positions of a sample")
         if settings.off:
             yield Text(f"off: {', '.join(block_names(settings.off))}")
         skipped = ""
@@ -152,7 +151,7 @@ class _Page:
         title = f"  {paths.side}: {paths.split} split, {of}{rest}"
         parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
         if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
-            parts.append(Text("blocks' tokens: after `qlens build`, or with --split last-writer"))
+            parts.append(Text("tokens of blocks: run `qlens build`, or use --split last-writer"))
         return Group(*parts)
 
     def _tokens(self, row: PathShare) -> Text:

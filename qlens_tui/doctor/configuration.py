@@ -1,7 +1,7 @@
-"""What `qlens doctor CONFIG` looks at: could this configuration be opened now, and what is here.
+"""The checks of `qlens doctor CONFIG`: whether the configuration can be opened.
 
-Only what is on this machine is asked; what a run would have to fetch is said, not
-fetched. A reference from a text is drawn as a run draws it.
+Only files on this machine are checked; what a run would fetch is named, not fetched. A
+reference from a text is drawn as in a run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def examine_config(name: str) -> Iterator[Finding]:
-    """Whether the configuration `name` could be opened, part by part."""
+    """Findings on whether the configuration `name` can be opened, part by part."""
     from lens_core.config import load_config
 
     try:
@@ -118,7 +118,7 @@ def _reference(config: Config, model: Found) -> Finding:
 
 
 def _sampled(config: Config, model: Found) -> str:
-    """Draw the reference as a run does, where the tokenizer is at hand; what it warns of."""
+    """Draw the reference as a run does, if the tokenizer is here; returns its warnings."""
     from transformers import AutoTokenizer
 
     from lens_core.reference import load_reference
@@ -127,7 +127,7 @@ def _sampled(config: Config, model: Found) -> str:
         return ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
-    except Exception as error:  # whatever transformers and tokenizers raise
+    except Exception as error:  # transformers and tokenizers raise many types
         said = f"the tokenizer in {model.path} cannot be read: {in_plain_words(error)}"
         raise ModelError(said) from error
     with warnings.catch_warnings(record=True) as caught:
@@ -160,6 +160,6 @@ def _build(config: Config, shape: Shape) -> Finding:
     except StoreError:
         return Finding("build", "note", found, "the cache directory is broken", facts)
     if free < plan.bytes_while_building:
-        fix = f"free some, or set {CACHE} to a larger disk"
+        fix = f"free some space, or set {CACHE} to a larger disk"
         return Finding("build", "note", f"{found}: only {in_bytes(free)} free", fix, facts)
     return Finding("build", "ok", found, facts=facts)

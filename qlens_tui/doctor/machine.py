@@ -1,8 +1,8 @@
-"""What `qlens doctor` looks at on this machine, each as a finding with its fix.
+"""The checks of `qlens doctor` on this machine, each a finding with its fix.
 
-A finding is `ok`, a `note` (something will be slower, missing or fetched), or
-`broken` (a command will fail). Nothing is fetched, and no token is read into a
-finding: only whether there is one.
+A finding is `ok`, a `note` (something will be slower, missing or fetched), or `broken` (a
+command will fail). Nothing is fetched. A finding says whether there is an access token, but
+never contains it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COLUMNS, _LINES = 80, 24
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: what was found, and what to do about it."""
+    """One check: what was found, and what to do about it."""
 
     about: str
     state: State
@@ -46,7 +46,7 @@ class Finding:
 
 
 def examine_machine() -> Iterator[Finding]:
-    """Everything that does not depend on a configuration."""
+    """The findings that do not depend on a configuration."""
     yield _python()
     yield _packages()
     yield _demo()
@@ -123,7 +123,7 @@ def _cache() -> Finding:
     try:
         demand_writable(directory)
     except StoreError as error:
-        return Finding("cache", "broken", str(error), "until then nothing can be built or kept")
+        return Finding("cache", "broken", str(error), "until then nothing can be built or saved")
     free = shutil.disk_usage(directory).free
     network = is_network_filesystem(directory)
     facts = {"path": str(directory), "writable": True, "free": free, "network": network}
@@ -139,7 +139,7 @@ def _cache() -> Finding:
     if free < _LITTLE:
         return Finding(
             "cache", "note", f"{found}: little room for operators",
-            f"free some, or set {CACHE} to a larger disk", facts,
+            f"free some space, or set {CACHE} to a larger disk", facts,
         )  # fmt: skip
     leftovers = cache_info(directory)["leftovers"]
     if leftovers.entries:
@@ -152,13 +152,13 @@ def _cache() -> Finding:
 
 
 def _folder(about: str, variable: str, what: str) -> Finding:
-    """Whether a directory outside the cache can be written, by writing some KB."""
+    """Check by writing a few KB whether a directory outside the cache can be written."""
     directory = directory_of(variable)
     try:
         demand_writable(directory)
     except StoreError as error:
         facts = {"path": str(directory), "writable": False}
-        return Finding(about, "broken", str(error), f"until then {what} cannot be kept", facts)
+        return Finding(about, "broken", str(error), f"until then {what} cannot be saved", facts)
     free = free_bytes(directory)
     facts = {"path": str(directory), "writable": True, "free": free}
     return Finding(about, "ok", f"{directory}, {in_bytes(free)} free", facts=facts)

@@ -1,7 +1,7 @@
-"""Whether the model of a configuration is on this machine, sound, and how large it is.
+"""Checks of a configuration's model: whether it is here, usable, and how large it is.
 
-The size comes from the model's own configuration. Its weights are read for numbers that cannot
-be computed with, where that takes seconds.
+The size comes from the model's own configuration. Its weights are checked for unusable numbers
+if that takes only seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _READ, _READ_GGUF = 4 << 30, 1 << 28
 
 
 class Shape(NamedTuple):
-    """What the sizes of operators depend on, and how many tokens have an embedding row."""
+    """The model's sizes: layers, width, and how many tokens have an embedding row."""
 
     n_layers: int
     d_model: int
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The model's finding; its shape and where it lies, as far as they are known."""
+    """The finding on the model, its shape and its path, if known."""
 
     finding: Finding
     shape: Shape | None = None
@@ -81,7 +81,7 @@ def examine_model(config: Config) -> Found:
 
 
 def absent(about: str, what: str, where: str, advice: str = "") -> Finding:
-    """Something that a run would fetch: fine online, fatal offline."""
+    """The finding for something that a run would fetch: a note online, broken offline."""
     from lens_core.hub import is_offline
 
     or_else = f"; {advice}" if advice else ""
@@ -93,7 +93,7 @@ def absent(about: str, what: str, where: str, advice: str = "") -> Finding:
 
 
 def broken(about: str, error: Exception, fix: str) -> Finding:
-    """A failure of the core, which ends on what to do where one thing is to be done."""
+    """The finding for an error of the core; `fix` is removed from the end of its message."""
     found = str(error)
     return Finding(about, "broken", found.removesuffix(f": {fix}"), fix)
 
@@ -113,7 +113,7 @@ def _shape(path: Path) -> Shape | Finding:
         return Shape(int(found.num_hidden_layers), int(found.hidden_size), int(found.vocab_size))
     except LensError as error:
         return broken("model", error, "check config.json")
-    except Exception as error:  # transformers computes with whatever the file says
+    except Exception as error:  # transformers computes with any values in the file
         said = f"{path / 'config.json'} cannot be used: {in_plain_words(error)}"
         return Finding("model", "broken", said, "check config.json")
 
@@ -129,7 +129,7 @@ def _gguf(path: Path, name: str) -> Found:
             int(reader.fields[f"{architecture}.embedding_length"].contents()),
             len(reader.fields["tokenizer.ggml.tokens"].data),
         )
-    except Exception as error:  # the reader trusts every number in the file
+    except Exception as error:  # the reader does not validate numbers in the file
         said = f"{path} cannot be read as GGUF: {in_plain_words(error)}"
         return Found(Finding("model", "broken", said, "get the file again"))
 
@@ -146,7 +146,7 @@ def _gguf(path: Path, name: str) -> Found:
 def _sound(
     name: str, shape: Shape, size: int, limit: int, tensors: Callable[[], Tensors]
 ) -> Finding:
-    """Whether the weights of `size` bytes hold numbers that can be computed with."""
+    """The finding on whether the weights of `size` bytes hold usable numbers."""
     from lens_core.soundness import unsound
 
     found = f"{name}: {_said(shape)}"
@@ -155,7 +155,7 @@ def _sound(
         return Finding("model", "ok", said, facts=shape.facts)
     try:
         wrong = unsound(tensors())
-    except Exception as error:  # safetensors, torch and gguf on a file that may be anything
+    except Exception as error:  # safetensors, torch and gguf raise many types
         said = f"the weights of {name} cannot be read: {in_plain_words(error)}"
         return Finding("model", "broken", said, "get them again", shape.facts)
     if wrong:

@@ -1,1 +1,1 @@
-"""`lens_core` in a process of its own, and how the app talks to it."""
+"""The engine: `lens_core` in its own process, and the app's client for it."""

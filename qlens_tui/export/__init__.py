@@ -1,1 +1,1 @@
-"""Features as a file to take away: CSV, Parquet, JSON lines."""
+"""Exporting features to files: CSV, Parquet, JSON lines."""

@@ -37,12 +37,12 @@ def _columns() -> dict[str, Any]:
 
 
 SCHEMA: Mapping[str, Any] = _columns()
-"""Names and types of the columns, in their order. A change of it is a new `FORMAT`.
+"""Names and types of the columns, in order. Changing them needs a new `FORMAT`.
 
 `layer`, `feature`; `star`, `reject`, `tags` (in alphabetical order), `note` ("" if none), never
-null; the columns of `lens_core.atlas.files.SCHEMA`, which explains them, each list of ids
+null; the columns of `lens_core.atlas.files.SCHEMA`, explained there, each list of ids
 followed by the strings of its tokens; then what is the same for all features of a layer:
 `export_schema` (`FORMAT`), `export_raw`, the model's and the dictionary's names, content
 (sha256) of dictionary, reference and operators, size and origin of the reference, settings,
-tokens per list, and the version of qlens that computed.
+tokens per list, and the version of qlens.
 """

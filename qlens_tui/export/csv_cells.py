@@ -1,14 +1,14 @@
 r"""An export's text in the cells of a CSV file, and back.
 
-CSV is read by spreadsheets as well, so that text in it is made visible and harmless:
+Spreadsheets also read CSV, so text in it is made visible and harmless:
 
-- Lists are JSON text in a cell, in which what has no shape of its own is `\u001b`.
-- In other text, what has no shape (but newline and tab) is `\x1b`, `\u202e` or
-  `\U000e0041`; backslashes in front of that, or of what reads like it, are doubled.
-- A text that a spreadsheet would run as a formula gets an apostrophe in front; `raw` leaves
-  that out, and `export_raw` says which it is. Numbers are never touched.
+- A list is JSON text in a cell, with invisible characters as `\u001b`.
+- In other text, invisible characters (except newline and tab) become `\x1b`, `\u202e` or
+  `\U000e0041`; backslashes in front of these, or of text that looks like them, are doubled.
+- Text that a spreadsheet would run as a formula gets an apostrophe in front, unless `raw`;
+  `export_raw` records which. Numbers are never changed.
 
-What `read_cells` gives back is what was written.
+`read_cells` returns exactly what was written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def text_cells(frame: pl.DataFrame, raw: bool) -> pl.DataFrame:
 
 
 def list_cell(name: str) -> pl.Expr:
-    """A column of lists as JSON text; of strings, each is JSON already (`json_text`)."""
+    """A column of lists as JSON text; strings in them are JSON already (`json_text`)."""
     item = pl.element()
     if SCHEMA[name] == pl.List(pl.Float32):
         item = pl.when(item.is_finite()).then(item)
@@ -54,7 +54,7 @@ def list_cell(name: str) -> pl.Expr:
 
 
 def json_text(text: str) -> str:
-    """A JSON string in which everything can be seen."""
+    """A JSON string without invisible characters."""
     quoted = json.dumps(whole_characters(text), ensure_ascii=False)
     if quoted.isprintable():
         return quoted
@@ -62,7 +62,7 @@ def json_text(text: str) -> str:
 
 
 def read_cells(table: pl.DataFrame) -> pl.DataFrame:
-    """The table that a CSV file holds, from its cells as text."""
+    """The table in a CSV file, from its cells as text."""
     raw = table["export_raw"].str.to_lowercase() == "true"
     columns = []
     for name, dtype in SCHEMA.items():
@@ -90,7 +90,7 @@ def _text_of_cell(cell: str, raw: bool) -> str:
 
 
 def _runs(text: str) -> bool:
-    """Whether a spreadsheet would take it for a formula."""
+    """Whether a spreadsheet would treat it as a formula."""
     return neutralise_formula(text) != text
 
 

@@ -1,23 +1,22 @@
-"""Features as a file to take away: CSV, Parquet or JSON lines, with one documented schema.
+"""Exports: features as CSV, Parquet or JSON lines, with one documented schema.
 
-A row is a feature: marks, token lists with ids and scores, metrics, and where they come from,
-so that rows of several files can be put together and still say what they are. All three
-formats have the columns of `qlens_tui.export.columns`; `read_export` gives back the frame that
-was written. Parquet and JSON lines hold text as it is; CSV holds it as
-`qlens_tui.export.csv_cells` says, is UTF-8 and follows RFC 4180: CRLF between rows, every text
-quoted.
+A row is a feature: marks, token lists with ids and scores, metrics, and provenance, so that rows
+of several files can be combined. All three formats have the columns of
+`qlens_tui.export.columns`; `read_export` returns the frame that was written. Parquet and JSON
+lines hold text unchanged; CSV holds it as described in `qlens_tui.export.csv_cells`, is UTF-8 and
+follows RFC 4180: CRLF between rows, every text quoted.
 
-CSV has no byte order mark unless asked for. pandas and polars read it either way; Python's
-`csv` takes the mark for a part of the first column's name (`csv.DictReader` with `utf-8` then
-has no `layer`). Excel needs the mark to know UTF-8 on a double click; its Data > From Text/CSV
-and LibreOffice's import dialog let one choose UTF-8 without it.
+CSV has no byte order mark by default. pandas and polars read it either way; Python's `csv` reads
+the mark as part of the first column's name (`csv.DictReader` with `utf-8` then has no `layer`).
+Excel needs the mark to detect UTF-8 on a double click; its Data > From Text/CSV and LibreOffice's
+import dialog let you choose UTF-8 without it.
 
-What no UTF-8 can hold (half a surrogate pair in a token) is U+FFFD everywhere; the id stands
-beside it.
+What UTF-8 cannot hold (half a surrogate pair in a token) becomes U+FFFD; the id is in the column
+of ids.
 
-Cost, with lists of 25: 50 ms a thousand rows on one core, and 5.7 KB of CSV, 1.6 KB of
-Parquet or 6.5 KB of JSON lines a row; in memory twice the rows' numbers (1.7 KB each), and
-the strings of some parts of them.
+Cost, with lists of 25: 50 ms per thousand rows on one core, and 5.7 KB of CSV, 1.6 KB of
+Parquet or 6.5 KB of JSON lines per row; in memory twice the rows' numbers (1.7 KB each), and
+the strings of some of them.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ ENDINGS = (".csv", ".parquet", ".ndjson", ".jsonl")
 CELL = 32_767
 """Characters that a cell of Excel or LibreOffice holds."""
 _ROWS_AT_A_TIME = 1 << 13
-_NAMED = 10  # features that a warning names
+_NAMED = 10  # features named in a warning
 _SHORT_LIST = 400  # tokens whose list fits a cell, at 80 characters each
 
 
 def check_destination(path: Path) -> None:
-    """Refuse a file that could not be written, before anything is computed for it.
+    """Refuse a path that could not be written, before anything is computed.
 
     Raises:
         UsageError: the ending is none of `ENDINGS`.
@@ -74,21 +73,21 @@ def export(
     raw: bool = False,
     bom: bool = False,
 ) -> tuple[str, ...]:
-    """Write the features that `rows` names, in its order: `path` is the whole table or untouched.
+    """Write the features in `rows`, in its order; if this fails `path` is unchanged.
 
-    Returns warnings, a line each, of what a spreadsheet may do to the file.
+    Returns warnings about what a spreadsheet may do to the file, one line each.
 
     Args:
-        rows: columns `layer` and `feature`; others are not looked at.
-        atlas: rows of `lens_core.atlas.files.SCHEMA`, those asked for and any others.
+        rows: columns `layer` and `feature`; others are ignored.
+        atlas: rows of `lens_core.atlas.files.SCHEMA`, at least for these features.
         marks: of `qlens_tui.triage.triage.marks_frame`; features that it lacks have no marks.
         texts: the faces of all token ids.
         provenance: of the atlas (`lens_core.atlas.files.merged_provenance`).
-        raw: leave text in CSV as it is even where a spreadsheet would run it.
-        bom: begin CSV with a byte order mark.
+        raw: do not escape CSV text that a spreadsheet would run as a formula.
+        bom: start CSV with a byte order mark.
 
     Raises:
-        UsageError: the ending of `path` says no format.
+        UsageError: the ending of `path` is none of `ENDINGS`.
         StoreError: the atlas lacks a feature, or the file cannot be written.
     """
     check_destination(path)
@@ -111,7 +110,7 @@ def export(
 
 
 def _too_long(cells: pl.LazyFrame, names: Sequence[str]) -> tuple[str, ...]:
-    """A line that names the features with a cell longer than a spreadsheet's, if any has one.
+    """A warning that names the features with a cell too long for a spreadsheet, if any.
 
     A spreadsheet counts a character beyond U+FFFF as two.
     """
@@ -146,18 +145,18 @@ def read_export(path: Path | str) -> pl.DataFrame:
             return _checked(pl.read_parquet(path), path)
         if path.suffix.lower() == ".csv":
             return read_cells(_checked(pl.read_csv(path, infer_schema=False), path))
-        # Of no features at all it is an empty file.
+        # An export of no features is an empty file.
         return _checked(pl.read_ndjson(path, schema=dict(SCHEMA)), path)
     except FileNotFoundError:
         raise DamagedError(f"no such file: {path}") from None
     except OSError as error:
         raise cannot_read(error, path) from None
     except (pl.exceptions.PolarsError, ValueError) as error:
-        raise DamagedError(f"{path} is not a whole export of qlens: {one_line(error)}") from None
+        raise DamagedError(f"{path} is not a complete export of qlens: {one_line(error)}") from None
 
 
 def _checked(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """The table, if it is one of this version's."""
+    """The table, if it has this version's schema."""
     if "export_schema" not in table.columns:
         raise DamagedError(f"{path} is not an export of qlens: it has no column export_schema")
     versions = table["export_schema"].cast(pl.String)
@@ -186,7 +185,7 @@ def _table(
     about = _provenance(provenance, raw or not csv)
     if csv:
         marks, about = text_cells(marks, raw), text_cells(about, raw)
-    # Lists become text one by one; strings, of which there are few, before they multiply.
+    # Lists become text one by one; strings are converted before they are repeated.
     strings = pl.Series([(json_text if csv else whole_characters)(text) for text in texts])
     named = [_named(ids, strings).alias(tokens) for ids, tokens in TOKENS.items()]
     blank = {"star": False, "reject": False, "tags": pl.lit([], pl.List(pl.String)), "note": ""}
@@ -198,7 +197,7 @@ def _table(
         .collect()
     )
     cells = list(map(list_cell, LISTS)) if csv else []
-    # In parts: polars would make the strings of all rows, ten times the numbers, at once.
+    # In parts: polars would create the strings of all rows, ten times the numbers, at once.
     starts = range(0, max(1, joined.height), _ROWS_AT_A_TIME)
     parts = [joined[at : at + _ROWS_AT_A_TIME].lazy().with_columns(named) for at in starts]
     return pl.concat(parts).select(list(SCHEMA)).with_columns(cells)
@@ -240,6 +239,6 @@ def _provenance(provenance: Mapping[str, Any], raw: bool) -> pl.DataFrame:
 
 
 def _named(ids: str, strings: pl.Series) -> pl.Expr:
-    # An expression for this is evaluated anew for every list, with all of the strings.
+    # As an expression it would be evaluated again for every list, with all strings.
     token = pl.element().map_batches(strings.gather, pl.String, is_elementwise=True)
     return pl.col(ids).list.eval(token)

@@ -1,4 +1,4 @@
-"""What atlases say of single features: tokens to tell them apart by, and their stability."""
+"""Labels of single features from atlases: their first tokens, and their stability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def labels(
     texts: Sequence[str] | None,
     side: Side = "value",
 ) -> Labels:
-    """The first tokens that features promote, or fire on, of those whose atlas is in `frames`."""
+    """The first tokens that features promote or fire on, for layers whose atlas is in `frames`."""
     found, column = {}, f"{side}_query_ids"
     for layer, feature in features if texts is not None else ():
         frame = frames.get(layer)
@@ -40,7 +40,7 @@ def read_labels(
     texts: Sequence[str],
     side: Side = "value",
 ) -> Labels:
-    """The same of features by layer, from the atlases on the disk; call it off the UI's thread."""
+    """The same, by layer, from the atlases on disk; call it off the UI thread."""
     from qlens_tui.table.frames import atlas_rows
 
     found = {}
@@ -53,7 +53,7 @@ def read_labels(
 
 
 def stability(layer: int, feature: int, frames: Mapping[int, pl.DataFrame]) -> str:
-    """A feature's stability in its atlas, and of how long lists; empty if that is not known."""
+    """A feature's stability in its atlas, and the length of its lists; empty if unknown."""
     frame = frames.get(layer)
     if frame is None or "value_stability" not in frame.columns or feature >= frame.height:
         return ""

@@ -1,8 +1,7 @@
-"""SQL over the columns as polars answers it, and a trial of it on a few made-up rows.
+"""SQL filters, evaluated by polars, and a trial on a few made-up rows.
 
-The trial tells whoever types a condition at once whether it can be used. Nothing less finds
-every one that cannot: polars plans a comparison of a list with a number, say, and refuses it
-when there are rows.
+The trial shows while typing whether a condition can be used. Planning alone does not find every
+error: polars plans a comparison of a list with a number, for example, and fails on rows.
 
 Cost of a trial: some milliseconds.
 """
@@ -30,16 +29,16 @@ _SPECIMENS: Mapping[Any, tuple[Any, Any]] = {
     pl.List(pl.Float32): ([], [2.0]),
     pl.List(pl.String): ([], ["draft"]),
 }
-"""Values that a column may hold besides null, by type."""
+"""Sample values for each column type, in addition to null."""
 
 
 def read_filter(
     text: str, columns: Mapping[str, Any], *, ascii_only: bool = False
 ) -> Words | Expression:
-    """Understand what was typed; `columns` are those that there are, with their types.
+    """Parse a typed filter; `columns` are the existing ones, with their types.
 
     Raises:
-        UsageError: it is SQL, and names what is not there, or may not or cannot be used.
+        UsageError: it is SQL with unknown names, or with SQL that is not allowed or fails.
     """
     asked = parse_filter(text, columns, ascii_only=ascii_only)
     if isinstance(asked, Expression):
@@ -48,7 +47,7 @@ def read_filter(
 
 
 def answer(frame: pl.DataFrame, asked: Expression) -> pl.Series:
-    """True or false for each row, or once for all of them; what is not known is false.
+    """True or false for each row, or one value for all; null counts as false.
 
     Raises:
         UsageError: polars cannot answer it; the message is one line.
@@ -66,11 +65,11 @@ def answer(frame: pl.DataFrame, asked: Expression) -> pl.Series:
 
 
 def _try_out(asked: Expression, columns: Mapping[str, Any]) -> None:
-    """Refuse what cannot be answered over `columns`, whatever they hold."""
+    """Refuse an expression that fails on `columns`, whatever they hold."""
     rows = {}
     for number, name in enumerate(sorted(asked.columns), 2):
         little, much = _SPECIMENS[columns[name]]
-        # Lists of two columns may be of other lengths, and cannot be added then.
+        # Lists of two columns may have different lengths, and then cannot be added.
         fuller = [much * number] * 2 if isinstance(much, list) else [much, little]
         rows[name] = pl.Series(name, [None, little, *fuller], columns[name])
     answer(pl.DataFrame(rows), asked)
@@ -83,7 +82,7 @@ def _refusing() -> Iterator[None]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         said = re.sub(r" at Line: \d+, Column: \d+", "", str(error).partition("\n")[0])
         if said.startswith("unable to parse"):
-            said = "it is not a whole condition, such as density > 0.01"
+            said = "it is not a complete condition, such as density > 0.01"
         raise UsageError(
             f"the filter cannot be used: {' '.join(said.split())}; {_QUOTES}"
         ) from None

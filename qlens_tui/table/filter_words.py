@@ -1,20 +1,19 @@
-"""Reads what was typed as a filter: words to look for, or one SQL expression over the columns.
+"""Parses a typed filter: words to search for, or one SQL expression over the columns.
 
-A filter is SQL if it starts with the name of a column, `not` or `(`, or holds `<`, `>` or `=`;
-everything else is words, and what stands in double quotes is always words. So `dry` looks for
-a word, `"layer"` too, and `silent`, `density > 0.01` or `note like '%kiln%'` are SQL.
+A filter is SQL if it starts with the name of a column, `not` or `(`, or contains `<`, `>` or `=`;
+everything else is words, and text in double quotes is always words. So `dry` and `"layer"`
+search for a word, and `silent`, `density > 0.01` and `note like '%kiln%'` are SQL.
 
-polars parses the SQL, and in a subquery its parser can read files (`read_csv`, in `SELECT`)
-even where only an expression is wanted. So only what is known here is passed on: the text is
-split into the few kinds of pieces below, every name must be a column, or a keyword or function
-of the lists, and polars gets the pieces joined again, with columns quoted.
-`SELECT` is not in the lists; neither are comments, backslashes and prefixed strings, with
-which two readers could disagree on where a string ends. Long expressions are refused: their
-cost in polars' reader grows faster than their length.
+polars parses the SQL, and in a subquery its parser can read files (`read_csv`, in `SELECT`) even
+if only an expression is expected. So only known pieces are passed on: the text is split into the
+few kinds of pieces below, every name must be a column, or a keyword or function listed here, and
+polars gets the pieces joined again, with columns quoted. `SELECT` is not listed; neither are
+comments, backslashes and prefixed strings, for which two parsers could disagree on where a string
+ends. Long expressions are refused, because their cost in polars' parser grows faster than their
+length.
 
-Only text is read here, without polars; `qlens_tui.table.filter_sql` tries out what is left.
-
-Words are read as lists write tokens: `␣war` (in ASCII `_war`) is " war" (see `qlens_tui.text`).
+This module does not use polars; `qlens_tui.table.filter_sql` evaluates the result. Words use the
+notation of lists: `␣war` (in ASCII `_war`) is " war" (see `qlens_tui.text`).
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 @dataclass(frozen=True)
 class Words:
-    """A row must have all of these, each with its spaces; every row has none."""
+    """Words that a row must all contain, with their spaces; none match every row."""
 
     words: tuple[str, ...]
 
@@ -77,10 +76,10 @@ class Expression:
 def parse_filter(
     text: str, columns: Collection[str], *, ascii_only: bool = False
 ) -> Words | Expression:
-    """Understand what was typed where lists are shown so; `columns` are those that there are.
+    """Parse a typed filter; `columns` are the existing ones.
 
     Raises:
-        UsageError: it is SQL, and names what is not there, or what may not be used.
+        UsageError: it is SQL with unknown names, or with SQL that is not allowed.
     """
     if not _is_sql(text, columns):
         typed = (quoted or word for quoted, word in _WORD.findall(text))
@@ -123,7 +122,7 @@ def _expression(text: str, columns: Collection[str]) -> Expression:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """The name most like this one."""
+    """The most similar name."""
 
     def likeness(candidate: str) -> tuple[float, bool]:
         return SequenceMatcher(None, name.lower(), candidate).ratio(), name.lower() in candidate

@@ -1,7 +1,7 @@
-"""The frames behind the table: a layer's atlas where there is one, bare rows where there is not.
+"""The frames for the table: a layer's atlas, or rows without columns if there is none.
 
 Reading an atlas verifies it (some tenths of a second for a layer of 100,000 features); call it
-off the UI's thread. polars is imported here, so that the app can paint before it.
+off the UI thread. polars is imported here, so that the app can paint before importing it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qlens_tui.table.known_layer import KnownLayer
 
 
 def layer_frame(known: KnownLayer) -> pl.DataFrame:
-    """The rows of a layer: its atlas's, or for want of one layer and feature alone."""
+    """The rows of a layer: its atlas, or only layer and feature without one."""
     frame = atlas_rows(known)
     if frame is not None:
         return frame
@@ -32,9 +32,9 @@ def layer_frame(known: KnownLayer) -> pl.DataFrame:
 def atlas_rows(
     known: KnownLayer, columns: Sequence[str] | None = None, features: Sequence[int] | None = None
 ) -> pl.DataFrame | None:
-    """A layer's atlas, or some columns of some features; `None` for a layer without.
+    """A layer's atlas, or some columns of some features; `None` for a layer without one.
 
-    An atlas that is not whole any more counts as none: the engine makes it again.
+    A damaged or incomplete atlas counts as none: the engine makes it again.
     """
     if known.atlas is None:
         return None
@@ -46,7 +46,7 @@ def atlas_rows(
         rows = found.scan()
         if features is not None:
             rows = rows.filter(pl.col("feature").is_in(list(features)))
-        # Whoever shows a page of rows looks into every chunk, and there is one a piece.
+        # Slicing looks into every chunk, of which there is one per piece.
         frame = rows.select(columns or pl.all()).collect().rechunk()
     except (LensError, pl.exceptions.PolarsError, OSError):
         return None
@@ -55,7 +55,7 @@ def atlas_rows(
 
 
 def together(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """The rows of several layers, blank where a layer has no atlas."""
+    """The rows of several layers, with blank columns for a layer without an atlas."""
     found = list(frames)
     if not found:
         return pl.DataFrame(schema={"layer": pl.Int32, "feature": pl.Int32})
@@ -69,7 +69,7 @@ def signature_of(
     n_tokens: int,
     operators: OperatorSource,
 ) -> Signature | None:
-    """A feature's top lists as its atlas row has them; `None` for a row without."""
+    """A feature's top lists from its atlas row; `None` for a row without lists."""
     if "value_query_ids" not in row or row["value_norm"] is None:
         return None
 

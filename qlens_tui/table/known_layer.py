@@ -1,4 +1,4 @@
-"""A layer's dictionary in the few facts that outlive a session, so that its rows stand at once."""
+"""A few facts about a layer's dictionary, saved so that its rows are shown at once next time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qlens_tui.engine.messages import LayerFacts, OperatorSource
 class KnownLayer:
     """A dictionary as the engine last described it.
 
-    `atlas` is its directory, `None` where there is none yet; `operators` are those that answer
+    `atlas` is its directory, `None` if there is none yet; `operators` says which operators answer
     for it.
     """
 
@@ -24,7 +24,7 @@ class KnownLayer:
 
     @classmethod
     def of(cls, described: LayerFacts) -> KnownLayer:
-        """What is kept of the engine's description."""
+        """The saved part of the engine's description."""
         return cls(
             described.layer,
             described.sha256,

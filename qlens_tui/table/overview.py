@@ -1,13 +1,13 @@
-"""A dictionary layer by layer in a few numbers: what is marked, what is silent, what is spread how.
+"""A summary of a dictionary by layer: marked and silent features, distributions of metrics.
 
-A spread is the counts of `FINE` equal steps of a metric's scale, the same steps in every layer:
+A spread is a histogram over `FINE` equal steps of a metric's scale, the same in every layer:
 
     step(x) = floor(FINE (s(x) - s(low)) / (s(high) - s(low))),   s(x) = x, or log10 x
 
-Ten bins are sums of neighbouring steps, and layers are put together by adding, so that no
-values are kept: the median of all layers is as good as that of one, to half a step (0.0005 of
-a gain, 0.3% of a density). Null and NaN are counted nowhere, and neither is a density of zero,
-which is what `silent` says.
+Ten bins are sums of neighbouring steps, and layers are combined by adding, so that no values are
+kept: the median of all layers is as exact as that of one, to half a step (0.0005 of a gain, 0.3%
+of a density). Null and NaN are not counted, and neither is a density of zero, which is counted
+by `silent`.
 
 Cost: one read of a layer's pieces, which verifies them (1 s per GiB); then, for a million
 features, 0.4 s and some 100 MB while they are counted, because token lists are not read. polars
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 BINS = 10
 FINE = 2000
-# Of a step. An atlas holds float32: 0.9 must not fall below the edge at 0.9.
+# In steps. An atlas holds float32: 0.9 must not fall below the edge at 0.9.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the atlas and its scale; what lies outside counts at the scale's ends."""
+    """A column of the atlas and its scale; values outside count at the scale's ends."""
 
     source: str
     title: str
@@ -53,7 +53,7 @@ class Metric:
         return self.low + (1.0 - self.low) * part
 
     def steps(self, values: pl.Series) -> pl.Series:
-        """Which step each value that counts is in."""
+        """The step of each value that counts."""
         import polars as pl
 
         values = values.cast(pl.Float64)
@@ -76,12 +76,12 @@ METRICS = (
     Metric("value_overlap", "value overlap", "share"),
     Metric("key_overlap", "key overlap", "share"),
 )
-"""The most useful first. Of gains one sees on which side of zero they are: it is a bin's edge."""
+"""The most useful first. For gains, zero is a bin's edge."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How many features have their `metric` in each of the `FINE` steps of its scale."""
+    """The number of features in each of the `FINE` steps of a metric's scale."""
 
     metric: Metric
     steps: tuple[int, ...]
@@ -111,7 +111,7 @@ class Spread:
 
     @cached_property
     def median(self) -> float | None:
-        """To half a step; `None` without values."""
+        """The median, exact to half a step; `None` without values."""
         if not self.count:
             return None
         middle = ((self.count - 1) // 2, self.count // 2)
@@ -144,7 +144,7 @@ class Marked:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an atlas says: features silent in the reference, and a spread for each of `METRICS`."""
+    """From an atlas: features silent in the reference, and a spread for each of `METRICS`."""
 
     silent: int
     spreads: tuple[Spread, ...]
@@ -176,12 +176,12 @@ class Overview:
 
 
 def together(layers: Iterable[Overview]) -> Overview:
-    """The layers as if they were one; of what some lack, the rest."""
+    """The layers combined into one; what some layers lack is taken from the others."""
     return sum(layers, Overview(0))
 
 
 def overview_of(known: KnownLayer) -> Overview:
-    """The numbers of a layer's atlas, without marks; an atlas that is not whole counts as none."""
+    """The numbers of a layer's atlas, without marks; an incomplete atlas counts as none."""
     from qlens_tui.table.frames import atlas_rows
 
     frame = atlas_rows(known, ["silent", *(metric.source for metric in METRICS)])

@@ -1,7 +1,6 @@
-"""Rows read, joined with marks, filtered and sorted, off the UI's thread.
+"""Read rows, join them with marks, filter and sort them, off the UI thread.
 
-The frames of layers last shown are kept while they are small, so that walking between a few
-layers reads nothing.
+Small frames of recently shown layers are kept, so that moving between a few layers reads nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
 
     from qlens_tui.table.rows import Rows
 
-_KEPT_BYTES = 1 << 28  # of frames of layers that are not shown
+_KEPT_BYTES = 1 << 28  # for frames of layers that are not shown
 _MARKS = ("star", "reject", "tags", "note")
 
 
 class RowReader:
-    """Reads layers from their atlases; keeps what it read."""
+    """Reads layers from their atlases and keeps their frames."""
 
     def __init__(self, triage: Triage | None) -> None:
         self._triage = triage
@@ -39,7 +38,7 @@ class RowReader:
     ) -> Rows:
         """The rows of layers that the filter `keep` keeps, sorted; in a worker thread.
 
-        What was read is kept even if nobody waits for the rows any more.
+        What was read is kept even if the rows are no longer needed.
 
         Raises:
             LensError: the filter or the order needs columns or token strings that are not there.
@@ -72,19 +71,21 @@ class RowReader:
         return all_rows(together(()))
 
     def frames(self, known: Mapping[int, KnownLayer]) -> dict[int, pl.DataFrame]:
-        """The frames that are in memory, of layers that are still known as they were read."""
+        """The frames in memory whose layers have not changed since they were read."""
         return {
             layer: frame
-            for layer, (read_as, frame) in list(self._frames.items())  # threads put more there
+            for layer, (read_as, frame) in list(
+                self._frames.items()
+            )  # other threads may add entries
             if known.get(layer) == read_as
         }
 
     def forget(self, layer: int) -> None:
-        """Let a layer's frame go."""
+        """Drop a layer's frame."""
         self._frames.pop(layer, None)
 
     def drop_all_but(self, shown: Sequence[int]) -> None:
-        """Let go the frames of other layers, those read first, where they are large."""
+        """Drop the frames of other layers, oldest first, if they are large."""
         others = [layer for layer in list(self._frames) if layer not in shown]
         sizes = [self._frames[layer][1].estimated_size() for layer in others]
         while others and sum(sizes) > _KEPT_BYTES:

@@ -1,12 +1,12 @@
-"""Which features are in the table, in which order: a frame that stays, and row numbers in it.
+"""Which features are in the table, in which order: a fixed frame, and row numbers in it.
 
-A million features with their token lists are some hundred megabytes. Filtering or sorting the
-frame would copy them; row numbers (four bytes a row) are enough, and the table asks for the
-rows that are on screen. Frames have the columns of `lens_core.atlas.files.SCHEMA` or some of
-them, `layer` and `feature` at least, and those of `qlens_tui.triage.triage.marks_frame`.
+A million features with their token lists take some hundred megabytes. Filtering or sorting the
+frame would copy them; row numbers (four bytes per row) are enough, and the table asks for the
+rows that are on screen. Frames have some columns of `lens_core.atlas.files.SCHEMA`, at least
+`layer` and `feature`, and those of `qlens_tui.triage.triage.marks_frame`.
 
 Cost at a million rows: see benchmarks/table.py. The app calls it in a worker thread; polars and
-numpy release the interpreter's lock meanwhile.
+numpy release the interpreter lock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MARKS: Mapping[str, Any] = {
 }
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
-"""The lists that words are looked for in, beside tags and notes."""
+"""The lists in which words are searched, in addition to tags and notes."""
 KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
@@ -41,9 +41,9 @@ _ROW = "row number"
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of `frame`, which is in the order of layer and feature (see `all_rows`).
+    """Rows of `frame`, which is in order of layer and feature (see `all_rows`).
 
-    `order` holds the numbers of the rows in the order they are shown; None: all, as they are.
+    `order` holds the row numbers in the order shown; None: all rows, in order.
     """
 
     frame: pl.DataFrame
@@ -53,7 +53,7 @@ class Rows:
         return self.frame.height if self.order is None else len(self.order)
 
     def __getitem__(self, part: slice) -> Rows:
-        """Some of the rows, still of the same frame."""
+        """Some of the rows, with the same frame."""
         return Rows(self.frame, self.numbers[part])
 
     @property
@@ -74,16 +74,16 @@ class Rows:
         return len(str(self.frame["feature"].max() or 0))
 
     def page(self, start: int, count: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The values of some rows that follow each other; columns that are not there are left out.
+        """The values of consecutive rows; missing columns are left out.
 
-        Cost: of `count` rows, however many there are.
+        Cost: only for these `count` rows.
         """
         present = [name for name in columns if name in self.frame.columns]
         part = slice(start, start + count)
         return self._taken(self.frame.select(present), part).rows(named=True)
 
     def taken(self) -> pl.DataFrame:
-        """The rows as a frame of their own, all columns copied."""
+        """The rows as a new frame, with all columns copied."""
         return self._taken(self.frame, slice(None))
 
     def features(self) -> pl.DataFrame:
@@ -91,12 +91,12 @@ class Rows:
         return self._taken(self.frame.select("layer", "feature"), slice(None))
 
     def feature(self, position: int) -> tuple[int, int]:
-        """The layer and feature in this place."""
+        """The layer and feature at a position."""
         row = self._row(position)
         return self.frame["layer"][row], self.frame["feature"][row]
 
     def find(self, layer: int, feature: int) -> int | None:
-        """The place of a feature."""
+        """The position of a feature; `None` if it has no row."""
         same = (self.frame["layer"] == layer) & (self.frame["feature"] == feature)
         rows = same.arg_true()
         return self._place(rows[0]) if len(rows) else None
@@ -106,10 +106,10 @@ class Rows:
         return len(self) == len(other) and self.features().equals(other.features())
 
     def follow(self, before: Rows, position: int) -> int:
-        """Where a cursor goes from `position` in `before`.
+        """Where a cursor at `position` in `before` goes.
 
-        To the same feature; if it is not here any more, to the next of `before` that is, or the
-        last one. 0 where the two have nothing to do with each other.
+        To the same feature; if it has no row now, to the next feature of `before` that has, or the
+        last one. 0 if the two have no feature in common.
         """
         if not len(before) or not len(self):
             return 0
@@ -147,7 +147,7 @@ def all_rows(frame: pl.DataFrame) -> Rows:
 
 
 def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the marks of `triage.marks_frame`, in place of those it had."""
+    """The frame with the marks of `triage.marks_frame`, replacing previous ones."""
     keys = [pl.col(name).cast(pl.Int64) for name in ("layer", "feature")]
     marks = frame.select(keys).join(
         marked.with_columns(keys), on=["layer", "feature"], how="left", maintain_order="left"
@@ -160,15 +160,15 @@ def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
 def filtered(
     rows: Rows, text: str, texts: Sequence[str] | None = None, *, ascii_only: bool = False
 ) -> Rows:
-    """Those of the rows that a filter keeps (see `filter_words`), in the order they are in.
+    """The rows that pass a filter (see `filter_words`), in the same order.
 
-    In SQL, `tags` is one text ("draft, keep") and what is not a number is null. Words are
-    looked for in the texts of the tokens of `SEARCHED`, in tags and in notes, small and
-    capital letters alike; `#24211` is also the token of that id. A row must have all of them.
+    In SQL, `tags` is one text ("draft, keep") and NaN is null. Words are searched in the texts of
+    the tokens of `SEARCHED`, in tags and in notes, ignoring case; `#24211` is also the token with
+    that id. A row must contain all of them.
 
     Args:
         texts: the faces of all token ids; None: not known yet.
-        ascii_only: words are typed as lists in ASCII write them.
+        ascii_only: words are in the ASCII notation of lists.
 
     Raises:
         UsageError: the filter cannot be read or used; the message is one line.
@@ -189,10 +189,10 @@ def filtered(
 def sorted_by(
     rows: Rows, column: str, descending: bool = False, texts: Sequence[str] | None = None
 ) -> Rows:
-    """The rows by a column, those without a value last, ties by layer and feature.
+    """The rows sorted by a column, those without a value last, ties by layer and feature.
 
-    A list counts by its first, its best; one of token ids by that token's text, if `texts`
-    are given. Text is sorted without regard to case and outer spaces.
+    A list is sorted by its first, best entry; a list of token ids by that token's text, if `texts`
+    are given. Text is sorted ignoring case and outer spaces.
 
     Raises:
         UsageError: there is no such column.
@@ -217,13 +217,13 @@ def _having(
     frame: pl.DataFrame, word: str, texts: Sequence[str] | None
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     found = np.zeros(frame.height, dtype=bool)
-    if "tags" in frame.columns and "\n" not in word:  # which no tag has, but lies between two
+    if "tags" in frame.columns and "\n" not in word:  # a separator that no tag contains
         found |= _contains(frame["tags"].list.join("\n"), word)
     if "note" in frame.columns:
         found |= _contains(frame["note"], word)
     lists = [frame[name] for name in SEARCHED if name in frame.columns]
     if not lists:
-        raise UsageError("words are looked for in the atlas, which is not built yet")
+        raise UsageError("words are searched in the atlas, which is not built yet")
     if texts is None:
         raise UsageError("the vocabulary is still loading: filter by words in a moment")
     named = id_named(word)
@@ -238,7 +238,7 @@ def _having(
 
 
 def _contains(texts: pl.Series, word: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    # Notes are few: those that are blank are not made lower case.
+    # Few features have notes: skip blank ones when lowering case.
     there = (texts.fill_null("") != "").arg_true()
     found = np.zeros(len(texts), dtype=bool)
     rows = [row for row, text in zip(there, texts[there], strict=True) if word in text.casefold()]

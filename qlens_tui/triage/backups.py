@@ -1,10 +1,10 @@
-"""Copies of the triage file: made when it is opened, kept a few, put back when it is damaged.
+"""Backups of the triage file: made when it is opened, and restored if it is damaged.
 
-    <data>/backups/triage-20260728T101500Z.sqlite3       a copy as of then (UTC)
-    <data>/triage.sqlite3.replaced-20260728T101500Z      what a restored copy took the place of
+<data>/backups/triage-20260728T101500Z.sqlite3       a copy from that time (UTC)
+<data>/triage.sqlite3.replaced-20260728T101500Z      the file that a restored copy replaced
 
-A copy is made by SQLite (`VACUUM INTO`), whole or not at all, when something was edited since
-the last one.
+SQLite makes a copy (`VACUUM INTO`), complete or not at all, if there were edits since the last
+one.
 
 Cost: a tenth of a second per 100,000 marks, and the file's size on disk for each copy.
 """
@@ -49,7 +49,7 @@ _LOGS = ("-wal", "-shm", "-journal")
 
 @dataclass(frozen=True)
 class Backup:
-    """A copy of the triage file; `damage` says what is wrong with it, "" for nothing."""
+    """A copy of the triage file; `damage` is what is wrong with it, "" for nothing."""
 
     path: Path
     made: float
@@ -64,7 +64,7 @@ class Backup:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore did: the copy that was taken, and where the file that was there is now."""
+    """What a restore did: the copy that was used, and the new path of the replaced file."""
 
     features: int
     source: Path
@@ -77,7 +77,7 @@ def backups_of(path: Path) -> list[Backup]:
 
 
 def back_up(database: sqlite3.Connection, path: Path) -> Path | None:
-    """Copy the file if it was edited since the last copy; `None` if not.
+    """Copy the file if it was edited since the last copy; otherwise return `None`.
 
     Raises:
         StoreError: the copy cannot be written.
@@ -111,7 +111,7 @@ def damage_of_file(path: Path) -> list[str]:
 
 
 def find_backup(path: Path, wanted: str) -> Path:
-    """The copy that `wanted` means: `latest`, its number in the list, its name, or a path.
+    """The copy for `wanted`: `latest`, its number in the list, its name, or a path.
 
     Raises:
         UsageError: there is none.
@@ -133,16 +133,16 @@ def find_backup(path: Path, wanted: str) -> Path:
 
 
 def restore(path: Path, source: Path) -> Restored:
-    """Put a copy in the place of the triage file, which is kept aside.
+    """Replace the triage file with a copy; the old file is kept under another name.
 
-    Sessions that have the file open see that it was replaced, and write no more.
+    Sessions that have the old file open notice this and no longer write.
 
     Raises:
-        StoreError: the copy is damaged, or the disk is full; the file is what it was.
+        StoreError: the copy is damaged, or the disk is full; the file is unchanged.
     """
     damage = damage_of_file(source)
     if damage:
-        raise StoreError(f"{source} is damaged ({damage[0]}): take another backup")
+        raise StoreError(f"{source} is damaged ({damage[0]}): use another backup")
 
     def copied(temporary: Path) -> None:
         with closing(open_to_read(source).database) as database:
@@ -152,11 +152,11 @@ def restore(path: Path, source: Path) -> Restored:
 
 
 def salvage(path: Path) -> Restored:
-    """Put what is undamaged in the triage file in its place; the file itself is kept aside.
+    """Replace the triage file with its undamaged marks; the old file is kept.
 
     Raises:
         UsageError: there is no file.
-        StoreError: nothing in it can be read, or the disk is full; the file is what it was.
+        StoreError: nothing in it can be read, or the disk is full; the file is unchanged.
     """
     if not path.exists():
         raise UsageError(f"there is no {path}: `qlens triage restore` lists its backups")
@@ -188,9 +188,9 @@ def _put_back(path: Path, source: Path, write: Callable[[Path], None]) -> Restor
 
 
 def _set_aside(path: Path, target: Path) -> None:
-    """Give a triage file a second name, and its log, which SQLite would apply to the next one.
+    """Give a triage file a second name, and move its log, which SQLite would apply to the new file.
 
-    The file keeps its first name until the next one takes it: a crash never leaves none.
+    The file keeps its first name until the new one replaces it, so that a crash never leaves none.
     """
     for ending in _LOGS:
         with suppress(FileNotFoundError):
@@ -207,21 +207,21 @@ def _take_back(target: Path, path: Path) -> None:
     for ending in ("", *_LOGS):
         with suppress(FileNotFoundError):
             os.rename(f"{target}{ending}", f"{path}{ending}")
-    if os.path.lexists(path):  # two names of one file are not renamed
+    if os.path.lexists(path):  # renaming does nothing if both names are the same file
         target.unlink(missing_ok=True)
 
 
 def _copy_good_rows(damaged: OpenFile, size: int, new: sqlite3.Connection) -> None:
-    """Marks that fit their seals, as far as can be read; their history is left behind."""
+    """Copy the readable marks that match their seals; their history is not copied."""
     old, fields = damaged.database, fields_of(damaged.database)
     new.execute("DELETE FROM fields")
     new.executemany(
         "INSERT OR IGNORE INTO fields (id, kind, tag) VALUES (?, ?, ?)",
         ((number, *each) for number, each in fields.items() if is_value(each.tag)),
     )
-    # The last edit of all: an undo of a session before finds nothing to take back.
+    # The only edit, so that an undo of an earlier session finds nothing to undo.
     new.execute("INSERT INTO edits (id, what) VALUES (1, 'salvaged from a damaged file')")
-    # Pages that refer to each other in a circle would give rows for ever.
+    # Pages that refer to each other in a circle would give rows without end.
     pages = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
     most = max(size, *old.execute(pages).fetchone()) // 4
     for each in dictionaries_of(old):
@@ -241,7 +241,7 @@ def _copy_good_rows(damaged: OpenFile, size: int, new: sqlite3.Connection) -> No
 
 
 def _described(path: Path) -> Backup:
-    """What a triage file or a copy of one holds, and whether it is undamaged; reads it all."""
+    """What a triage file or a copy holds, and its damage; reads all of it."""
     found = path.stat()
     damage = damage_of_file(path)
     features = 0
@@ -252,7 +252,7 @@ def _described(path: Path) -> Backup:
 
 
 def _features_of(path: Path) -> int:
-    """How many features have a mark."""
+    """The number of features with a mark."""
     with closing(open_to_read(path).database) as database:
         return int(
             database.execute(
@@ -273,7 +273,7 @@ def _newest_first(path: Path) -> list[Path]:
 
 
 def _new_name(folder: Path, before: str, after: str) -> Path:
-    """A name with the time in it, which sorts after every other of the same second."""
+    """A name with the time in it, which sorts after all others of the same second."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     taken = [0]
     with suppress(OSError):

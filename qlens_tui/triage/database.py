@@ -1,15 +1,15 @@
-"""The file that triage lives in: found, opened safely, and explained when it cannot be.
+"""The triage file: finding it, opening it safely, and explaining failures.
 
     <data>/triage.sqlite3      <data>: see `lens_core.directories`
 
-It is work that nobody can compute again, so it is not in the cache, and every commit is on
-the disk before the call returns (`synchronous = EXTRA`: the log, and the directory where a
-rollback journal was). On a network filesystem, where the shared memory of a write-ahead log
-is not shared, a rollback journal takes its place. A new file is made beside its place and
-linked there when it has its tables: an empty file is never a new one. Where nothing can be
-written, for want of space or of permission, the file is opened to be read.
+Marks cannot be computed again, so the file is not in the cache, and every commit is on disk
+before the call returns (`synchronous = EXTRA`: the log, and the directory of a rollback journal).
+On a network filesystem, where the shared memory of a write-ahead log does not work, a rollback
+journal is used instead. A new file is created under another name and linked when it has its
+tables, so an empty file is never a new one. If nothing can be written (no space or no permission),
+the file is opened read-only.
 
-Cost: a keystroke is one transaction and one or two syncs, some milliseconds on a local disk.
+Cost: an edit is one transaction with one or two syncs, some milliseconds on a local disk.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from qlens_tui.triage.seals import add_functions
 NAME = "triage.sqlite3"
 # Longer than the longest bulk edit of another session.
 PATIENCE = 30.0
-RESTORE = "`qlens triage restore` puts a backup back, or saves what is undamaged"
+RESTORE = "`qlens triage restore` restores a backup, or saves what is undamaged"
 
 
 @dataclass(frozen=True)
 class OpenFile:
-    """An open triage file; `sealed` is false for one of an older version that is only read.
+    """An open triage file; `sealed` is false for a read-only one of an older version.
 
-    `refusal` is what to say of an edit where the file is only read, else "".
+    `refusal` is the message for an edit if the file is read-only, else "".
     """
 
     database: sqlite3.Connection
@@ -57,19 +57,18 @@ class OpenFile:
 
 
 def triage_path() -> Path:
-    """The user's triage file, which need not exist yet."""
+    """The path of the user's triage file, which may not exist yet."""
     return data_dir() / NAME
 
 
 def connect(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFile:
-    """Open the triage file at `path`, made if missing; read-only where it cannot be written.
+    """Open the triage file at `path`, created if missing; read-only if it cannot be written.
 
     `keep` makes a copy of a file of an older version before its tables are changed.
 
     Raises:
-        DamagedError: there is a file, and it is empty or cannot be read as a database; or there
-            is only its log.
-        StoreError: it cannot be made or read, is no triage file, or was written by a newer
+        DamagedError: the file is empty or not readable as a database, or only its log exists.
+        StoreError: it cannot be created or read, is not a triage file, or was written by a newer
             qlens.
     """
     _make_directory(path.parent)
@@ -78,12 +77,12 @@ def connect(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFil
         if logs:  # SQLite would apply it to the new file
             raise DamagedError(
                 f"{path} is missing but its log {logs[0]} is there: put the file back, or "
-                f"{RESTORE}; to begin anew, move the log away"
+                f"{RESTORE}; to start without marks, move the log away"
             )
         _make(path)
     demand_content(path)
     refusal = ""
-    # The journal is made beside the file.
+    # The journal is created in the file's directory.
     if not (os.access(path.parent, os.W_OK | os.X_OK) and os.access(path, os.W_OK)):
         refusal = f"cannot write {path}: nothing was changed; set {DATA} to a directory of yours"
     else:
@@ -91,7 +90,7 @@ def connect(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFil
             with explained(path):
                 return _opened(path, keep)
         except StoreError as error:
-            cause = error.__cause__  # of the system: a copy cannot be made
+            cause = error.__cause__  # an OSError: the copy cannot be made
             if not isinstance(cause, OSError) and not (
                 isinstance(cause, sqlite3.Error) and sqlite_files.is_full(cause, path)
             ):
@@ -102,7 +101,7 @@ def connect(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFil
 
 
 def open_to_read(path: Path, refusal: str = "") -> OpenFile:
-    """Open a triage file without changing anything in it or beside it.
+    """Open a triage file without changing it or creating files.
 
     Raises:
         DamagedError, StoreError: as `connect`.
@@ -118,7 +117,7 @@ def open_to_read(path: Path, refusal: str = "") -> OpenFile:
 
 
 def open_damaged(path: Path) -> OpenFile:
-    """Open a triage file as `open_to_read`, whatever is wrong with it, for what can be read."""
+    """Open a triage file as `open_to_read`, even if it is damaged."""
     demand_content(path)
     database = _connection(path, sqlite_files.read_mode(path))
     try:
@@ -129,14 +128,14 @@ def open_damaged(path: Path) -> OpenFile:
 
 
 def demand_content(path: Path) -> None:
-    """Refuse what stands in the place of the file and cannot be one.
+    """Refuse a directory or an empty file in place of the triage file.
 
     Raises:
         DamagedError: it is a directory, or empty.
     """
     if path.is_dir():
         raise DamagedError(f"{path} is a directory, not a file: move it away")
-    with suppress(OSError):  # a link that leads nowhere is for SQLite to explain
+    with suppress(OSError):  # SQLite reports a dangling link
         if path.stat().st_size == 0:
             raise DamagedError(
                 f"{path} is empty: `qlens triage restore` restores a backup; "
@@ -153,13 +152,13 @@ def explained(path: Path) -> Iterator[None]:
         raise  # ours
     except sqlite3.Error as error:
         raise _refused(error, path) from error
-    except UnicodeDecodeError as error:  # in what SQLite says of a damaged schema
+    except UnicodeDecodeError as error:  # raised by SQLite for a damaged schema
         raise _refused(sqlite3.DatabaseError(one_line(error)), path) from error
 
 
 @contextmanager
 def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """All of the block or nothing of it, with nobody else writing meanwhile."""
+    """A transaction: all of the block or nothing, with no other writer."""
     database.execute(f"BEGIN {kind}")
     try:
         yield
@@ -187,10 +186,10 @@ def _make_directory(directory: Path) -> None:
 
 
 def _make(path: Path) -> None:
-    """Make a new file, unless another session is first.
+    """Create a new file, unless another session does it first.
 
     Raises:
-        StoreError: it cannot be made.
+        StoreError: it cannot be created.
     """
     temporary = temporary_beside(path)
     try:
@@ -213,7 +212,7 @@ def _make(path: Path) -> None:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Give a file its name, which nobody else must have given to another meanwhile."""
+    """Link a new file to its name, unless another process has created that file."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -232,7 +231,7 @@ def _opened(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFil
         _demand_ours(database, path)
         _set_journal(database, "delete" if is_network_filesystem(path) else "wal")
         database.execute("PRAGMA synchronous = EXTRA")
-        database.execute("PRAGMA fullfsync = ON")  # macOS: through the drive's cache
+        database.execute("PRAGMA fullfsync = ON")  # macOS: also flush the drive's cache
         database.execute(f"PRAGMA journal_size_limit = {1 << 22}")
         if version_of(database) == 1:
             keep(database)
@@ -250,7 +249,7 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
     database = sqlite3.connect(
         place, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
-    # What is no UTF-8 fits no seal, and is named like any damage.
+    # Text that is not UTF-8 matches no seal and is reported as damage.
     database.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
     database.execute("PRAGMA trusted_schema = OFF")
     database.execute("PRAGMA temp_store = MEMORY")
@@ -259,12 +258,12 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _demand_ours(database: sqlite3.Connection, path: Path) -> int:
-    """The version of the tables, if they are of a qlens that this one understands."""
+    """The version of the tables, if this qlens supports it."""
     ((said,),) = database.execute("PRAGMA integrity_check(1)")
     if said != "ok":
-        # Seals tell of rows, this of how they hang together; a circle would have no end.
+        # Seals check rows, this checks the database's structure, which could be circular.
         raise DamagedError(
-            f"{path} is damaged ({one_line(said)}): {RESTORE}; to begin anew, move it away"
+            f"{path} is damaged ({one_line(said)}): {RESTORE}; to start without marks, move it away"
         )
     with transaction(database, "DEFERRED"):  # another session may be changing the tables
         tables = version_of(database)
@@ -272,7 +271,7 @@ def _demand_ours(database: sqlite3.Connection, path: Path) -> int:
         (version,) = database.execute("PRAGMA user_version").fetchone()
     if tables == 0:
         raise DamagedError(
-            f"{path} holds no marks, nor tables for them: {RESTORE}; to begin anew, remove it"
+            f"{path} has no tables for marks: {RESTORE}; to start without marks, remove it"
         )
     if owner != APPLICATION:
         if tables is not None:
@@ -289,12 +288,12 @@ def _demand_ours(database: sqlite3.Connection, path: Path) -> int:
 
 
 def _set_journal(database: sqlite3.Connection, wanted: str) -> None:
-    """Several sessions may open a new file at once, and this does not wait by itself."""
+    """Set the journal mode; retries, because SQLite does not wait for other sessions here."""
     deadline = time.monotonic() + PATIENCE
     while database.execute("PRAGMA journal_mode").fetchone() != (wanted,):
         try:
             database.execute(f"PRAGMA journal_mode = {wanted}")
-            return  # with the mode that the filesystem can do
+            return  # with the mode that the filesystem supports
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
@@ -302,16 +301,16 @@ def _set_journal(database: sqlite3.Connection, wanted: str) -> None:
 
 
 def _refused(error: sqlite3.Error, path: Path) -> StoreError:
-    """What to say of an SQLite error on the file at `path`."""
+    """The error message for an SQLite error on the file at `path`."""
     code = _code(error)
     if sqlite_files.is_full(error, path):
         free, needed = free_bytes(path), sqlite_files.LOG_INDEX_BYTES
         room = f" ({in_bytes(free)} free, {in_bytes(needed)} needed)" if free < needed else ""
         return StoreError(
-            f"no space left in {path.parent}{room}: nothing was changed; free some and do it again"
+            f"no space left in {path.parent}{room}: nothing was changed; free some and try again"
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreError(f"another process is writing {path}: nothing was changed; do it again")
+        return StoreError(f"another process is writing {path}: nothing was changed; try again")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
         verb = "open" if code == sqlite3.SQLITE_CANTOPEN else "write"
         return StoreError(
@@ -322,10 +321,10 @@ def _refused(error: sqlite3.Error, path: Path) -> StoreError:
     if code == sqlite3.SQLITE_TOOBIG:
         return StoreError(f"a note is too long for {path}: nothing was changed; shorten it")
     return DamagedError(
-        f"{path} is damaged ({one_line(error)}): {RESTORE}; to begin anew, move it away"
+        f"{path} is damaged ({one_line(error)}): {RESTORE}; to start without marks, move it away"
     )
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary code; what Python itself could not decode counts as damage."""
+    """SQLite's primary error code; text that Python cannot decode counts as damage."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF

@@ -1,13 +1,13 @@
-"""One edit of many cells in the open triage file: what it finds, leaves, and takes back.
+"""One edit of many cells in the open triage file, with undo and redo.
 
-The features that an edit is about are rows of the temporary table `chosen`. An undo takes an
-edit back cell by cell, and only where that edit is still what the cell shows:
+The features of an edit are rows of the temporary table `chosen`. An undo reverts an edit cell by
+cell, and only cells that still show that edit:
 
     cell shows edit e   ->  value and edit from before e
-    else                ->  left alone, counted: somebody changed it since
+    else                ->  unchanged, counted: another session changed it since
 
-`set_chosen` and `replay` run inside a transaction of the caller's. Nothing damaged is taken for
-what an edit found.
+`set_chosen` and `replay` run inside the caller's transaction. Damaged cells are never recorded as
+the state before an edit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qlens_tui.triage.schema import CHANGE
 from qlens_tui.triage.seals import Field, seal
 
 Wanted = dict[tuple[str, str], "str | bool | None"]
-"""The value that each (kind, tag) is to have; `None` takes the mark off."""
+"""The new value of each (kind, tag); `None` removes the mark."""
 
 CHOSEN_TABLE = (
     "CREATE TEMP TABLE chosen (dictionary, feature, PRIMARY KEY (dictionary, feature))"
@@ -43,7 +43,7 @@ _REPLAYED = """
 
 
 def choose(database: sqlite3.Connection, selection: Selection) -> None:
-    """The features as rows of a temporary table, which keeps nobody waiting."""
+    """Put the features into a temporary table, which does not block other sessions."""
     for dictionary, features in selection.items():
         number = number_of(database, dictionary)
         with transaction(database, "DEFERRED"):
@@ -62,7 +62,7 @@ def set_chosen(database: sqlite3.Connection, wanted: Wanted) -> Step | None:
     edit = database.execute("INSERT INTO edits (what) VALUES (?)", (what,)).lastrowid or 0
     changed = 0
     for (kind, tag), asked in wanted.items():
-        value = 1 if asked is True else asked  # as SQLite gives it back, to be sealed
+        value = 1 if asked is True else asked  # as SQLite returns it, to be sealed
         given = {
             "edit": edit, "field": field_of(database, kind, tag), "value": value,
             "kind": kind, "tag": tag,
@@ -87,10 +87,10 @@ def set_chosen(database: sqlite3.Connection, wanted: Wanted) -> Step | None:
 
 
 def replay(database: sqlite3.Connection, verb: str, step: Step) -> Step:
-    """Take `step` back (`undo`), or do it again (`redo`), where nobody came in between.
+    """Undo or redo `step` in the cells that no other edit has changed since.
 
     Raises:
-        DamagedError: what the step found and left is not what was written.
+        DamagedError: the record of the step is damaged.
     """
     before, after = ("c.before", "c.before_edit"), ("c.after", "c.edit")
     (_, standing), (value, edit) = (after, before) if verb == "undo" else (before, after)
@@ -100,7 +100,9 @@ def replay(database: sqlite3.Connection, verb: str, step: Step) -> Step:
     ).fetchall()
     whole = all(seal(*row) == written for *row, written in rows)
     if not whole or sum(row[4] - row[3] + 1 for row in rows) != step.changed:
-        raise DamagedError(f"what {step.what!r} changed is damaged, it stays: {RESTORE}")
+        raise DamagedError(
+            f"the record of {step.what!r} is damaged, so it cannot be undone or redone: {RESTORE}"
+        )
     ((left_alone,),) = database.execute(
         f"SELECT COUNT(*) FROM changes c, marks m WHERE {_REPLAYED}"
         f" AND m.edit NOT IN ({standing}, {edit})",
@@ -118,7 +120,7 @@ def replay(database: sqlite3.Connection, verb: str, step: Step) -> Step:
 
 
 def number_of(database: sqlite3.Connection, dictionary: DictionaryName) -> int:
-    """The row of a dictionary, with the names that it has now."""
+    """The row of a dictionary, with its current names."""
     row = (
         dictionary.sha256,
         whole_characters(dictionary.name),
@@ -139,7 +141,7 @@ def number_of(database: sqlite3.Connection, dictionary: DictionaryName) -> int:
 
 
 def field_of(database: sqlite3.Connection, kind: str, tag: str) -> int:
-    """The number of a kind of mark, or of a tag, made if it is new."""
+    """The id of a kind of mark, or of a tag, created if it is new."""
     known = "SELECT id FROM fields WHERE kind = ? AND tag = ?"
     found = database.execute(known, (kind, tag)).fetchone()
     if found is None:
@@ -149,7 +151,7 @@ def field_of(database: sqlite3.Connection, kind: str, tag: str) -> int:
 
 
 def _runs(database: sqlite3.Connection, given: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """What is about to change: [dictionary, first, last, value, edit], alike in between.
+    """The cells about to change, as runs [dictionary, first, last, value, edit] of equal cells.
 
     Raises:
         DamagedError: one of these marks is damaged.
@@ -163,7 +165,9 @@ def _runs(database: sqlite3.Connection, given: Mapping[str, Any]) -> Iterator[li
         given,
     ):
         if written is not None and written != seal(sha256, feature, *field, value, edit):
-            raise DamagedError(f"{field} of feature {feature} is damaged, it stays: {RESTORE}")
+            raise DamagedError(
+                f"{field} of feature {feature} is damaged and was not changed: {RESTORE}"
+            )
         if run and run[3:] == [value, edit] and run[:3:2] == [dictionary, feature - 1]:
             run[2] = feature
             continue

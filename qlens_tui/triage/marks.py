@@ -1,8 +1,7 @@
-"""What can be said of a feature, in plain data: marks, what an edit did, and names as kept.
+"""Marks of a feature as plain data, the result of an edit, and the rules for tags and notes.
 
-Tags are a vocabulary: two that look alike would be two, so a tag is normalised, and what
-cannot be seen is refused. A note is a person's own text and is kept as it is, as far as a
-file of UTF-8 can.
+Tags that look the same must be the same, so a tag is normalised and invisible characters are
+refused. A note is kept unchanged, as far as UTF-8 allows.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ NOTE_LENGTH = 100_000
 
 @dataclass(frozen=True)
 class DictionaryName:
-    """A dictionary: its content, and what people call it."""
+    """A dictionary: the hash of its content, and its names."""
 
     sha256: str
     name: str
@@ -29,12 +28,12 @@ class DictionaryName:
 
 
 Selection = Mapping[DictionaryName, Iterable[int]]
-"""The features that an edit is about, by dictionary."""
+"""The features of an edit, by dictionary."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What was decided about one feature; `tags` in alphabetical order, `note` "" if none."""
+    """The marks of one feature; `tags` in alphabetical order, `note` "" if none."""
 
     star: bool = False
     reject: bool = False
@@ -47,8 +46,8 @@ class Step:
     """What an edit, an undo or a redo did.
 
     `what` is such as "star" or "tag keep, untag draft". `changed` counts marks (a star, a
-    tag), not those that were so already; `left_alone` those that an undo or a redo did not
-    touch, because another session changed them since.
+    tag), without those that already were so; `left_alone` those that an undo or a redo did not
+    change, because another session has changed them since.
     """
 
     edit: int
@@ -61,7 +60,7 @@ def tag_name(text: str) -> str:
     """A tag as it is kept: composed characters (NFC), single spaces, none at the ends.
 
     Raises:
-        UsageError: it is empty, too long, or holds what separates tags or cannot be seen.
+        UsageError: it is empty, too long, or contains a comma or an invisible character.
     """
     composed = unicodedata.normalize("NFC", text).strip()
     name = "".join(" " if unicodedata.category(c) == "Zs" else c for c in composed)
@@ -70,7 +69,7 @@ def tag_name(text: str) -> str:
         raise UsageError("a tag needs a name: type one or more letters")
     if len(name) > TAG_LENGTH:
         raise UsageError(
-            f"a tag has at most {TAG_LENGTH} characters, this one {len(name):,}: "
+            f"a tag may have {TAG_LENGTH} characters, this one has {len(name):,}: "
             "shorten it, or write a note"
         )
     if "," in name:
@@ -78,7 +77,7 @@ def tag_name(text: str) -> str:
     for character in name:
         if character != " " and unicodedata.category(character)[0] in "CZ":
             raise UsageError(
-                f"a tag cannot hold U+{ord(character):04X}, which cannot be seen: leave it out"
+                f"a tag cannot hold U+{ord(character):04X}, which is invisible: remove it"
             )
     return name
 
@@ -86,8 +85,8 @@ def tag_name(text: str) -> str:
 def note_text(text: str) -> str:
     """A note as it is kept: lines end in a newline, and a note of blanks is none.
 
-    NUL, which ends a string for many readers of the file, and half a character (a lone
-    surrogate) become U+FFFD; everything else stays.
+    NUL, which ends a string for many programs, and half a character (a lone surrogate) become
+    U+FFFD; everything else is unchanged.
 
     Raises:
         UsageError: it is longer than `NOTE_LENGTH` characters.
@@ -101,7 +100,7 @@ def note_text(text: str) -> str:
 
 
 def whole_characters(text: str) -> str:
-    """Text that UTF-8 can hold: surrogate pairs joined, halves as U+FFFD."""
+    """Text that UTF-8 can encode: surrogate pairs joined, halves as U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

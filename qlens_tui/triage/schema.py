@@ -1,10 +1,10 @@
-"""The tables of the triage file, and how an older file gets them.
+"""The tables of the triage file, and the migration of an older file.
 
-One row of `marks` is one cell: one feature's star, rejection, note or one tag. Its `edit` is
-the edit that it shows, which is what lets an undo see whether somebody else came after.
-`changes` is never deleted from: it holds what every edit found and left, as runs of features
-that were alike before. `seal` is a checksum of the row (`seals`). For a person who opens the
-file there are the views `features` and `history`.
+One row of `marks` is one cell: one feature's star, rejection, note or one tag. Its `edit` is the
+last edit of the cell, so that an undo can see whether another edit followed. Rows of `changes` are
+never deleted: they hold the state before and after every edit, as runs of features that were
+equal before. `seal` is a checksum of the row (`seals`). The views `features` and `history` are for
+people who open the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import closing
 from qlens_tui.triage.seals import dictionaries_of, fields_of, is_value, seal
 
 VERSION = 2
-# "qlns": tells our file from any other database.
+# "qlns": identifies our file among SQLite databases.
 APPLICATION = 0x716C6E73
 
 CHANGE = "edit, dictionary, field, first, last, before, before_edit, after"
@@ -79,17 +79,16 @@ CREATE VIEW history AS
 
 
 def make_tables(database: sqlite3.Connection) -> None:
-    """Give a new file its tables; inside a transaction."""
+    """Create the tables of a new file; inside a transaction."""
     for statement in _TABLES.split(";\n"):
         database.execute(statement)
     _sign(database)
 
 
 def add_seals(database: sqlite3.Connection) -> None:
-    """Turn a file of version 1, which had no seals, into one of this version.
+    """Migrate a file of version 1, which had no seals, to this version.
 
-    Inside a transaction. What nobody could have written stays without a seal that fits, and is
-    told from then on.
+    Inside a transaction. Invalid values get no matching seal, and are reported as damaged.
     """
     for table in ("marks", "changes"):
         database.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
@@ -115,10 +114,10 @@ def add_seals(database: sqlite3.Connection) -> None:
 
 
 def version_of(database: sqlite3.Connection) -> int | None:
-    """The version that the tables are of: 0 for none, `None` for others than ours.
+    """The version of the tables: 0 if there are none, `None` if they are not ours.
 
-    Their columns are compared, not their names alone: what SQLite makes of damaged text of a
-    table's definition can be another table without an error.
+    Compares columns, not only names: SQLite may read a damaged table definition as another table
+    without an error.
     """
     found = _columns(database)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:

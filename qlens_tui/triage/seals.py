@@ -1,13 +1,13 @@
-"""What proves that a mark is what was written: a checksum in every row.
+"""Seals: a checksum in every row, which detects damaged marks.
 
     seal = CRC-32 of (sha256 of the dictionary, feature, kind, tag, value, edit)
 
-It covers what the mark means, the dictionary's identity and the tag's name with it, so that
-damage to the rows that hold those shows in every mark that refers to them. Seals tell
-accidents, not forgers. Rows that are gone altogether are for SQLite's own check to find, which
-comes before this one whenever the file is opened (`database`).
+It covers everything the mark means, including the dictionary's identity and the tag's name, so
+that damage to the rows with those is detected in every mark that refers to them. Seals detect
+accidents, not forgery. Missing rows are detected by SQLite's own integrity check, which is made
+first whenever the file is opened (`database`).
 
-Cost: some 3 microseconds a row read or written.
+Cost: about 3 microseconds per row read or written.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Field(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One mark as it was read; `value` is `None` where it was taken off.
+    """One mark as read; `value` is `None` if it was removed.
 
-    `damage` says what is wrong with it, "" for nothing.
+    `damage` is what is wrong with it, "" for nothing.
     """
 
     feature: int
@@ -59,17 +59,17 @@ class Cell(NamedTuple):
 
 
 def seal(*values: object) -> int:
-    """The checksum of a row's values, their types among them."""
+    """The checksum of a row's values and their types."""
     return zlib.crc32(repr(values).encode("utf-8", "surrogatepass"))
 
 
 def add_functions(database: sqlite3.Connection) -> None:
-    """Let SQL on this connection compute seals."""
+    """Add the SQL function `seal` to this connection."""
     database.create_function("seal", -1, seal, deterministic=True)
 
 
 def dictionaries_of(database: sqlite3.Connection) -> list[Dictionary]:
-    """Every dictionary that has marks, or had some."""
+    """Every dictionary that has or had marks."""
     rows = database.execute("SELECT id, sha256, name, model, layer FROM dictionaries NOT INDEXED")
     return [Dictionary(*row) for row in rows]
 
@@ -88,9 +88,9 @@ def cells_of(
     *,
     sealed: bool,
 ) -> Iterator[Cell]:
-    """The cells of a dictionary, or only those of `feature`, in the order of features.
+    """The cells of a dictionary, or only those of `feature`, in order of features.
 
-    Without seals (`sealed` false) a cell is damaged only if its value can be none at all.
+    Without seals (`sealed` false) a cell counts as damaged only if its value is invalid.
     """
     for number, at, value, edit, written in database.execute(
         f"SELECT field, feature, value, edit, {'seal' if sealed else '0'} FROM marks"
@@ -108,7 +108,7 @@ def cells_of(
 
 
 def damage_of(database: sqlite3.Connection, *, sealed: bool) -> list[str]:
-    """Everything that is wrong with the marks of a file, a line each."""
+    """All damage to the marks of a file, one line each."""
     fields, dictionaries = fields_of(database), dictionaries_of(database)
     found = [
         cell.damage
@@ -123,7 +123,7 @@ def damage_of(database: sqlite3.Connection, *, sealed: bool) -> list[str]:
 
 
 def is_value(value: object) -> bool:
-    """Whether a value can be one of a mark: text that is UTF-8, a number, none."""
+    """Whether a value is valid for a mark: UTF-8 text, a number, or NULL."""
     if isinstance(value, str) and not value.isascii():
         return not any("\ud800" <= character <= "\udfff" for character in value)
     return value is None or isinstance(value, str | int)

@@ -1,15 +1,15 @@
-"""Stars, rejections, tags and notes: what a person decided about features, never lost.
+"""Marks: stars, rejections, tags and notes on features.
 
-A mark belongs to (sha256 of the dictionary, feature), so that it is found again however the
-dictionary is called. Every method that changes something is one transaction, on the disk
-when it returns (`database`); sessions on one file see each other's marks, and keep both
-where they touched different fields of one feature.
+A mark belongs to (sha256 of the dictionary, feature), so that it is found whatever the dictionary
+is called. Every method that changes something is one transaction and is on disk when it returns
+(`database`). Sessions on one file see each other's marks; changes of different fields of one
+feature are both kept.
 
-What is read is checked (`seals`). Damage found when the file is opened is told then
-(`Triage.warning`), and left out of what is read, so that all else stays usable; damage found
-later is an error. Never is one mark shown in another's place.
+Everything read is checked (`seals`). Damage found when the file is opened is reported then
+(`Triage.warning`), and damaged marks are left out, so that the others stay usable; damage found
+later is an error. A damaged mark is never shown as another one.
 
-Cost: a few milliseconds for one feature, ten seconds or so for a million, to open the file too.
+Cost: a few milliseconds for one feature, about ten seconds for a million, also to open the file.
 Neither torch nor polars is imported here; only `marks_frame` uses polars.
 """
 
@@ -52,15 +52,15 @@ if TYPE_CHECKING:
 class Triage:
     """One session on one triage file. Safe to call from several threads, one at a time.
 
-    `warning` is what a user should know of the file as it was opened, "" for nothing: that it
-    is damaged, that no backup was made, or that it can only be read.
+    `warning` is what the user should know about the opened file, "" for nothing: that it is
+    damaged, that no backup was made, or that it is read-only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open the file, made if missing, and back it up if it was edited since the last time.
+        """Open the file, created if missing, and back it up if it was edited since the last backup.
 
         Raises:
-            StoreError: it cannot be made or read.
+            StoreError: it cannot be created or read.
         """
         self.path = triage_path() if path is None else path
         self._lock = RLock()
@@ -85,7 +85,7 @@ class Triage:
         return f"{self.path} is damaged: {self._damage[0]}{more}: {RESTORE}"
 
     def _keep_copy(self) -> str:
-        """Only of an undamaged file: damage never drives a good copy out."""
+        """Back up, but only an undamaged file, so that damage never replaces a good copy."""
         try:
             with self._locked():
                 back_up(self._database, self.path)
@@ -100,7 +100,7 @@ class Triage:
         self.close()
 
     def close(self) -> None:
-        """Nothing needs to be saved: everything is on the disk already."""
+        """Close the file. Everything is already on disk."""
         with self._lock:
             self._database.close()
 
@@ -114,12 +114,12 @@ class Triage:
         add: Iterable[str] = (),
         remove: Iterable[str] = (),
     ) -> Step | None:
-        """Set marks of every feature in `selection`, `None` leaving a mark as it is.
+        """Set marks of every feature in `selection`; `None` leaves a mark unchanged.
 
-        Returns `None` where everything was so already: there is nothing to undo.
+        Returns `None` if nothing changed, so that there is nothing to undo.
 
         Args:
-            note: replaces the note; "" takes it away.
+            note: replaces the note; "" removes it.
             add, remove: tags.
 
         Raises:
@@ -138,7 +138,7 @@ class Triage:
         return self._edit(selection, lambda: wanted)
 
     def toggle(self, selection: Selection, kind: Literal["star", "reject"]) -> Step | None:
-        """Take the mark off if all features of `selection` have it, else give it to all."""
+        """Remove the mark if all features of `selection` have it, else add it to all."""
 
         def wanted() -> Wanted:
             without = self._database.execute(
@@ -150,11 +150,11 @@ class Triage:
         return self._edit(selection, wanted)
 
     def undo(self) -> Step | None:
-        """Take back this session's last edit where it still stands; `None`: there is none."""
+        """Undo this session's last edit, except cells changed since; `None`: nothing to undo."""
         return self._replay("undo", self._done, self._undone)
 
     def redo(self) -> Step | None:
-        """Do again what was undone last, where nobody came in between; `None`: nothing was."""
+        """Redo the last undone edit, except cells changed since; `None`: nothing to redo."""
         return self._replay("redo", self._undone, self._done)
 
     @property
@@ -172,7 +172,7 @@ class Triage:
         return self._marks(sha256, index(feature)).get(feature, Mark())
 
     def marks(self, sha256: str) -> dict[int, Mark]:
-        """The marked features of a dictionary, in order; equal marks are one object."""
+        """The marked features of a dictionary, in order; equal marks share one object."""
         return self._marks(sha256)
 
     def columns(self, sha256: str) -> dict[str, list[Any]]:
@@ -187,7 +187,7 @@ class Triage:
         }
 
     def tags(self) -> list[str]:
-        """The tags in use, most used first."""
+        """The tags in use, the most frequent first."""
         whole = f"m.seal = {SEAL}" if self._file.sealed else "TRUE"
         with self._locked():
             rows = self._database.execute(
@@ -199,9 +199,9 @@ class Triage:
             return [tag for (tag,) in rows]
 
     def changed_elsewhere(self) -> bool:
-        """Whether another session changed something since this was last asked; reads nothing.
+        """Whether another session changed something since the last call; reads nothing.
 
-        Never waits: while this session is writing, the answer comes the next time.
+        Never blocks: while this session is writing, a change is reported by the next call.
         """
         if not self._lock.acquire(blocking=False):
             return False
@@ -224,7 +224,7 @@ class Triage:
         """Marked features of a dictionary, or only one.
 
         Raises:
-            DamagedError: a mark is damaged, and was not when the file was opened.
+            DamagedError: a mark is damaged that was not when the file was opened.
         """
         with self._locked():
             known = {each.sha256: each for each in dictionaries_of(self._database)}
@@ -247,7 +247,7 @@ class Triage:
         }
 
     def _edit(self, selection: Selection, wanted: Callable[[], Wanted]) -> Step | None:
-        """One transaction; `wanted` is asked inside it, when nobody else can write."""
+        """One transaction; `wanted` is called inside it, when no other session can write."""
         with self._locked():
             self._demand_place()
             try:
@@ -267,7 +267,7 @@ class Triage:
     def _replay(
         self, verb: Literal["undo", "redo"], taken: list[Step], given: list[Step]
     ) -> Step | None:
-        """Move the last step of one stack to the other, and its cells to the other state."""
+        """Undo or redo the last step of one stack, and move it to the other."""
         if not taken:
             return None
         with self._locked():
@@ -278,14 +278,14 @@ class Triage:
         return step
 
     def _demand_place(self) -> None:
-        """Refuse to write where it is not possible, or to a file that nobody will find again.
+        """Refuse to write to a read-only file, or to one that was moved or replaced.
 
         Raises:
-            StoreError: it is so.
+            StoreError: the file cannot be written.
         """
         if self._file.refusal:
             before = self._database
-            self._open()  # there may be space by now
+            self._open()  # there may be space now
             before.close()
             if self._file.refusal:
                 raise StoreError(self._file.refusal)
@@ -295,15 +295,15 @@ class Triage:
         if not there:
             raise StoreError(
                 f"{self.path} was moved or replaced while open: nothing was changed; "
-                "put it back, or start qlens again"
+                "put it back, or restart qlens"
             )
 
 
 def marks_frame(triage: Triage | None, dictionaries: Mapping[int, str]) -> pl.DataFrame:
     """The marked features of several layers, to be joined on `layer` and `feature`.
 
-    `dictionaries` is the sha256 of each layer's. Columns: layer, feature, star, reject, tags
-    (a list in alphabetical order), note; never null. No `triage`: no rows.
+    `dictionaries` is the sha256 of each layer's dictionary. Columns: layer, feature, star, reject,
+    tags (a list in alphabetical order), note; never null. Without `triage` there are no rows.
 
     Raises:
         StoreError: marks cannot be read.

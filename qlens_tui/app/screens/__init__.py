@@ -1,1 +1,1 @@
-"""The app's screens: the workbench, and what opens over it."""
+"""The app's screens: the workbench, and the screens that open over it."""

@@ -1,4 +1,4 @@
-"""A screen over the workbench that draws an answer of the engine's."""
+"""A screen over the workbench that draws an answer of the engine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Result = TypeVar("Result")
 
 
 class AnswerScreen(ModalScreen[Result]):
-    """It is told when the engine said something, and looks in the state for what it asked."""
+    """A screen that looks for its answer in the state whenever the engine has sent something."""
 
     @abstractmethod
     def answered(self) -> None:
-        """The state may hold more than it did."""
+        """The state may have changed: draw again."""

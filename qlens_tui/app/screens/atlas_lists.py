@@ -1,4 +1,4 @@
-"""Lists from the table's row, which stand in until the engine has answered."""
+"""Lists from the atlas, shown until the engine has answered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from qlens_tui.app.widgets.feature_table import FeatureTable
 
 
 def offer_atlas_lists(table: FeatureTable, state: State) -> None:
-    """Give the state the lists of the row under the cursor, if they are what is asked for."""
+    """Give the state the lists of the row under the cursor, if they fit the settings."""
     rows, opened, feature = table.rows, state.opened, state.feature
     if rows is None or feature is None or not state.may_stand_in:
         return

@@ -1,6 +1,6 @@
-"""What `B` does: start whatever is missing, be it the engine, the session, operators or atlases.
+"""What `B` does: start what is missing (the engine, the session, operators or atlases).
 
-A build of operators may take hours: how long, and how much disk, is said first, and asked.
+Building operators may take hours, so time and disk space are shown first, with a question.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EngineControl(Protocol):
         """Whether a process is running."""
 
     def restart(self) -> None:
-        """Start a process, if none is running, and open the session in it."""
+        """Start a process if none is running, and open the session in it."""
 
     def reopen(self) -> None:
         """Open the session again."""
@@ -69,13 +69,13 @@ class Building:
             self._layer_requests.tabulate_all()
             self._screen.notify("operators are built; computing every layer's atlas (w: jobs)")
         elif self._state.is_under_way(m.Build()):
-            self._screen.notify("operators are being built already (w: jobs)")
+            self._screen.notify("operators are already being built (w: jobs)")
         else:
             self._requests.ask(m.PlanBuild(), "build plan")
             self._screen.notify("working out how long a build takes")
 
     def confirm(self, plan: m.BuildFacts) -> None:
-        """Say what a build takes, and begin it if the user says so."""
+        """Show what a build takes, and start it if the user agrees."""
 
         def chosen(index: int | None) -> None:
             if index == 0:

@@ -17,7 +17,7 @@ from qlens_tui.app.widgets.text_line import TextLine
 
 
 class Choice(ModalScreen[int | None]):
-    """Choose a line with enter, leave with escape; other keys may do something with it."""
+    """Choose a line with enter, close with escape; other keys may act on the line."""
 
     DEFAULT_CSS = """
     Choice { align: center middle; background: transparent; }
@@ -40,7 +40,7 @@ class Choice(ModalScreen[int | None]):
         keys: Sequence[tuple[str, str, Callable[[Choice, int | None], None]]] = (),
         ascii_only: bool = False,
     ) -> None:
-        """Offer `lines`; `keys` are a key, what it does, and who does it with the line's number."""
+        """Offer `lines`; `keys` are a key, its name, and a function of the line's number."""
         super().__init__()
         self._title, self._heading, self._cursor = title, heading, cursor
         self._lines, self._nothing, self._ascii = tuple(lines), nothing, ascii_only
@@ -56,7 +56,7 @@ class Choice(ModalScreen[int | None]):
             yield KeyLine(ascii_only=self._ascii)
 
     def on_resize(self, event: events.Resize) -> None:
-        # Title, keys and border stay on the screen, however long the list is.
+        # Title, keys and border stay visible, however long the list is.
         room = event.size.height * 9 // 10 - 4
         self.query_one(ChoiceList).styles.max_height = max(3, room)
 
@@ -74,7 +74,7 @@ class Choice(ModalScreen[int | None]):
         cursor: int | None = None,
         nothing: str | None = None,
     ) -> None:
-        """Offer other lines; the cursor stays unless `cursor` says where it goes."""
+        """Offer other lines; the cursor stays unless `cursor` is given."""
         if not self.is_attached:
             return
         if title is not None:

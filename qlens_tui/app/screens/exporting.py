@@ -1,4 +1,4 @@
-"""Which features go to which file: asked, then written off the UI's thread."""
+"""Exporting: ask for features and a file, then write it off the UI thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Scope:
-    """A set of features by what the user calls it: rows of the table, or marks anywhere."""
+    """A set of features to choose: rows of the table, or marks in all layers."""
 
     label: str
     rows: Rows | None = None
@@ -60,7 +60,7 @@ class Exporting:
         """Ask for the features, then for the file, then write."""
         try:
             scopes = self._scopes()
-        except LensError as error:  # of the file of marks
+        except LensError as error:  # from the triage file
             self._screen.notify(str(error), severity="error")
             return
         if not scopes:
@@ -106,7 +106,11 @@ class Exporting:
             return None
 
         def confirm(text: str) -> str | None:
-            return "this file exists: enter again replaces it" if _path(text).exists() else None
+            return (
+                "this file exists: press enter again to replace it"
+                if _path(text).exists()
+                else None
+            )
 
         def write(answer: Answer | None) -> None:
             if answer is not None:
@@ -138,7 +142,7 @@ class Exporting:
 
 
 def _free_name() -> str:
-    """The first of features.csv, features-2.csv and so on that is not there."""
+    """The first of features.csv, features-2.csv and so on that does not exist."""
     names = ("features.csv", *(f"features-{number}.csv" for number in range(2, 1000)))
     return next((name for name in names if not Path(name).exists()), names[0])
 
@@ -154,7 +158,7 @@ def _write(
     texts: Sequence[str] | None,
     triage: Triage | None,
 ) -> tuple[int, tuple[str, ...]]:
-    """How many features were written, and warnings; in a worker thread."""
+    """Write the file, in a worker thread; returns the number of features, and warnings."""
     import polars as pl
 
     from lens_core.atlas.files import find_layer, merged_provenance

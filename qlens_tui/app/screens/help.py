@@ -1,4 +1,4 @@
-"""All keys, from the real bindings, so that nothing here can be out of date; then the words."""
+"""The help: all keys, from the real bindings, so that it cannot be out of date; then a glossary."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 from qlens_tui.glossary import GLOSSARY
 from qlens_tui.text import fit, wrapped
 
-_TITLE = "keys, and what the words mean"
+_TITLE = "keys and glossary"
 _TERM = 18  # columns of a key, or of a term
-_WORDS = "what the columns and words mean"
+_WORDS = "glossary"
 
 
 class _Keys(LinePane):
@@ -54,7 +54,7 @@ class _Keys(LinePane):
         body.append(())
 
     def _entry(self, term: str, meaning: str, width: int) -> Iterator[Line]:
-        """A term at the left, its meaning beside it, both wrapped."""
+        """A term on the left, its meaning next to it, both wrapped."""
         left = wrapped(term, _TERM)
         right = wrapped(meaning, max(1, width - _TERM - 5))
         for at in range(max(len(left), len(right))):
@@ -63,7 +63,7 @@ class _Keys(LinePane):
             yield fitted(line((f"   {name} ", "pane--strong"), said), width)
 
     def _top_line(self, width: int, height: int, count: int) -> Line:
-        """The title, and at the right whether there is more than fits."""
+        """The title, and on the right whether there is more than fits."""
         up, down = ("^", "v") if self.ascii_only else ("▴", "▾")
         top = max(0, min(self.top, count - height))
         last = min(top + height, count)
@@ -73,14 +73,14 @@ class _Keys(LinePane):
         return fitted((*title, (place, "pane--quiet")), width)
 
     def on_resize(self, event: events.Resize) -> None:
-        """Begin where the user was, once it is known how the lines fall."""
+        """Scroll to the user's section, once the layout is known."""
         self.redraw()
         if self._begin in self._starts:
             self._scroll_top(self._starts[self._begin])
             self._begin = ""
 
     def action_section(self, by: int) -> None:
-        """To the next section's title, or the one before."""
+        """Scroll to the title of the next or the previous section."""
         starts = sorted(self._starts.values())
         others = [start for start in starts if (start - self.top) * by > 0]
         if others:
@@ -91,7 +91,7 @@ class _Keys(LinePane):
 
 
 class Help(ModalScreen[None]):
-    """What every key does, by pane, and what the words mean; escape or `?` closes it."""
+    """What every key does, by pane, and a glossary; escape or `?` closes it."""
 
     DEFAULT_CSS = """
     Help { align: center middle; background: transparent; }
@@ -106,8 +106,8 @@ class Help(ModalScreen[None]):
         Binding("j", "scroll(1)", "Down", show=False),
         Binding("k", "scroll(-1)", "Up", show=False),
         Binding("tab", "section(1)", "Next section"),
-        Binding("shift+tab", "section(-1)", "Section before", show=False),
-        Binding("w", "words", "What the words mean"),
+        Binding("shift+tab", "section(-1)", "Previous section", show=False),
+        Binding("w", "words", "Glossary"),
     ]
 
     def __init__(
@@ -117,7 +117,7 @@ class Help(ModalScreen[None]):
         begin: str = "",
         ascii_only: bool = False,
     ) -> None:
-        """Show the keys by section; `begin` is the title of the one to open at."""
+        """Show the keys by section; `begin` is the title of the section to open at."""
         super().__init__()
         self._sections, self._begin, self._ascii = sections, begin, ascii_only
         self.set_class(ascii_only, "-ascii")

@@ -1,4 +1,4 @@
-"""Long work that the engine does, listed, and a key that stops it."""
+"""A list of the engine's long work, and a key that stops it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key there is, by where it works: what the help and the palette are made from."""
+"""Every key, by where it works; the help and the palette are made from this."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERYWHERE = "everywhere"
 
 @dataclass(frozen=True)
 class KeySection:
-    """Keys that work in the same place; `panes` are the names of the workbench's that have them."""
+    """Keys that work in the same place; `panes` names the workbench's panes that have them."""
 
     title: str
     bindings: Sequence[Binding]
@@ -40,7 +40,7 @@ def in_workbench() -> list[KeySection]:
 
 
 def title_of(pane: str | None) -> str:
-    """The section with the keys of a pane; the first of all, for the table."""
+    """The section with the keys of a pane; for the table, the first section."""
     sections = in_workbench()
     found = [each.title for each in sections if pane in each.panes and pane != TABLE]
     return found[0] if found else sections[0].title

@@ -1,7 +1,7 @@
-"""Stars, rejections, tags and notes from the keyboard: on a feature, a range, what is filtered.
+"""Stars, rejections, tags and notes by key: for a feature, a range, or all filtered rows.
 
-An edit of a few features is on the disk before the key press is over; one of many thousands
-takes seconds and is done off the UI's thread, in one transaction.
+An edit of a few features is on disk before the key press is over; one of many thousands takes
+seconds and is made off the UI thread, in one transaction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AT_ONCE = 20_000  # features
 
 
 class Marking:
-    """The marks of the layers that are known, and the keys that change them."""
+    """The marks of the known layers, and the actions that change them."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Marking:
         changed: Callable[[], None],
         ascii_only: bool,
     ) -> None:
-        """`changed` is called when marks are other ones; `triage` `None`: they cannot be kept."""
+        """`changed` is called when marks changed; `triage` `None`: marks cannot be kept."""
         self.triage = triage
         self.marks: dict[int, dict[int, Mark]] = {}
         self._opened = opened
@@ -48,13 +48,13 @@ class Marking:
         self._problem = ""
 
     def toggle(self, kind: Literal["star", "reject"]) -> None:
-        """Mark what is selected, or remove the mark where all of it has it."""
+        """Mark the selection, or remove the mark if all of the selection has it."""
         selection, triage = self._selection(), self.triage
         if selection and triage is not None:
             self._edit(lambda: triage.toggle(selection, kind), selection)
 
     def tag(self) -> None:
-        """Ask for a tag; one that the feature has is removed."""
+        """Ask for a tag and add it; a tag that the feature has is removed."""
         selection, triage = self._selection(), self.triage
         if not selection or triage is None:
             return
@@ -93,7 +93,7 @@ class Marking:
             return f"there is no tag {shown(tag)} to remove" if off and tag not in tags else None
 
         def meant(text: str) -> tuple[str, bool]:
-            """The tag as it is kept, and whether it is to be taken off."""
+            """The normalised tag, and whether it is to be removed."""
             tag = tag_name(text)
             if tag not in tags and tag.startswith("-"):
                 return tag_name(tag[1:]), True
@@ -133,7 +133,7 @@ class Marking:
                 if there != before:
                     before = there
                     return (
-                        "another session changed this note meanwhile: "
+                        "another session changed this note: "
                         "ctrl+s again replaces it, escape twice keeps theirs"
                     )
                 self._tell(triage.apply({dictionary: [number]}, note=note), [layer])
@@ -145,17 +145,17 @@ class Marking:
         self._screen.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._ascii))
 
     def undo(self) -> None:
-        """Take back this session's last edit."""
+        """Undo this session's last edit."""
         if self.triage is not None:
             self._replay(self.triage.undo, self.triage.next_undo, "undone", "undo")
 
     def redo(self) -> None:
-        """Redo what was undone last."""
+        """Redo the last undone edit."""
         if self.triage is not None:
             self._replay(self.triage.redo, self.triage.next_redo, "redone", "redo")
 
     def read(self, *layers: int) -> None:
-        """Read the marks of layers that are known."""
+        """Read the marks of known layers."""
         known, triage = self._opened.known, self.triage
         if triage is None:
             return
@@ -171,11 +171,11 @@ class Marking:
         self._changed()
 
     def keep_only(self, layers: Sequence[int]) -> None:
-        """Forget those of layers that the configuration has no more; they stay on the disk."""
+        """Forget the marks of layers that the configuration no longer has; they stay on disk."""
         self.marks = {layer: marks for layer, marks in self.marks.items() if layer in layers}
 
     def watch(self) -> None:
-        """Show what another session changed since this was last asked."""
+        """Show what another session changed since the last call."""
         try:
             if self.triage is not None and self.triage.changed_elsewhere():
                 self.read_all()
@@ -185,7 +185,7 @@ class Marking:
             self._problem = ""
 
     def _say_once(self, problem: str) -> None:
-        """A file that cannot be read stays so: told once, not at every look."""
+        """Report a file that cannot be read once, not at every look."""
         if problem != self._problem:
             self._problem = problem
             self._screen.notify(problem, severity="error")
@@ -239,7 +239,7 @@ class Marking:
     def _do(
         self, act: Callable[[], Step | None], count: int, tell: Callable[[Step | None], None]
     ) -> None:
-        """Do an edit that is on the disk when it returns, and tell of it."""
+        """Make an edit, which is on disk when this returns, and show a notice."""
         if count <= _AT_ONCE:
             try:
                 tell(act())

@@ -1,4 +1,4 @@
-"""A note on a feature: several lines, any text, kept when the user says so."""
+"""The editor for a feature's note: several lines of any text, saved with ctrl+s."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qlens_tui.text import has_shape, visible
 
 
 def shown(text: str) -> str:
-    """A line to be edited: spaces, tabs and backslashes as they are, what has no shape escaped."""
+    """A line for editing: spaces, tabs and backslashes unchanged, invisible characters escaped."""
     return "".join(
         character
         if character == "\t" or unicodedata.category(character) == "Zs" or has_shape(character)
@@ -29,7 +29,7 @@ def shown(text: str) -> str:
 
 
 class _Area(TextArea):
-    """A text area that is not given what it must not paint."""
+    """A text area into which only printable text can be pasted."""
 
     def _replace_via_keyboard(
         self, insert: str, start: tuple[int, int], end: tuple[int, int]
@@ -39,10 +39,10 @@ class _Area(TextArea):
 
 
 class NoteEditor(ModalScreen[None]):
-    """Edits a note; ctrl+s keeps it, escape leaves it as it was, and asks first if it changed.
+    """Edits a note; ctrl+s saves it, escape discards the changes, after asking if there are any.
 
-    Control and format characters are shown as escapes, never raw; a line that is left as it was
-    is kept as it was, whatever it holds.
+    Control and format characters are shown as escapes, never raw; an unchanged line is saved
+    unchanged, whatever it contains.
     """
 
     DEFAULT_CSS = """
@@ -55,8 +55,8 @@ class NoteEditor(ModalScreen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "keep", "Keep", priority=True, tooltip="Keep the note"),
-        Binding("escape", "leave", "Leave", priority=True, tooltip="Leave the note as it was"),
+        Binding("ctrl+s", "keep", "Save", priority=True, tooltip="Save the note"),
+        Binding("escape", "leave", "Discard", priority=True, tooltip="Discard the changes"),
     ]
 
     def __init__(
@@ -67,7 +67,7 @@ class NoteEditor(ModalScreen[None]):
         *,
         ascii_only: bool = False,
     ) -> None:
-        """`keep` writes a note, or says in one line why it cannot: the editor then stays."""
+        """`keep` saves a note, or returns in one line why it cannot: the editor then stays open."""
         super().__init__()
         self._keep = keep
         self._title = title
@@ -86,17 +86,17 @@ class NoteEditor(ModalScreen[None]):
         area = self.query_one(TextArea)
         area.focus()
         area.move_cursor(area.document.end)
-        self._tell("leave as it was")
+        self._tell("discard")
 
     def _tell(self, leave: str) -> None:
-        self.query_one(KeyLine).tell([("ctrl+s", "keep"), ("esc", leave)])
+        self.query_one(KeyLine).tell([("ctrl+s", "save"), ("esc", leave)])
 
     def action_keep(self) -> None:
         if self.keep_now():
             self.dismiss()
 
     def keep_now(self) -> bool:
-        """Write what was changed; False, with the reason told, where that failed."""
+        """Save a changed note; False, after a notice with the reason, if that failed."""
         text = self.edited
         problem = None if text is None else self._keep(text)
         if problem is not None:
@@ -107,7 +107,7 @@ class NoteEditor(ModalScreen[None]):
 
     @property
     def edited(self) -> str | None:
-        """The note as it is now, `None` where it is what it was."""
+        """The edited note; `None` if it is unchanged."""
         text = self.query_one(TextArea).text
         if text == self._before:
             return None
@@ -116,6 +116,6 @@ class NoteEditor(ModalScreen[None]):
     def action_leave(self) -> None:
         if self.query_one(TextArea).text != self._before and not self._asked:
             self._asked = True
-            self._tell("again: throw the change away")
+            self._tell("again: discard the changes")
             return
         self.dismiss()

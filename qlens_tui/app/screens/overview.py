@@ -1,9 +1,9 @@
-"""What the dictionary looks like, layer by layer, from what is on the disk already.
+"""The overview: what the dictionary looks like layer by layer, from the files on disk.
 
-One line a layer: how much of it is silent, how much of it was looked at, and how its metrics
-are spread; the bins are the same in all layers, and in each the fullest is the tallest. The
-metric and the layer under the cursor are drawn large below. Layers are read one after the
-other while the screen stands, and again when an atlas is finished meanwhile.
+One line per layer: how many features are silent, how many are marked, and the distributions of
+its metrics. The bins are the same in all layers; each layer is scaled to its fullest bin. The
+metric and the layer under the cursor are drawn large below. Layers are read one after another
+while the screen is open, and again when their atlas is finished.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _MEDIAN = 5  # columns
 _COLUMN = _MEDIAN + 1 + BINS
 _LEFT = 5 + sum(width + 1 for _, width in _COUNTS)
 _EIGHTHS = " ▁▂▃▄▅▆▇█", " ..::||##"
-_LOOK_AGAIN = 1.0  # seconds between looks for layers and atlases that came meanwhile
+_LOOK_AGAIN = 1.0  # seconds between checks for new layers and atlases
 
 
 class _Histogram(LinePane, can_focus=False):
-    """One spread, as tall as there is room: a title, bars, counts, the bins' edges."""
+    """One distribution, as tall as there is room: a title, bars, counts, the bins' edges."""
 
     def __init__(self, *, ascii_only: bool) -> None:
         super().__init__(ascii_only=ascii_only)
@@ -63,7 +63,7 @@ class _Histogram(LinePane, can_focus=False):
         if self._spread is None:
             return [fitted(title, width, self.ellipsis)], []
         bins, metric = self._spread.bins, self._spread.metric
-        # The last edge stands behind the last bin.
+        # The last edge is after the last bin.
         each, rows = min((width - 8) // BINS, 14), height - 3
         eighths = [_level(count, max(bins), 8 * rows) for count in bins]
         glyphs = _EIGHTHS[self.ascii_only]
@@ -82,9 +82,9 @@ class _Histogram(LinePane, can_focus=False):
 
 
 class OverviewScreen(Screen[int | None]):
-    """The layers, all of them first; enter takes one, left and right choose the metric."""
+    """A line for all layers and one per layer; enter opens one, left and right choose a metric."""
 
-    # No borders, and nothing shines through: with --ascii every character is ASCII.
+    # No borders, not transparent: with --ascii every character is ASCII.
     DEFAULT_CSS = """
     OverviewScreen { layout: vertical; }
     OverviewScreen ChoiceList { height: 1fr; max-height: 100%; }
@@ -99,7 +99,7 @@ class OverviewScreen(Screen[int | None]):
     def __init__(
         self, opened: Opened, layer: int | None, triage: Triage | None, *, ascii_only: bool
     ) -> None:
-        """Begin with the cursor on `layer` (`None`: all of them)."""
+        """Start with the cursor on `layer` (`None`: all layers)."""
         super().__init__()
         self._opened = opened
         self._triage = triage
@@ -114,7 +114,7 @@ class OverviewScreen(Screen[int | None]):
 
     @property
     def _known(self) -> Mapping[int, KnownLayer]:
-        """The layers whose dictionary is known, as they are now."""
+        """The layers whose dictionary is known now."""
         return self._opened.known
 
     def compose(self) -> ComposeResult:
@@ -154,7 +154,7 @@ class OverviewScreen(Screen[int | None]):
     # Reading.
 
     def _unread(self) -> list[int]:
-        """Layers that are known otherwise than they were read."""
+        """Layers that changed since they were read."""
         known = self._known
         here = [at for at in self._opened.choices if at is not None and at in known]
         return [at for at in here if self._read.get(at, (None,))[0] != known[at]]
@@ -165,7 +165,7 @@ class OverviewScreen(Screen[int | None]):
 
     @work(exclusive=True, group="overview", thread=False)
     async def _read_layers(self) -> None:
-        """One layer after the other, off this thread; leaving the screen ends it."""
+        """Read one layer after another, off the UI thread; closing the screen ends it."""
         self._reading = True
         try:
             while unread := self._unread():
@@ -230,7 +230,7 @@ class OverviewScreen(Screen[int | None]):
         self._draw()
 
     def _draw(self) -> None:
-        """The metric and the layer under the cursor, large."""
+        """Draw the metric and the layer under the cursor large."""
         drawn = self.query_one(_Histogram)
         drawn.display = bool(self.rows)
         if not self.rows:
@@ -256,7 +256,7 @@ class OverviewScreen(Screen[int | None]):
         )
 
     def _numbers(self, layer: int | None) -> Overview:
-        """What is known of a layer by now, or of all of them."""
+        """The numbers read so far for a layer, or for all of them."""
         known = self._known
         if layer is None:
             return replace(self._sum, features=sum(each.n_features for each in known.values()))
@@ -272,8 +272,8 @@ class OverviewScreen(Screen[int | None]):
         return "reading" if reading else "no atlas yet"
 
     def _metrics_shown(self) -> range:
-        """Those that fit whole, from the first on if the chosen one is among them."""
-        # Two cells are the list's, for its cursor.
+        """The metrics that fit, from the first on if the chosen one is among them."""
+        # Two cells are for the list's cursor.
         count = max(1, min((self.size.width - 2 - _LEFT) // (_COLUMN + 1), len(METRICS)))
         first = max(0, self._metric - count + 1)
         return range(first, first + count)
@@ -309,12 +309,12 @@ class OverviewScreen(Screen[int | None]):
 
 
 def _level(count: int, most: int, levels: int) -> int:
-    """How high a bar is; one of a single feature is seen."""
+    """The height of a bar, at least the smallest visible one for a single feature."""
     return -(-count * levels // most) if most else 0
 
 
 def _small(bins: Sequence[int], ascii_only: bool) -> str:
-    """A cell a bin: a block, a dot for an empty one; in ASCII a digit, 9 for the fullest."""
+    """One cell per bin: a block, a dot if empty; in ASCII a digit, 9 for the fullest."""
     if ascii_only:
         return "".join(str(_level(count, max(bins), 9)) for count in bins)
     return "".join(_EIGHTHS[0][_level(count, max(bins), 8)] if count else "·" for count in bins)
@@ -343,7 +343,7 @@ def _edge(metric: Metric, value: float) -> str:
 
 
 def _short(count: int, width: int) -> str:
-    """A count in so many columns: exact, else in thousands or millions."""
+    """A count in at most `width` columns: exact, or in thousands or millions."""
     for divisor, unit in ((1, ""), (1_000, "k"), (1_000_000, "M")):
         text = f"{count // divisor}{unit}"
         if len(text) <= width:

@@ -1,4 +1,4 @@
-"""Where the panes stand: all of them on a wide screen, one group of them or one on a narrow."""
+"""The layout of the panes: all on a wide screen, one group or one pane on a narrow one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qlens_tui.app.screens.panes import PANES, PaneKind, Sources
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 
 LEAST = 80, 24
-"""The smallest screen that there is room on, in columns and lines."""
+"""The smallest usable screen, in columns and lines."""
 _WIDE, _TALL = 120, 44
-_DRAWS = 0.1  # seconds between drawings while the cursor runs
-_AFTER_GRACE = 0.005  # seconds; a timer may be that early
+_DRAWS = 0.1  # seconds between redraws while the cursor moves fast
+_AFTER_GRACE = 0.005  # seconds by which a timer may be early
 
 NAMES = (TABLE, *(kind.name for kind in PANES))
-"""The table and the panes, in the order that they are walked in."""
+"""The table and the panes, in the order of `tab`."""
 
 CSS = """
 Workbench { layout: vertical; }
@@ -44,12 +44,12 @@ Workbench.-tiny #upper, Workbench.-tiny .-group, Workbench.-tiny #keys { display
 
 
 class PaneLayout:
-    """Makes the panes, puts that in front which the user went to last, and has them drawn."""
+    """Creates the panes, shows the one used last in front, and has them drawn."""
 
     def __init__(
         self, screen: Screen[Any], sources: Sources, tab: str, *, ascii_only: bool
     ) -> None:
-        """`tab` is the name of the pane in front, if there is one of that name."""
+        """`tab` names the pane in front, if it exists."""
         self._screen = screen
         self._sources = sources
         self._drawing = Alarm(screen.set_timer, self.draw)
@@ -71,7 +71,7 @@ class PaneLayout:
         self.show(self.tab)
 
     def show(self, name: str) -> None:
-        """Put a pane in front, where not all have room."""
+        """Show a pane in front, if there is no room for all."""
         self.tab = name
         for group, kinds in self._groups.items():
             names = [kind.name for kind in kinds]
@@ -83,7 +83,7 @@ class PaneLayout:
                 container.set_class(here, "-front")
 
     def resize(self, width: int, height: int) -> bool:
-        """The screen is so large; whether there is room for anything."""
+        """Fit the layout to this screen size; returns whether it is large enough."""
         tiny = width < LEAST[0] or height < LEAST[1]
         roomy = width >= _WIDE and height >= _TALL
         self._screen.set_class(tiny, "-tiny")
@@ -93,7 +93,7 @@ class PaneLayout:
         return not tiny
 
     def draw(self) -> None:
-        """Give every pane its view; again when what waits in them is to turn grey."""
+        """Give every pane its view, and again when old numbers are to turn grey."""
         self._drawing.stop()
         for kind in PANES:
             self.panes[kind.name].draw(kind.view(self._sources))
@@ -102,5 +102,5 @@ class PaneLayout:
             self._grace.put_off(grace + _AFTER_GRACE)
 
     def draw_soon(self) -> None:
-        """The same in a moment, once for many cursor moves: a line may be slow."""
+        """Draw in a moment, once for many cursor moves, because the connection may be slow."""
         self._drawing.within(_DRAWS)

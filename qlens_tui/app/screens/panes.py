@@ -1,7 +1,7 @@
-"""The panes about the feature under the cursor: their names, where they stand, what they draw.
+"""The panes about the feature under the cursor: their names, places and views.
 
-Whoever adds one writes its widget, its view (`views`, `state`) and a line here. Help, palette,
-tabs and the order of `tab` are made from these lines.
+To add a pane, write its widget, its view (`views`, `state`) and an entry here. Help, palette,
+tabs and the order of `tab` are made from these entries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qlens_tui.table.row_reader import RowReader
 
 @dataclass(frozen=True)
 class Sources:
-    """Where views come from: the state, and the atlases that are in memory."""
+    """The sources of views: the state, and the atlases in memory."""
 
     state: State
     reader: RowReader
@@ -29,10 +29,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class PaneKind:
-    """A pane by the name that it has in CSS and in a saved visit.
+    """A pane by its name in CSS and in a saved visit.
 
-    `keys` is the part of the help that its keys are in, `group` the container that it stands
-    in: where that has no room for all of its panes, the one that was gone to last is shown.
+    `keys` is the section of the help with its keys, `group` its container: if that has no room for
+    all of its panes, the one focused last is shown.
     """
 
     name: str
@@ -41,7 +41,7 @@ class PaneKind:
     widget: type[FeaturePane[Any]]
     view: Callable[[Sources], PaneView]
     make: Callable[[str, bool], FeaturePane[Any]]
-    """The widget, given its name and whether it may write ASCII only."""
+    """Creates the widget, given its name and whether to write only ASCII."""
 
 
 PANES: tuple[PaneKind, ...] = (

@@ -1,8 +1,8 @@
-"""Which features fire on a text, token by token: an explanation put to the test.
+"""Which features fire on a text, token by token: a way to test an explanation.
 
-The user types a text; the model runs on it once. One feature is watched along the tokens, at
-first the one under the table's cursor; for the token under the cursor the features of the layer
-that fire on it most are listed, one step away with enter.
+The user types a text; the model runs on it once. One feature's activation is shown at every token,
+at first that of the feature under the table's cursor. For the token under the cursor, the features
+of the layer that fire on it most strongly are listed; enter goes to one of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOADING = "the model is still loading: p tries again"
 
 
 class ProbeScreen(AnswerScreen[Feature | None]):
-    """A text's tokens, what one feature does on them, and what else fires."""
+    """A text's tokens, one feature's activations on them, and the other features that fire."""
 
     DEFAULT_CSS = """
     ProbeScreen { align: center middle; background: transparent; }
@@ -52,11 +52,11 @@ class ProbeScreen(AnswerScreen[Feature | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "leave", "Back"),
         Binding("p", "edit", "Edit the text"),
-        # The list has the focus, and takes up and down.
+        # The list has the focus and handles up and down.
         Binding("j,right", "token(1)", "Next token", priority=True),
-        Binding("k,left", "token(-1)", "Token before", priority=True),
+        Binding("k,left", "token(-1)", "Previous token", priority=True),
         Binding("n", "fires(1)", "Next token that the feature fires on"),
-        Binding("N", "fires(-1)", "Token before that the feature fires on"),
+        Binding("N", "fires(-1)", "Previous token that the feature fires on"),
         Binding("space", "watch", "Watch this feature along the text"),
     ]
 
@@ -71,11 +71,11 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         *,
         ascii_only: bool,
     ) -> None:
-        """Watch `feature` of `layer` on the text that was typed last, once it is taken again."""
+        """Show `feature` of `layer` on a text; the last text is offered for editing."""
         super().__init__()
         self._layer, self._feature = layer, feature
         self.typed = typed
-        """The text as it was typed, escapes and all."""
+        """The text as it was typed, with escapes."""
         self._answers = state
         self._requests = requests
         self._reader = reader
@@ -101,10 +101,10 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         self._tell(f"what fires on a text, layer {self._layer}")
         self.action_edit()
 
-    # What the engine says.
+    # Answers of the engine.
 
     def answered(self) -> None:
-        """Show the answer to what was asked last, or what is done for it, or why there is none."""
+        """Show the answer to the last request, or its progress, or why it failed."""
         question = self._question
         if question is None or not self.is_attached:
             return
@@ -182,7 +182,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         return None if at is None else self._here()[0][at]
 
     def _here(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """What fires on the token under the cursor."""
+        """List what fires on the token under the cursor."""
         if self._probed is None:
             return (), ()
         firing = self._probed.strongest[self.query_one(FiringTokens).cursor]
@@ -215,7 +215,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
 
 
 def meant(typed: str) -> str:
-    r"""The text that a typed line stands for: `\n`, `\t`, `\\`, `\x1b`, `\u202e` are read."""
+    r"""The text of a typed line, with `\n`, `\t`, `\\`, `\x1b`, `\u202e` replaced."""
 
     def character(found: re.Match[str]) -> str:
         code = found[2] or found[3] or found[4]
@@ -227,7 +227,7 @@ def meant(typed: str) -> str:
 
 
 def _summary(of: m.PromptFirings) -> str:
-    """What the feature does on the text, in one line."""
+    """A summary of the feature's activations on the text, in one line."""
     count = f"{len(of.ids):,} token{'s' if len(of.ids) != 1 else ''}"
     count += ", the first put in front" if of.bos else ""
     if of.activations is None:

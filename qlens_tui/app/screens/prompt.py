@@ -1,4 +1,4 @@
-"""One line asked at the bottom of the screen, with suggestions and a check while typing."""
+"""A one-line prompt at the bottom of the screen, with suggestions and a check while typing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qlens_tui.app.widgets.wrapped_text import WrappedText
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What may be taken instead of what was typed: printable text, and what it stands for."""
+    """A suggestion: printable text, and its value."""
 
     shown: str
     value: str
@@ -29,14 +29,14 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was typed, or the suggestion that was taken."""
+    """The typed text, or the chosen suggestion."""
 
     text: str
     number: int | None = None
 
 
 class Prompt(ModalScreen[Answer | None]):
-    """Asks for a line. Enter takes it, escape leaves; up and down choose a suggestion."""
+    """Asks for a line. Enter accepts it, escape cancels; up and down choose a suggestion."""
 
     DEFAULT_CSS = """
     Prompt { align: left bottom; background: transparent; }
@@ -47,7 +47,7 @@ class Prompt(ModalScreen[Answer | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back"),
-        Binding("up", "choose(-1)", "Suggestion before", priority=True, show=False),
+        Binding("up", "choose(-1)", "Previous suggestion", priority=True, show=False),
         Binding("down", "choose(1)", "Next suggestion", priority=True, show=False),
         Binding("tab", "complete", "Complete", priority=True, show=False),
     ]
@@ -67,11 +67,11 @@ class Prompt(ModalScreen[Answer | None]):
         """Ask for `title`.
 
         Args:
-            hint: said under the line, as it is: text of the app's own, in ASCII.
-            check: says in one line what is wrong with a text, `None` if nothing is.
-            confirm: says in one line what a second enter is needed for, `None` if one will do.
+            hint: shown under the line, unchanged: the app's own text, in ASCII.
+            check: returns in one line what is wrong with a text, `None` if nothing is.
+            confirm: returns in one line why a second enter is needed, `None` if it is not.
             typed: called at every change; may call `offer`, now or later.
-            must_choose: only a suggestion can be taken.
+            must_choose: only a suggestion is accepted.
         """
         super().__init__()
         self._title, self._value, self._hint = title, value, hint
@@ -97,7 +97,7 @@ class Prompt(ModalScreen[Answer | None]):
         self._ask()
 
     def offer(self, suggestions: Sequence[Suggestion], *, take_first: bool = False) -> None:
-        """Show these under the cursor keys; `take_first`: enter takes the first of them."""
+        """Show these suggestions; `take_first`: enter accepts the first one."""
         if not self.is_attached:
             return
         self._offered = tuple(suggestions)
@@ -108,7 +108,7 @@ class Prompt(ModalScreen[Answer | None]):
         offered.mark(self._chosen is not None)
 
     def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:
-        """Say something under the line; `printable` as `WrappedText` means it."""
+        """Show text under the line; `printable` as in `WrappedText`."""
         if self.is_attached:
             told = self.query_one("#told", WrappedText)
             style = "pane--problem" if problem else "pane--quiet"
@@ -167,7 +167,7 @@ class Prompt(ModalScreen[Answer | None]):
         text = self.query_one(LineInput).value
         problem = self._check(text) if self._check is not None else None
         if problem is None and self._must_choose:
-            problem = "no such token: choose one of those offered"
+            problem = "no such token: choose one from the list"
         if problem is None and self._confirm is not None and text != self._asked:
             problem, self._asked = self._confirm(text), text
         if problem is not None:

@@ -1,7 +1,7 @@
-"""Features by token: ranked by one lens, another beside it, one step from the feature.
+"""Features by token: ranked by one lens, with another lens's score; enter goes to a feature.
 
-A search is worth several features, and going to one closes the list: what was sought and where
-the cursor stood outlive the screen (`Sought`), so that the next one opens there again.
+Going to a feature closes the list, but the search and the cursor are kept (`Sought`), so that the
+list can be opened again at the same place.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _LOADING = "the model is still loading: search again when it is ready"
 
 @dataclass(frozen=True)
 class Sought:
-    """A search as it stands on the screen: the question, and the line under the cursor.
+    """A search as shown: the request, and the line under the cursor.
 
-    `layer` is the one that is searched unless `everywhere`; `None`: there is only everywhere.
+    `layer` is searched unless `everywhere`; `None`: only all layers can be searched.
     """
 
     token_id: int
@@ -52,7 +52,7 @@ class Sought:
     cursor: int = 0
 
     def told(self, *, ascii_only: bool) -> str:
-        """The question in words, printable."""
+        """The search in words, printable."""
         label = token_label(self.token, ascii_only=ascii_only)
         where = "all layers" if self.layers is None else f"layer {self.layer}"
         return f"{_VERBS[self.side]} {label} ({self.token_id}), {where}, by {self.lens}"
@@ -64,16 +64,16 @@ class Sought:
 
     @property
     def question(self) -> m.Search:
-        """What the engine is asked."""
+        """The request to the engine."""
         return m.Search(
             token_id=self.token_id, side=self.side, lens=self.lens, layers=self.layers, n=200
         )
 
 
 class ReverseSearch(AnswerScreen[Feature | None]):
-    """The hits for one token; side, lens and layers are a key each.
+    """The hits for one token; one key each changes side, lens and layers.
 
-    `sought` is what it was opened with, and once it is left what it then showed.
+    `sought` is the search that it shows, also after it was closed.
     """
 
     DEFAULT_CSS = """
@@ -111,7 +111,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
 
     @property
     def hits(self) -> tuple[m.Hit, ...]:
-        """What is listed."""
+        """The hits that are listed."""
         return () if self._drawn is None else self._drawn.hits
 
     def compose(self) -> ComposeResult:
@@ -138,7 +138,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
         self.answered()
 
     def answered(self) -> None:
-        """List what was found, or why nothing was."""
+        """List the hits, or why there are none."""
         if not self.is_attached or self._drawn is not None:
             return
         found = self._answers.answer(self.sought.question)
@@ -157,7 +157,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
         self.run_worker(self._label_others(found, named), exclusive=True)
 
     async def _label_others(self, found: m.Found, named: Labels) -> None:
-        """Of layers that are not in memory, from their atlases."""
+        """Read labels for layers that are not in memory, from their atlases."""
         opened = self._answers.opened
         known, texts = dict(opened.known), opened.texts
         missing: dict[int, list[int]] = {}
@@ -195,7 +195,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
     def _tokens(
         self, hit: m.Hit, named: Mapping[Feature, tuple[str, ...]], *, reading: bool
     ) -> str:
-        """The feature's tokens on the side that is searched; `reading`: more are on their way."""
+        """The feature's tokens on the searched side; `reading`: labels are still being read."""
         tokens = named.get((hit.layer, hit.feature))
         if tokens is not None:
             return " ".join(token_label(token, ascii_only=self._ascii) for token in tokens)
@@ -204,7 +204,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
 
     def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
         event.stop()
-        if event.index < len(self.hits):  # not of the hits of a moment ago
+        if event.index < len(self.hits):  # not of the previous hits
             hit = self.hits[event.index]
             self._leave((hit.layer, hit.feature))
 
@@ -233,7 +233,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
 
 
 def _scores(lens: str, hits: Sequence[m.Hit]) -> list[list[str]]:
-    """The columns of scores under their headings: the ranking lens's, then another's if known."""
+    """The columns of scores by heading: the ranking lens's, then another's if known."""
     columns = [_column(lens, [hit.score for hit in hits])]
     if lens != "logit":
         columns.append(_column("logit", [hit.logit_score for hit in hits]))

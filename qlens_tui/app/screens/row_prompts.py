@@ -1,4 +1,4 @@
-"""Questions about the table's rows: which feature to jump to, what to sort by, what to keep."""
+"""Prompts about the table's rows: jump, sort, filter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MARKS = ("star", "reject", "tags", "note")
 
 
 class RowPrompts:
-    """Asks, and has the rows follow the answer."""
+    """Asks, and changes the rows accordingly."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class RowPrompts:
         self._screen.app.push_screen(prompt, go)
 
     def sort(self) -> None:
-        """Ask for a column; the one that rows are sorted by already turns the order round."""
+        """Ask for a column to sort by; choosing the current column reverses the order."""
         rows, by = self._table.rows, self._rows.sort
         columns = sortable(rows.frame.columns if rows is not None else ())
         way = "down" if self._rows.descending else "up"
@@ -71,7 +71,7 @@ class RowPrompts:
                 self._rows.sort_by(columns[index])
 
         choice = Choice(
-            "sort by (the same again: the other way)",
+            "sort by (the same column again: reverse)",
             [f"{column:<28}{way if column == by else ''}" for column in columns],
             cursor=columns.index(by) if by in columns else 0,
             ascii_only=self._ascii,
@@ -106,7 +106,7 @@ class RowPrompts:
 
 
 def sortable(columns: Sequence[str]) -> list[str]:
-    """Of a frame's columns those that an order makes sense of, the table's own first."""
+    """The columns of a frame that can be sorted by, the table's own first."""
     shown = [column.source for column in COLUMNS if column.source in (*columns, *_MARKS)]
     hidden = ("_ids", "_scores", "_moved")
     others = [
@@ -116,7 +116,7 @@ def sortable(columns: Sequence[str]) -> list[str]:
 
 
 def _jump(text: str, layer: int | None) -> Feature | None:
-    """The feature that was typed, of `layer` unless it names one; `None` where it is none."""
+    """The typed feature, in `layer` unless it names one; `None` if it is invalid."""
     first, colon, second = text.strip().partition(":")
     if not colon:
         first, second = ("" if layer is None else str(layer)), first

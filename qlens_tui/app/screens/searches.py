@@ -1,4 +1,4 @@
-"""Searches over the workbench: features by token, and what fires on a text; then to a feature."""
+"""Searches over the workbench: features by token, and what fires on a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qlens_tui.table.row_reader import RowReader
 
 
 class Searches:
-    """Opens the searches, each where the last one was left."""
+    """Opens the searches, each as it was left."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Searches:
         screen: Screen[Any],
         ascii_only: bool,
     ) -> None:
-        """`go` leads to a feature that was found."""
+        """`go` shows a feature that was found."""
         self._state = state
         self._requests = requests
         self._reader = reader
@@ -41,7 +41,7 @@ class Searches:
         self._typed = ""
 
     def by_token(self) -> None:
-        """Ask for a token, then list its features; with nothing typed the last search again."""
+        """Ask for a token, then list its features; with nothing typed, repeat the last search."""
         opened, layer = self._state.opened, self._state.layer
         completion, texts = opened.completion, opened.texts
         if opened.session is None or completion is None or texts is None:

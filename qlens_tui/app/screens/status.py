@@ -1,4 +1,4 @@
-"""What the first line of the workbench, the table's head and the last line say, as data."""
+"""The content of the workbench's first line, the table's head and the last line, as data."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ALL_KEYS = ("?", "all keys")
 
 
 def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list[list[str]]:
-    """Facts on where the user is, each in its wordings, the most wanted first.
+    """Facts about where the user is, each in several wordings, the most important first.
 
-    `name` is the configuration's, for as long as nothing else is known.
+    `name` is the configuration's name, shown until the model is known.
     """
     opened, settings, ready = state.opened, state.settings, state.opened.session
     if not opened.known:
@@ -54,7 +54,7 @@ def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list
 
 
 def lacking(state: State, table: FeatureTable) -> str:
-    """Why the table has no columns: what the atlas waits for that no layer in sight has."""
+    """Why the table has no columns: what the missing atlas waits for."""
     opened, rows = state.opened, table.rows
     if rows is None or not rows.frame.height or "value_query_ids" in rows.frame.columns:
         return ""
@@ -69,10 +69,10 @@ def lacking(state: State, table: FeatureTable) -> str:
 
 
 def doing(state: State, layer_requests: LayerRequests) -> tuple[str, ...]:
-    """What is going on, in its wordings, longest first."""
+    """What is going on, in several wordings, longest first."""
     opened, jobs = state.opened, state.jobs
     if jobs:
-        # The newest that moves is the one that others give way to.
+        # The newest one with progress is the one that is running.
         job = next((job for job in reversed(jobs) if job.done), jobs[0])
         more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
         return f"{job.name}: {job.progress}{more}", f"{job.name} {job.share}{more}"
@@ -98,7 +98,7 @@ def show_lines(
     layer_requests: LayerRequests,
     name: str,
 ) -> None:
-    """Bring the first line, the table's head and the last line of the screen up to date."""
+    """Update the first line, the table's head and the last line of the screen."""
     first = screen.query_one(StatusLine)
     if screen.has_class("-tiny"):
         size = screen.app.size
@@ -111,7 +111,7 @@ def show_lines(
 
 
 def keys(screen: Screen[Any]) -> list[Key]:
-    """The keys that work here and now; the last one leads to all others."""
+    """The keys that work now; the last one shows all others."""
     focused = screen.focused
     own: list[Key] = []
     others: list[Key] = []

@@ -1,4 +1,4 @@
-"""Which rows are in the table and where its cursor is sent: layer, order, filter, ways back."""
+"""Which rows are in the table, and where its cursor goes: layer, order, filter, history."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _WHILE_LAYERS_ARRIVE = 0.3  # seconds
 
 
 class _Stop(NamedTuple):
-    """Somewhere to go back to: the layer that was shown (`None`: all) and the feature."""
+    """A position to go back to: the layer that was shown (`None`: all) and the feature."""
 
     layer: int | None
     feature: Feature
 
 
 class TableRows:
-    """The rows of the layer that is shown, and the way from layer to layer."""
+    """The rows of the layer that is shown, and moving between layers."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TableRows:
         screen: Screen[Any],
         changed: Callable[[], None],
     ) -> None:
-        """`changed` is called when the table has other rows, or another layer is on its way."""
+        """`changed` is called when the rows changed, or another layer is being read."""
         self._state = state
         self._opened = state.opened
         self._reader = reader
@@ -64,7 +64,7 @@ class TableRows:
     # Layers.
 
     def learn(self, known: KnownLayer) -> None:
-        """A layer's dictionary, or its atlas, is known now."""
+        """A layer's dictionary or atlas is now known."""
         if self._opened.known.get(known.layer) == known:
             return
         self._opened.known[known.layer] = known
@@ -74,7 +74,7 @@ class TableRows:
             self.refresh()
 
     def keep_only(self, layers: Sequence[int]) -> None:
-        """Forget what was remembered of layers that the configuration has no more."""
+        """Forget layers that the configuration no longer has."""
         lost = set(self._opened.known) - set(layers)
         for gone in lost:
             del self._opened.known[gone]
@@ -82,11 +82,11 @@ class TableRows:
             self._last.pop(gone, None)
         self._behind = [stop for stop in self._behind if stop.feature[0] in layers]
         if lost:
-            self._empty("reading")  # there are no marks for rows of what is gone
+            self._empty("reading")  # rows of removed layers have no marks
             self.refresh()
 
     def begin(self, layers: Sequence[int], at: Feature | None) -> None:
-        """The layers are known: begin `at` a feature, unless the user is somewhere already."""
+        """The layers are known: start `at` a feature, unless a layer is already shown."""
         layer = self._state.layer
         if (layer is None and not self._opened.known) or (
             layer is not None and layer not in layers
@@ -94,21 +94,21 @@ class TableRows:
             self._state.layer = at[0] if at is not None and at[0] in layers else layers[0]
             self._wanted = at
 
-    # The way through them.
+    # Moving through the layers.
 
     def visited(self, layer: int, feature: int) -> None:
-        """The cursor came to a feature: where it goes when the layer is shown again."""
+        """Remember the feature under the cursor, for when the layer is shown again."""
         self._last[layer] = feature
 
     def step(self, by: int) -> None:
-        """The next layer, or one before."""
+        """Show the next or a previous layer."""
         choices, layer = self._opened.choices, self._state.layer
         if choices:
             at = choices.index(layer) if layer in choices else 0
             self.go(choices[max(0, min(at + by, len(choices) - 1))])
 
     def go(self, layer: int | None, feature: int | None = None) -> None:
-        """Show a layer (`None`: all); with `feature`, jump to it, to come `back` from later."""
+        """Show a layer (`None`: all); with `feature`, jump to it, so that `back` returns."""
         if layer is None or feature is None:
             if layer != self._state.layer:
                 last = self._last.get(layer) if layer is not None else None
@@ -121,7 +121,7 @@ class TableRows:
         self._show(shown, (layer, feature), insists=True)
 
     def back(self) -> None:
-        """Return to where the last jump came from, or from a filter that nothing passes."""
+        """Return to where the last jump came from, or clear a filter that keeps nothing."""
         rows = self._table.rows
         if self._behind:
             stop = self._behind.pop()
@@ -137,10 +137,10 @@ class TableRows:
         self._wanted, self._insists = wanted, insists
         if layer == self._state.layer and wanted is not None and self._table.move_to(*wanted):
             self._wanted = None
-            return  # else a filter hides it, or its rows are being read
+            return  # else a filter hides it, or rows are still being read
         if layer != self._state.layer:
             self._state.layer = layer
-            # Until the new rows are read nothing of the old layer can be marked by mistake.
+            # So that nothing in the old layer is marked by mistake while the new rows are read.
             self._empty(f"reading layer {layer}" if layer is not None else "reading")
         needed = wanted[0] if wanted is not None else layer
         if needed is not None:
@@ -149,7 +149,7 @@ class TableRows:
         self._changed()
 
     def need(self, layer: int) -> None:
-        """Ask for what a layer lacks; until its dictionary is described, say so in its place."""
+        """Ask for what a layer lacks; until its dictionary is described, say so in the table."""
         self._layer_requests.need(layer)
         if layer == self._state.layer and layer not in self._opened.known:
             self._empty(f"reading layer {layer}")
@@ -157,9 +157,9 @@ class TableRows:
     # Order and filter.
 
     def sort_by(self, column: str) -> None:
-        """Sort by a column, largest first where that is what one wants; again: the other way.
+        """Sort by a column, largest first where that is useful; the same column again: reverse.
 
-        The cursor goes to what was sorted for, the first row; `back` leads to where it was.
+        The cursor goes to the first row; `back` returns to where it was.
         """
         falls = column not in ("feature", "layer", "tags", "note") and "ids" not in column
         self.descending = not self.descending if column == self.sort else falls
@@ -170,10 +170,10 @@ class TableRows:
         self.refresh()
 
     def filter_by(self, text: str) -> None:
-        """Keep the rows that a filter keeps; all for an empty one.
+        """Show only the rows that pass a filter; all for an empty one.
 
-        Where the cursor last was it returns to as soon as that feature is shown again. Jumps
-        before are not gone back to: the filter would hide what they came from.
+        The cursor returns to its feature as soon as that is shown again. Earlier jumps are
+        forgotten, because the filter may hide where they came from.
         """
         self.filter = text
         self._behind = []
@@ -185,23 +185,23 @@ class TableRows:
     # Rows.
 
     def begin_empty(self) -> None:
-        """Nothing is known of the layers yet: say so where their features will be."""
+        """No layer is known yet: say so in the table."""
         if not self._opened.known:
             self._empty("features appear once the model is loaded")
 
     def cannot_show(self, layer: int, why: str) -> None:
-        """A layer's dictionary was not to be had: say so where its features would be."""
+        """A layer's dictionary could not be loaded: say so in the table."""
         if layer == self._state.layer and layer not in self._opened.known:
             self._empty(why)
 
     def texts_arrived(self) -> None:
-        """The vocabulary is there, which words and an order by token wait for."""
+        """The vocabulary has arrived: apply the filter or order that waited for it."""
         self._table.set_texts(self._opened.texts)
         if self.filter or (self.sort or "").endswith("_ids"):
             self.refresh()
 
     def refresh(self) -> None:
-        """Read, join, filter and sort off this thread; then show."""
+        """Read, join, filter and sort off the UI thread, then show the rows."""
         self._screen.run_worker(self._refresh(), exclusive=True, group="rows")
 
     async def _refresh(self) -> None:
@@ -219,10 +219,10 @@ class TableRows:
                 descending=self.descending,
             )
         except (LensError, OSError) as error:
-            # The filter stays as it was typed: the atlas or the vocabulary may be on its way.
+            # The filter stays as typed: the atlas or the vocabulary may still arrive.
             making = self._layer_requests.is_tabulating(layers)
             why = "its atlas is being computed" if making else str(error)
-            self._empty(f"the filter waits: {why}" if self.filter else str(error))
+            self._empty(f"filter not applied yet: {why}" if self.filter else str(error))
             self._changed()
             return
         self._reader.drop_all_but(layers)

@@ -1,4 +1,4 @@
-"""A token of the vocabulary, completed while it is typed, whose features are then searched."""
+"""A prompt for a token, completed while it is typed, whose features are then searched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMPLETIONS = 50
 def token_prompt(
     completion: Completion, texts: Sequence[str], last: Sought | None, *, ascii_only: bool
 ) -> Prompt:
-    """Ask for a token of `texts`; with nothing typed the search `last` is offered."""
+    """Ask for a token of `texts`; with nothing typed, offer the search `last`."""
     space = visible(" ", ascii_only=ascii_only)
     hint = f"type a token, up and down choose; a leading space (or {space}) counts; #7 is id 7"
 
@@ -28,7 +28,7 @@ def token_prompt(
                 [Suggestion(f"features that {last.told(ascii_only=ascii_only)}", "")],
                 take_first=True,
             )
-            prompt.tell(f"enter alone: the results for {label} again", printable=True)
+            prompt.tell(f"enter: the last results, for {label}", printable=True)
             return
         ids = completion.offered(text, _COMPLETIONS, ascii_only=ascii_only)
         labels = (fit(token_label(texts[token], ascii_only=ascii_only), 28) for token in ids)
@@ -46,14 +46,14 @@ def token_prompt(
 
 
 def sought_by(answer: Answer, layer: int | None, last: Sought | None) -> Sought | None:
-    """The search that was asked for, in `layer` or everywhere."""
+    """The requested search, in `layer` or in all layers."""
     if answer.number is None:
         return last
     return Sought(answer.number, answer.text, layer, everywhere=layer is None)
 
 
 def still_possible(last: Sought | None, opened: Opened) -> Sought | None:
-    """A search, unless another model or other dictionaries are open now."""
+    """The search `last`, unless another model or other dictionaries are open now."""
     texts = opened.texts
     if last is None or texts is None:
         return None

@@ -1,4 +1,4 @@
-"""Where the user is, put down to come back to; and what a visit begins with."""
+"""Saving where the user is, and restoring it at the next start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qlens_tui.engine import messages as m
 
 
 def begun(visit: LastVisit) -> State:
-    """The state that a visit begins with: settings, look, and what was known of the layers."""
+    """The state at the start of a visit: settings, look, and what was known about the layers."""
     return State(
         Opened(visit),
         settings=m.Settings(
@@ -34,7 +34,7 @@ def begun(visit: LastVisit) -> State:
 
 
 def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> LastVisit:
-    """Where the user is, `feature` being under the cursor; without tab, pane and theme."""
+    """The visit to save, with `feature` under the cursor; without tab, pane and theme."""
     opened, settings, look = state.opened, state.settings, state.look
     ready, known = opened.session, opened.known
     visit = LastVisit(

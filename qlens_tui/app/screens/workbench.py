@@ -1,8 +1,7 @@
-"""The screen that features are triaged on: table, token lists, paths, evidence.
+"""The main screen, for triage of features: table, token lists, paths, evidence.
 
-It puts the parts together and passes on what they say: a widget's message, a key, an event of
-the engine. What is asked about and what has arrived is in the state (`qlens_tui.app.state`);
-after each change the panes are given their views of it.
+It connects the parts and routes widget messages, keys and engine events. Requests and answers are
+in the state (`qlens_tui.app.state`); after each change the panes get their views of it.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ from qlens_tui.engine import messages as m
 from qlens_tui.table.row_reader import RowReader
 from qlens_tui.triage.triage import Triage
 
-_SAVE_AFTER = 1.0  # seconds from a move until the visit is written
+_SAVE_AFTER = 1.0  # seconds from a move until the visit is saved
 _WAKE = 1.0  # seconds
-_WATCH_MARKS = 2.0  # seconds between looks for another session's marks
+_WATCH_MARKS = 2.0  # seconds between checks for another session's marks
 
 
 class Workbench(Screen[None]):
-    """Everything about one configuration."""
+    """The main screen for one configuration."""
 
     DEFAULT_CSS = CSS
     BINDINGS: ClassVar[list[BindingType]] = [*KEYMAP]
@@ -76,9 +75,9 @@ class Workbench(Screen[None]):
         begin_at: Feature | None = None,
         ascii_only: bool = False,
     ) -> None:
-        """Show `config` as it was left; `send` passes requests on to the engine.
+        """Show `config` as it was left; `send` sends requests to the engine.
 
-        `begin_at` is the feature that a first visit begins with; `triage` `None`: nothing can be
+        `begin_at` is the feature that a first visit starts with; `triage` `None`: nothing can be
         marked.
         """
         super().__init__()
@@ -138,7 +137,7 @@ class Workbench(Screen[None]):
         self.marking.read_all()
         self.rows.refresh()
         self.refresh_lines()
-        # Toasts were once seen to stay until the next key, as if nothing had woken the screen.
+        # Otherwise toasts sometimes stay until the next key press.
         self.set_interval(_WAKE, self.check_idle)
         self.set_interval(_WATCH_MARKS, self.marking.watch)
 
@@ -150,10 +149,10 @@ class Workbench(Screen[None]):
         """One of the panes about the feature under the cursor."""
         return self.pane_layout.panes[name]
 
-    # What the engine says.
+    # Events of the engine.
 
     def hear(self, event: m.Event) -> None:
-        """An event of the engine."""
+        """Handle an event of the engine."""
         self.answers.take(event)
         if isinstance(event, m.Ready | m.LayerReady | m.AtlasReady):
             self.show_layers()
@@ -163,21 +162,21 @@ class Workbench(Screen[None]):
         self._show_answers()
 
     def engine_opening(self, request: m.Open) -> None:
-        """A session is to be opened, in a new process or again."""
+        """Open a session, in a new process or again."""
         self.state.opened.phase = "opening"
         self.state.opened.no_columns.clear()
         self.requests.open(request)
         self._show_answers()
 
     def remember_vocabulary(self, tokens: list[str]) -> None:
-        """Token strings kept from the last visit, until the engine tells its own."""
+        """Use the token strings of the last visit until the engine sends its own."""
         self.state.opened.read_vocabulary(tokens)
         self.rows.texts_arrived()
         offer_atlas_lists(self.table, self.state)
         self._show_answers()
 
     def engine_lost(self, text: str, phase: str) -> None:
-        """The engine is gone; `phase` is what is being done about it."""
+        """The engine died; `phase` is what the app is doing about it."""
         self.answers.lost(text, phase)
         self._show_answers()
 
@@ -188,7 +187,7 @@ class Workbench(Screen[None]):
             if isinstance(screen, AnswerScreen):
                 screen.answered()
 
-    # What the widgets say.
+    # Messages of the widgets.
 
     def on_feature_table_feature_focused(self, event: FeatureTable.FeatureFocused) -> None:
         event.stop()
@@ -248,17 +247,17 @@ class Workbench(Screen[None]):
         was_tiny = self.has_class("-tiny")
         has_room = self.pane_layout.resize(event.size.width, event.size.height)
         if was_tiny and has_room:
-            self.call_after_refresh(self.table.focus)  # what is hidden loses the focus
+            self.call_after_refresh(self.table.focus)  # a hidden widget must not keep the focus
         self.refresh_lines()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing can be done blindly to what a window is too small to show."""
+        """Block actions while the window is too small to show their effect."""
         return not self.has_class("-tiny") or action == "help"
 
-    # Which feature, how it is carried.
+    # Feature and settings.
 
     def _rows_changed(self) -> None:
-        """The table has other rows, or will have."""
+        """The table's rows changed, or are being read."""
         self.table.set_marks(self.marking.marks)
         self._follow_cursor()
         self.feature_requests.changed()
@@ -334,7 +333,7 @@ class Workbench(Screen[None]):
         self._exporting.ask()
 
     def action_copy(self) -> None:
-        """The focused pane's text; of the table, the row's lists."""
+        """The focused pane's text; for the table, the row's lists."""
         lines = getattr(self.focused, "lines", [])
         if self.table.has_focus:
             lines = [line for side in SIDES for line in self.pane(side).lines]
@@ -364,14 +363,14 @@ class Workbench(Screen[None]):
         begin = title_of(self.focused.id if self.focused is not None else None)
         self.app.push_screen(Help(sections, begin=begin, ascii_only=self.ascii_only))
 
-    # What is drawn.
+    # Drawing.
 
     def draw(self) -> None:
         """Give the panes their views."""
         self.pane_layout.draw()
 
     def refresh_lines(self) -> None:
-        """Bring the first line, the table's head and the last line up to date."""
+        """Update the first line, the table's head and the last line."""
         if not self.is_attached or not self.query("#status"):
             return
         status.show_lines(
@@ -379,19 +378,19 @@ class Workbench(Screen[None]):
         )
 
     def show_layers(self) -> None:
-        """Bring the layer column up to date."""
+        """Update the layer column."""
         column = self.query_one(LayerColumn)
         column.tell(self.state.opened.choices, self.state.layer, self.marking.stars)
 
     def show_marks(self) -> None:
-        """Show the marks as they are now."""
+        """Show the current marks."""
         self.table.set_marks(dict(self.marking.marks))
         self.show_layers()
 
     # The visit.
 
     def save(self) -> None:
-        """Write where the user is now."""
+        """Save where the user is now."""
         self._saving.stop()
         if self.state.opened.known:
             here = self.focused.id if self.focused is not None else None

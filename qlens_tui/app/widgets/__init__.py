@@ -1,1 +1,1 @@
-"""What the app is built of: attributes and plain data down, messages up."""
+"""The app's widgets: they take attributes and plain data, and post messages."""

@@ -1,7 +1,7 @@
-"""Shares by block: on which side of the feature a block lies, and what its row says.
+"""Shares by block: on which side of the feature a block is, and its row.
 
-A block before the feature is a way into its key, one behind it a way out of its value; the
-feature's own block is neither.
+A block before the feature is on the key's path, a block after it on the value's; the feature's
+own block is on neither.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from qlens_tui.app.views import SIDES, PathsView
 from qlens_tui.engine.messages import PathShare, Side
 
 ENDS = ("direct", "bias")
-"""Rows that are no block's."""
+"""Rows that do not belong to a block."""
 
 
 @dataclass(frozen=True)
 class BlockShares:
     """The rows of blocks, by the block's index (2l: attention, 2l+1: MLP of layer l).
 
-    `sides` are those whose ways are known.
+    `sides` are those whose paths are known.
     """
 
     rows: Mapping[int, tuple[Side, PathShare]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class BlockShares:
 
     @classmethod
     def of(cls, view: PathsView) -> BlockShares:
-        """Those of both sides, as far as they are there."""
+        """The rows of both sides, if they have arrived."""
         there = {
             side: shares.paths for side, shares in view.sides.items() if shares.paths is not None
         }
@@ -45,27 +45,27 @@ class BlockShares:
         return block in self.rows
 
     def side(self, block: int) -> Side | None:
-        """The side whose way the block is on."""
+        """The side whose path the block is on."""
         return self.rows[block][0] if block in self.rows else None
 
     def on_side(self, side: Side | None) -> frozenset[int]:
-        """The blocks on a side's way."""
+        """The blocks on a side's path."""
         return frozenset(block for block, (of, _) in self.rows.items() if of == side)
 
     def is_own(self, block: int) -> bool:
-        """Whether the block lies between the ways: it is the feature's own."""
+        """Whether the block is between the paths: the feature's own block."""
         if len(self.sides) < len(SIDES) or not self.rows:
             return False
         into, out = self.on_side("key"), self.on_side("value")
         return max(into, default=block) < block < min(out, default=block + 1)
 
     def largest(self, side: Side) -> float:
-        """The largest share of a side, without its sign."""
+        """The largest absolute share of a side."""
         shares = (abs(self.rows[block][1].share) for block in self.on_side(side))
         return max(filter(math.isfinite, shares), default=0.0)
 
     def nearest(self, block: int) -> int | None:
-        """The block that is there and nearest to this one; `None` where there is none."""
+        """The nearest block that has a row; `None` if there is none."""
         return min(self.rows, key=lambda other: abs(other - block), default=None)
 
 

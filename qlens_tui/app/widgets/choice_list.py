@@ -13,7 +13,7 @@ from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 
 
 class ChoiceList(LinePane):
-    """Lines with a cursor. Whoever sets the choices has made them printable."""
+    """Lines with a cursor. The lines must already be printable."""
 
     DEFAULT_CSS = """
     ChoiceList { height: auto; max-height: 16; }
@@ -30,7 +30,7 @@ class ChoiceList(LinePane):
     ]
 
     class Taken(Message):
-        """The user wants the line with this number."""
+        """The user chose the line with this number."""
 
         def __init__(self, index: int) -> None:
             super().__init__()
@@ -55,13 +55,13 @@ class ChoiceList(LinePane):
 
     @property
     def cursor(self) -> int | None:
-        """The line under the cursor, `None` of none."""
+        """The line under the cursor; `None` if there are no lines."""
         return self._cursor if self._choices else None
 
     def set_choices(
         self, choices: Sequence[str], *, heading: str = "", cursor: int | None = 0
     ) -> None:
-        """Offer these lines; `cursor` `None` leaves the cursor where it is."""
+        """Show these lines; `cursor` `None` leaves the cursor where it is."""
         self._choices = tuple(choices)
         self._heading = heading
         kept = self._cursor if cursor is None else cursor
@@ -70,12 +70,12 @@ class ChoiceList(LinePane):
         self._follow()
 
     def mark(self, shown: bool) -> None:
-        """Whether the line under the cursor is told apart: not where enter takes something else."""
+        """Whether the line under the cursor is marked: not if enter chooses something else."""
         self._is_marked = shown
         self.redraw()
 
     def say_nothing(self, nothing: str) -> None:
-        """What an empty list says."""
+        """The text of an empty list."""
         self._nothing = nothing
         self.redraw()
 

@@ -1,8 +1,7 @@
-"""What else is known of a feature: where it fires, which features are like it, how we know.
+"""Evidence about a feature: where it fires, its nearest features, the provenance.
 
-Contexts stand in a concordance: the token that fires in brackets, one under the other, with
-what comes before and after it. Below them the nearest features, one step away with enter,
-and what the numbers were made of.
+Contexts are aligned at the token that fires, which is in brackets, with the text before and after
+it. Below them are the nearest features, to which enter goes, and the provenance of the numbers.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from qlens_tui.formats import density, number
 from qlens_tui.text import cells, context_label, fit, token_label
 
 _BRACKETS = 2
-_LABEL = 10  # columns of what a fact is about
-_BESIDE, _NEIGHBOURS = 120, 46  # columns from which neighbours stand beside contexts, and theirs
+_LABEL = 10  # columns of a fact's label
+_BESIDE, _NEIGHBOURS = 120, 46  # width from which neighbours are next to contexts, and their width
 
 
 class EvidencePane(FeaturePane[EvidenceView]):
@@ -43,7 +42,7 @@ class EvidencePane(FeaturePane[EvidenceView]):
 
     @dataclass
     class FeatureChosen(Message):
-        """The user wants to see this feature."""
+        """The user chose this feature."""
 
         pane: EvidencePane
         layer: int
@@ -70,16 +69,16 @@ class EvidencePane(FeaturePane[EvidenceView]):
 
     @property
     def chosen(self) -> Neighbour | None:
-        """The neighbour that enter opens, where it is on the screen."""
+        """The neighbour that enter opens, if it is on the screen."""
         return self._choices[self._chosen] if self._chosen in self._on_screen() else None
 
     def view_changed(self, *, is_other_feature: bool) -> None:
-        """No neighbour is chosen of another feature."""
+        """For another feature, no neighbour is chosen."""
         if is_other_feature:
             self._chosen = None
 
     def action_scroll(self, by: int) -> None:
-        """Choose the next neighbour on the screen; where there is none, scroll."""
+        """Choose the next neighbour on the screen; if there is none, scroll."""
         seen = sorted(self._on_screen())
         if self._chosen in seen:
             seen = [k for k in seen if (k - self._chosen) * by > 0]
@@ -144,7 +143,7 @@ class EvidencePane(FeaturePane[EvidenceView]):
         where = max(len(f"{at.sample}:{at.position}") for at in of.contexts)
         score = max(len(number(at.activation)) for at in of.contexts)
         room = max(0, width - where - score - 4)
-        # Most of what drives an activation lies before it.
+        # More text before the token, which can affect the activation.
         before = room * 11 // 20
         for at in of.contexts:
             place = f" {f'{at.sample}:{at.position}':>{where}} {number(at.activation):>{score}}  "
@@ -162,7 +161,7 @@ class EvidencePane(FeaturePane[EvidenceView]):
         )
 
     def _nearest(self, of: Evidence, start: int) -> Iterator[Line]:
-        """The neighbours of both sides, the first line being line `start` of the body."""
+        """The neighbours of both sides; the first line is line `start` of the body."""
         named = max((len(_name(near)) for near in (*of.by_value, *of.by_key)), default=0)
         for title, nearest in (("nearest by value", of.by_value), ("nearest by key", of.by_key)):
             if title.endswith("key"):

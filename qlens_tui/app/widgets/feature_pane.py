@@ -1,7 +1,7 @@
-"""A pane about the feature under the cursor: it draws the view that it is given, and no other.
+"""A pane about the feature under the cursor, which draws only its view.
 
-Whose numbers these are, whether they are the asked ones and what is awaited is in the view
-(`qlens_tui.app.views`); a pane keeps its scroll and its cursor.
+The view (`qlens_tui.app.views`) says which feature's numbers these are, whether they are current
+and what is awaited; a pane keeps only its scroll and cursor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qlens_tui.text import visible
 
 
 class PaneView(Protocol):
-    """What all views have."""
+    """The attributes that all views have."""
 
     @property
     def shown(self) -> Shown[Any]: ...
@@ -41,16 +41,16 @@ class FeaturePane(LinePane, Generic[View]):
 
     @property
     def view(self) -> View:
-        """What is drawn."""
+        """The view that is drawn."""
         return self._view
 
     @property
     def shown(self) -> Shown[Any]:
-        """The numbers that are drawn, and how they stand to the feature under the cursor."""
+        """The numbers that are drawn, and whether they are the requested ones."""
         return self._view.shown
 
     def draw(self, view: View) -> None:
-        """Draw this; the numbers of another feature begin at their top."""
+        """Draw this view; for another feature, scroll to the top."""
         if view == self._view:
             return
         is_other = view.shown.of != self.shown.of
@@ -61,18 +61,18 @@ class FeaturePane(LinePane, Generic[View]):
         self.redraw()
 
     def view_changed(self, *, is_other_feature: bool) -> None:
-        """There is another view: what the pane keeps of its own is to fit it."""
+        """The view changed: adapt the pane's own scroll and cursor."""
 
     @property
     def is_grey(self) -> bool:
-        """Whether all numbers are grey: those of another feature, or by other settings."""
+        """Whether all numbers are grey: of another feature or for other settings."""
         return self.shown.late and self.shown.answer is not None
 
     def printable(self, text: str) -> str:
         return visible(text, ascii_only=self.ascii_only)
 
     def feature_name(self) -> str:
-        """The feature whose numbers these are, or for want of numbers the one asked for."""
+        """The feature whose numbers are shown or, without numbers, the requested one."""
         shown = self.shown
         return _name(shown.of if shown.answer is not None else shown.asked)
 
@@ -85,7 +85,7 @@ class FeaturePane(LinePane, Generic[View]):
         return f"{self.arrow} {name}{self.doing(shown.awaits)}"
 
     def instead(self) -> Line | None:
-        """The one line to show in place of numbers that are not there."""
+        """The line to show in place of missing numbers."""
         shown = self.shown
         if shown.problem:
             said: Run = f"! {self.printable(shown.problem)}", "pane--problem"
@@ -98,11 +98,11 @@ class FeaturePane(LinePane, Generic[View]):
         return ((" " + said[0], said[1]),)
 
     def shade(self, style: str = "") -> str:
-        """The style, or grey where the numbers are not the asked ones."""
+        """The style, or grey if the numbers are not the requested ones."""
         return "pane--quiet" if self.is_grey else style
 
     def doing(self, text: str) -> str:
-        """What is being done, as it is shown."""
+        """The progress text as shown."""
         return f"{self.printable(text)}{self.ellipsis}"
 
     @property

@@ -1,14 +1,14 @@
-"""The features as a table, as quick with a million rows as with a hundred.
+"""The table of features, as fast with a million rows as with a hundred.
 
-The rows stay in their frame; what is on the screen is read from it by slicing, and lines that
-did not change are not painted again (see `line_pane`). A cursor move is two lines. Where the
-cursor leaves the window, the window jumps so that the cursor is in its middle: scrolling by a
-line would send every line of it at every key, the jump does so once in half a window.
+The rows stay in their frame; the visible ones are read by slicing, and unchanged lines are not
+painted again (see `line_pane`). A cursor move repaints two lines. When the cursor leaves the
+window, the window jumps so that the cursor is in its middle: scrolling by a line would send every
+line at every key, a jump does so only once in half a window.
 
-`>` stands at the cursor, `|` at a selected range, `*`, `x` and `m` for a star, a rejection and
-a note: nothing hangs on colour.
+`>` marks the cursor, `|` a selected range, `*`, `x` and `m` a star, a rejection and a note:
+nothing depends on colour.
 
-Cost of a key: some dozen rows read where the window moves, else two lines of text.
+Cost of a key: some dozen rows are read if the window moves, else two lines of text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WHEEL = 3
 
 
 class FeatureTable(LinePane):
-    """Attributes down: `set_rows`, `set_marks`, `set_texts`, `set_sort`, `move_to`."""
+    """The table; set its content with `set_rows`, `set_marks`, `set_texts`, `set_sort`."""
 
     DEFAULT_CSS = """
     FeatureTable > .feature-table--head { text-style: bold; }
@@ -67,26 +67,26 @@ class FeatureTable(LinePane):
         Binding("shift+home", "first(True)", "Select to the first", show=False),
         Binding("shift+end", "last(True)", "Select to the last", show=False),
         Binding("A", "select_all", "Select all rows", show=False),
-        Binding("escape", "deselect", "Deselect", show=False, tooltip="Give the selection up"),
+        Binding("escape", "deselect", "Deselect", show=False, tooltip="Clear the selection"),
         Binding("o", "sort", "Sort", show=False, tooltip="Sort the table's rows"),
     ]
 
     class FeatureFocused(Message):
-        """The cursor is on this feature, `row` (from 0) of `of`; `layer` is None of no rows."""
+        """The cursor is on this feature, `row` (from 0) of `of`; `layer` is None without rows."""
 
         def __init__(self, layer: int | None, feature: int | None, row: int, of: int) -> None:
             super().__init__()
             self.layer, self.feature, self.row, self.of = layer, feature, row, of
 
     class SelectionChanged(Message):
-        """A range of rows is selected, or none is."""
+        """The selected range of rows changed, possibly to none."""
 
         def __init__(self, rows: range | None) -> None:
             super().__init__()
             self.rows = rows
 
     class SortRequested(Message):
-        """The user wants the rows sorted: by this column of the frame, or (None) to choose one."""
+        """The user wants the rows sorted by this column of the frame; None: asks for a column."""
 
         def __init__(self, column: str | None) -> None:
             super().__init__()
@@ -122,12 +122,12 @@ class FeatureTable(LinePane):
 
     @property
     def row(self) -> int:
-        """Where the cursor is, from 0."""
+        """The cursor's row, from 0."""
         return self._cursor
 
     @property
     def chosen(self) -> range:
-        """The selected rows; without a selection, that of the cursor."""
+        """The selected rows; without a selection, the cursor's row."""
         if self._all or not self._count:
             return range(self._count)
         other = self._cursor if self._anchor is None else self._anchor
@@ -139,10 +139,10 @@ class FeatureTable(LinePane):
         return self._rows.feature(self._cursor) if self._rows is not None and self._count else None
 
     def set_rows(self, rows: Rows, nothing: str = "no features") -> None:
-        """Show these rows; the cursor stays on its feature and on its line, where it can.
+        """Show these rows; the cursor stays on its feature and on its line if possible.
 
-        A selection stays while the rows are the same ones in the same order; it is let go where
-        they moved. `nothing` is what an empty table says.
+        A selection stays if the rows are the same in the same order, and is cleared otherwise.
+        `nothing` is the text of an empty table.
         """
         before, line_before = self._rows, self._cursor - self._first
         if self._selects and before is not None and not rows.same_as(before):
@@ -155,14 +155,14 @@ class FeatureTable(LinePane):
         self._show()
 
     def set_lacking(self, why: str) -> None:
-        """What the head says instead of columns where no row has any."""
+        """The head's text if no row has columns."""
         said = self._printable(why)
         if said != self._lacking:
             self._lacking = said
             self._show()
 
     def set_marks(self, marks: Mapping[int, Mapping[int, Mark]]) -> None:
-        """Show these marks, given by layer and feature; lines without a change stay."""
+        """Show these marks, by layer and feature; unchanged lines are not repainted."""
         self._writing = replace(self._writing, marks=marks)
         self._show()
 
@@ -172,12 +172,12 @@ class FeatureTable(LinePane):
         self._show()
 
     def set_sort(self, column: str | None, descending: bool = False) -> None:
-        """What the head says of the order of the rows."""
+        """The order of the rows, as shown in the head."""
         self._sorted = column, descending
         self._show()
 
     def move_to(self, layer: int, feature: int) -> bool:
-        """Put the cursor on a feature; False where no row is of it."""
+        """Put the cursor on a feature; False if it has no row."""
         place = self._rows.find(layer, feature) if self._rows is not None else None
         if place is not None:
             self._go(place)
@@ -268,7 +268,7 @@ class FeatureTable(LinePane):
         return max(1, self.content_size.height - 1)
 
     def _texts(self, window: int) -> Sequence[Line]:
-        """The rows in the window as text, without what shows cursor and selection."""
+        """The rows in the window as text, without the signs of cursor and selection."""
         assert self._rows is not None
         key = self._rows, self._first, window, self._columns, self._writing
         if self._page[0] != key:

@@ -1,4 +1,4 @@
-"""A text's tokens one under the other, and how strongly one feature fires on each."""
+"""A text's tokens in a column, and how strongly one feature fires on each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHORTEST_BAR = 3
 
 
 class FiringTokens(LinePane, can_focus=False):
-    """The tokens with a cursor; number and bar say the activation, nothing says none."""
+    """The tokens with a cursor; a number and a bar show the activation, if there is any."""
 
     DEFAULT_CSS = """
     FiringTokens > .firing--fires { text-style: bold; color: $text-accent; }
@@ -34,7 +34,7 @@ class FiringTokens(LinePane, can_focus=False):
         return self._cursor
 
     def tell(self, probed: PromptFirings | None) -> None:
-        """Show these tokens; of another text, from where the feature fires most."""
+        """Show these tokens; for another text, start where the feature fires most."""
         before, self._probed = self._probed, probed
         if probed is not None and (before is None or before.ids != probed.ids):
             found = probed.activations or (0.0,)
@@ -44,13 +44,13 @@ class FiringTokens(LinePane, can_focus=False):
         self._follow()
 
     def move(self, by: int) -> None:
-        """Go `by` tokens on."""
+        """Move the cursor by `by` tokens."""
         last = len(self._probed.ids) - 1 if self._probed is not None else 0
         self._cursor = max(0, min(self._cursor + by, last))
         self._follow()
 
     def seek(self, by: int) -> None:
-        """Go to the next token (`by` 1) or the last one before (-1) on which the feature fires."""
+        """Go to the next (`by` 1) or previous (-1) token on which the feature fires."""
         found = self._probed.activations if self._probed is not None else None
         fired = [at for at, activation in enumerate(found or ()) if activation > 0]
         beyond = [at for at in fired if (at - self._cursor) * by > 0]

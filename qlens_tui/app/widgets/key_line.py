@@ -1,4 +1,4 @@
-"""The footer: the keys that work here and now, from the real bindings."""
+"""The footer: the keys that work now, from the real bindings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Key = tuple[str, str]
 
 
 class KeyLine(LinePane, can_focus=False):
-    """As many keys as fit, the last one always: it leads to all others."""
+    """As many keys as fit, and always the last one, which shows all others."""
 
     DEFAULT_CSS = """
     KeyLine { height: 1; }
@@ -25,7 +25,7 @@ class KeyLine(LinePane, can_focus=False):
         self._keys: tuple[Key, ...] = ()
 
     def tell(self, keys: Sequence[Key]) -> None:
-        """Show these keys and what they do, the most wanted first."""
+        """Show these keys and their names, the most important first."""
         if tuple(keys) != self._keys:
             self._keys = tuple(keys)
             self.redraw()

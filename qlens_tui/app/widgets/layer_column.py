@@ -1,4 +1,4 @@
-"""The layers that have a dictionary, beside the table: where the user is among them."""
+"""The layers that have a dictionary, next to the table, with the current one marked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 
 
 class LayerColumn(LinePane, can_focus=False):
-    """One line a layer, and one for all of them; `h` and `l` walk it from the table."""
+    """One line per layer, and one for all; `h` and `l` move in it from the table."""
 
     DEFAULT_CSS = """
     LayerColumn { width: 9; }
@@ -21,7 +21,7 @@ class LayerColumn(LinePane, can_focus=False):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"layers--here"}
 
     class LayerChosen(Message):
-        """The user wants this layer; `None` for all."""
+        """The user chose this layer; `None` for all."""
 
         def __init__(self, layer: int | None) -> None:
             super().__init__()

@@ -1,7 +1,7 @@
-"""A line to type in. What is pasted becomes one line, without what cannot be seen.
+"""A line to type in. Pasted text becomes one line without invisible characters.
 
-Textual takes the first line of a paste and drops the others without a word; here every line
-end becomes a space. Only the one that a copied line ends with is left out.
+Textual takes the first line of a paste and silently drops the others; here every line end
+becomes a space, except one at the very end.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from textual.widgets import Input
 
 from qlens_tui.text import has_shape
 
-_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # those of `str.splitlines`
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # as in `str.splitlines`
 
 
 class LineInput(Input):
-    """An input of one row without a frame, whose text is safe to paint."""
+    """A one-row input without a frame, whose text is safe to paint."""
 
     DEFAULT_CSS = """
     LineInput, LineInput:focus {
@@ -37,7 +37,7 @@ class LineInput(Input):
         self.replace(event.text[: last[0].start()] if ends else event.text, *self.selection)
 
     def validate_value(self, value: str) -> str:
-        """Whatever is put in, by a key, a completion or a place from the last visit."""
+        """Clean any text that is put in, by a key, a completion or the last visit."""
         return clean(value)
 
     def insert_text_at_cursor(self, text: str) -> None:
@@ -48,7 +48,7 @@ class LineInput(Input):
 
 
 def clean(text: str) -> str:
-    """Text on one line: plain spaces, and otherwise only what a person sees."""
+    """Text on one line: plain spaces, and otherwise only visible characters."""
     line = _LINE_END.sub(" ", text)
     spaced = (" " if c == "\t" or unicodedata.category(c)[0] == "Z" else c for c in line)
     return "".join(c for c in spaced if c == " " or has_shape(c))

@@ -1,9 +1,8 @@
-"""Ready-made lines under a fixed head, repainted where they changed and nowhere else.
+"""Lines under a fixed head, of which only changed ones are repainted.
 
-A plain `refresh()` of a Textual widget sends all of it to the terminal; over SSH that is what
-a cursor move feels like. The panes of a feature lay out whole lines of styled text instead:
-those that are on the screen already are left alone, and so are those under a scroll that did
-not move. Nothing here knows what the lines say.
+A plain `refresh()` of a Textual widget sends all of it to the terminal, which is slow over SSH.
+The panes lay out whole lines of styled text instead, and lines that are already on the screen are
+not sent again. Nothing here depends on what the lines say.
 
 Cost: laying out a few dozen lines per change; one dictionary look-up per painted run.
 """
@@ -25,13 +24,13 @@ from textual.widget import Widget
 from qlens_tui.text import cells, fit
 
 Run = tuple[str, str]
-"""Text that takes the cells it says, and the component class it is painted in ('': none)."""
+"""Text, its width in cells, and the component class of its style ('': none)."""
 
 Line = tuple[Run, ...]
 
 
 def line(*runs: Run | str) -> Line:
-    """A line of runs; neighbours of one style become one run, which spares escape sequences."""
+    """A line of runs; neighbours of one style become one run, which saves escape sequences."""
     merged: list[Run] = []
     for run in runs:
         text, style = (run, "") if isinstance(run, str) else run
@@ -67,9 +66,9 @@ def fitted(of: Line, width: int, ellipsis: str = "…") -> Line:
 
 
 def facts(pieces: Sequence[Sequence[str]], width: int, separator: str = ", ") -> str:
-    """As many pieces as fit whole, the first ones first, in the longest wordings that fit.
+    """As many pieces as fit, from the first on, each in the longest wording that fits.
 
-    A piece is its wordings; there are few of either.
+    A piece is a sequence of wordings.
     """
     for kept in range(len(pieces), 0, -1):
         said = [separator.join(wordings) for wordings in product(*pieces[:kept])]
@@ -80,7 +79,7 @@ def facts(pieces: Sequence[Sequence[str]], width: int, separator: str = ", ") ->
 
 
 class LinePane(Widget, can_focus=True):
-    """A widget of lines. Subclasses say what they are in `lay_out`, and `redraw` on a change."""
+    """A widget of lines. Subclasses return them from `lay_out` and call `redraw` on a change."""
 
     DEFAULT_CSS = """
     LinePane {
@@ -136,12 +135,12 @@ class LinePane(Widget, can_focus=True):
         self._top = 0
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        """The lines that stay and the lines that scroll under them."""
+        """The fixed lines, and the lines that scroll under them."""
         raise NotImplementedError
 
     @property
     def top(self) -> int:
-        """How many lines have scrolled away under the head."""
+        """How many lines are scrolled off at the top."""
         return self._top
 
     @property
@@ -151,7 +150,7 @@ class LinePane(Widget, can_focus=True):
 
     @property
     def lines(self) -> list[str]:
-        """What is on the screen, as text."""
+        """The visible text."""
         return ["".join(text for text, _ in shown) for shown in self._painted]
 
     @property
@@ -177,7 +176,7 @@ class LinePane(Widget, can_focus=True):
             self.refresh(*changed)
 
     def show_line(self, index: int) -> None:
-        """Scroll as little as it takes to have line `index` of the body on the screen."""
+        """Scroll as little as needed to show line `index` of the body."""
         self._scroll_top(min(index, max(self._top, index - self.body_height + 1)))
 
     def action_scroll(self, by: int) -> None:

@@ -1,10 +1,10 @@
 """Every block of the model as a switch, with its share in the feature's signature.
 
-One column per layer, attention above MLP: the blocks before the feature are the ways into its
-key, those after it the ways out of its value, and a bar stands between them. A cell shows the
-share of its side's score with its sign, as percent where all layers fit, else as a bar scaled
-to the largest of its side. Switches show at once; until the engine has answered, a side's
-shares are grey and the head says of which blocks they are.
+One column per layer, attention above MLP: the blocks before the feature lead into its key, those
+after it carry its value, with a bar between them. A cell shows the block's share of its side's
+score, as a signed percentage if all layers fit, else as a bar scaled to the side's largest.
+Switches show at once; until the engine has answered, a side's shares are grey and the head says
+which blocks they are for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qlens_tui.engine.messages import Transition
 
 
 class PathsGrid(FeaturePane[PathsView]):
-    """The blocks that lead to a feature and away from it."""
+    """The blocks before and after a feature, as switches."""
 
     DEFAULT_CSS = """
     PathsGrid > .paths--off { color: $text-warning; }
@@ -39,12 +39,12 @@ class PathsGrid(FeaturePane[PathsView]):
         Binding(
             "left,h",
             "move(-2)",
-            "Layer before",
+            "Previous layer",
             show=False,
-            tooltip="To the block one layer before",
+            tooltip="To the block one layer earlier",
         ),
         Binding(
-            "right,l", "move(2)", "Layer after", show=False, tooltip="To the block one layer after"
+            "right,l", "move(2)", "Next layer", show=False, tooltip="To the block one layer later"
         ),
         Binding("up,k", "move(-1)", "Attention", show=False, tooltip="To the layer's attention"),
         Binding("down,j", "move(1)", "MLP", show=False, tooltip="To the layer's MLP"),
@@ -75,7 +75,7 @@ class PathsGrid(FeaturePane[PathsView]):
             "3",
             "transition('full')",
             "Full",
-            tooltip="Full: blocks after blocks, as Query Lens does",
+            tooltip="Full: each block acts on earlier ones too",
         ),
     ]
 
@@ -134,7 +134,7 @@ class PathsGrid(FeaturePane[PathsView]):
         return self._cursor if self._cursor in self._shares else None
 
     def view_changed(self, *, is_other_feature: bool) -> None:
-        """The cursor stays on its block, or goes to the nearest; at first to the first way out."""
+        """Keep the cursor on its block, or the nearest one; at first the value's first block."""
         first, self._shares = not self._shares.rows, BlockShares.of(self.view)
         if first and self._shares.rows:
             self._set_cursor(min(self._shares.on_side("value") or self._shares.rows))
@@ -142,7 +142,7 @@ class PathsGrid(FeaturePane[PathsView]):
             self._set_cursor(self._shares.nearest(self._cursor))
 
     def instead(self) -> Line | None:
-        """Of two sides one may have failed while the other is on its way."""
+        """The lines without shares: one side may have failed while the other is awaited."""
         sides = self.view.sides.items()
         if self.shown.answer is None and self.shown.awaits:
             problems = ((side, self.printable(each.problem)) for side, each in sides)
@@ -156,7 +156,7 @@ class PathsGrid(FeaturePane[PathsView]):
         wanted = self._cursor + by
         if abs(by) == 1 and wanted // 2 != self._cursor // 2:
             return
-        # The feature's own block is no way in or out: the cursor goes past it.
+        # The feature's own block is on neither path: the cursor skips it.
         if abs(by) == 2 and wanted not in self._shares:
             wanted += by
         if wanted in self._shares:
@@ -172,13 +172,13 @@ class PathsGrid(FeaturePane[PathsView]):
             self._switch(self.view.off ^ {self._cursor})
 
     def action_row(self) -> None:
-        """Attention or MLP of the cursor's side: all off, or on again where all are off."""
+        """Switch all attention or MLP blocks of the cursor's side off, or on if all are off."""
         row = {block for block in self._own_side() if block % 2 == self._cursor % 2}
         off = self.view.off
         self._switch(off - row if row <= off else off | row)
 
     def action_only(self) -> None:
-        """Of the cursor's side; the other side's signature need not be computed again."""
+        """The blocks of the cursor's side; the other side need not be computed again."""
         self._switch((self.view.off | self._own_side()) - {self._cursor})
 
     def action_all(self) -> None:
@@ -222,7 +222,7 @@ class PathsGrid(FeaturePane[PathsView]):
         return [fitted(one, width, self.ellipsis) for one in lines], []
 
     def _scrolled(self, drawn: PathsLines, width: int) -> int:
-        """The first layer: those beside the cursor's stay in sight, to show if there are more."""
+        """The first visible layer; the layers next to the cursor's stay visible."""
         across, _, _ = drawn.across(width)
         layer = self._cursor // 2
         self._left = max(min(self._left, layer - 1), layer - across + 2)

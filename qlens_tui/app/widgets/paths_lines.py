@@ -1,4 +1,4 @@
-"""The lines of the paths pane: what its head says, a cell for each block, shares in words."""
+"""The lines of the paths pane: its head, a cell for each block, shares in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAYS: dict[Side, str] = {"value": "out of value", "key": "into key"}
 
 @dataclass(frozen=True)
 class PathsLines:
-    """Lays out one view; `cursor` is the block under the cursor, `has_focus` the pane's."""
+    """Lays out one view; `cursor` is the block under the cursor, `has_focus` the pane's focus."""
 
     view: PathsView
     shares: BlockShares
@@ -30,10 +30,10 @@ class PathsLines:
     ascii_only: bool
 
     def head(self, room: int, waiting_for: str) -> Line:
-        """What the shares are of, behind the pane's name; `waiting_for` as of any pane."""
+        """The head: what the shares are for, after the pane's name."""
         view = self.view
         there = self._there()
-        # Of another feature it says what is shown, else what is asked for.
+        # For another feature the settings of the shown numbers, else the requested ones.
         is_other = view.shown.of != view.shown.asked
         shown = next(iter(there.values())).settings
         pieces: list[list[str]] = [[shown.transition if is_other else view.transition]]
@@ -52,7 +52,7 @@ class PathsLines:
         return ((f"  {facts(pieces, room)}", "pane--quiet"),)
 
     def _waiting(self) -> str:
-        """What is awaited of this feature, and of what the shares are until then."""
+        """What is awaited for this feature, and which settings the grey shares are for."""
         sides = self.view.sides
         missing = [side for side in SIDES if sides[side].paths is None]
         late = [side for side in SIDES if sides[side].paths is not None and sides[side].late]
@@ -74,7 +74,7 @@ class PathsLines:
         return f"{arrow} {f'{side} ' if named else ''}{doing}" if shares.awaits else ""
 
     def across(self, width: int) -> tuple[int, int, bool]:
-        """How many layers have room, columns of each, and whether bars stand for percent."""
+        """How many layers fit, the columns of each, and whether bars replace percentages."""
         room, layers = max(0, width - LABELS - 1), self.view.n_layers
         rows = self.shares.rows.values()
         longest = max((len(_digits(row.share)) for _, row in rows), default=0)
@@ -84,7 +84,7 @@ class PathsLines:
         return max(1, room // each), each, bars
 
     def grid(self, left: int, width: int) -> Iterator[Line]:
-        """Numbers of layers, attention, MLP: from layer `left` as many as fit."""
+        """The rows of layer numbers, attention and MLP, from layer `left` as many as fit."""
         across, each, bars = self.across(width)
         layers = range(left, min(self.view.n_layers, left + across))
         before, after = ("<", ">") if self.ascii_only else ("‹", "›")
@@ -120,7 +120,7 @@ class PathsLines:
         return (start, way, self._share(side, row), *self._tokens_of_block())
 
     def ends(self, width: int) -> Line:
-        """The shares that are no block's."""
+        """The shares that do not belong to a block."""
         said = []
         for side, paths in self._there().items():
             rows = [row for row in paths.rows if row.block in ENDS]
@@ -130,7 +130,7 @@ class PathsLines:
         return ((f" {facts(said, width - 1, '   ')}", "pane--quiet"),)
 
     def strongest(self, room: int) -> Iterator[Line]:
-        """The largest shares of the cursor's side with their tokens, as far as there is room."""
+        """The largest shares of the cursor's side with their tokens, as many as fit."""
         side = self.shares.side(self.cursor)
         if side is None or room < 2:
             return
@@ -149,7 +149,7 @@ class PathsLines:
         return "pane--quiet" if self.view.sides[side].late else style
 
     def _gap(self, block: int) -> str:
-        """A bar between the ways into the key and the ways out of the value."""
+        """A bar between the key's path and the value's path."""
         starts = self.shares.side(block) == "value" and self.shares.side(block - 2) != "value"
         return ("|" if self.ascii_only else "│") if starts else " "
 
@@ -168,7 +168,7 @@ class PathsLines:
         return text, self._shade(side, "paths--large" if large else "")
 
     def _tokens_of_block(self) -> Line:
-        """The tokens of the block under the cursor, where they did not come with its share."""
+        """The tokens of the block under the cursor, if they did not come with its share."""
         found = self.view.block
         if found is None or found.block != self.cursor:
             return ()
@@ -194,7 +194,7 @@ class PathsLines:
 
 
 def _digits(part: float) -> str:
-    """Whole percent with a sign, in three columns up to 99%."""
+    """A signed whole percentage, in three columns up to 99%."""
     return f"{100 * part:+.0f}" if math.isfinite(part) else "?"
 
 

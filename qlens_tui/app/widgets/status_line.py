@@ -1,4 +1,4 @@
-"""One line that says where the user is, on what, and what is being done."""
+"""The first line: where the user is, and what is going on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar
 from qlens_tui.app.widgets.line_pane import Line, LinePane, facts, fitted, line
 from qlens_tui.text import cells, fit, visible
 
-_PLACE = 48  # columns for where the user is, if what is going on has a shorter wording
+_PLACE = 48  # least columns for `where`, if `now` has a shorter wording
 
 
 class StatusLine(LinePane, can_focus=False):
-    """Where, left, as much as fits; what is going on, right, always."""
+    """`where` on the left, as much as fits; `now` on the right, always."""
 
     DEFAULT_CSS = """
     StatusLine { height: 1; }
@@ -27,7 +27,7 @@ class StatusLine(LinePane, can_focus=False):
         self._now: tuple[str, ...] = ("",)
 
     def tell(self, where: Sequence[Sequence[str]], now: Sequence[str]) -> None:
-        """`where`: facts, each in its wordings, longest first; `now`: what is going on, so too."""
+        """`where`: facts, each in several wordings, longest first; `now`: the same for one fact."""
         said = tuple(
             tuple(visible(words, ascii_only=self.ascii_only) for words in fact)
             for fact in where

@@ -1,9 +1,9 @@
-"""The columns of the feature table: what is in them, and which of them a width has room for.
+"""The columns of the feature table: their content, and which of them fit a width.
 
-A column is data, so that the table need not know any by name. Where the room is short, columns
-go in the order of `COLUMNS`' ranks; where there is more, lists of tokens take it.
+A column is data, so that the table need not know any by name. On a narrow screen, columns are
+dropped by their rank in `COLUMNS`; on a wide one, lists of tokens take the extra width.
 
-Cost: of the cells that are on the screen.
+Cost: only for the cells on the screen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qlens_tui.text import cells, fit, token_label, visible
 from qlens_tui.triage.marks import Mark
 
 Values = Mapping[str, Any]
-"""The frame's columns of one feature; what is not known is null, or not there."""
+"""The values of one feature by the frame's columns; unknown ones are null or missing."""
 
 _NO_MARK = Mark()
 _SHORTEST_PIECE = 4
@@ -29,10 +29,10 @@ _MOST_LABELS = 8192
 
 @dataclass(frozen=True, eq=False)
 class Writing:
-    """What it takes, beside the values, to write a cell.
+    """What is needed to write a cell besides the values.
 
-    `texts` are the raw strings of all token ids (None: not known yet, ids are shown), `marks`
-    the marked features by layer.
+    `texts` are the raw strings of all token ids (None: unknown yet, ids are shown), `marks` the
+    marked features by layer.
     """
 
     texts: Sequence[str] | None = None
@@ -42,7 +42,7 @@ class Writing:
     _labels: dict[int, str] = field(default_factory=dict)
 
     def label(self, token: int) -> str:
-        """A token as lists show it, `#31` for one whose text is not known."""
+        """A token as lists show it, or `#31` if its text is unknown."""
         known = self._labels.get(token)
         if known is None:
             if len(self._labels) >= _MOST_LABELS:
@@ -72,7 +72,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class Placed:
-    """A column that fits: how wide it is, and whether a line is to its right or a space."""
+    """A column that fits: its width, and whether a line or a space follows."""
 
     column: Column
     width: int
@@ -83,9 +83,9 @@ class Placed:
 class Column:
     """One column; it is sorted by `source`, and dropped before those of a lower `rank`.
 
-    `write` gives the cell's text, at most `width` columns wide. A column is `least` to `most`
-    wide, and `ample` before a column of a rank over `_NEEDED` comes in; `is_baseline` is what
-    others are compared with, `has_edge` has a line to its left.
+    `write` returns the cell's text, at most `width` columns wide. A column is `least` to `most`
+    wide, and gets `ample` before columns of a rank over `_NEEDED` are added. `is_baseline`: others
+    are compared with it; `has_edge`: it has a line to its left.
     """
 
     title: str
@@ -101,7 +101,7 @@ class Column:
 
     @property
     def is_computed(self) -> bool:
-        """Whether it is of the atlas; the others are there without one."""
+        """Whether it needs an atlas."""
         return self.source in SOURCES[3:]
 
     def cell(self, writing: Writing, values: Values, width: int) -> str:
@@ -110,7 +110,7 @@ class Column:
         return " " * (width - cells(text)) + text if self.is_right else fit(text, width)
 
     def heading(self, width: int, arrow: str, edge: str) -> str:
-        """The title in `width` columns, and the edge behind it, whose place an arrow may take."""
+        """The title in `width` columns, and the edge after it, which an arrow may replace."""
         if self.is_right:
             return self.title.rjust(width) + (arrow or edge)
         return fit(self.title + arrow, width) + edge
@@ -138,7 +138,7 @@ def _tokens(source: str) -> Callable[[Writing, Values, int], str]:
             label = writing.label(token)
             needed = cells(label)
             if needed > room:
-                # Part of a token may read as another: only if there is enough of it to see.
+                # Part of a token may look like another token: cut only if enough of it is visible.
                 if not text or room >= _SHORTEST_PIECE + len(writing.ellipsis):
                     text += writing.fit(label, room)
                 break
@@ -195,7 +195,7 @@ SOURCES = ("layer", "feature", "silent", *(column.source for column in COLUMNS[3
 
 @lru_cache(maxsize=8)
 def fitted_columns(id_width: int, width: int, sorted_by: str | None = None) -> tuple[Placed, ...]:
-    """The columns that fit, each with one cell for its edge; the one sorted by goes last."""
+    """The columns that fit, each with a cell for its edge; the sort column is dropped last."""
     wide = max(4, id_width)
     kept = [replace(COLUMNS[0], least=wide, ample=wide, most=wide), *COLUMNS[1:]]
 
@@ -218,6 +218,6 @@ def fitted_columns(id_width: int, width: int, sorted_by: str | None = None) -> t
 
 
 def _room(kept: Sequence[Column]) -> int:
-    """How many cells these columns ask for, edges included."""
+    """How many cells these columns need, including edges."""
     ample = any(column.rank > _NEEDED for column in kept)
     return sum((column.ample if ample else column.least) + 1 for column in kept)

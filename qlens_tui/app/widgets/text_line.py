@@ -1,4 +1,4 @@
-"""One line of text: a title, a hint, what is wrong."""
+"""One line of text: a title, a hint, or a problem."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qlens_tui.text import visible
 
 
 class TextLine(LinePane, can_focus=False):
-    """Says what it was told last."""
+    """Shows one line of text."""
 
     DEFAULT_CSS = "TextLine { height: 1; }"
 
@@ -25,9 +25,9 @@ class TextLine(LinePane, can_focus=False):
         self._text, self._style = visible(text, ascii_only=ascii_only), style
 
     def tell(self, text: str, style: str | None = None, *, printable: bool = False) -> None:
-        """Say `text`, in a component class of `LinePane`: that of before unless one is given.
+        """Show `text` in a component class of `LinePane`: the current one unless one is given.
 
-        `printable`: it went through `qlens_tui.text` already, and has that notation's marks.
+        `printable`: it already went through `qlens_tui.text` and may hold that notation's marks.
         """
         self._text = text if printable else visible(text, ascii_only=self.ascii_only)
         self._style = style if style is not None else self._style

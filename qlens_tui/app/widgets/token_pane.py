@@ -1,9 +1,9 @@
-"""One side of a feature: its tokens under Logit Lens beside those under Query Lens.
+"""One side of a feature: its tokens under Logit Lens next to those under Query Lens.
 
-Ranks stand once, at the left, for all lists. `=` marks a token that is in more than one of
-the lists shown; `moved` is how many ranks it rose against Logit Lens. First order joins as a
-third list where the width allows, or takes another's place by key. The numbers in the head
-say how the lists came about; whatever does not fit is left out whole, never cut in a number.
+Ranks are shown once, on the left, for all lists. `=` marks a token that is in more than one of
+the lists shown; `moved` is how many ranks it rose against Logit Lens. First order is a third list
+if the width allows, or replaces another by key. The head says how the lists were made; facts that
+do not fit are left out, and numbers are never cut.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LENGTHS = (5, 10, 25, 50, 100)
 
 _LENS = {lens.field: lens for lens in LENSES}
 _NAMES: dict[str, tuple[str, str]] = {lens.field: (lens.title, lens.short) for lens in LENSES}
-# Query Lens's list is that of the transition, whichever it is.
+# Query Lens's list uses the current transition.
 _CARRIED: dict[Transition, tuple[str, str]] = {
     "full": _NAMES[QUERY.field],
     "first-order": _NAMES[FIRST_ORDER.field],
@@ -50,7 +50,7 @@ _MEANING: dict[tuple[Side, End], str] = {
     ("key", "top"): "what activates it",
     ("key", "bottom"): "what inhibits it",
 }
-_TALL = 8  # lines from which one may say how the lists came about
+_TALL = 8  # height from which a line says how the lists were made
 _NARROWEST, _ROOMY, _WIDEST = 6, 16, 32  # columns of a token
 
 
@@ -59,7 +59,7 @@ _NONE = TokenList("", "", (), (), (), None, ())
 
 @dataclass(frozen=True)
 class _Column:
-    """One list and the columns it takes; 0 for what is not shown."""
+    """One list and the widths of its columns; 0 for what is not shown."""
 
     lens: str
     rows: TokenList
@@ -89,7 +89,7 @@ class TokenPane(FeaturePane[ListsView]):
 
     @dataclass
     class LookChanged(Message):
-        """The user wants lists shown in another way; other panes may follow."""
+        """The user changed how lists are shown; the other side's pane may follow."""
 
         pane: TokenPane
         look: TokenLook
@@ -135,11 +135,11 @@ class TokenPane(FeaturePane[ListsView]):
         return replace(self.look, end="bottom" if self.look.end == "top" else "top")
 
     def with_ids(self) -> TokenLook:
-        """The look with token ids, or without where it has them."""
+        """The look with token ids switched on or off."""
         return replace(self.look, ids=not self.look.ids)
 
     def next_lenses(self) -> TokenLook:
-        """The look with the next choice of lists that does not look like this one."""
+        """The look with the next choice of lists that looks different."""
         shown = self._chosen(self.look)
         places = [*_ORDER, *_ORDER]
         start = _ORDER.index(self.look.lenses) + 1 if self.look.lenses in _ORDER else 0
@@ -186,7 +186,7 @@ class TokenPane(FeaturePane[ListsView]):
         ]
 
     def _nothing(self, columns: Sequence[_Column]) -> str:
-        """What stands in place of lists that are all empty."""
+        """The text shown if all lists are empty."""
         if self.shown.awaits:
             return self.doing(self.shown.awaits)
         reason = next((column.rows.reason for column in columns if column.rows.reason), "")
@@ -241,7 +241,7 @@ class TokenPane(FeaturePane[ListsView]):
         return of.value if self.side == "value" else of.key
 
     def _heads(self, columns: Sequence[_Column], ranks: int, *, above: int, below: int) -> Line:
-        """The lists' names, and at the left whether there is more than fits."""
+        """The lists' names, and on the left whether there is more than fits."""
         up, down = ("^", "v") if self.ascii_only else ("▴", "▾")
         arrows = (up if above else "") + (down if below > 0 else "")
         text = fit(" " + arrows, ranks + 2, ellipsis="")
@@ -300,12 +300,12 @@ class TokenPane(FeaturePane[ListsView]):
 
     @property
     def _transition(self) -> Transition:
-        """That of the lists that are drawn."""
+        """The settings of the lists that are drawn."""
         answer = self.view.shown.answer
         return "full" if answer is None else answer.settings.transition
 
     def _columns(self, side: SideSignature, width: int, look: TokenLook) -> list[_Column]:
-        """The lists to show: of the choice, what fits; numbers go before lists do."""
+        """The chosen lists that fit; numbers are dropped before lists."""
         first = PAIR if look.lenses is None else look.lenses
         choices = [(first, True, _NARROWEST), (first[-2:], True, _NARROWEST)]
         choices += [(first[-2:], False, _NARROWEST), (first[-1:], True, 0)]
@@ -327,7 +327,7 @@ class TokenPane(FeaturePane[ListsView]):
         ]
 
     def _different(self, side: SideSignature, lenses: tuple[str, ...]) -> tuple[str, ...]:
-        """Those that the side has, without first order where the transition's list is just that."""
+        """The lists that the side has, without first order if that is the current transition."""
         had = tuple(lens for lens in lenses if _LENS[lens].name in side.top)
         if self._transition == "first-order" and QUERY.field in had:
             return tuple(lens for lens in had if lens != FIRST_ORDER.field)
@@ -365,6 +365,6 @@ def _method(of: Signature) -> list[str]:
 
 
 def _fixed(column: _Column) -> int:
-    """The columns of a list that are not its tokens': the mark and the numbers."""
+    """The width of a list without its tokens: the mark and the numbers."""
     numbers = (column.id, column.score, column.moved)
     return 1 + sum(width + 1 for width in numbers if width)

@@ -1,4 +1,4 @@
-"""A hint or a problem in full: wrapped, and as high as it takes."""
+"""A hint or a problem in full, wrapped over as many lines as needed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from textual.geometry import Size
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
 from qlens_tui.text import fit, visible, wrapped
 
-_MOST = 4  # lines; a path may be longer than a screen
+_MOST = 4  # lines at most; a path may be longer than a screen
 
 
 class WrappedText(LinePane, can_focus=False):
-    """Says what it was told last, on as many lines as that needs."""
+    """Shows a text on as many lines as it needs."""
 
     DEFAULT_CSS = "WrappedText { height: auto; }"
 
@@ -22,9 +22,9 @@ class WrappedText(LinePane, can_focus=False):
         self._text, self._style = "", "pane--quiet"
 
     def tell(self, text: str, style: str, *, printable: bool = False) -> None:
-        """Say `text`, in a component class of `LinePane`.
+        """Show `text` in a component class of `LinePane`.
 
-        `printable`: it is the app's own, and its backslashes are meant to be read as they are.
+        `printable`: it is the app's own text, shown unchanged, with its backslashes.
         """
         self._text = text if printable else visible(text, ascii_only=self.ascii_only)
         self._style = style

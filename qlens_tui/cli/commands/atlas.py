@@ -1,7 +1,7 @@
 """`qlens atlas`: the whole dictionary as a table, in the cache and as a file.
 
 The rows go to the cache piece by piece, so that a run can be stopped at any time and
-resumed. The file is put together from them at the end, in one step or not at all.
+resumed. The file is written from them at the end, as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def atlas(
 ) -> None:
     """Tabulate every feature of CONFIG's dictionaries: lists, coherence, gain, stability.
 
-    A row is what `qlens show` says of a feature: the best tokens of each lens on both
-    sides, how coherent they are and what Query Lens gains, overlap and movement, stability,
-    density, strongest contexts. Needs operators (`qlens build`). It can be stopped at any
-    time; run it again to resume.
+    A row has what `qlens show` prints for a feature (the best tokens of each lens on both
+    sides, density, strongest contexts) and metrics: coherence, gain of Query Lens, overlap,
+    movement, stability. Needs operators (`qlens build`). It can be stopped at any time; run
+    it again to resume.
 
     \b
     Examples:
@@ -98,7 +98,7 @@ def atlas(
 def fill_atlas(
     output: Output, session: Session, layers: Sequence[int] | None = None
 ) -> list[CachedLayer]:
-    """Bring the atlas of `layers` (`None`: the config's) into the cache, with progress."""
+    """Compute the atlas of `layers` (`None`: the config's) into the cache, with progress."""
     from lens_core.atlas.atlas import atlas_layer
 
     lens = session.lens
@@ -110,14 +110,14 @@ def fill_atlas(
     wanted = list(lens.dictionaries.layers if layers is None else layers)
     for layer in wanted:
         if layer not in lens.dictionaries.layers:
-            lens.dictionary(layer)  # says which there are
+            lens.dictionary(layer)  # its message lists the layers
     found: list[CachedLayer] = []
     made: dict[int, int] = {}
     with build_progress(output, 0, None, "tabulating", ("feature", "features")) as draw:
 
         def report(done: int, of: int) -> None:
             made[layer] = done
-            # Layers not started yet are taken to be as large as this one.
+            # Assumes that layers not started yet are as large as this one.
             later = len(wanted) - len(found) - 1
             draw(sum(made.values()), sum(made.values()) - done + of * (1 + later))
 
@@ -134,7 +134,7 @@ def fill_atlas(
 
 
 def atlas_summary(layers: Sequence[CachedLayer]) -> list[dict[str, Any]]:
-    """Each layer in a few numbers; means are over all of its features."""
+    """A summary of each layer; means are over all of its features."""
     import polars as pl
 
     return [

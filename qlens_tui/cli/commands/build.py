@@ -1,9 +1,9 @@
-"""`qlens build` and `qlens merge`: what a configuration needs, made here or brought together.
+"""`qlens build` and `qlens merge`: compute the operators of a configuration, or combine shards.
 
-A build is a list of units, each written whole, so it may be stopped at any time and
-run again; `--shard I/N` computes every N-th unit. Whoever finds all units present
-puts them together: all look, one after the other, so the last one does. Where one process
-does everything, the atlas of the configuration's dictionaries follows.
+A build is a list of units, each written as a whole, so it can be stopped at any time and
+run again; `--shard I/N` computes every N-th unit. The process that finds all units present
+assembles them: each process looks at its end, so the last one does. A build without shards
+then makes the atlas of the configuration's dictionaries.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from lens_core.session import Session
 
 
-@click.command(cls=Command, short_help="Compute the operators of a model, once, resumable.")
+@click.command(cls=Command, short_help="Compute the operators and the atlas of a configuration.")
 @click.argument("config")
 @click.option(
     "--shard",
     type=Shard(),
     default="1/1",
     metavar="I/N",
-    help="Compute the I-th of N parts only, for several GPUs or machines.",
+    help="Compute only the I-th of N parts, for several GPUs or machines.",
 )
-@click.option("--no-atlas", is_flag=True, help="Leave the tables of the dictionaries out.")
+@click.option("--no-atlas", is_flag=True, help="Do not compute the atlas.")
 @with_common
 @pass_output
 def build(
@@ -54,13 +54,12 @@ def build(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Compute what CONFIG needs, once: the operators of its model, then its atlas.
+    """Compute the operators of CONFIG's model and reference, then its atlas.
 
     Operators serve every feature of every dictionary; the atlas tabulates CONFIG's (see
-    `qlens atlas`). Stop it at any time; run again, it goes on where it was. Several
-    processes may each take a shard of the operators: with one cache directory the last one
-    finishes them, with several `qlens merge` does; a build without --shard then makes the
-    atlas.
+    `qlens atlas`). It can be stopped at any time; run it again to resume. Several processes
+    can each compute a shard of the operators. With a shared cache directory the last one
+    combines them, otherwise `qlens merge` does; then a build without --shard makes the atlas.
 
     \b
     Examples:
@@ -83,7 +82,7 @@ def build(
     _result(output, as_json, directory, passes, start, table)
 
 
-@click.command(cls=Command, short_help="Finish operators from shards of other machines.")
+@click.command(cls=Command, short_help="Combine shards from other machines.")
 @click.argument("config")
 @click.argument("directories", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
 @with_common
@@ -98,7 +97,7 @@ def merge(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Bring shards that other machines built into this cache, and finish the operators.
+    """Copy shards that other machines built into this cache, and combine them.
 
     DIR is another machine's cache directory, or its directory of these operators.
 
@@ -134,7 +133,7 @@ def merge(
 
 
 def _shared(session: Session) -> Operators | None:
-    """The finished operators of another user that the session answers by, if it does."""
+    """The finished operators of another user, if the session uses them."""
     from lens_core.operators.files import Operators
 
     operators = session.lens.carrier.operators
@@ -144,12 +143,12 @@ def _shared(session: Session) -> Operators | None:
 
 
 def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
-    """Compute what the shard lacks, and finish if it is the last; the passes that took."""
+    """Compute what the shard lacks, and combine if it is the last; returns the passes made."""
     from lens_core.building import begin_build, build_facts, compute
     from lens_core.operators.contents import is_complete
 
     directory = session.operators_directory
-    output.step("looking at what is there")
+    output.step("checking existing files")
     work = begin_build(session, shard)
     if is_complete(directory):
         output.note("the operators are complete: nothing to build")
@@ -160,7 +159,7 @@ def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
         output.note(
             f"{counted(facts.passes, 'pass', 'passes')} over batches of "
             f"{facts.micro_batch} x {facts.length} tokens on {facts.device}"
-            f"{f', {facts.passes_done:,} of them done before' if facts.passes_done else ''}"
+            f"{f', {facts.passes_done:,} of them already done' if facts.passes_done else ''}"
             f"{f', about {duration(facts.seconds)}' if facts.seconds is not None else ''}"
         )
         output.note(
@@ -178,7 +177,7 @@ def _build(output: Output, session: Session, shard: tuple[int, int]) -> int:
 
 
 def _join(output: Output, session: Session) -> list[Unit]:
-    """Put the units together if all are there, or return those that are missing."""
+    """Combine the units if all exist, or return the missing ones."""
     from lens_core.building import join
 
     output.step("writing the operators")
@@ -194,7 +193,7 @@ def _interrupted(directory: Path) -> InterruptionError:
     kept = sum(_path(directory, unit).is_file() for unit in units)
     return InterruptionError(
         f"interrupted: {kept} of {counted(len(units), 'unit')} are kept in {directory}; "
-        "run the same command again to go on"
+        "run the same command again to resume"
     )
 
 
@@ -211,7 +210,7 @@ def _name_missing(output: Output, directory: Path, missing: list[Unit], of: int)
 
 
 def _begun(directory: Path) -> BuildPlan | None:
-    """The plan of the build that `directory` holds; `None` where there is none to read."""
+    """The plan of the build in `directory`; `None` if it has none."""
     from lens_core.operators.manifest import read_manifest
 
     try:

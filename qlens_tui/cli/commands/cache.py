@@ -1,4 +1,4 @@
-"""`qlens cache`: what is kept on disk, whether it is what was written, and how to be rid of it."""
+"""`qlens cache`: show, verify and clear the cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 
 @click.group()
 def cache() -> None:
-    """Look after the cache directory (QLENS_CACHE_DIR).
+    """Manage the cache directory (QLENS_CACHE_DIR).
 
     \b
     Examples:
@@ -35,7 +35,7 @@ def cache() -> None:
 @_as_json
 @pass_output
 def info(output: Output, as_json: bool) -> None:
-    """Say what the cache holds and how much room it takes.
+    """Show what the cache holds, and its size.
 
     \b
     Example:
@@ -67,15 +67,15 @@ def info(output: Output, as_json: bool) -> None:
 @click.option(
     "--repair",
     is_flag=True,
-    help="Rewrite what other files tell, and remove the rest; it is computed again.",
+    help="Rewrite or remove what is damaged; it is computed again when needed.",
 )
 @_as_json
 @click.pass_context
 def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Check every file and entry against its checksum, and the marks besides.
+    """Check every file and entry of the cache, and the marks, against their checksums.
 
-    Marks are not in the cache and cannot be computed again: `--repair` leaves them as they are,
-    `qlens triage restore` puts a backup back. Status 1 if damage remains.
+    Marks are not in the cache and cannot be computed again: `--repair` does not change them,
+    `qlens triage restore` restores a backup. Exit status 1 if damage remains.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
         if remains:
             verdict = f"{counted(len(remains), 'damaged entry', 'damaged entries')}"
         elif damage:
-            verdict = "nothing damaged is left"
+            verdict = "all damage is repaired"
         output.show(*(Text(output.shown(_line(each))) for each in damage), Text(verdict))
     for line in cache_lacks(directory):
         output.note(line)
@@ -151,7 +151,7 @@ def _line(damage: Damage) -> str:
 @_as_json
 @pass_output
 def clear(output: Output, kinds: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Remove what can be computed again. Tags and notes are not in the cache.
+    """Remove cached files, which can be computed again. Marks are not in the cache.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`qlens doctor`: finds what would go wrong before it does."""
+"""`qlens doctor`: finds problems before they occur."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "broken": ("BROKEN"
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def doctor(ctx: click.Context, config: str | None, as_json: bool) -> None:
-    """Say what would go wrong on this machine, and with CONFIG, and how to fix it.
+    """Find problems of this machine, and of CONFIG, and say how to fix them.
 
     Nothing is fetched. Exit status 1 if something is broken.
 

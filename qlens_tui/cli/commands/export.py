@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 )
 @click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
 @click.option(
-    "--raw", is_flag=True, help="Leave CSV text as it is even where a spreadsheet would run it."
+    "--raw", is_flag=True, help="Do not escape CSV text that a spreadsheet would run as a formula."
 )
 @click.option(
-    "--bom", is_flag=True, help="Begin CSV with a byte order mark, for a double click in Excel."
+    "--bom", is_flag=True, help="Start CSV with a byte order mark, so that Excel reads it as UTF-8."
 )
 @with_common
 @pass_output
@@ -85,7 +85,7 @@ def export(
     check_destination(file)
     names = [tag_name(tag) for tag in tags]
     columns = None if where is None else _columns(where)
-    # Without marks no triage file is made.
+    # Do not create a triage file if there is none.
     with Triage() if triage_path().exists() else nullcontext() as triage:
         if triage is not None and triage.warning:
             output.note(f"warning: {triage.warning}")
@@ -138,7 +138,7 @@ def export(
 
 
 def _columns(where: str) -> list[str]:
-    """The columns of the atlas that a filter needs; a mistake in it is found at once."""
+    """The columns of the atlas that a filter needs; an invalid filter is refused at once."""
     from qlens_tui.table.filter_sql import read_filter
     from qlens_tui.table.filter_words import Expression
     from qlens_tui.table.rows import KNOWN, MARKS, SEARCHED

@@ -31,7 +31,7 @@ def _run(
     from qlens_tui.app.app import QlensApp
 
     path = load_config(config).path
-    # In the terminal's own colours the app paints no background of its own.
+    # With the terminal's own colours the app paints no background.
     colours = os.environ.get("TERM") in ("linux", "vt100", "ansi") or "NO_COLOR" in os.environ
     app = QlensApp(
         Path(path),
@@ -71,7 +71,7 @@ def open_(
     device: str | None,
     mouse: bool,
 ) -> None:
-    """Open the app on CONFIG, where you left it or at FEATURE (LAYER:FEATURE).
+    """Open the app on CONFIG, where you left it, or at FEATURE (LAYER:FEATURE).
 
     `?` in the app shows all keys. Needs a terminal of at least 80x24.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lens_core.terms import Side
     from lens_core.vocabulary import Vocabulary
 
-_RANKED_BY = "paper", "apply"  # what operators answer: convention and final norm
+_RANKED_BY = "paper", "apply"  # the convention and final norm that operators support
 
 
 @click.command(cls=Command, short_help="Find the features for one token.")
@@ -35,7 +35,7 @@ _RANKED_BY = "paper", "apply"  # what operators answer: convention and final nor
     type=click.Choice(["value", "key"]),
     default="value",
     show_default=True,
-    help="Features that promote the token, or that it activates.",
+    help="value: features that promote the token; key: features that fire on it.",
 )
 @click.option(
     "--lens",
@@ -63,11 +63,11 @@ def search(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Find the features for one token, indirect effects included.
+    """Find the features that promote a token or fire on it, indirect effects included.
 
-    TOKEN is a token's text, what lists show for it, or its id behind a # (quote it). Most
-    words begin with a space, which counts. A score is the one that `qlens show` prints for the
-    token; its rank is the token's in the feature's list, 1 the best.
+    TOKEN is a token's text, in the notation of lists too, or # and its id (in quotes). Most
+    words begin with a space, which counts. The score is the same as in `qlens show`; the rank
+    is the token's in the feature's own list (1 is best).
 
     \b
     Examples:
@@ -106,7 +106,7 @@ def search(
 
 
 def _token_given(vocabulary: Vocabulary, token: str, *, ascii_only: bool) -> int:
-    """The token that is this text, or that lists show like this (`␣war`)."""
+    """The token with this text, or with this notation in lists (`␣war`)."""
     from qlens_tui.text import read_back
 
     try:

@@ -38,7 +38,7 @@ _CONTEXTS = 5
 @click.option(
     "--method",
     type=click.Choice(["operator", "direct"]),
-    help="By operators or by passes over the reference.  [default: operators where they answer]",
+    help="Operators, or passes over the reference.  [default: operators if they are exact]",
 )
 @click.option("--convention", type=click.Choice(["paper", "exact"]))
 @click.option("--final-norm", type=click.Choice(["apply", "linearize"]))
@@ -52,10 +52,12 @@ _CONTEXTS = 5
 @click.option(
     "--split",
     type=click.Choice(["first-reader", "last-writer"]),
-    help="How the score is divided among blocks.",
+    help="How the score is split among blocks.",
 )
 @click.option(
-    "--no-paths", is_flag=True, help="Leave out the paths; without operators they cost passes."
+    "--no-paths",
+    is_flag=True,
+    help="Do not compute the paths, which cost passes without operators.",
 )
 @with_common
 @pass_output
@@ -81,8 +83,8 @@ def show(
 ) -> None:
     """Show what one feature promotes (value) and what activates it (key).
 
-    Logit Lens stands beside Query Lens on both sides; `moved` is how many ranks a token
-    rose. Paths say which blocks carry the result.
+    Shows Logit Lens next to Query Lens on both sides; `moved` is how many ranks a token rose.
+    Paths show which blocks carry the result.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`qlens triage`: the file of stars, tags and notes, its backups, and how one is put back."""
+"""`qlens triage`: the backups of stars, tags and notes, and restoring one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def triage() -> None:
-    """Look after stars, tags and notes (QLENS_DATA_DIR).
+    """Manage the file of stars, tags and notes (QLENS_DATA_DIR).
 
     \b
     Examples:
@@ -35,16 +35,16 @@ def triage() -> None:
 @click.option(
     "--salvage",
     is_flag=True,
-    help="Keep what is undamaged in the present file, instead of a backup.",
+    help="Keep what is undamaged in the current file, instead of a backup.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @pass_output
 def restore(output: Output, backup: str | None, salvage: bool, yes: bool, as_json: bool) -> None:
-    """Put BACKUP in the place of the marks: its number in the list, its name, or `latest`.
+    """Restore the marks from BACKUP: its number in the list, its name, or `latest`.
 
-    Without BACKUP the backups are listed and nothing is changed. The file that was there is
-    kept beside the new one. Close the app first: a session that has the file open writes no more.
+    Without BACKUP the backups are listed and nothing is changed. The replaced file is kept next
+    to the new one. Close the app first: a session that has the file open can then no longer write.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def restore(output: Output, backup: str | None, salvage: bool, yes: bool, as_jso
     if not yes:
         what = "what is undamaged in it" if backup is None else output.shown(source.name)
         click.confirm(
-            f"Replace {output.shown(str(path))} by {what}? The present file is kept.",
+            f"Replace {output.shown(str(path))} by {what}? The current file is kept.",
             abort=True,
             err=True,
         )
@@ -83,7 +83,7 @@ def _list(output: Output, path: Path, found: list[Backup], *, as_json: bool) -> 
     output.show(Text(f"backups of {output.shown(str(path))}, newest first"))
     if found:
         output.show(_table(output, found))
-        output.note("`qlens triage restore NUMBER` puts one back")
+        output.note("`qlens triage restore NUMBER` restores one")
     else:
         output.show(Text("none yet: one is made when the marks are opened after a change"))
 
@@ -123,7 +123,7 @@ def _tell(output: Output, path: Path, done: Restored, *, as_json: bool) -> None:
 
     output.show(Text(f"restored {counted(done.features, 'marked feature')}"))
     if replaced is not None:
-        output.show(Text(f"the file that was there is {output.shown(replaced)}"))
+        output.show(Text(f"the replaced file is {output.shown(replaced)}"))
 
 
 def _document(backup: Backup) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_the_help_opens_at_the_keys_of_the_pane_that_has_the_focus(place, pane, 
         bench.focus_pane(pane)
         await settled(terminal.pilot, "question_mark")
         lines = shown(terminal.pilot.app.screen)
-        assert "keys, and what the words mean" in lines[0]
+        assert "keys and glossary" in lines[0]
         assert lines[1] == f" {section}"
 
     run(place, act, size=size)
@@ -82,7 +82,7 @@ def test_the_head_of_the_help_says_whether_there_is_more_and_the_last_line_how_t
         await settled(terminal.pilot, "shift+tab")
         assert shown(screen)[1] == " everywhere"
         await settled(terminal.pilot, "w")
-        assert shown(screen)[1] == " what the columns and words mean"
+        assert shown(screen)[1] == " glossary"
         await settled(terminal.pilot, "question_mark")
         assert terminal.pilot.app.screen is bench
 
@@ -115,7 +115,7 @@ def test_the_palette_has_no_name_twice_and_writes_keys_as_the_help_does(place):
         names = [command.title for command in commands]
         assert len(names) == len(set(names))
         told = {command.title: command.help for command in commands}
-        assert told["All keys, and what the words mean"] == "everywhere: ?"
+        assert told["All keys and a glossary"] == "everywhere: ?"
         assert told["All blocks off"] == "paths: n"
         keys: dict[str, list[set[str]]] = defaultdict(list)
         for section in in_workbench():

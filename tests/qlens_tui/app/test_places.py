@@ -66,7 +66,7 @@ def test_words_wait_for_an_atlas_and_do_not_say_that_nothing_has_them(place):
         bench.reader.forget(1)
         bench.rows.go(1)
         await settled(terminal.pilot)
-        assert "the filter waits" in "".join(bench.table.lines)
+        assert "filter not applied yet" in "".join(bench.table.lines)
         assert "no feature passes" not in "".join(bench.table.lines)
 
     run(place, act)

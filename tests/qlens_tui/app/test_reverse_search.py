@@ -147,7 +147,7 @@ def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(p
         arrived, asked = bench.table.feature, len(searches(bench))
         await settled(terminal.pilot, "slash")
         assert isinstance(terminal.pilot.app.screen, Prompt)
-        assert "enter alone: the results for e again" in told(terminal)
+        assert "enter: the last results, for e" in told(terminal)
         assert "features that fire on e" in lines(terminal)[0]
         await settled(terminal.pilot, "enter")
         again = terminal.pilot.app.screen

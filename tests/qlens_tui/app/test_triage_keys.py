@@ -140,7 +140,7 @@ def test_an_export_proposes_a_name_that_is_free_and_says_what_would_be_replaced(
         prompt.query_one("#typed").value = "features.csv"
         await settled(terminal.pilot)
         await settled(terminal.pilot, "enter")
-        assert "enter again replaces it" in prompt.query_one("#told").lines[0]
+        assert "press enter again to replace it" in prompt.query_one("#told").lines[0]
         await settled(terminal.pilot)
         assert (tmp_path / "features.csv").read_text() == "mine"
         await settled(terminal.pilot, "enter")

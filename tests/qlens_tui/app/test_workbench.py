@@ -154,7 +154,7 @@ def test_a_filter_that_cannot_be_used_yet_waits_and_is_kept(place):
         await settled(terminal.pilot)
         assert bench.rows.filter == "value_gain > -2"
         assert not len(bench.table.rows)
-        assert "waits" in "".join(bench.table.lines)
+        assert "not applied yet" in "".join(bench.table.lines)
         layers[1] = known
         bench.reader.forget(1)
         bench.rows.refresh()

@@ -213,7 +213,7 @@ def test_a_build_survives_ctrl_c_and_goes_on_where_it_was(
 
     resumed = place.run(*asked)
     assert resumed.exit_code == 0
-    assert "of them done before" in resumed.stderr
+    assert "of them already done" in resumed.stderr
     assert place.document(*asked)["complete"]
     assert _content(place) == _content(plain)
 

@@ -91,7 +91,7 @@ def test_contexts_are_places_in_the_reference(place: Workplace) -> None:
 
 
 def test_paths_without_block_tokens_say_how_to_get_them(place: Workplace) -> None:
-    hint = "blocks' tokens: after `qlens build`"
+    hint = "tokens of blocks: run `qlens build`"
     assert hint in place.run("show", place.config, "1:3", "--method", "direct").stdout
     split = place.run("show", place.config, "1:3", "--method", "direct", "--split", "last-writer")
     assert hint not in split.stdout

@@ -273,7 +273,7 @@ def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
     assert rows.page(1, 2, ["feature", "density"]) == [{"feature": 1}, {"feature": 2}]
     with pytest.raises(UsageError, match=r"density is not known .*qlens build"):
         filtered(rows, "density > 0.1")
-    with pytest.raises(UsageError, match="words are looked for in the atlas"):
+    with pytest.raises(UsageError, match="words are searched in the atlas"):
         filtered(rows, "dry", TEXTS)
     with pytest.raises(UsageError, match="value_gain is not known"):
         sorted_by(rows, "value_gain")
@@ -364,9 +364,9 @@ def test_what_looks_like_sql_is_taken_apart_and_put_together(
         ("star wars", "no column wars: the nearest is star"),
         ("absolute(density) > 1", "no function absolute in a filter: the nearest is"),
         ("density + 1", "not a condition"),
-        ("density >", "it is not a whole condition, such as density > 0.01"),
+        ("density >", "it is not a complete condition, such as density > 0.01"),
         ("key_gain > > 1", "cannot be used"),
-        ("(star", "it is not a whole condition"),
+        ("(star", "it is not a complete condition"),
         ("density > 'a'", "cannot compare string with numeric type"),
         ("value_query_ids = density", "cannot be used"),
         ("density > least()", "least() needs a column"),

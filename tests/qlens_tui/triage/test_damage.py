@@ -149,7 +149,9 @@ def test_a_damaged_note_is_told_and_all_else_stays_usable(path: Path) -> None:
         assert triage.undo() is not None
         assert triage.marks(SAE.sha256) == MARKS | {453: without}
         # What an edit found could not be told, so that an undo would make it true.
-        with pytest.raises(DamagedError, match="the note of feature 453 is damaged, it stays"):
+        with pytest.raises(
+            DamagedError, match="the note of feature 453 is damaged and was not changed"
+        ):
             triage.apply({SAE: [455, 453]}, note="another")
         assert triage.marks(SAE.sha256) == MARKS | {453: without}
     assert damage_of_file(path) == [said]
@@ -372,7 +374,7 @@ def test_a_damaged_backup_is_not_put_back(path: Path) -> None:
     _replace(newest.path, b"sense of money", b"tense of money")
     before = path.read_bytes()
 
-    with pytest.raises(StoreError, match="take another backup"):
+    with pytest.raises(StoreError, match="use another backup"):
         restore(path, newest.path)
     assert path.read_bytes() == before
     assert backups.find_backup(path, "latest") == older.path
