@@ -1,1 +1,1 @@
-"""Scripts that print ratios and times of one machine, not timed tests: `make bench`."""
+"""Benchmarks: scripts that print ratios and times for one machine (`make bench`), not tests."""

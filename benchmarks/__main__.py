@@ -1,10 +1,10 @@
-"""Everything that is promised about speed, measured: `make bench`, or `python -m benchmarks`.
+"""Measures the speed figures of the README: `make bench`, or `python -m benchmarks`.
 
     python -m benchmarks [--part a|b|c|d|f|g] [--quick]
 
-Each part runs in a process of its own, so that its peak memory, which is printed with it, is its
-own. About twenty minutes on two quiet cores; `--quick` checks in two minutes that everything runs,
-on shapes too small for the figures to mean anything.
+Each part runs in its own process, so that its peak memory can be measured. Takes about twenty
+minutes on two idle cores; `--quick` checks in two minutes that everything runs, on shapes too
+small for meaningful figures.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from benchmarks.parts import PARTS, run_part
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure what is promised about speed."
+        prog="python -m benchmarks", description="Measure the speed figures of the README."
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; repeatable")
-    parser.add_argument("--quick", action="store_true", help="only see that it runs")
+    parser.add_argument("--quick", action="store_true", help="only check that it runs")
     chosen = parser.parse_args()
 
     print(machine())

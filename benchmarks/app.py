@@ -1,9 +1,9 @@
-"""(f) The app, as a user has it: processes in a pseudo terminal, keys in, bytes out.
+"""(f) The whole app, as a process in a pseudo terminal: keys in, bytes out.
 
-From the process's start to the first painted status line (a first visit, and one with a place
-and an atlas); then the whole app on a layer of a million tabulated features, on answers that
-are made up (`stand_in`), at 120x40: seconds from a key to the first bytes, bytes of the move
-with all panes, and memory. The table without the app is `table`.
+From the start of the process to the first painted status line (a first visit, and one with a saved
+position and an atlas); then the app on a layer of a million tabulated features, with made-up
+answers (`stand_in`), at 120x40: seconds from a key to the first bytes, bytes of a move with all
+panes, and memory. `table` measures the table alone.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from benchmarks.workplace import Workplace
 HELP, PAINT, LATENCY, BYTES = 0.25, 0.8, 0.050, 1536
 """Budgets: seconds, seconds, seconds (p95), bytes of a cursor move at 120x40."""
 _QUIET = 0.35
-"""Seconds without a byte until a move is over; paths are asked for after 0.08."""
+"""Seconds without output after which a move is over; paths are asked for after 0.08."""
 _SETTLED = 2.0
-"""The same after keys came faster than they may have been painted: they queue without a byte."""
+"""The same after keys that came too fast to paint and queue without output."""
 _REPEAT = 30  # keys a second of a key that is held
 _STYLE = re.compile(rb"\x1b\[[0-9;]*m")
 _MAIN = "from qlens_tui.cli.main import main; main()"
-# Says on leaving whether torch was imported, in the file named first.
+# At exit, writes to the file in the first argument whether torch was imported.
 _TELLING = (
     "import pathlib, sys; from qlens_tui.cli.main import main; file = sys.argv.pop(1)\n"
     "try: main()\nfinally: pathlib.Path(file).write_text(repr('torch' in sys.modules))"
@@ -138,7 +138,7 @@ def _whole_app(place: Workplace, features: int, times: int) -> list[Row]:
 
 
 def _moves(t: Terminal, what: str, times: int) -> list[Row]:
-    """To features not looked at before, in the middle of the table; then with j held."""
+    """Moves to new features in the middle of the table, then with j held down."""
     fresh = t.presses(*"j" * times, quiet=_QUIET)
     held = t.held("j", 2 * times, _REPEAT, _SETTLED)
     return [
@@ -150,7 +150,7 @@ def _moves(t: Terminal, what: str, times: int) -> list[Row]:
 
 
 def _by_part(t: Terminal, presses: Presses) -> list[Row]:
-    """The bytes by what they paint, after the lines that the panes begin on."""
+    """The bytes by pane, from the lines on which the panes start."""
     painted = lines_of(t.written)
     lists = min(line for line, text in painted.items() if b" VALUE " in text)
     paths = min(line for line, text in painted.items() if b" PATHS " in text)

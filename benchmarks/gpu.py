@@ -6,8 +6,8 @@ For float32, TF32 and bfloat16: seconds of each operator family (`--passes` rows
 whole reference, times d / passes, recording added), the share that this is of the card's own
 rate for one large matrix product in that precision, peak memory; the error of those rows
 against float32, and how much of the top 25 tokens of sample features stays the same. Those
-features are walked through the recorded blocks themselves, which is what operators give in
-another order of sums. Weights are random: real ones (whose scores lie further apart) keep more.
+features are carried through the recorded blocks, which equals the operators up to the order of
+sums. Weights are random: with real ones, whose scores are further apart, more tokens stay.
 
 Counted per token and pass, for every family: 2 FLOPs for each of the 12 L d^2 weights of the
 blocks and 8 s d L for attention's two products with s positions, each of which is two products
@@ -42,7 +42,7 @@ _K = 25
 
 @dataclass(frozen=True)
 class Found:
-    """What one precision gave: sums by family, seconds of each, and the lists of features."""
+    """The results for one precision: sums and seconds by family, and the lists of features."""
 
     sums: dict[str, Tensor]
     seconds: dict[str, float]
@@ -98,7 +98,7 @@ def _precision(name: str) -> Iterator[torch.dtype]:
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype, n: int) -> float:
-    """FLOP/s of one large product: what the card gives, not what its data sheet says."""
+    """FLOP/s of one large product, measured on this card."""
     n = n if device.type == "cuda" else min(n, 1024)
     one, other = torch.randn(2, n, n, device=device).to(dtype)
     out = torch.empty_like(one)

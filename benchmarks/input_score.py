@@ -2,14 +2,14 @@
 
     python benchmarks/input_score.py [--config demo] [--layers 10] [--contexts 20] [--examples 10]
 
-For every feature, contexts of the held-out text in which it fires, and in each the token on
-which it fires most; the score of a token list is the share of those tokens that are in it
+For every feature, contexts of the held-out text in which it fires, and in each the token on which
+it fires most; the score of a token list is the share of those tokens that are in it
 (docs/method.md, section 5; k = 25). Contexts are taken in the order of the text (`in order`) and,
-beside it, the ones that activate the feature most (`strongest`). Features that fire in fewer
-than `--contexts` contexts are left out and counted. Then come features of the layer nearest 10
-where Query Lens reads better: of those whose key scores at least one half on the strongest
-contexts, and Logit Lens's a tenth at most, the ones whose lists gain most coherence, key and
-value together. They were chosen, and say nothing about the average.
+also, the ones that activate the feature most (`strongest`). Features that fire in fewer than
+`--contexts` contexts are left out and counted. Then features of the layer nearest 10 are printed
+for which Query Lens is better: of those whose key has a score of at least one half on the
+strongest contexts, and Logit Lens's at most a tenth, the ones whose lists gain most coherence, key
+and value together. These are selected and say nothing about the average.
 
 Takes seven minutes on two cores, of which most is the forward pass over the text.
 """
@@ -65,7 +65,7 @@ def lists(lens: QueryLens, dictionary: FeatureDictionary, k: int) -> dict[str, T
 
 
 def coherence_gain(lens: QueryLens, by_lens: dict[str, Tensor]) -> Tensor:
-    """What Query Lens's lists gain over Logit Lens's, both sides together, `[n_features]`."""
+    """Coherence gain of Query Lens over Logit Lens, both sides added, `[n_features]`."""
     total = torch.zeros(())
     for side in SIDES:
         readout = lens.readout(LOGIT.readouts[side])

@@ -1,9 +1,9 @@
-"""(c) The token lists of a whole layer against the bare matrix products they come from.
+"""(c) The token lists of a whole layer against the matrix products they need.
 
 The lists: the top 25 of Query Lens and of Logit Lens, values and keys, from the feature vectors
-(so with the two products that carry them and the final norm). The products: four of the same
-shape, features times vocabulary, into a block of memory that is there already and is written
-over. Nothing that reads the scores can be faster than those.
+(including the two products that carry them and the final norm). The products: four of the same
+shape, features times vocabulary, into one block of memory that is reused. Nothing that reads the
+scores can be faster than these.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lens_core.terms import SIDES
 
 AT_MOST = 2
 _K = 25
-# Rows that the bare product takes at once: more are no faster.
+# Rows per bare product: more are not faster.
 _BLOCK = 512
 
 
@@ -41,7 +41,7 @@ def run(*, quick: bool) -> Report:
     dictionary = shape.dictionary(layer, n)
     lens = shape.lens(32, {layer: dictionary})
     lens.prepare()
-    # Rows that begin at a cache line: a sixth faster than rows of 50,257.
+    # Rows aligned to cache lines: a sixth faster than rows of 50,257.
     out = torch.empty(_BLOCK, -(-shape.d_vocab // 64) * 64)[:, : shape.d_vocab]
 
     def bare() -> None:

@@ -1,8 +1,8 @@
-"""Times that can be compared, and the table they are printed in.
+"""Comparable times, and the table in which they are printed.
 
-What is compared in a ratio is timed in turns (A B A B ...), so that a machine that slows down
-slows both down; the smallest of several is what the work costs, the largest over it says how
-quiet the machine was.
+The two parts of a ratio are timed in turns (A B A B ...), so that a slow machine affects both; the
+smallest of several times is the cost, and the largest divided by it shows how quiet the machine
+was.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What one subject found: what was done, in words, and the figures."""
+    """The report of one part: what was done, in words, and the figures."""
 
     title: str
     said: tuple[str, ...]
@@ -84,7 +84,7 @@ def _number(value: float) -> str:
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds of one run, work queued on a GPU included."""
+    """Seconds of one run, including work queued on a GPU."""
     start = time.perf_counter()
     run()
     if torch.cuda.is_available():
@@ -93,7 +93,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Each of `runs` once per round, after one round that does not count."""
+    """Time each of `runs` once per round, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -104,14 +104,14 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def peak_memory() -> Row:
-    """The most memory that this process has had, files mapped into it included."""
+    """The peak memory of this process, including mapped files."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return Row("peak memory of this part's process", peak / 2**30, "GiB")
 
 
 def machine() -> str:
-    """What the figures hold for."""
+    """The machine and versions that the figures are for."""
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return (
@@ -131,5 +131,5 @@ def _processor() -> str:
 
 
 def progress(text: str) -> None:
-    """A word on standard error, so that the wait has a reason."""
+    """Print progress on standard error."""
     print(f"  ... {text}", file=sys.stderr, flush=True)

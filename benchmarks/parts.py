@@ -1,4 +1,4 @@
-"""The parts of `make bench` by letter; here, so that a process of its own can import them."""
+"""The parts of `make bench` by letter, in a module that their own processes can import."""
 
 from __future__ import annotations
 

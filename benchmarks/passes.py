@@ -1,8 +1,8 @@
 """(b) One operator pass against one forward of the residual stream over the same tokens.
 
-The forward pass has no unembedding. A pass is what `qlens build` does for one row: one walk of
-every block, and the sums by site and bucket. Recording is done once per micro-batch and unit
-of 64 rows, and given apart.
+The forward pass has no unembedding. A pass is what `qlens build` does for one row: one pass
+through every block, and the sums by site and bucket. Recording, once per micro-batch and unit of
+64 rows, is measured separately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run(*, quick: bool) -> Report:
             rows += _rows("SmolLM2", *_smollm2(), rounds)
         except LensError as error:
             said.append(f"SmolLM2 left out: {error}")
-    # As many samples at once as a build of 32 x 32 tokens takes: one half of them.
+    # As many samples per pass as in a build of 32 x 32 tokens: half of them.
     shape = TINY if quick else GPT2_SMALL
     rows += _rows(shape.name, shape.model(), shape.reference(16), rounds)
     return Report("(b) one pass against one forward", tuple(said), (*rows, peak_memory()))

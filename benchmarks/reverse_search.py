@@ -1,8 +1,8 @@
 """(d) Which of 393,216 features promote a token, through `lens_core.search`.
 
-The first search computes one number for each feature and lens (what its score is divided by),
-which a session keeps in the result cache and operators that come with qlens bring along; the
-later ones are one product with a vector per layer and lens. Token ids differ each time.
+The first search computes one number for each feature and lens (the divisor of its score), which is
+kept in the result cache and comes with the demo's operators; later searches are one matrix-vector
+product per layer and lens. Token ids differ each time.
 """
 
 from __future__ import annotations

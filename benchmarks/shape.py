@@ -1,4 +1,4 @@
-"""Models of a given shape with random weights: what a dictionary costs does not hang on them.
+"""Models of a given shape with random weights, on which the cost does not depend.
 
 `GPT2_SMALL` has the defaults of transformers' GPT2Config (its own initialisation, seed 0) and
 32,768 features a layer; `TINY` only shows that a script runs. Nothing is fetched.
@@ -49,7 +49,7 @@ class Shape:
     def model(
         self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> ResidualModel:
-        """The random model, as `load_model` would give a real one."""
+        """The random model, in the form that `load_model` returns."""
         import transformers
 
         torch.manual_seed(0)
@@ -92,7 +92,7 @@ class Shape:
         )
 
     def lens(self, samples: int, dictionaries: Mapping[int, FeatureDictionary]) -> QueryLens:
-        """The facade over random operators and dictionaries that are all in memory."""
+        """A lens with random operators and dictionaries, all in memory."""
         operators = RandomOperators(self.d_model, 2 * self.n_layers)
         carrier = Carrier(self.model(), self.reference(samples), operators, None)  # type: ignore[arg-type]
         enough = 1 << 62
@@ -106,10 +106,10 @@ TINY = Shape("a tiny shape", 3, 2, 32, 300, 256)
 
 @dataclass
 class RandomOperators:
-    """Matrices where `Operators` has them, to time what reads operators without building any.
+    """Matrices in place of built `Operators`, to time code that reads operators.
 
-    The identity, and noise that grows with the distance to the end: products with them cost
-    what products with real ones cost.
+    The identity plus noise that grows with the distance to the end: products with them cost the
+    same as with real operators.
     """
 
     d_model: int

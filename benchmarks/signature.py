@@ -1,10 +1,10 @@
-"""(g) The signature of the feature under the cursor, as the engine answers for it.
+"""(g) The signature of the feature under the cursor, as the engine computes it.
 
-What the engine does for a cursor move, on random operators and a random dictionary, features
-one after another: both sides, three lenses, best and worst 25 tokens, ranks moved, stability by
-halves, token strings by a tokenizer of GPT-2's kind and size; then the message as bytes and
-read again, as the app does. The pipe between the processes and the paint (part f) are not in
-it.
+What the engine does for a cursor move, on random operators and a random dictionary, features one
+after another: both sides, three lenses, best and worst 25 tokens, ranks moved, stability by
+halves, token strings by a tokenizer of GPT-2's kind and size; then encoding the message and
+decoding it, as the app does. The pipe between the processes and the paint (part f) are not
+included.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _rows(
 def _answered(
     lens: QueryLens, layer: int, feature: int, settings: Settings
 ) -> tuple[float, float, int]:
-    """Seconds of the answer, seconds of its way as bytes, and how many bytes."""
+    """Seconds of the answer, seconds of encoding and decoding it, and the number of bytes."""
     start = time.perf_counter()
     found = lens.signature(layer, feature, settings, bottom=True)
     event = SignatureReady(signature=found)

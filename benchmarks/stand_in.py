@@ -1,9 +1,9 @@
-"""The app on made-up answers, as a process to be measured: `python -m benchmarks.stand_in`.
+"""The app with made-up answers, as a process to be measured: `python -m benchmarks.stand_in`.
 
-Everything of the app but the engine's process: its requests wait at the real desk, and a
-thread answers them, a signature after as long as one takes at GPT-2's size, with the lists that
-the atlas has for the feature. So all panes follow the cursor. On leaving, the most memory that
-it had goes to the file named last.
+All of the app except the engine's process: its requests go to the real scheduler, and a thread
+answers them, with the atlas's lists as the signature, after the time that one takes at GPT-2's
+size. So all panes follow the cursor. At exit, the peak memory is written to the file in the last
+argument.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from qlens_tui.table.frames import signature_of
 
 LAYERS, LAYER, N_TOKENS = 12, 5, 32_768
 LATENCY = {m.ComputeSignature: 0.035, m.ComputePaths: 0.010, m.ComputeEvidence: 0.010}
-"""Seconds of an answer; what stands for the others takes none."""
+"""Seconds until a signature is answered; other requests are answered at once."""
 
 
 class Answers:
-    """An answer to every request about the layer that is known."""
+    """An answer to every request about the known layer."""
 
     def __init__(self, config: Path, known: KnownLayer) -> None:
         self.config, self.known = config, known
@@ -115,7 +115,7 @@ class Answers:
 
 
 class MadeUp:
-    """What the app takes for its engine."""
+    """The stand-in for the engine."""
 
     log = None
     pid: int | None = None

@@ -1,8 +1,8 @@
 """The feature table alone at a million rows: a part of (f), or `python -m benchmarks.table`.
 
-Times are from the key event, as a terminal's driver posts it, to the driver's write, which is
-what goes over SSH; they include Textual's wait for the next frame (a 60th of a second). The
-table has the whole screen to itself, wider than it is in the app, in true colour.
+Times are from the key event, as a terminal's driver posts it, to the driver's write, which goes
+over SSH; they include Textual's wait for the next frame (a 60th of a second). The table fills the
+whole screen, so it is wider than in the app, in true colour.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class TableApp(App[None]):
 
 
 class Keyboard:
-    """Presses keys in an app and takes the time until it has painted."""
+    """Presses keys in an app and measures the time until it has painted."""
 
     def __init__(self, app: App[None]) -> None:
         self._app = app

@@ -1,8 +1,7 @@
-"""A program in a pseudo terminal of its own: what it wrote there, and when it arrived.
+"""Runs a program in its own pseudo terminal, and records what it wrote and when.
 
-It answers the one question of Textual's that changes what a paint sends: yes, it knows
-synchronised updates (16 bytes a paint), as terminals of the last years do. True colour, whose
-escape sequences are the longest.
+Answers Textual's one query that changes its output: yes, synchronised updates are supported (16
+bytes per paint), as in recent terminals. Uses true colour, whose escape sequences are the longest.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def lines_of(written: bytes) -> dict[int, bytes]:
 
 
 class Terminal:
-    """The running program; `started` is when it was."""
+    """The running program; `started` is its start time."""
 
     def __init__(
         self, command: list[str], size: tuple[int, int], environment: Mapping[str, str]
@@ -97,7 +96,7 @@ class Terminal:
                 os.write(self._master, _ANSWERED)
 
     def until(self, holds: Callable[[bytes], bool]) -> float:
-        """When what was written first held this, in seconds from the start.
+        """Seconds from the start until the output first contained this.
 
         Raises:
             RuntimeError: it never did, or the program ended.

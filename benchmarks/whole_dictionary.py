@@ -3,7 +3,7 @@
 Per feature (docs/method.md, section 2, as in the authors' code): block by block `torch.func.jvp`
 from the dictionary's layer up for the value, `torch.func.vjp` down for the key, the block
 evaluated again for each, the feature at every position; then the mean is read out under Query
-Lens and Logit Lens. The stream that the blocks are evaluated at is given to it for nothing.
+Lens and Logit Lens. Computing the stream at which the blocks are evaluated is not counted.
 
 Ours: 768 passes for each of the three families (`qlens build`), recording and assembling,
 spread over all features; and for each feature the top 25 of three lenses on both sides.
@@ -101,7 +101,7 @@ class PerFeature:
 
     @property
     def with_first_order(self) -> float:
-        """First order is another walk over the same blocks, and another list."""
+        """First order takes another pass over the same blocks, and another list."""
         return 2 * (self.value + self.key) + 1.5 * self.readout
 
 
@@ -190,7 +190,7 @@ def _build(model: ResidualModel, reference: ReferenceSample, *, rows_per_unit: i
         walking = 0.0
         by_family = {}
         for family in FAMILIES:
-            # Of both halves of the reference, as many micro-batches as there are.
+            # All micro-batches of both halves of the reference.
             a_pass = sum(
                 mean(took) * len(plan.micro_batches(half))
                 for half, took in enumerate(passes[family.name])
@@ -223,7 +223,7 @@ def _by_unit(plan: BuildPlan, shards: int, ticks: list[float]) -> Iterator[tuple
 
 
 def _fill(plan: BuildPlan, directory: Path) -> None:
-    """The units that were not computed, so that assembling has as much to do as it would have."""
+    """Fill in the units that were not computed, so that assembling has the full amount of work."""
     for unit in plan.units():
         path = directory / "units" / unit.filename
         if not path.is_file():

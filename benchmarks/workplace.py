@@ -1,9 +1,9 @@
-"""A folder that the app can be opened in: a config, a place, and an atlas of any length.
+"""A folder in which the app can be opened: a config, a saved position, and an atlas of any length.
 
 Made up, in the real formats: sealed pieces of 1,024 features with all columns, lists of 25
-tokens of a vocabulary of GPT-2's size. The pieces differ in the features' numbers alone. There
-is no model: what is measured is done before an engine would have loaded it, or with one that
-makes its answers up (`stand_in`). No torch here, for the process that is measured has none.
+tokens of a vocabulary of GPT-2's size. The pieces differ only in the features' numbers. There is no
+model: what is measured happens before the engine would have loaded one, or with made-up answers
+(`stand_in`). No torch here, because the measured process has none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ kind = "neurons"
 
 
 def vocabulary() -> list[str]:
-    """As many token strings as GPT-2 has, three in four with a space before them."""
+    """As many token strings as GPT-2 has, three in four with a leading space."""
     lengths = (itertools.product(_SYLLABLES, repeat=n) for n in (1, 2, 3, 4, 5))
     words = map("".join, itertools.islice(itertools.chain(*lengths), VOCABULARY))
     return [word if i % 4 == 0 else f" {word}" for i, word in enumerate(words)]
@@ -62,7 +62,7 @@ def atlas_piece(rows: int = PIECE) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Workplace:
-    """The app's files below `folder`; `environment` leads a process to them."""
+    """The app's files below `folder`; `environment` points a process to them."""
 
     folder: Path
 
@@ -78,7 +78,7 @@ class Workplace:
         return path
 
     def atlas(self, features: int) -> KnownLayer:
-        """A layer of so many features, tabulated."""
+        """A tabulated layer with this many features."""
         fingerprint = f"{features:064d}"
         directory = self.folder / "cache" / ATLAS / fingerprint
         directory.mkdir(parents=True)
@@ -92,7 +92,7 @@ class Workplace:
         return KnownLayer(0, f"made-up-{features}", "made up", features, str(directory))
 
     def visited(self, known: KnownLayer) -> None:
-        """As after a visit that ended in the middle of this layer."""
+        """The saved visit, in the middle of this layer."""
         os.environ.update(self.environment)
         place = LastVisit(
             layer=0, feature=known.n_features // 2, model="made up", tokens=1024, known=(known,)

@@ -5,9 +5,9 @@
 For the layers of `sample_configs/demo.toml`, over its reference, in float32 with the sums of
 micro-batches in float64: the mean operators of both sides, and the sums of the first-order
 responses, as `lens_core/data/demo/operators.safetensors` (float16); and each feature's stability
-and scale on them as `features.safetensors`. The passes are those of `qlens build`; only the sites
-that the layers need are walked. Every micro-batch of every family is kept in DIR, so that a run
-that was stopped goes on (about 110 minutes on two cores, 12 parts).
+and scale on them as `features.safetensors`. The passes are those of `qlens build`, but only for the
+sites that the layers need. Every micro-batch of every family is kept in DIR, so that an interrupted
+run can be resumed (about 110 minutes on two cores, 12 parts).
 """
 
 from __future__ import annotations

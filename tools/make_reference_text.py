@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 OUTPUT = Path(__file__).parent.parent / "lens_core" / "data" / "reference.txt.bz2"
-PASSAGE = 1600  # characters: long enough that few chunks straddle two passages
+PASSAGE = 1600  # characters: long enough that few chunks cross two passages
 PROSE = re.compile(r"""["'“‘(]?[A-Z].*[.!?]["'”’)]*""", re.DOTALL)
 INDECENT = re.compile("offens|dysphem|slur|dispara|deroga|vulgar|obscen|racis|rape|sex|penis")
 LETTERS = re.compile(r"[A-Za-z ,.;'’]")
@@ -126,7 +126,7 @@ class Paragraphs(html.parser.HTMLParser):
 
 
 def pages(folder: str, pattern: str) -> Callable[[Path], Iterator[str]]:
-    """A source whose paragraphs stand in HTML files."""
+    """A source with paragraphs in HTML files."""
 
     def read(package: Path) -> Iterator[str]:
         for page in sorted((package / folder).glob(pattern)):
@@ -138,7 +138,7 @@ def pages(folder: str, pattern: str) -> Callable[[Path], Iterator[str]]:
 
 
 def restructured(folder: str, *patterns: str) -> Callable[[Path], Iterator[str]]:
-    """A source whose paragraphs stand in reStructuredText files: the unindented ones."""
+    """A source with (unindented) paragraphs in reStructuredText files."""
 
     def plain(text: str) -> str:
         text = re.sub(r"\s*\[[\w#*]+\]_", "", text)

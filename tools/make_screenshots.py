@@ -1,9 +1,9 @@
-"""Writes the README's pictures of the app: the app itself, on the demo, as SVG.
+"""Writes the README's screenshots of the app on the demo, as SVG.
 
     python tools/make_screenshots.py [--config demo] [--out docs]
 
-Runs the app headless with its real engine and the caches and marks of this machine, goes to the
-feature that the demo opens on, waits until nothing is being computed, and exports the screen.
+Runs the app headless with its real engine and this machine's caches and marks, goes to the feature
+that the demo opens on, waits until nothing is being computed, and exports the screen.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def at_rest(pilot: Pilot[None]) -> None:
         views = [pane.view for pane in bench.panes]
         if None not in views and not bench.dialogue.inquiry.asked:
             return
-    raise SystemExit("the app did not come to rest")
+    raise SystemExit("the app is still computing")
 
 
 async def shoot(config: Path, name: str, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes the text that the demo's SAEs are trained on, and the held-out text that judges them.
+"""Makes the training text of the demo's SAEs, and the held-out text for evaluating them.
 
 Prose that is in the public domain or under a permissive licence, of several kinds, and none
 of it in the bundled reference: a dictionary of 1913 with its quotations, two centuries of

