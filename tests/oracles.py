@@ -93,7 +93,7 @@ def last_writers_of_a_value(
     site: int,
     off: frozenset[int] = NONE,
 ) -> Tensor:
-    """By how much more the stream moves behind block `k` than in front of it."""
+    """By how much more the stream changes after block `k` than before it."""
     h = run(model, model.embed(reference.tokens), 0, site)[-1]
     moved = [
         mean(
@@ -114,7 +114,7 @@ def last_writers_of_a_key(
     site: int,
     off: frozenset[int] = NONE,
 ) -> Tensor:
-    """By how much more the reading answers to the stream in front of block `k` than behind it."""
+    """By how much more the reading depends on the stream before block `k` than after it."""
     start = model.embed(reference.tokens).detach().requires_grad_()
     sites = run(model, start, 0, site, off)
     gradients = torch.autograd.grad(mean(reference, sites[-1]) @ key, sites)

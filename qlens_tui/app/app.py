@@ -214,13 +214,13 @@ class QlensApp(KeysInOrder):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """For the palette: every action that has a key, and the themes."""
-        told: set[str] = set()
+        seen: set[str] = set()
         for section in in_workbench() if screen is self._bench else ():
             for binding in section.bindings:
                 words = words_of(binding)
                 # The same key with the same action is in two sections.
-                if words not in told:
-                    told.add(words)
+                if words not in seen:
+                    seen.add(words)
                     yield SystemCommand(
                         words,
                         f"{section.title}: {keys_of(binding)}",

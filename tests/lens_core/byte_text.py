@@ -12,7 +12,7 @@ END = "<|endoftext|>"
 
 
 def byte_tokenizer(special: str | None = END) -> PreTrainedTokenizerFast:
-    """As many tokens as bytes, and a special one that it puts in front unless told not to."""
+    """One token per byte, and a special token that is prepended by default."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: i for i, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Cache files for tests: what may be written to them, and harm."""
+"""Cache files for tests: values that can be written to them, and damage."""
 
 from __future__ import annotations
 

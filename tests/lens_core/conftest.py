@@ -1,4 +1,4 @@
-"""A Hugging Face hub of the tests' own: no test reaches the network."""
+"""A fake Hugging Face hub, so that no test uses the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lens_core.fake_hub import TOKEN, Respond
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache; the network, if it is asked, is not there."""
+    """An empty hub cache, and no network."""
     place = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -23,7 +23,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Respond], None]]:
-    """Online, with a hub of our own behind the real client; retries do not wait."""
+    """Online, with a fake hub behind the real client; retries do not wait."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)

@@ -27,13 +27,13 @@ def cached(cache: Path, repository: str, folder: str = ".") -> Path:
 def hub_error(
     request: httpx2.Request, status: int, code: str = "", message: str = ""
 ) -> httpx2.Response:
-    """What the hub answers where something is wrong."""
+    """The hub's answers for errors."""
     headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Request-Id": "1"}
     return httpx2.Response(status, headers=headers, request=request)
 
 
 def serving(files: dict[str, bytes], repository: str, asked: list[str]) -> Respond:
-    """A hub that has one repository; what it is asked for is added to `asked`."""
+    """A hub with one repository; requests are recorded in `asked`."""
 
     def respond(request: httpx2.Request) -> httpx2.Response:
         path = request.url.path

@@ -19,7 +19,7 @@ from lens_core.reference import ReferenceSample
 
 
 class EchoModel(ResidualModel):
-    """A stream that holds nothing but the token's own id; `most` samples fit its memory."""
+    """A stream that holds only the token's id; `most` samples fit its memory."""
 
     def __init__(self, most: int = 1000) -> None:
         self.name, self.n_layers, self.d_model = "echo", 1, 1

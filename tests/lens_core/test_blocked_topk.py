@@ -20,7 +20,7 @@ from lens_core.ranking import ranks, top_k
 
 @pytest.fixture(autouse=True, scope="module")
 def _blocks_of_three_vectors():
-    """Small enough that every test crosses a border between blocks."""
+    """Small blocks, so that every test crosses a block boundary."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocked_topk, "_BLOCK_BYTES", {"cpu": 1})
         patch.setattr(blocked_topk, "_FEWEST_ROWS", 3)
@@ -51,7 +51,7 @@ products = st.fixed_dictionaries(
 
 
 def whole(vectors, rows, bias):
-    """The same sums by another road: exact for whole numbers, in float64 for the others."""
+    """The same sums computed differently: exact for whole numbers, else in float64."""
     scores = vectors.double() @ rows.double().T
     return scores if bias is None else scores + bias.double()
 

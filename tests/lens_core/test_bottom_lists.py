@@ -1,4 +1,4 @@
-"""The other end of a ranking, against a full sort of the scores."""
+"""The bottom of a ranking, against a full sort of the scores."""
 
 import pytest
 import torch

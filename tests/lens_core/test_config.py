@@ -1,4 +1,4 @@
-"""What a configuration file may say, and the one line that answers a mistake in it."""
+"""What a configuration file may contain, and the one-line message for a mistake in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ships with the demo is what its papers say: the SAEs, the operators, their size."""
+"""The demo's files match their documentation: the SAEs, the operators, their size."""
 
 import bz2
 import importlib.util

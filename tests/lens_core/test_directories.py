@@ -1,4 +1,4 @@
-"""Folders are where the user says, and one that cannot be used gets one line."""
+"""Folders are where the user sets them, and an unusable one is reported in one line."""
 
 from __future__ import annotations
 

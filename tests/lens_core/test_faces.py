@@ -1,4 +1,4 @@
-"""Bytes that are no characters, written so that they can be read back."""
+"""Bytes that are not characters are written so that they can be read back."""
 
 from __future__ import annotations
 

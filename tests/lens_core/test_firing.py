@@ -27,7 +27,7 @@ TOKENS = torch.tensor([7, 3, 99, 3, 41, 8, 8, 60, 12, 5, 77])
 
 
 def saved_sae(model: ResidualModel, architecture: str, folder: Path) -> Any:
-    """A random SAE of SAELens for layer 1, on the disk."""
+    """A random SAELens SAE for layer 1, on disk."""
     metadata = sae_lens.saes.sae.SAEMetadata(
         model_name=model.name, hook_name=f"blocks.{LAYER}.hook_resid_post"
     )

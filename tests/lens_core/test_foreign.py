@@ -1,4 +1,4 @@
-"""What is told of errors that other libraries raise on files."""
+"""Messages for errors that other libraries raise on files."""
 
 from __future__ import annotations
 

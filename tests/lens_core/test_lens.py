@@ -1,4 +1,4 @@
-"""What a user asks the lens, answered twice: by the lens and from the definitions."""
+"""The lens's answers against the definitions."""
 
 import dataclasses
 import math
@@ -502,7 +502,7 @@ class ComputedError(Exception):
 
 @pytest.fixture
 def nothing_computes(monkeypatch):
-    """Call it, and only what is in the cache can still be answered."""
+    """Calling this makes passes impossible, so that only cached results can be used."""
 
     def computes(*args, **kwargs):
         raise ComputedError
@@ -519,7 +519,7 @@ MASKED = Settings(off=frozenset({0, 4}))
 
 @pytest.fixture
 def answered(tiny, reference, word_tokenizer, tmp_path):
-    """A lens on a cache that holds the answers of another, and those answers."""
+    """A lens on a cache with the results of another lens, and these results."""
 
     def fresh(**changes):
         asked = dataclasses.replace(reference, **changes)

@@ -1,4 +1,4 @@
-"""The lens on SAEs and transcoders at every sort of place, on every architecture.
+"""The lens on SAEs and transcoders at every kind of site, on every architecture.
 
 Dictionaries are made by SAELens, saved, and read back as a user's are; what is expected comes
 from SAELens's own object and from derivatives of the stream.

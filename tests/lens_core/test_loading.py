@@ -1,4 +1,4 @@
-"""Models from directories, packages and a hub that is not there: loaded, or refused in a line."""
+"""Models from directories, packages and an absent hub: loaded, or refused in one line."""
 
 import importlib.machinery
 import importlib.util
@@ -299,7 +299,7 @@ def test_a_part_of_a_split_gguf_says_how_to_join_them(tmp_path):
 def test_a_cached_hub_id_is_the_same_model_as_its_folder(
     architecture, word_tokenizer, hub_cache, tmp_path, monkeypatch
 ):
-    """And a folder of that name in the working directory, with other weights, is none."""
+    """Add a folder of that name to the working directory, with other weights."""
     for place, seed in ((cached(hub_cache, "some/model"), 0), (tmp_path / "w" / "some/model", 1)):
         tiny_hf(architecture, seed=seed).float().save_pretrained(place)
         word_tokenizer.save_pretrained(place)

@@ -1,4 +1,4 @@
-"""What a model's name opens: a hub id from the hub's cache, a path from the disk, never another."""
+"""A model's name opens a hub id from the hub's cache or a path from disk, never another model."""
 
 from __future__ import annotations
 

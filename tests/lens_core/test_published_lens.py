@@ -1,4 +1,4 @@
-"""TransformerLens fits the value operator with code of its own: the two must agree.
+"""The value operator must agree with the one that TransformerLens fits by itself.
 
 Its convention: the last position never counts, `skip_first_positions` do not either, and
 there is no lens for the last layer. It takes strings, so both read what its tokenizer makes

@@ -1,4 +1,4 @@
-"""Texts with tokens that the model has no embedding row for: left out, counted, said."""
+"""Tokens without a row in the model's embedding are left out, counted and reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lens_core.reference import ReferenceSample, load_reference, sample_chunks
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ROWS = 25
-"""Of the alphabet all but z."""
+"""The alphabet without z."""
 
 
 def letters(bos: str | None = None) -> PreTrainedTokenizerFast:

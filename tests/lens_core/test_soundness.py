@@ -1,4 +1,4 @@
-"""Weights that cannot be computed with: named before they become an answer."""
+"""Unusable weights are reported before they lead to an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every id of every kind of vocabulary has a face of its own, and is found again by it."""
+"""Every id of every kind of vocabulary has a unique face, which finds the id."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def byte_level(*added: str) -> transformers.PreTrainedTokenizerFast:
 
 
 def sentencepiece(*pieces: str) -> transformers.PreTrainedTokenizerFast:
-    """As Llama 2 and Gemma have it: spaces as U+2581, and every byte for what has no piece."""
+    """As in Llama 2 and Gemma: spaces as U+2581, and bytes for text without a piece."""
     names = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     model = models.BPE(
         {name: at for at, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True

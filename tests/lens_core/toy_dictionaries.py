@@ -1,4 +1,4 @@
-"""Dictionaries that SAELens makes, on disk, and a model of which they are."""
+"""Random SAELens dictionaries on disk, and a model that they belong to."""
 
 import json
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def metadata(**changes: Any) -> sae_lens.saes.sae.SAEMetadata:
 
 
 def autoencoder(architecture: str = "standard", hook: str = RESID, **options: Any) -> Any:
-    """A random SAE as SAELens would have it after loading, ready to be saved."""
+    """A random SAE in the form of a loaded SAELens SAE, ready to be saved."""
     config_class = {
         "standard": sae_lens.StandardSAEConfig,
         "topk": sae_lens.TopKSAEConfig,

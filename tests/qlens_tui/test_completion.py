@@ -1,4 +1,4 @@
-"""What a typed beginning finds."""
+"""Which tokens a typed text is completed to."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The words on the screen and their explanations: none may be forgotten, none said twice."""
+"""Every word on the screen is explained once."""
 
 from __future__ import annotations
 

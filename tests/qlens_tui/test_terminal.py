@@ -1,4 +1,4 @@
-"""One rule for ASCII, and what the app can be drawn on."""
+"""The rule for ASCII, and the terminals that the app supports."""
 
 from __future__ import annotations
 

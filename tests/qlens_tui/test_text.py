@@ -1,4 +1,4 @@
-"""Untrusted text on a terminal: nothing raw gets through, and nothing is confused."""
+"""Untrusted text: nothing reaches the terminal raw, and different texts look different."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNIT = re.compile(r"\\x..|\\u.{4}|\\U.{8}|\\[\\ntr_]|.")
 
 
 def _read_back(shown: str, *, ascii_only: bool) -> str:
-    """What the documented notation says was there."""
+    """The original text, by the documented notation."""
     if shown == r"\empty":
         return ""
     marker = "_" if ascii_only else "␣"

@@ -1,4 +1,4 @@
-"""A folder that `qlens` can be run in: a real tiny model, a reference text, a config, a cache.
+"""A folder in which `qlens` can be run: a tiny real model, a reference text, a config, a cache.
 
 The model is a random Llama that transformers saves and loads like any other. Its
 tokenizer knows single bytes and the worst tokens that a vocabulary may hold.
@@ -75,14 +75,14 @@ class Workplace:
         return CliRunner().invoke(cli, args, prog_name="qlens", env=env)
 
     def document(self, *args: str, **environment: str) -> dict[str, Any]:
-        """What a successful command with --json prints."""
+        """The document that a successful command with --json prints."""
         result = self.run(*args, "--json", **environment)
         assert result.exit_code == 0, result.stderr
         document: dict[str, Any] = json.loads(result.stdout, parse_constant=_refuse)
         return document
 
     def refusal(self, status: int, *args: str, **environment: str) -> str:
-        """The one line on which a command with exit status `status` ends."""
+        """The one error line of a command that ends with exit status `status`."""
         result = self.run(*args, **environment)
         assert result.exit_code == status, (result.exit_code, result.stderr, result.exception)
         assert result.stdout == ""
@@ -109,7 +109,7 @@ class Workplace:
         )  # fmt: skip
 
     def _data(self) -> dict[str, str]:
-        """Never the marks of whoever runs the tests."""
+        """Use temporary directories, never the real marks of the user who runs the tests."""
         name = "QLENS_DATA_DIR"
         return {name: os.environ.get(name, str(self.folder / "data"))}
 

@@ -51,7 +51,7 @@ class Sought:
     lens: str = QUERY.name
     cursor: int = 0
 
-    def told(self, *, ascii_only: bool) -> str:
+    def in_words(self, *, ascii_only: bool) -> str:
         """The search in words, printable."""
         label = token_label(self.token, ascii_only=ascii_only)
         where = "all layers" if self.layers is None else f"layer {self.layer}"
@@ -130,7 +130,7 @@ class ReverseSearch(AnswerScreen[Feature | None]):
         self._search()
 
     def _search(self) -> None:
-        words = self.sought.told(ascii_only=self._ascii)
+        words = self.sought.in_words(ascii_only=self._ascii)
         self.query_one(TextLine).tell(f"features that {words}", printable=True)
         question, self._drawn = self.sought.question, None
         if self._answers.answer(question) is None and not self._requests.ask(question):

@@ -25,7 +25,7 @@ def token_prompt(
         if last is not None and not text:
             label = token_label(last.token, ascii_only=ascii_only)
             prompt.offer(
-                [Suggestion(f"features that {last.told(ascii_only=ascii_only)}", "")],
+                [Suggestion(f"features that {last.in_words(ascii_only=ascii_only)}", "")],
                 take_first=True,
             )
             prompt.tell(f"enter: the last results, for {label}", printable=True)

@@ -1,4 +1,4 @@
-"""The table of a dictionary: rows against the lens and the definitions, files against harm."""
+"""The atlas: rows against the lens and the definitions, and damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dictionaries that cannot be used, damaged ones, and those of another model."""
+"""Dictionaries that are unsupported, damaged, or of another model are refused."""
 
 import pickle
 import warnings

@@ -1,4 +1,4 @@
-"""Whatever happens to a file of finished operators, only what is lost is computed again."""
+"""After damage to any file of finished operators, only the lost parts are computed again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _build(folder: Path, reference: ReferenceSample | None = None) -> Path:
 
 
 def _build_again(directory: Path) -> int:
-    """As `qlens build` does; the units that it computed."""
+    """Build as `qlens build` does; returns the computed units."""
     toy, reference = MixingToy(), _reference()
     work = begin(toy, "weights", reference, directory, batch=2)
     build_operators(toy, reference, work.plan, directory)

@@ -1,4 +1,4 @@
-"""Operators that come with qlens: found by content, right to float16, and honest about limits."""
+"""Operators that come with qlens: matched by content, correct to float16, with clear limits."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def built(tiny, reference, tmp_path_factory):
 
 
 def residual_shelf(model, layers=LAYERS):
-    """Neurons that are said to read where they write: SAEs on `resid_post` in all but name."""
+    """Neurons declared to read where they write, like SAEs on `resid_post`."""
 
     def load(layer):
         found = load_dictionary(DictionaryConfig(kind="neurons"), layer, model, dtype=model.dtype)

@@ -1,4 +1,4 @@
-"""Operators against the direct method, and builds that are cut, sharded, damaged and merged."""
+"""Operators against the direct method, and interrupted, sharded, damaged and merged builds."""
 
 import dataclasses
 import json
@@ -142,7 +142,7 @@ def test_buckets_are_the_gradient_at_the_features_own_positions(toy, toy_referen
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_many_rows_in_one_pass_are_those_rows_one_by_one(tiny, reference, family):
-    """How a GPU is filled when the micro-batch alone does not fill it."""
+    """How many cotangents are used to fill a GPU."""
     recording = Linearization(tiny, reference.tokens, forward_mode=family.forward_mode)
     positions = Positions(reference.included.start, reference.included.stop)
     rows = torch.eye(24, dtype=torch.float64)[3:7]

@@ -1,4 +1,4 @@
-"""Lists of checksums, ours and other tools', prove what they can and accuse nobody falsely."""
+"""Checksum lists, ours and other tools', detect damage without false alarms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A build asks for its room before it begins."""
+"""A build checks the free disk space before it starts."""
 
 import shutil
 from collections import namedtuple
@@ -13,7 +13,7 @@ Disk = namedtuple("Disk", "total used free")
 
 @pytest.fixture
 def half_built(tmp_path, monkeypatch):
-    """600 bytes of a build on a disk that has 1000 left."""
+    """A build of 600 bytes on a disk with 1000 bytes free."""
     monkeypatch.setenv("QLENS_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(1 << 20, 0, 1000))
     (tmp_path / "units").mkdir()

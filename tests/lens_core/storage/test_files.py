@@ -1,4 +1,4 @@
-"""Files are whole or what they were before, and one process builds."""
+"""Files are complete or unchanged, and only one process builds at a time."""
 
 from __future__ import annotations
 

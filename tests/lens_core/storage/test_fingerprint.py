@@ -1,4 +1,4 @@
-"""A key stands for the content, and for nothing else."""
+"""A fingerprint depends on the content and on nothing else."""
 
 from __future__ import annotations
 

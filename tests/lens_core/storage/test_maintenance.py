@@ -1,4 +1,4 @@
-"""What the cache holds is counted, checked and cleared, beside whoever uses it."""
+"""The cache is counted, checked and cleared, also while other processes use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small results come back as they were, or count as missing; and nothing is unpickled."""
+"""Small results are read back unchanged or count as missing, and nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors come back to the bit, or are refused."""
+"""Tensors are read back bit for bit, or refused."""
 
 from __future__ import annotations
 

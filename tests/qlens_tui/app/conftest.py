@@ -18,7 +18,7 @@ def tiny_place(tmp_path_factory) -> Workplace:
 
 @pytest.fixture
 def place(tiny_place, tmp_path, monkeypatch) -> Workplace:
-    """The same with marks, memory and working directory of its own."""
+    """The same with its own marks, saved visit and working directory."""
     monkeypatch.setenv("QLENS_CACHE_DIR", str(tiny_place.cache))
     monkeypatch.setenv("QLENS_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("QLENS_DATA_DIR", str(tmp_path / "data"))
@@ -28,7 +28,7 @@ def place(tiny_place, tmp_path, monkeypatch) -> Workplace:
 
 @pytest.fixture(scope="module", autouse=True)
 def _models_are_loaded_once():
-    """Sessions of the same model share it: what a model answers is nothing that the app changes.
+    """Sessions on the same model share it, because the app does not change a model.
 
     A file of tests at a time: other tests change models on the disk.
     """

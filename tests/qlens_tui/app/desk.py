@@ -59,7 +59,7 @@ class AnswersAtOnce:
         return self._sent
 
     def answer(self, request: m.Request) -> m.Event:
-        """What it answers, without anybody else hearing of it."""
+        """The answer to a request, without sending it to the app."""
         return self._answers.to(request)
 
     def close(self, patience: float = 2.0) -> None:
@@ -84,7 +84,7 @@ def run(
     size: tuple[int, int] = (160, 48),
     **options: object,
 ) -> Desk:
-    """Run the app on `place`, act once it is ready, quit; the app, to be asked."""
+    """Run the app on `place`, act once it is ready, quit; returns the app."""
     app = Desk(Path(place.config), **options)  # type: ignore[arg-type]
 
     async def whole() -> None:
@@ -151,5 +151,5 @@ def status(bench: Workbench) -> str:
 
 
 def told(app: QlensApp) -> str:
-    """All that toasts said."""
+    """The text of all toasts."""
     return "\n".join(notification.message for notification in app._notifications)

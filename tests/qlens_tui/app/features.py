@@ -1,4 +1,4 @@
-"""Features that never were, as the engine would tell of them, and a stage to show panes on."""
+"""Made-up features in the engine's form, and an app to show panes in."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def evidence(
 
 
 class Stage(App[None]):
-    """Shows some panes, hears what they say, and gives them what they ask for."""
+    """Shows some panes, records their messages, and gives them what they ask for."""
 
     ENABLE_COMMAND_PALETTE = False
 
@@ -274,7 +274,7 @@ def shares_view(
 
 
 def leaked(terminal: Terminal) -> set[str]:
-    """What no text may bring to a terminal, Textual's own choice of a mouse pointer left out."""
+    """Sequences that text must not send to a terminal, except Textual's mouse pointer."""
     return leaks(terminal.written.replace("\x1b]22;default\x07", ""))
 
 
@@ -303,7 +303,7 @@ def layer_of(layer: int, n_layers: int, **facts: Any) -> m.LayerFacts:
 def answer_to(
     request: m.Request, number: int = 0, n_layers: int = LAYERS, n_tokens: int = 512
 ) -> m.Event:
-    """What the engine might answer; shares are without tokens, which are then asked for."""
+    """A possible answer of the engine; shares come without tokens, which are then asked for."""
     match request:
         case m.ComputeSignature(layer=layer, feature=feature, settings=settings, k=k):
             of = replace(signature(layer, feature, k=k or 25), settings=settings)

@@ -1,4 +1,4 @@
-"""A terminal that keeps what an app writes to it, for Pilot tests.
+"""A terminal that records what an app writes to it, for Pilot tests.
 
 `App.run_test` writes nothing at all; here the app believes in a real terminal and sends what
 it would send over SSH, of which a test can ask what arrived, how much, and whether anything
@@ -65,7 +65,7 @@ HOSTILE = {
     "private": "\ue000",
     "tag characters": "\U000e0041\U000e0042",
 }  # fmt: skip
-"""Strings that would drive a terminal, hide, or fool an eye, by what they are."""
+"""Strings that would control a terminal, hide text or mislead, by kind."""
 
 
 @dataclass

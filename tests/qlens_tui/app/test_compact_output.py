@@ -1,4 +1,4 @@
-"""What `terse` writes paints what it was given: judged by rich's own reading of ANSI codes."""
+"""The output of `terse` paints the same as its input, by rich's own ANSI decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a feature fires and what is like it: what is shown, chosen and opened."""
+"""The evidence pane: what is shown, chosen and opened."""
 
 from __future__ import annotations
 

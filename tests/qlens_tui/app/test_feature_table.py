@@ -1,4 +1,4 @@
-"""The feature table: its keys, what it sends to the terminal, and what it makes of hostile text."""
+"""The feature table: its keys, its output to the terminal, and hostile text."""
 
 from __future__ import annotations
 

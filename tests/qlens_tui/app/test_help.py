@@ -1,4 +1,4 @@
-"""Help and palette: what a stranger reads to find out what there is."""
+"""The help and the command palette."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the user was: kept whole, and a damaged file is as good as none."""
+"""The saved visit: saved completely, and ignored if the file is damaged."""
 
 import json
 from dataclasses import fields

@@ -29,7 +29,7 @@ Asked = TypeVar("Asked", bound=m.Request)
 
 
 class SilentEngine:
-    """Takes requests down and says nothing."""
+    """Records requests and answers nothing."""
 
     def __init__(self) -> None:
         self.requests: list[m.Request] = []
@@ -62,7 +62,7 @@ class QuietApp(QlensApp):
 
 
 class Talk:
-    """The app's keys and screens, and the engine's part of the talk."""
+    """The app's keys and screens, and the engine's answers, sent by the test."""
 
     def __init__(self, app: QuietApp, pilot: Pilot[Any]) -> None:
         self.app, self.pilot = app, pilot

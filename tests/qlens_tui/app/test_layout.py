@@ -1,4 +1,4 @@
-"""Every screen as it stands, compared with the one that somebody looked at and found good.
+"""Every screen, compared with a reviewed copy of it.
 
     QLENS_UPDATE_LAYOUTS=1 pytest -n 0 tests/qlens_tui/app/test_layout.py     writes them anew
 

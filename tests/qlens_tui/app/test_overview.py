@@ -1,4 +1,4 @@
-"""The overview of all layers: read while it stands, at every width, and a way to a layer."""
+"""The overview of all layers: reading, drawing at every width, and going to a layer."""
 
 from __future__ import annotations
 

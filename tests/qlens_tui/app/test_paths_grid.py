@@ -1,4 +1,4 @@
-"""The grid of blocks: what a cell says, what each key switches, and of what the shares are."""
+"""The grid of blocks: its cells, its keys, and which feature and settings the shares are for."""
 
 from __future__ import annotations
 

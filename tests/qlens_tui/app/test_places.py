@@ -1,4 +1,4 @@
-"""Where the cursor is after a sort, a filter, a way back; whose numbers stand beside it."""
+"""Where the cursor is after a sort, a filter or `back`, and whose numbers the panes show."""
 
 from __future__ import annotations
 

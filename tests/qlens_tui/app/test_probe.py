@@ -1,4 +1,4 @@
-"""A text tried on a layer: what fires on its tokens, and the way from there to a feature."""
+"""What fires on a text: the list for each token, and going to a feature."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_among_all_layers_the_layer_of_the_feature_is_tried(trial):
 
 
 def escaped(text: str) -> str:
-    """A line to type for a text, which holds nothing but ASCII."""
+    """A line to type for a text, in ASCII only."""
     return "".join(
         c if c.isascii() and c.isprintable() and c != "\\" else f"\\U{ord(c):08x}" for c in text
     )

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 def said(terminal) -> str:
-    """What stands under the line that is asked for."""
+    """The text under the input line."""
     prompt = terminal.pilot.app.screen
     assert isinstance(prompt, Prompt)
     lines = prompt.query_one("#told").lines

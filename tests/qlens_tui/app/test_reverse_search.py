@@ -1,4 +1,4 @@
-"""Features by token on the screen: what the list shows, and that it is there again."""
+"""Features by token: what the list shows, and that it reopens as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time stands still while anything runs: what every other test of the app rests on."""
+"""Simulated time stands still while anything runs; all other tests of the app rely on this."""
 
 from __future__ import annotations
 

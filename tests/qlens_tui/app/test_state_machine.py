@@ -128,7 +128,7 @@ class Panes(RuleBasedStateMachine):
     # What the engine does: of any request, whether or not it was withdrawn or dealt with before.
 
     def _answer(self, number: int) -> m.Event:
-        """An answer, by the operators of now: these are told apart by the number of tokens."""
+        """An answer by the current operators, which are identified by the number of tokens."""
         return answer_to(self.sent[number], number, MODEL_LAYERS, self.operators)
 
     def _say(self, event: m.Event) -> None:

@@ -1,4 +1,4 @@
-"""The app as a user has it: in a terminal, with its engine, from first paint to CSV, and killed.
+"""The whole app in a terminal with its engine, from first paint to export, and when killed.
 
 A pseudo-terminal of our own stands in for the user's; the screen is what the app last painted
 there, put together by a reader of the few sequences that Textual sends.
@@ -104,7 +104,7 @@ class Session:
         return self.process.wait(PATIENCE)
 
     def drop(self) -> None:
-        """What a broken line is to the app: nobody holds the other end of its terminal."""
+        """Close the other end of the terminal, as a broken connection does."""
         self._stop_reading()  # who reads holds it open
         os.close(self.slave)
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -141,7 +141,7 @@ def session(tiny_place, tmp_path, monkeypatch) -> Iterator[Callable[..., Session
 
 
 def feature_left(place: Workplace) -> int | None:
-    """Where the next visit begins."""
+    """The position where the next visit starts."""
     return recall(Path(place.config)).feature
 
 

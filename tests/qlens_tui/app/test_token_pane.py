@@ -1,4 +1,4 @@
-"""A side's token lists: what stands in a row, whose numbers they are, and what it costs."""
+"""A side's token lists: their rows, whose numbers they are, and the cost of drawing."""
 
 from __future__ import annotations
 

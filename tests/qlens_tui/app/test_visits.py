@@ -1,4 +1,4 @@
-"""A visit from its beginning: what is there at once, what is waited for, what is found again."""
+"""The start of a visit: what is shown at once, what is waited for, what is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qlens atlas`: a table of every feature, stopped, resumed, harmed, and the same always."""
+"""`qlens atlas`: the same table whether interrupted, resumed or damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qlens build` and `merge`: stopped, resumed, sharded, damaged, and the same result always."""
+"""`qlens build` and `merge`: the same result whether interrupted, sharded or damaged."""
 
 from __future__ import annotations
 

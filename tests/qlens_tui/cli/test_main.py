@@ -27,7 +27,7 @@ HEAVY = ("torch", "transformers", "polars", "textual", "rich", "numpy", "diskcac
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    """A folder without a model, for what fails or ends before one is needed."""
+    """A folder without a model, for commands that end before they need one."""
     return Workplace(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""`qlens doctor` and `qlens cache`: what is here, what is wrong, what to do about it."""
+"""`qlens doctor` and `qlens cache`: findings, damage and fixes."""
 
 from __future__ import annotations
 
@@ -328,7 +328,7 @@ def test_names_from_a_configuration_are_shown_harmlessly(place: Workplace) -> No
 
 @pytest.fixture
 def used(tmp_path: Path) -> Workplace:
-    """A folder whose cache holds operators, results, and what a killed writer left."""
+    """A folder whose cache holds operators, results, and leftovers of a killed process."""
     used = make_workplace(tmp_path)
     used.document("build", used.config)
     used.document("show", used.config, "1:3", "--off", "attn.0")

@@ -1,4 +1,4 @@
-"""The real engine in its own process: what it answers, and how it begins, gives way and ends."""
+"""The real engine in its own process: its answers, start, interruptions and end."""
 
 import io
 import os
@@ -62,7 +62,7 @@ PAYLOADS = [["session"], ["layer"], ["signature"], ["paths"], ["evidence"], ["fo
 
 
 class Client:
-    """An engine and what it told."""
+    """An engine and its events."""
 
     def __init__(self) -> None:
         self.told: queue.SimpleQueue[m.Event] = queue.SimpleQueue()
@@ -81,7 +81,7 @@ class Client:
                 return event
 
     def ask(self, request: m.Request) -> Any:
-        """What answers a request: the event, or what it brings of the core."""
+        """The answer to a request: the event, or the core's object in it."""
         wanted = self.send(request)
         while True:
             event = self.until(m.Event, about=wanted)
@@ -301,7 +301,7 @@ def test_a_mistake_is_one_line_and_no_defect(opened, request_, complaint):
 
 
 def test_of_requests_for_one_pane_only_the_newest_is_answered(client, workplace):
-    """They wait while a session is opened, so that what is dropped is no matter of speed."""
+    """Send requests while a session is opened, so that dropping does not depend on speed."""
     client.send(m.Open(config=workplace.config, offline=True))
     asked = [client.send(m.ComputeSignature(layer=LAYER, feature=i)) for i in range(8)]
     dropped = [client.until(m.Dropped, m.SignatureReady).id for _ in asked[:-1]]

@@ -1,4 +1,4 @@
-"""Which request is taken next, and which is given up."""
+"""Which request is taken next, and which is dropped."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The session that is given back while nobody asks, and what it must be when it is opened again."""
+"""The session is released when idle, and must be unchanged when it is reopened."""
 
 import gc
 import shutil
@@ -32,7 +32,7 @@ def place(made, tmp_path, monkeypatch) -> Workplace:
 
 
 class Engine:
-    """Answers, and what was told on the way."""
+    """The handlers, and the events that they sent."""
 
     def __init__(self, config: str) -> None:
         self.told: list[m.Event] = []

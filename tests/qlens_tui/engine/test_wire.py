@@ -1,4 +1,4 @@
-"""Messages survive the pipe whatever strings they hold; what is no message is refused."""
+"""Messages with any strings are read back unchanged; invalid ones are refused."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Exports read back as they were, open in a spreadsheet, and run nothing there."""
+"""Exports are read back unchanged, open in a spreadsheet, and run nothing there."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ no_marks = marks_frame(None, {})
 
 
 def _atlas(features: int, vocabulary: int, layers: Sequence[int] = (8, 9)) -> pl.DataFrame:
-    """Rows with every token of a vocabulary, and numbers that are easily bent."""
+    """Rows with every token of a vocabulary, and numbers that are easily changed."""
     floats = [0.1, 1 / 3, 1e-30, -3.4e38, 16_777_217.0, None, 0.0]
 
     def value(name: str, dtype: Any, at: int) -> Any:
@@ -327,7 +327,7 @@ def test_a_feature_that_the_atlas_lacks_is_named_and_the_file_stays(tmp_path: Pa
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_file_that_was_there(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk."""
+    """A limit on the size of files, in place of a full disk."""
     program = """
 import resource, signal, sys
 from pathlib import Path

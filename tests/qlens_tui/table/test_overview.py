@@ -33,13 +33,13 @@ from qlens_tui.triage.marks import DictionaryName
 from qlens_tui.triage.triage import Triage
 
 Value = tuple[float | None, int | None]
-"""A value, and the bin it belongs to (`None`: it is counted nowhere)."""
+"""A value, and the bin it belongs to (`None`: it is not counted)."""
 
 UNKNOWN: list[Value] = [(None, None), (math.nan, None), (math.inf, None)]
 
 
 def values(metric: Metric) -> st.SearchStrategy[Value]:
-    """Values of which it is known beforehand which bin they are in."""
+    """Values whose bins are known in advance."""
     inside = st.tuples(st.integers(0, BINS - 1), st.floats(0.01, 0.99))
     if metric.kind == "log share":
         found = inside.map(lambda at: (10 ** ((at[0] + at[1]) / 2 - 5), at[0]))
@@ -62,7 +62,7 @@ Row = tuple[Any, ...]
 
 
 def frame(rows: Sequence[Row], layer: int = 0) -> pl.DataFrame:
-    """An atlas in which these values stand, and nothing else."""
+    """An atlas with only these values."""
     said = [
         {"layer": layer, "feature": feature, "silent": silent}
         | {metric.source: value for metric, (value, _) in zip(METRICS, values, strict=True)}

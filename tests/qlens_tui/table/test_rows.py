@@ -49,7 +49,7 @@ IDS = st.none() | st.lists(st.integers(0, len(TEXTS) + 1), max_size=4)
 
 @st.composite
 def features(draw: st.DrawFn) -> dict[str, Any]:
-    """What an atlas and a triage say of one feature, not all of it known."""
+    """The values of an atlas and of marks for one feature, some of them missing."""
     return {
         "silent": draw(st.booleans()),
         "density": draw(NUMBERS),

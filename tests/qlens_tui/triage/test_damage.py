@@ -1,4 +1,4 @@
-"""A flipped byte is never another mark; backups are made, kept and put back."""
+"""A flipped byte never turns into another mark; backups are made, kept and restored."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _is_part(mark: Mark, whole: Mark) -> bool:
 
 
 def _demand_true_or_told(path: Path, *, lacking: bool = False) -> None:
-    """No read gives anything that was not marked; what is lacking was told on opening.
+    """No read returns a mark that was not made; missing marks were reported on opening.
 
     `lacking`: something may be, untold.
     """

@@ -1,4 +1,4 @@
-"""Marks are kept whatever happens: damage, full disks, another format, undo in any order."""
+"""Marks survive damage, full disks, older formats, and undo in any order."""
 
 from __future__ import annotations
 

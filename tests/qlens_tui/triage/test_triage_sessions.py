@@ -1,4 +1,4 @@
-"""Marks with several sessions on one file: kills, undo of what another changed, any order."""
+"""Marks with several sessions on one file: kills, and undo in any order."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ CELL = tuple[int, str]
 
 
 class TwoSessions(RuleBasedStateMachine):
-    """Two sessions on one file against layers of paper.
+    """Two sessions on one file, against a simple model of their marks.
 
     A cell is a pile of values, each with the edit that laid it there. An edit lays one on
     top of every cell that it changes; undo takes it away where it is on top; redo lays it
