@@ -43,8 +43,7 @@ OperatorSource = Literal["built", "shipped", "none"]
 MEASURES: Mapping[str, str] = MappingProxyType(
     {"unembed": "score", "embed": "unit score", "embed_centered_cosine": "cosine"}
 )
-"""The name of the displayed score, by readout; all except `score` are for a vector of length
-one."""
+"""The name of the displayed score, by readout; except `score`, for a vector of length one."""
 
 Progress = Callable[[int, int], None]
 """Called with the amount done and the total (samples, passes, units); may raise to cancel."""

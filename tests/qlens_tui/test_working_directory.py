@@ -21,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 def test_the_same_file_gives_the_same_answer_from_anywhere(
     place: Workplace, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if the working directory has a folder with the model's relative name and other weights."""
+    """Also if a folder there has the model's relative name and other weights."""
     link = place.folder / f"{place.folder.name}-link"
     if not link.is_symlink():
         link.symlink_to("model")
