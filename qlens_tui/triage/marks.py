@@ -69,7 +69,7 @@ def tag_name(text: str) -> str:
         raise UsageError("a tag needs a name: type one or more letters")
     if len(name) > TAG_LENGTH:
         raise UsageError(
-            f"a tag may have {TAG_LENGTH} characters, this one has {len(name):,}: "
+            f"a tag may have at most {TAG_LENGTH} characters, this one has {len(name):,}: "
             "shorten it, or write a note"
         )
     if "," in name:
@@ -93,7 +93,8 @@ def note_text(text: str) -> str:
     """
     if len(text) > NOTE_LENGTH:
         raise UsageError(
-            f"a note has at most {NOTE_LENGTH:,} characters, this one {len(text):,}: shorten it"
+            f"a note may have at most {NOTE_LENGTH:,} characters, this one has {len(text):,}: "
+            "shorten it"
         )
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
     return whole_characters(text) if text.strip() else ""

@@ -207,7 +207,7 @@ def test_an_undo_of_a_damaged_record_changes_nothing(path: Path) -> None:
         before = triage.marks(SAE.sha256)
         _sql(path, "UPDATE changes SET before = 'forged' WHERE after = 'second'")
 
-        with pytest.raises(DamagedError, match="what 'note' changed is damaged"):
+        with pytest.raises(DamagedError, match="the record of 'note' is damaged"):
             triage.undo()
         assert triage.marks(SAE.sha256) == before
 
