@@ -23,7 +23,7 @@ class Holder(Protocol):
 
 
 give_way: WeakSet[Holder] = WeakSet()
-"""Who is asked to give memory back when any allocation fails, on whatever device it is."""
+"""Holders that release their memory when an allocation fails."""
 
 
 def free_bytes(device: torch.device) -> int:

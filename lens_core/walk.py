@@ -11,13 +11,13 @@ kept for each micro-batch, so that
 - a **stage**, the mean over the first micro-batches, is a part of the work of the next one, and
   the last one adds the same numbers in the same order as a walk over everything at once;
 - a **switch** at a block walks only what comes after it: the running vector before every block is
-  kept. At first order a block's response depends on no other block, and is kept itself.
+  kept. At first order it walks nothing: no block's response depends on another block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -64,15 +64,18 @@ class Route:
 
 @dataclass
 class _Walked:
-    """A micro-batch that was walked: with these blocks off, what was summed, what ran on."""
+    """A micro-batch after a walk with these blocks off.
+
+    `running` is the vector before each block in the order of the walk, and at the end; empty if
+    it is not kept. At first order blocks do not depend on each other: `sums` are of all blocks,
+    and `products` are the products of what any two of them give (the vector itself is last).
+    """
 
     off: frozenset[int]
     sums: Float[Tensor, "places d_model"]
     square: float
     running: list[Stream] = field(default_factory=list)
-    """The vector before each block, in the order of the walk, and at the end."""
-    responses: dict[int, Stream] = field(default_factory=dict)
-    """At first order: what each block gives for the vector itself."""
+    products: Float[Tensor, "places places"] | None = None
 
 
 class Walk:
@@ -120,7 +123,6 @@ class Walk:
         """Keep what was summed, and let go of what makes a switch quick."""
         for walked in self._walked.values():
             walked.running.clear()
-            walked.responses.clear()
 
     def _carried(
         self, off: frozenset[int], tokens: int | None, progress: Progress | None
@@ -149,13 +151,14 @@ class Walk:
             walked = self._walked.get(number)
             if walked is None or walked.off != off:
                 walked = self._walk(number, off, tick)
-                if self._version == recording.version:  # else cut anew meanwhile
+                if self._version == recording.version:  # else the micro-batches changed
                     self._walked[number] = walked
             sums += walked.sums
             square += walked.square
             done += size * max(1, len(route.blocks))
         if progress is not None:
             progress(total, total)
+        sums[list(off)] = 0  # at first order they are of all blocks
         return self._mean(sums / n_features, square, n_features, n_tokens), n_tokens
 
     def _mean(
@@ -177,66 +180,80 @@ class Walk:
         return Transported(whole, kept[-1], kept[:-1], max(0.0, variance), is_normed)
 
     def _walk(self, number: int, off: frozenset[int], tick: Callable[[int], None]) -> _Walked:
-        """Walk one micro-batch, from the first block whose switch differs from the last time."""
-        route, batch = self._route, self._recording.micro_batch(number)
-        blocks = list(route.blocks)
+        """Walk one micro-batch, from the first block that was switched since the last time."""
         before = self._walked.get(number)
+        if before is not None and before.products is not None:
+            return self._switched(before, off)
+        route, batch = self._route, self._recording.micro_batch(number)
+        blocks, n_blocks = list(route.blocks), self._recording.model.n_blocks
+        is_first_order = self._transition == "first-order"
         begin = 0
         if before is not None and before.running:
             same = [(k in off) == (k in before.off) for k in blocks]
             begin = same.index(False) if False in same else len(blocks)
             running, sums = before.running[: begin + 1], before.sums.clone()
-            responses = dict(before.responses)
         else:
             running = [self._start(batch)]
-            sums = torch.zeros(
-                self._recording.model.n_blocks + 1, self._vector.shape[0], dtype=torch.float64
-            )
-            responses = {}
+            sums = torch.zeros(n_blocks + 1, len(self._vector), dtype=torch.float64)
             if not route.is_forward:
                 self._record(batch, off, tick)
         final = None
         if route.final is not None:
-            final = LinearMap(
-                route.final, batch.site(self._recording.model.n_blocks), forward_mode=True
-            )
+            final = LinearMap(route.final, batch.site(n_blocks), forward_mode=True)
 
-        def summed(step: Stream) -> Float[Tensor, " d_model"]:
-            shown = step if final is None else final.jvp(step)
-            return self._counted(shown).sum((0, 1))
+        def counted(step: Stream) -> Float[Tensor, "batch counted d_model"]:
+            where: Bucket = route.positions if route.to_feature else "all"
+            return self._positions.part(step if final is None else final.jvp(step), where)
 
-        fresh: dict[int, Tensor] = {}  # on the device: fetched at once
+        fresh: dict[int, Tensor] = {}  # sums on the device, fetched together
+        given: dict[int, Tensor] = {}
         if begin == 0:
-            fresh[-1] = summed(running[0])
+            given[-1] = counted(running[0])
+            fresh[-1] = given[-1].sum((0, 1))
         now = running[-1]
         for at in range(begin, len(blocks)):
             tick(at)
             k = blocks[at]
             sums[k] = 0
-            if k not in off and self._transition != "identity":
-                step = responses.get(k)
-                if step is None:
-                    first_order = self._transition == "first-order"
-                    step = self._step(batch, k, running[0] if first_order else now)
-                    if first_order:
-                        responses[k] = step
-                fresh[k] = summed(step)
-                now = now + step
-            running.append(now)
+            if self._walks(k, off):
+                step = self._step(batch, k, running[0] if is_first_order else now)
+                part = counted(step)
+                fresh[k] = part.sum((0, 1))
+                if is_first_order:
+                    given[k] = part
+                else:
+                    now = now + step
+            if not is_first_order:
+                running.append(now)
         if fresh:
             sums[list(fresh)] = torch.stack(list(fresh.values())).cpu().double()
-        end = now if final is None else final.jvp(now)
-        counted = self._counted(end)
-        # Of the devices only MPS has no float64.
-        counted = counted.cpu() if counted.device.type == "mps" else counted
-        square = float(counted.double().square().sum())
-        return _Walked(off, sums, square, running, responses)
+        if is_first_order:
+            products = torch.zeros(n_blocks + 1, n_blocks + 1, dtype=torch.float64)
+            found = torch.stack([_exact(part).flatten() for part in given.values()])
+            index = torch.tensor(list(given))
+            products[index[:, None], index] = (found @ found.T).cpu()
+            return self._switched(_Walked(off, sums, 0.0, [], products), off)
+        square = float(_exact(counted(now)).square().sum())
+        return _Walked(off, sums, square, [] if route.to_feature else running)
+
+    def _walks(self, k: int, off: frozenset[int]) -> bool:
+        """Whether block `k` is walked: at first order also if it is off, for the next switch."""
+        if self._transition == "first-order":
+            return True
+        return self._transition == "full" and k not in off
+
+    def _switched(self, walked: _Walked, off: frozenset[int]) -> _Walked:
+        """A micro-batch that was walked at first order, with other blocks off."""
+        assert walked.products is not None
+        on = [-1, *(k for k in self._route.blocks if k not in off)]
+        square = float(walked.products[on][:, on].sum())
+        return replace(walked, off=off, square=max(0.0, square))
 
     def _record(self, batch: MicroBatch, off: frozenset[int], tick: Callable[[int], None]) -> None:
-        """Record upwards what is walked down, so that no block runs twice."""
+        """Record in the order of the stream what is walked against it: no block runs twice."""
         for k in reversed(self._route.blocks):
             tick(0)
-            if k not in off and self._transition != "identity":
+            if self._walks(k, off):
                 batch.block(k)
 
     def _step(self, batch: MicroBatch, k: int, vector: Stream) -> Stream:
@@ -261,6 +278,7 @@ class Walk:
         included = self._recording.reference.included
         return Positions(included.start, included.stop)
 
-    def _counted(self, stream: Stream) -> Float[Tensor, "batch counted d_model"]:
-        route = self._route
-        return self._positions.part(stream, route.positions if route.to_feature else "all")
+
+def _exact(part: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """In float64, for squares; on the CPU for MPS, which has none."""
+    return (part.cpu() if part.device.type == "mps" else part).double()
