@@ -130,8 +130,7 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise ModelError(
-                f"{gguf.name} cannot be read as a GGUF model: {in_plain_words(error)}"
-            ) from error
+            said = in_plain_words(error).replace(f"{folder}/model.gguf", gguf.name)
+            raise ModelError(f"{gguf.name} cannot be read as a GGUF model: {said}") from error
     demand_all_weights(found, gguf.name)
     return model, tokenizer

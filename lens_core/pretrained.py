@@ -30,7 +30,7 @@ def open_pretrained(directory: Path, name: str) -> tuple[PreTrainedModel, PreTra
     Raises:
         ModelError: something is missing, damaged, or not supported by transformers.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     _demand_known_type(directory, name)
     _demand_readable(weights_of(directory))
@@ -47,15 +47,26 @@ def open_pretrained(directory: Path, name: str) -> tuple[PreTrainedModel, PreTra
             raise
         raise ModelError(f"{name} cannot be loaded: {in_plain_words(error)}") from error
     demand_all_weights(found, name)
+    return model, open_tokenizer(directory, name)
+
+
+def open_tokenizer(directory: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's directory; `name` is for messages.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **_OFFLINE)
-    except Exception as error:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **_OFFLINE)
+    except Exception as error:  # transformers and tokenizers raise many types
         if not any((directory / file).is_file() for file in TOKENIZERS):
             raise ModelError(f"{name} has no tokenizer: copy its {TOKENIZERS[0]} there") from error
         raise ModelError(
             f"the tokenizer of {name} cannot be read: {in_plain_words(error)}"
         ) from error
-    return model, tokenizer
+    return found
 
 
 def demand_all_weights(loading_info: dict[str, Any], name: str) -> None:

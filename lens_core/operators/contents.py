@@ -63,12 +63,12 @@ def unit_path(directory: Path, unit: Unit) -> Path:
     return directory / "units" / unit.filename
 
 
-def is_whole(path: Path, plan: BuildPlan) -> bool:
-    """Whether a file is there, undamaged, and of this build."""
+def is_whole(path: Path, plan: BuildPlan, site: int | None = None) -> bool:
+    """Whether a file is there, undamaged, and of this build (and of `site`)."""
     try:
         with open_tensors(path) as file:
             file.verify()
-            demand_ours(file, plan)
+            demand_ours(file, plan, site)
     except DamagedError:
         return False
     return True
@@ -88,9 +88,9 @@ def take_damage_away(directory: Path) -> None:
         plan = read_manifest(directory)
         for site in plan.sites:
             sums, mean = directory / sums_file(site), directory / mean_file(site)
-            if os.path.lexists(sums) and not is_whole(sums, plan):
+            if os.path.lexists(sums) and not is_whole(sums, plan, site):
                 set_aside(directory, site)
-            if os.path.lexists(mean) and not is_whole(mean, plan):
+            if os.path.lexists(mean) and not is_whole(mean, plan, site):
                 remove(mean)
 
 

@@ -135,7 +135,7 @@ class Operators:
     def _means(self, site: int) -> dict[str, Tensor]:
         if site not in self._verified:
             try:
-                found = self._read(self.directory / mean_file(site))
+                found = self._read(self.directory / mean_file(site), site)
             except DamagedError:
                 try:
                     found = restore_means(self.directory, self.plan, site, write=self._writable)
@@ -219,7 +219,7 @@ class Operators:
 
     def _sums(self, site: int) -> dict[str, Tensor]:
         try:
-            return self._read(self.directory / sums_file(site))
+            return self._read(self.directory / sums_file(site), site)
         except DamagedError as error:
             raise self._lost(site, error) from error
 
@@ -231,8 +231,8 @@ class Operators:
             f"the operators at site {site} are damaged ({error}): {fix} `qlens build` again"
         )
 
-    def _read(self, path: Path) -> dict[str, Tensor]:
+    def _read(self, path: Path, site: int) -> dict[str, Tensor]:
         with open_tensors(path) as file:
             file.verify()
-            demand_ours(file, self.plan)
+            demand_ours(file, self.plan, site)
             return {name: file.get(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -74,7 +74,7 @@ def restore_means(directory: Path, plan: BuildPlan, site: int, *, write: bool = 
     """
     with open_tensors(directory / sums_file(site)) as file:
         file.verify()
-        demand_ours(file, plan)
+        demand_ours(file, plan, site)
         sums = {name: file.get(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         about = {name: said for name, said in file.metadata.items() if name not in (ROWS, "sha256")}
     means = means_of(plan, sums)
@@ -84,8 +84,8 @@ def restore_means(directory: Path, plan: BuildPlan, site: int, *, write: bool = 
     return means
 
 
-def demand_ours(file: TensorFile, plan: BuildPlan) -> None:
-    """Refuse a file that belongs to other operators.
+def demand_ours(file: TensorFile, plan: BuildPlan, site: int | None = None) -> None:
+    """Refuse a file that belongs to other operators, or to another site than `site`.
 
     Raises:
         DamagedError: it is.
@@ -96,6 +96,9 @@ def demand_ours(file: TensorFile, plan: BuildPlan) -> None:
         return
     if about.get("operators") != plan.fingerprint:
         raise DamagedError(f"{file.path} belongs to other operators")
+    # Files of an earlier version do not name their site.
+    if site is not None and about.get("site", str(site)) != str(site):
+        raise DamagedError(f"{file.path} belongs to site {about['site']}, not {site}")
 
 
 def salvaged(path: Path, plan: BuildPlan, site: int) -> tuple[Sums, list[Unit]]:
@@ -112,7 +115,8 @@ def salvaged(path: Path, plan: BuildPlan, site: int) -> tuple[Sums, list[Unit]]:
             (found[name].shape, found[name].dtype) == (empty[name].shape, empty[name].dtype)
             for name in empty
         )
-        if alike and file.metadata.get("operators") == plan.fingerprint:
+        demand_ours(file, plan, site)
+        if alike:
             return found, [
                 unit for unit in units if expected[unit.filename] == _checksum(unit, found)
             ]
@@ -138,7 +142,7 @@ def join_site(
     batches = {int(file.metadata["micro_batch"]) for file in files.values()} | _batches(
         directory, plan
     )
-    about = plan.provenance | {"micro_batches": json.dumps(sorted(batches))}
+    about = plan.provenance | {"micro_batches": json.dumps(sorted(batches)), "site": str(site)}
     path = directory / sums_file(site)
     clear_directory(path)
     rows = json.dumps({unit.filename: _checksum(unit, sums) for unit in plan.units_of(site)})

@@ -55,6 +55,8 @@ def lacks(directory: Path) -> str:
     if not is_usable(directory) or is_complete(directory):
         return ""
     units, plan = missing_units(directory), read_manifest(directory)
+    if all((directory / sums_file(site)).is_file() for site in plan.sites):
+        return ""  # only means are missing, which the sums give
     return (
         f"{directory} lacks sums, without which stability is not known: {_redo(plan, len(units))}"
     )
@@ -71,13 +73,13 @@ def _manifest(directory: Path, plan: BuildPlan | None, wrong: str, *, repair: bo
 
 def _site(directory: Path, plan: BuildPlan, site: int, *, repair: bool) -> Iterator[Damage]:
     sums, mean = directory / sums_file(site), directory / mean_file(site)
-    bad_sums, bad_mean = _reason(sums, plan), _reason(mean, plan)
+    bad_sums, bad_mean = _reason(sums, plan, site), _reason(mean, plan, site)
     answered = bool(bad_mean) and not bad_sums
     if bad_mean and (os.path.lexists(mean) or answered):
         outcome = ""
         if repair and answered:
             restore_means(directory, plan, site)
-            outcome = "rewritten from the sums" if not _reason(mean, plan) else ""
+            outcome = "rewritten from the sums" if not _reason(mean, plan, site) else ""
         elif repair:
             outcome = "removed" if remove(mean) else ""
         yield Damage(mean, bad_mean, outcome)
@@ -113,13 +115,13 @@ def _file(path: Path, plan: BuildPlan | None, *, repair: bool) -> Iterator[Damag
         yield Damage(path, reason, "removed" if repair and remove(path) else "")
 
 
-def _reason(path: Path, plan: BuildPlan | None) -> str:
+def _reason(path: Path, plan: BuildPlan | None, site: int | None = None) -> str:
     """What is damaged in a file; "" for nothing."""
     try:
         with open_tensors(path) as file:
             file.verify()
             if plan is not None:
-                demand_ours(file, plan)
+                demand_ours(file, plan, site)
     except DamagedError as error:
         return str(error)
     return ""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensError, ModelError, QlensWarning, StoreError
-from lens_core.foreign import in_plain_words
 from qlens_tui.doctor.machine import Finding
 from qlens_tui.doctor.model import Found, Shape, absent, broken, examine_model
 from qlens_tui.formats import counted, in_bytes
@@ -109,6 +108,8 @@ def _reference(config: Config, model: Found) -> Finding:
     try:
         check_file(config.reference)
         said = _sampled(config, model)
+    except ModelError as error:
+        return broken("reference", error, "check [model].name")
     except LensError as error:
         return broken("reference", error, "check [reference]")
     what = "bundled text" if source.kind == "bundled" else str(source)
@@ -119,17 +120,12 @@ def _reference(config: Config, model: Found) -> Finding:
 
 def _sampled(config: Config, model: Found) -> str:
     """Draw the reference as a run does, if the tokenizer is here; returns its warnings."""
-    from transformers import AutoTokenizer
-
+    from lens_core.pretrained import open_tokenizer
     from lens_core.reference import load_reference
 
     if model.shape is None or model.path is None or model.path.is_file():
         return ""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise many types
-        said = f"the tokenizer in {model.path} cannot be read: {in_plain_words(error)}"
-        raise ModelError(said) from error
+    tokenizer = open_tokenizer(model.path, str(model.path))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", QlensWarning)
         load_reference(config.reference, tokenizer, d_vocab=model.shape.d_vocab, offline=True)

@@ -177,7 +177,8 @@ class EvidencePane(FeaturePane[EvidenceView]):
                 text = (
                     f"{'>' if chosen else ' '}{_name(near):>{named}}  {near.cosine:+.2f}  {labels}"
                 )
-                style = "pane--cursor" if chosen and self.has_focus else self.shade()
+                here = "pane--cursor-grey" if self.is_grey else "pane--cursor"
+                style = here if chosen and self.has_focus else self.shade()
                 yield ((text, style),)
                 start += 1
 

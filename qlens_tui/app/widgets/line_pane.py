@@ -94,6 +94,7 @@ class LinePane(Widget, can_focus=True):
     LinePane > .pane--problem { color: $text-error; text-style: bold; }
     LinePane > .pane--waiting { color: $text-warning; }
     LinePane > .pane--cursor { text-style: reverse; }
+    LinePane > .pane--cursor-grey { text-style: reverse dim; }
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -104,6 +105,7 @@ class LinePane(Widget, can_focus=True):
         "pane--problem",
         "pane--waiting",
         "pane--cursor",
+        "pane--cursor-grey",
     }
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -31,9 +31,15 @@ class PathsGrid(FeaturePane[PathsView]):
     PathsGrid > .paths--off { color: $text-warning; }
     PathsGrid > .paths--large { text-style: bold; color: $text-accent; }
     PathsGrid > .paths--here { text-style: underline bold; }
+    PathsGrid > .paths--here-grey { text-style: underline dim; }
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"paths--off", "paths--large", "paths--here"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "paths--off",
+        "paths--large",
+        "paths--here",
+        "paths--here-grey",
+    }
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(

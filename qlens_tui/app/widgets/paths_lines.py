@@ -103,6 +103,7 @@ class PathsLines:
                 at_cursor = block == self.cursor
                 runs.append((self._gap(block), "" if at_cursor else style))
                 here = "pane--cursor" if self.has_focus else "paths--here"
+                here += "-grey" if style == "pane--quiet" else ""
                 runs.append((text.rjust(each - 1), here if at_cursor else style))
             yield line(*runs)
 

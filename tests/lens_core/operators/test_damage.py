@@ -212,6 +212,36 @@ def test_a_file_of_other_operators_is_damage_and_made_again(
     assert _content(place) == _content(whole)
 
 
+@pytest.mark.parametrize("repair", ["verify", "read", "build"])
+def test_a_file_of_another_site_is_damage(whole: Path, place: Path, repair: str) -> None:
+    shutil.copy(place / "mean-002.safetensors", place / "mean-001.safetensors")
+
+    found = verify_operators(place, repair=repair == "verify")
+    assert [(each.path.name, each.reason) for each in found] == [
+        (
+            "mean-001.safetensors",
+            f"{place / 'mean-001.safetensors'} belongs to site 2, not 1",
+        )
+    ]
+    if repair == "read":
+        assert torch.equal(Operators(place).value(1), Operators(whole).value(1))
+    elif repair == "build":
+        assert _build_again(place) == 0
+    assert _content(place) == _content(whole)
+
+    shutil.copy(place / "sums-002.safetensors", place / "sums-001.safetensors")
+    assert "site 2, not 1" in verify_operators(place, repair=True)[0].reason
+    assert _build_again(place) == UNITS
+    assert _content(place) == _content(whole)
+
+
+def test_operators_lack_nothing_if_only_means_are_missing(place: Path) -> None:
+    (place / "mean-001.safetensors").unlink()
+    assert lacks(place) == ""
+    (place / "sums-002.safetensors").unlink()
+    assert "lacks sums" in lacks(place)
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_any_flipped_bit_is_found_and_costs_at_most_the_units_that_it_hit(

@@ -126,6 +126,18 @@ def test_numbers_of_another_transition_are_never_under_the_name_of_the_asked_one
     assert "full" not in head
 
 
+def test_the_share_under_the_cursor_is_grey_as_long_as_the_others_are() -> None:
+    def looks(late: bool) -> list[str]:
+        grid = PathsGrid()
+        grid.draw(shares_view(*BOTH, asked=(6, 36) if late else (6, 35), late=late))
+        attention = grid.lay_out(150, 6)[0][2]
+        return [style for said, style in attention if any(map(str.isdigit, said))]
+
+    assert {style for style in looks(late=True) if "grey" not in style} == {"pane--quiet"}
+    assert looks(late=True).count("paths--here-grey") == 1
+    assert not any("grey" in style or "quiet" in style for style in looks(late=False))
+
+
 def test_a_block_that_the_shown_shares_left_out_has_none() -> None:
     grid = PathsGrid()
     grid.draw(shares_view(paths("value", off=(14,)), paths("key")))

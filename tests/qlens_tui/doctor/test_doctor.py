@@ -223,6 +223,17 @@ def test_tokens_without_an_embedding_row_are_a_note(place: Workplace, tmp_path: 
     assert finding["found"] in other.run("show", other.config, "1:3").stderr
 
 
+def test_a_missing_tokenizer_is_said_as_in_a_run(place: Workplace, tmp_path: Path) -> None:
+    other, model = _tiny(place, tmp_path)
+    for path in model.glob("token*"):
+        path.unlink()
+
+    finding = _checks(other, other.config, status=1)["reference"]
+
+    assert "has no tokenizer: copy its tokenizer.json there" in finding["found"]
+    assert finding["found"] in other.refusal(1, "show", other.config, "1:3")
+
+
 def test_a_text_that_is_too_short_is_found(place: Workplace, tmp_path: Path) -> None:
     other, _ = _tiny(place, tmp_path)
     other.write("reference.txt", "short")
