@@ -1,4 +1,4 @@
-"""The parts of `make bench` by letter, in a module that their own processes can import."""
+"""The parts of `make bench` by name, in a module that their own processes can import."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ PARTS = {
     "d": "reverse_search",
     "f": "app",
     "g": "signature",
+    "switches": "switches",
 }
 
 
-def run_part(letter: str, *, quick: bool) -> Report:
+def run_part(name: str, *, quick: bool) -> Report:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    report: Report = import_module(f"benchmarks.{PARTS[letter]}").run(quick=quick)
+    report: Report = import_module(f"benchmarks.{PARTS[name]}").run(quick=quick)
     return report

@@ -42,6 +42,11 @@ def ranks_moved(by: int) -> str:
     return f"{by:+d}" if by else "0"
 
 
+def part_of(tokens: int, of: int) -> str:
+    """`256 of 2,048`, or `2,048` where that is all, or more is not known."""
+    return f"{tokens:,} of {of:,}" if tokens < of else f"{tokens:,}"
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """`1 unit`, `2,304 units`; `plural` if it is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -14,11 +14,11 @@ No Textual, no engine, no torch; the time comes from the `clock` passed in.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lens_core.terms import block_name
+from qlens_tui.app.kept_answers import KeptAnswers, has_more
 from qlens_tui.app.opened import Opened, content_of
 from qlens_tui.app.standing import Numbers, Standing
 from qlens_tui.app.views import (
@@ -39,8 +39,6 @@ OF_PANES = (m.ComputeSignature, m.ComputePaths, m.ComputeBlockTokens, m.ComputeE
 KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
 """The requests whose answers are kept."""
 CANCELLED = "cancelled: go to another feature and back to compute it"
-
-_MOST_KEPT = 1024  # answers; the oldest is dropped first
 
 
 class State:
@@ -73,7 +71,7 @@ class State:
         self._n_layers = 0
         self._usual_k: int | None = None
         self._clock = clock or time.monotonic
-        self._answers: OrderedDict[m.Request, object] = OrderedDict()
+        self._answers = KeptAnswers()
         self._problems: dict[m.Request, str] = {}
         self._from_atlas: m.Signature | None = None
         self._lists: Standing[m.Signature] = Standing(self._clock)
@@ -185,7 +183,7 @@ class State:
 
     def answer(self, question: m.Request | None) -> object:
         """The answer to a request, or `None`."""
-        return None if question is None else self._answers.get(question)
+        return self._answers.get(question)
 
     def problem(self, question: m.Request | None) -> str:
         """Why a request failed; empty if it did not."""
@@ -209,7 +207,7 @@ class State:
         """Whether a request should be sent: not answered, not failed, not under way."""
         return (
             question is not None
-            and question not in self._answers
+            and not self._answers.is_whole(question)
             and question not in self._problems
             and not self.is_under_way(question)
         )
@@ -238,18 +236,21 @@ class State:
         question = work.request
         if isinstance(event, m.Status):
             work.take(event)
-        elif not isinstance(event, m.LayerReady) or isinstance(question, m.DescribeLayer):
-            # `DescribeLayers` is answered by several `LayerReady`.
+        elif not has_more(event, question):
             del self.work[event.id]
         match event:
             case m.Failed(text=problem) if not work.is_withdrawn:
                 self._problems[question] = problem
+                self._answers.drop(question)
             case m.Cancelled() if not work.is_withdrawn:
                 self._problems[question] = CANCELLED
             case (
-                m.SignatureReady(signature=found)
-                | m.PathsReady(paths=found)
-                | m.EvidenceReady(evidence=found)
+                m.SignatureReady(signature=found, is_last=is_whole)
+                | m.PathsReady(paths=found, is_last=is_whole)
+            ):
+                self._keep_answer(question, found, is_whole=is_whole)
+            case (
+                m.EvidenceReady(evidence=found)
                 | m.SearchReady(found=found)
                 | m.PromptReady(prompt=found)
             ):
@@ -292,7 +293,8 @@ class State:
         note = self.opened.which_key(layer) if side == "key" and layer is not None else ""
         question = self.lists_asked
         stands_in = self._answer_of_lists() is not None
-        return ListsView(self._shown(self._lists, question, stands_in), self.look, blocks, note)
+        shown = self._shown(self._lists, question, stands_in)
+        return ListsView(shown, self.look, blocks, note, self.opened.n_tokens)
 
     def evidence_shown(self) -> Shown[m.Evidence]:
         """The engine's answer that the evidence pane draws."""
@@ -317,6 +319,7 @@ class State:
             self.settings.off,
             self.settings.transition,
             self._block_tokens() if stand.of == self.feature else None,
+            self.opened.n_tokens,
         )
 
     def grace_ends(self) -> float | None:
@@ -324,12 +327,9 @@ class State:
         graces = [stand.grace for stand in (self._lists, self._paths, self._evidence)]
         return min((grace for grace in graces if grace is not None), default=None)
 
-    def _keep_answer(self, question: m.Request, found: object) -> None:
-        self._answers.pop(question, None)
-        self._answers[question] = found
+    def _keep_answer(self, question: m.Request, found: object, *, is_whole: bool = True) -> None:
+        self._answers.keep(question, found, is_whole=is_whole)
         self._problems.pop(question, None)
-        while len(self._answers) > _MOST_KEPT:
-            self._answers.popitem(last=False)
 
     def _answer_of_lists(self) -> m.Signature | None:
         found = self.answer(self.lists_asked)

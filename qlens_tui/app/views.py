@@ -59,13 +59,14 @@ class ListsView:
     """One side's token lists.
 
     `blocks` are those on its path, `None` if unknown; `note` is a remark on the vector, such as
-    which of two keys it is.
+    which of two keys it is. `n_tokens` is the size of the reference: a result may be over a part.
     """
 
     shown: Shown[m.Signature] = Shown()
     look: TokenLook = TokenLook()
     blocks: range | None = None
     note: str = ""
+    n_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ class BlockTokens:
 
 @dataclass(frozen=True)
 class PathsView:
-    """Both sides' shares of one feature; `off` and `transition` are the requested settings."""
+    """Both sides' shares of one feature; `off` and `transition` are the requested settings.
+
+    `n_tokens` is the size of the reference: shares may be over a part of it.
+    """
 
     shown: Shown[Mapping[m.Side, m.Paths]] = Shown()
     sides: Mapping[m.Side, SideShares] = field(default_factory=dict)
@@ -101,6 +105,7 @@ class PathsView:
     off: frozenset[int] = frozenset()
     transition: m.Transition = "full"
     block: BlockTokens | None = None
+    n_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def _side(side: SideSignature) -> dict[str, Any]:
         "transported_norm": side.transported_norm,
         "stability": side.stability,
         "relative_variance": side.relative_variance,
+        "n_tokens": side.n_tokens,
     }
 
 
@@ -131,5 +132,6 @@ def _paths(paths: tuple[Paths, ...]) -> dict[str, Any]:
     document: dict[str, Any] = {"split": paths[0].split}
     for of_side in paths:
         document[f"split_{of_side.side}"] = of_side.split
+        document[f"n_tokens_{of_side.side}"] = of_side.n_tokens
         document[of_side.side] = [asdict(row) for row in of_side.rows]
     return document

@@ -97,6 +97,9 @@ class _Page:
             f"reference: {reference.samples} x {reference.length} tokens{skipped}, "
             f"{self.visible(reference.origin)}"
         )
+        used = min([signature.n_tokens, *(paths.n_tokens for paths in report.paths)])
+        if used < reference.n_tokens:
+            yield Text(f"passes stopped after {used:,} of {reference.n_tokens:,} reference tokens")
         if report.layer.provenance.get("gated") == "True":
             yield Text(f"key: {self.visible(report.layer.provenance['key'])}")
 

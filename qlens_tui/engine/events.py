@@ -106,16 +106,18 @@ class VocabularyReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SignatureReady(Event):
-    """What a feature promotes and what activates it."""
+    """What a feature promotes and what activates it; more follows unless `is_last`."""
 
     signature: Signature
+    is_last: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathsReady(Event):
-    """How much of the score of one side's tokens goes through each block."""
+    """How much of the score of one side's tokens goes through each block; more may follow."""
 
     paths: Paths
+    is_last: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

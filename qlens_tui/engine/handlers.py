@@ -8,7 +8,7 @@ in `events`, and a method here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensError, UsageError
@@ -17,6 +17,7 @@ from qlens_tui.engine.session import Holding, Opened, Tick
 
 if TYPE_CHECKING:
     from lens_core.session import Session
+    from lens_core.signature import Paths, Signature
 
 _TOKENS_AT_ONCE = 2048
 
@@ -118,9 +119,9 @@ class Answers:
         return events.VocabularyReady(id=request.id, tokens=tuple(texts))
 
     def _signature(self, request: requests.ComputeSignature) -> events.Event:
-        from lens_core.report import signature
+        from lens_core.stages import signature_stages
 
-        found = signature(
+        stages = signature_stages(
             self._session,
             request.layer,
             request.feature,
@@ -128,12 +129,15 @@ class Answers:
             k=request.k,
             bottom=True,
         )
-        return events.SignatureReady(id=request.id, signature=found)
+        return self._in_stages(
+            events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
+            for found in stages
+        )
 
     def _paths(self, request: requests.ComputePaths) -> events.Event:
-        from lens_core.report import paths
+        from lens_core.stages import paths_stages
 
-        found = paths(
+        stages = paths_stages(
             self._session,
             request.layer,
             request.feature,
@@ -142,7 +146,24 @@ class Answers:
             split=request.split,
             k=request.k,
         )
-        return events.PathsReady(id=request.id, paths=found)
+        return self._in_stages(
+            events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
+            for found in stages
+        )
+
+    def _is_whole(self, found: Signature | Paths) -> bool:
+        """Whether this is over the whole reference, so that no further stage follows."""
+        return found.n_tokens >= self._session.reference.n_tokens
+
+    def _in_stages(
+        self, stages: Iterable[events.SignatureReady | events.PathsReady]
+    ) -> events.Event:
+        """The last of these; those before are sent as soon as they are there."""
+        for event in stages:
+            if event.is_last:
+                return event
+            self._tell(event)
+        raise AssertionError("no stage is over the whole reference")
 
     def _block_tokens(self, request: requests.ComputeBlockTokens) -> events.Event:
         side, layer, feature, block = request.side, request.layer, request.feature, request.block

@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lens_core.errors import DamagedError, LensError, StoreError, UsageError
+from lens_core.errors import LensError, StoreError, UsageError
 from lens_core.storage.files import replacing, sync
 from qlens_tui.triage.database import (
-    RESTORE,
-    RESTORE_BACKUP,
     OpenFile,
     explained,
     open_damaged,
@@ -162,14 +160,6 @@ def salvage(path: Path) -> Restored:
     """
     if not path.exists():
         raise UsageError(f"there is no {path}: `qlens triage restore` lists its backups")
-    try:
-        return _put_back(path, path, _good_rows(path))
-    except DamagedError as error:  # not even a salvage can read it
-        raise DamagedError(str(error).replace(RESTORE, RESTORE_BACKUP)) from error
-
-
-def _good_rows(path: Path) -> Callable[[Path], None]:
-    """What writes the undamaged marks of the file at `path` to a new file."""
     with explained(path):
         damaged = open_damaged(path)
 
@@ -180,7 +170,7 @@ def _good_rows(path: Path) -> Callable[[Path], None]:
                 make_tables(new)
                 _copy_good_rows(damaged, path.stat().st_size, new)
 
-    return copied
+    return _put_back(path, path, copied)
 
 
 def _put_back(path: Path, source: Path, write: Callable[[Path], None]) -> Restored:

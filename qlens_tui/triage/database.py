@@ -41,8 +41,7 @@ from qlens_tui.triage.seals import add_functions
 NAME = "triage.sqlite3"
 # Longer than the longest bulk edit of another session.
 PATIENCE = 30.0
-RESTORE_BACKUP = "`qlens triage restore` restores a backup"
-RESTORE = f"{RESTORE_BACKUP}, or saves what is undamaged"
+RESTORE = "`qlens triage restore` restores a backup, or saves what is undamaged"
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def demand_content(path: Path) -> None:
     with suppress(OSError):  # SQLite reports a dangling link
         if path.stat().st_size == 0:
             raise DamagedError(
-                f"{path} is empty: {RESTORE_BACKUP}; to start without marks, remove it"
+                f"{path} is empty: `qlens triage restore` restores a backup; "
+                "to start without marks, remove it"
             )
 
 

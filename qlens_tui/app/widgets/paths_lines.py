@@ -10,6 +10,7 @@ from qlens_tui.app.views import SIDES, PathsView, SideShares
 from qlens_tui.app.widgets.block_shares import ENDS, BlockShares
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, line
 from qlens_tui.engine.messages import Paths, PathShare, Side
+from qlens_tui.formats import part_of
 from qlens_tui.formats import share as percent
 from qlens_tui.text import cells, fit, token_label, visible
 
@@ -45,7 +46,8 @@ class PathsLines:
         if waiting:
             said = facts(pieces, room - cells(waiting) - 2)
             return ((f"  {said}", "pane--quiet"), (f"  {waiting}", "pane--waiting"))
-        tokens = f"{next(iter(there.values())).n_tokens:,}"
+        fewest = min(paths.n_tokens for paths in there.values())
+        tokens = part_of(fewest, view.n_tokens)
         pieces.append([f"exact on {tokens} reference tokens", f"exact on {tokens} tokens"])
         splits = sorted({paths.split for paths in there.values()})
         pieces.append([f"{' and '.join(splits)} split"])

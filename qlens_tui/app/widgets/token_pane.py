@@ -21,7 +21,7 @@ from qlens_tui.app.views import End, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
 from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList, Transition
-from qlens_tui.formats import number, ranks_moved
+from qlens_tui.formats import number, part_of, ranks_moved
 from qlens_tui.text import cells, fit, token_label
 
 PAIR = (LOGIT.field, QUERY.field)
@@ -208,6 +208,9 @@ class TokenPane(FeaturePane[ListsView]):
             known.append([f"stability {of.stability:.2f}"])
         if of.relative_variance is not None:
             known.append([f"relative variance {of.relative_variance:.2f}"])
+        if of.overlap is not None:
+            overlap = f"overlap {of.overlap:.2f}"
+            known.append([f"{overlap} with fewer tokens", overlap])
         room = width - width_of(start)
         numbers = facts(known, room)
         if cells(f"{meaning}  {numbers}") <= room:
@@ -223,7 +226,7 @@ class TokenPane(FeaturePane[ListsView]):
             pieces.append([f"final norm: {settings.final_norm}"])
         if self.view.note:
             pieces.append([self.printable(self.view.note)])
-        tokens = f"{of.n_tokens:,}"
+        tokens = part_of(self._one_side(of).n_tokens, self.view.n_tokens)
         pieces.append([f"{tokens} reference tokens", f"{tokens} tokens"])
         pieces.append(_method(of))
         if marked:

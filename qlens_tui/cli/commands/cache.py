@@ -112,7 +112,7 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
         elif damage:
             verdict = "all damage is repaired"
         output.show(*(Text(output.shown(_line(each))) for each in damage), Text(verdict))
-    for line in filter(None, [*cache_lacks(directory), _lost_marks()]):
+    for line in cache_lacks(directory):
         output.note(line)
     if any(each not in marks for each in remains) and not repair:
         output.note("run `qlens cache verify --repair` to rewrite or remove what is damaged")
@@ -123,26 +123,12 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
 def _damage_of_marks() -> list[Damage]:
     from lens_core.storage.damage import Damage
     from qlens_tui.triage.backups import damage_of_file
-    from qlens_tui.triage.database import RESTORE, RESTORE_BACKUP, triage_path
+    from qlens_tui.triage.database import RESTORE, triage_path
 
     path = triage_path()
     if not path.exists():
         return []
-    return [
-        Damage(path, reason, fix="" if RESTORE_BACKUP in reason else RESTORE)
-        for reason in damage_of_file(path)
-    ]
-
-
-def _lost_marks() -> str:
-    """The note if there are backups of marks but no marks; "" otherwise."""
-    from qlens_tui.triage.backups import backups_of
-    from qlens_tui.triage.database import RESTORE_BACKUP, triage_path
-
-    path = triage_path()
-    if path.exists() or not backups_of(path):
-        return ""
-    return f"there is no {path}, but there are backups of it: {RESTORE_BACKUP}"
+    return [Damage(path, reason, fix=RESTORE) for reason in damage_of_file(path)]
 
 
 def _line(damage: Damage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,11 @@ _CONTEXTS = 5
     help="Where in a sample the feature sits: anywhere, its first 16 tokens, or after them.",
 )
 @click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    help="Stop passes after this many reference tokens, rounded up.  [default: all]",
+)
+@click.option(
     "--split",
     type=click.Choice(["first-reader", "last-writer"]),
     help="How the score is split among blocks.",
@@ -73,6 +79,7 @@ def show(
     convention: str | None,
     final_norm: str | None,
     positions: Bucket,
+    tokens: int | None,
     split: Split | None,
     no_paths: bool,
     reference_tokens: Path | None,
@@ -91,6 +98,7 @@ def show(
       qlens show smollm2-neurons 6:35
       qlens show gpt2-small-32k 8:1279 --off attn.9,mlp.10 --off mlp.11
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
+      qlens show demo 10:453 --off mlp.20 --tokens 256
     """
     if off and only:
         raise click.UsageError("give only one of --off and --only")
@@ -101,7 +109,9 @@ def show(
         k=k, transition=transition, convention=convention, final_norm=final_norm,
         device=device, dtype=dtype, reference_tokens=reference_tokens,
     )  # fmt: skip
-    settings = _settings(session, method, positions, off, only)
+    settings = replace(
+        _settings(session, off, only), method=method, positions=positions, tokens=tokens
+    )
     output.step("loading the dictionary")
     session.lens.dictionary(*feature)
 
@@ -121,19 +131,11 @@ def show(
     output.show(*feature_tables(report, output))
 
 
-def _settings(
-    session: Session,
-    method: Any,
-    positions: Bucket,
-    off: tuple[str, ...],
-    only: tuple[str, ...],
-) -> Settings:
-    from dataclasses import replace
-
+def _settings(session: Session, off: tuple[str, ...], only: tuple[str, ...]) -> Settings:
     blocks = _blocks(only or off, session.model.n_layers)
     if only:
         blocks = frozenset(range(session.model.n_blocks)) - blocks
-    return replace(session.settings, off=blocks, method=method, positions=positions)
+    return replace(session.settings, off=blocks)
 
 
 def _blocks(lists: tuple[str, ...], n_layers: int | None = None) -> frozenset[int]:

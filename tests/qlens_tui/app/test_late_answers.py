@@ -18,11 +18,13 @@ from qlens_tui.app.last_visit import LastVisit, remember
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.text_line import TextLine
+from qlens_tui.app.widgets.token_pane import TokenPane
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.scheduler import Desk
 from qlens_tui.table import frames as features
 from qlens_tui.table.known_layer import KnownLayer
 from tests.qlens_tui.app.desk import settled, status, told
+from tests.qlens_tui.app.features import signature
 from tests.qlens_tui.app.simulated_time import simulate
 
 Asked = TypeVar("Asked", bound=m.Request)
@@ -86,7 +88,7 @@ class Talk:
                 n_layers=4, d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
                 blocks=tuple(f"{kind}.{at}" for at in range(4) for kind in ("attn", "mlp")),
                 layers=layers, dictionary_kind="sae", operators=operators,
-                reference=m.ReferenceFacts(1, 1, 1, "s", "o", 0, 0),
+                reference=m.ReferenceFacts(64, 32, 2048, "s", "o", 0, 0),
                 settings=m.Settings(), cache="x",
             ))
         )  # fmt: skip
@@ -183,6 +185,43 @@ def test_columns_that_could_not_be_computed_say_why_and_b_tries_again(talk):
         assert "cancelled: press B to compute the columns" in talk.table()
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
+
+
+def test_the_first_stage_is_shown_and_what_was_left_before_the_last_goes_on_on_return(talk):
+    def lists(asked, tokens, *, is_last=False):
+        of = replace(signature(0, asked.feature, k=5), settings=asked.settings, n_tokens=tokens)
+        of = replace(of, value=replace(of.value, n_tokens=tokens))
+        return m.SignatureReady(id=asked.id, signature=of, is_last=is_last)
+
+    def asked(feature):
+        return [each for each in talk_.asked(m.ComputeSignature) if each.feature == feature]
+
+    async def act(talk):
+        nonlocal talk_
+        talk_ = talk
+        await talk.open(0)
+        await talk.describe(0)
+        (first,) = asked(1)
+        await talk.say(lists(first, 256))
+        assert "256 of 2,048" in value_pane(talk)
+        await talk.keys("j")
+        await talk.say(m.Dropped(id=first.id), lists(asked(2)[0], 2048, is_last=True))
+        assert "of 2,048" not in value_pane(talk)
+        await talk.keys("k")
+        assert "256 of 2,048" in value_pane(talk)
+        (_, again) = asked(1)
+        await talk.say(lists(again, 1024), lists(again, 2048, is_last=True))
+        assert "2,048" in value_pane(talk)
+        assert "of 2,048" not in value_pane(talk)
+        await talk.keys("j", "k")
+        assert len(asked(1)) == 2
+
+    talk_: Talk | None = None
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
+
+
+def value_pane(talk):
+    return "\n".join(talk.bench.query_one("#value", TokenPane).lines)
 
 
 def test_b_says_what_a_build_takes_and_begins_it_when_told_to(talk):

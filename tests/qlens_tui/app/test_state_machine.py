@@ -139,13 +139,15 @@ class Panes(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(
         data=st.data(),
-        kind=st.sampled_from(("answer", "answer", "answer", "fail", "drop", "cancel")),
+        kind=st.sampled_from(("answer", "answer", "part", "part", "fail", "drop", "cancel")),
     )
     def settle(self, data: st.DataObject, kind: str) -> None:
         number = data.draw(st.sampled_from(sorted(self.sent)))
         event: m.Event = m.Dropped(id=number)
-        if kind == "answer":
+        if kind in ("answer", "part"):
             event = self._answer(number)
+            if kind == "part" and isinstance(event, m.SignatureReady | m.PathsReady):
+                event = replace(event, is_last=False)
         elif kind == "fail":
             event = m.Failed(id=number, text="out of memory")
         elif kind == "cancel":

@@ -55,7 +55,8 @@ def test_key_scores_are_those_of_a_key_of_length_one() -> None:
 
 def test_what_came_about_in_another_way_says_so() -> None:
     pane = TokenPane("value")
-    give(pane, replace(signature(off=(14, 15, 3)), n_tokens=32768))
+    of = signature(off=(14, 15, 3))
+    give(pane, replace(of, value=replace(of.value, n_tokens=32768)))
 
     said = text(pane.lay_out(100, 13)[0][1])
 

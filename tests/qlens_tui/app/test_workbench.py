@@ -201,7 +201,7 @@ def test_a_filter_that_is_no_whole_condition_is_refused_in_the_prompt(place):
         prompt.query_one("#typed").value = "key_gain >"
         await settled(terminal.pilot, "enter")
         assert terminal.pilot.app.screen is prompt
-        assert "it is not a whole condition" in prompt.query_one("#told").lines[0]
+        assert "it is not a complete condition" in prompt.query_one("#told").lines[0]
         prompt.query_one("#typed").value = "key_gain > -2"
         await settled(terminal.pilot, "enter")
         assert len(bench.table.rows) == 24

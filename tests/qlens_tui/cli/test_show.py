@@ -60,6 +60,7 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
         assert of_side.keys() == {
             "logit_lens", "query_lens", "first_order", "norm", "transported_norm", "stability",
             "relative_variance",
+            "n_tokens",
         }  # fmt: skip
         for lens in ("logit_lens", "query_lens", "first_order"):
             assert of_side[lens].keys() == TOKENS | extra
@@ -505,3 +506,16 @@ class TestSmolLM2:
         assert checks["model"]["facts"] == {"n_layers": 30, "d_model": 576}
         assert checks["build"]["facts"]["passes"] == 3 * 576
         assert checks["dictionary"]["found"] == "neurons, 30 layers"
+
+
+def test_passes_can_stop_after_some_tokens_and_say_so(place: Workplace) -> None:
+    """Rounded up to whole samples; once the whole result is in the cache it is given instead."""
+    said = "passes stopped after 40 of 80 reference tokens"
+    assert said in place.run("show", place.config, "1:4", "--tokens", "21").stdout
+    part = place.document("show", place.config, "1:4", "--tokens", "21")
+    whole = place.document("show", place.config, "1:4", "--tokens", "81")
+    for shown, n_tokens in ((part, 40), (whole, 80)):
+        for side in ("value", "key"):
+            assert shown[side]["n_tokens"] == shown["paths"][f"n_tokens_{side}"] == n_tokens
+    assert part["value"]["query_lens"]["scores"] != whole["value"]["query_lens"]["scores"]
+    assert said not in place.run("show", place.config, "1:4", "--tokens", "21").stdout

@@ -54,7 +54,7 @@ UNIT_PASSES = 16 * 24  # rows of the model's width, samples of a half
 
 def brought(event: m.Event) -> Any:
     """The core's answer that an event carries; the event itself where it carries none."""
-    rest = [f.name for f in fields(event) if f.name != "id"]
+    rest = [f.name for f in fields(event) if f.name not in ("id", "is_last")]
     return getattr(event, rest[0]) if rest in PAYLOADS else event
 
 
@@ -73,11 +73,12 @@ class Client:
         return self.engine.send(request)
 
     def until(self, *kinds: type[m.Event], about: int | None = None) -> m.Event:
-        """The next event of these kinds; whatever comes before is passed over."""
+        """The next event of these kinds; what comes before is skipped, as are first stages."""
         end = time.monotonic() + PATIENCE
         while True:
             event = self.told.get(timeout=max(0.01, end - time.monotonic()))
-            if isinstance(event, kinds) and about in (None, event.id):
+            is_last = getattr(event, "is_last", True)
+            if isinstance(event, kinds) and about in (None, event.id) and is_last:
                 return event
 
     def ask(self, request: m.Request) -> Any:
@@ -308,6 +309,34 @@ def test_of_requests_for_one_pane_only_the_newest_is_answered(client, workplace)
     assert dropped == asked[:-1]
     last = client.until(m.SignatureReady, m.Dropped)
     assert (last.id, last.signature.feature) == (asked[-1], 7)
+
+
+def test_what_needs_walks_arrives_in_stages_the_last_of_which_is_the_answer(client, workplace):
+    session = client.ask(m.Open(config=workplace.config, offline=True))
+    switched = m.Settings(off=frozenset({1}), method="direct")
+    for request, kind in (
+        (m.ComputeSignature(layer=LAYER, feature=9, settings=switched), m.SignatureReady),
+        (m.ComputePaths(layer=LAYER, feature=9, side="value", settings=switched), m.PathsReady),
+    ):
+        number, stages = client.send(request), []
+        while not stages or not stages[-1].is_last:
+            event = client.told.get(timeout=PATIENCE)
+            if isinstance(event, kind) and event.id == number:
+                stages.append(event)
+            else:
+                assert isinstance(event, m.Status), event
+        found = [each.signature if kind is m.SignatureReady else each.paths for each in stages]
+        counted = [each.n_tokens for each in found]
+        assert counted == sorted(set(counted))
+        assert len(counted) == 3
+        assert counted[-1] == session.reference.n_tokens
+        assert {each.settings for each in found} == {switched}
+        if kind is m.SignatureReady:
+            assert [each.value.overlap is None for each in found] == [True, False, False]
+            assert all(0 <= each.value.overlap <= 1 for each in found[1:])
+    at_once = client.send(m.ComputeSignature(layer=LAYER, feature=9, settings=switched))
+    event = client.told.get(timeout=PATIENCE)  # from the result cache
+    assert (event.id, event.is_last) == (at_once, True)
 
 
 def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, workplace):

@@ -396,15 +396,6 @@ def test_what_is_undamaged_can_be_kept_without_a_backup(path: Path) -> None:
     assert damage_of_file(path) == []
 
 
-def test_a_failed_salvage_names_backups_and_not_itself(path: Path) -> None:
-    path.write_bytes(b"no database at all" * 99)
-
-    with pytest.raises(DamagedError, match="restores a backup; to start without") as caught:
-        salvage(path)
-    assert "saves what" not in str(caught.value)
-    assert path.read_bytes() == b"no database at all" * 99
-
-
 def test_a_salvage_keeps_true_marks_only_wherever_the_damage_is(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA journal_mode = delete")
@@ -473,24 +464,6 @@ def test_the_commands_find_damage_and_put_a_backup_back(path: Path, harm: str) -
     assert done["features"] == 4
     with Triage(path) as triage:
         assert triage.marks(SAE.sha256) == MARKS
-
-
-def test_verify_says_it_if_only_backups_are_left(path: Path) -> None:
-    place, data = Workplace(path.parent), {"QLENS_DATA_DIR": str(path.parent)}
-    Triage(path).close()
-    path.unlink()
-
-    verified = place.run("cache", "verify", **data)
-
-    assert verified.exit_code == 0
-    assert f"there is no {path}, but there are backups of it" in verified.stderr
-
-
-def test_verify_names_the_fix_once(path: Path) -> None:
-    place, data = Workplace(path.parent), {"QLENS_DATA_DIR": str(path.parent)}
-    path.write_bytes(b"")
-
-    assert place.run("cache", "verify", **data).stdout.count("triage restore") == 1
 
 
 def test_triage_commands_without_marks_say_so(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Signatures and paths in stages: over the first samples of the reference, then more, then all.
+
+Each stage is exact for the tokens that it names (docs/method.md, section 8); the walks behind them
+keep what they summed, so that all stages together cost what the last one would alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lens_core.recording import stages
+from lens_core.report import paths, signature
+from lens_core.session import Session
+from lens_core.signature import Paths, SideSignature, Signature
+from lens_core.terms import Settings, Side, Split
+
+
+def signature_stages(
+    session: Session,
+    layer: int,
+    feature: int,
+    settings: Settings,
+    *,
+    k: int | None = None,
+    bottom: bool = False,
+) -> Iterator[Signature]:
+    """Both sides of a feature, over more and more samples of the reference.
+
+    One signature only if no walk is needed. Each names its tokens, and the overlap of its lists
+    with those of the stage before; the last is that of `signature`.
+    """
+    before: Signature | None = None
+    for tokens in stages(session.reference):
+        asked = replace(settings, tokens=tokens)
+        found = replace(
+            signature(session, layer, feature, asked, k=k, bottom=bottom), settings=settings
+        )
+        if before is not None:
+            found = replace(
+                found,
+                value=_with_overlap(found.value, before.value),
+                key=_with_overlap(found.key, before.key),
+            )
+        yield found
+        if found.n_tokens >= session.reference.n_tokens:
+            return
+        before = found
+
+
+def paths_stages(
+    session: Session,
+    layer: int,
+    feature: int,
+    side: Side,
+    settings: Settings,
+    *,
+    split: Split | None = None,
+    k: int | None = None,
+) -> Iterator[Paths]:
+    """The shares of one side's blocks in the same stages; the last are those of `paths`."""
+    for tokens in stages(session.reference):
+        asked = replace(settings, tokens=tokens)
+        found = paths(session, layer, feature, side, asked, split=split, k=k)
+        yield replace(found, settings=settings)
+        if found.n_tokens >= session.reference.n_tokens:
+            return
+
+
+def _with_overlap(side: SideSignature, before: SideSignature) -> SideSignature:
+    one, other = set(side.query_lens.ids), set(before.query_lens.ids)
+    if before.n_tokens == side.n_tokens or not one | other:
+        return side
+    return replace(side, overlap=len(one & other) / len(one | other))

@@ -1,0 +1,52 @@
+"""Answers of the engine, kept by the request that they answer; of too many the oldest go."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from qlens_tui.engine import messages as m
+
+_MOST = 1024
+
+
+class KeptAnswers:
+    """What was answered, in whole or so far: a result over part of the reference comes first."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[m.Request, tuple[object, bool]] = OrderedDict()
+
+    def keep(self, question: m.Request, found: object, *, is_whole: bool = True) -> None:
+        """Keep an answer in place of an earlier one, unless that was whole and this is not."""
+        if not is_whole and self.is_whole(question):
+            return
+        self._answers.pop(question, None)
+        self._answers[question] = found, is_whole
+        while len(self._answers) > _MOST:
+            self._answers.popitem(last=False)
+
+    def get(self, question: m.Request | None) -> object:
+        """The answer, as far as it is there."""
+        found = None if question is None else self._answers.get(question)
+        return None if found is None else found[0]
+
+    def is_whole(self, question: m.Request) -> bool:
+        """Whether a request was answered, and nothing more is to come."""
+        return question in self._answers and self._answers[question][1]
+
+    def drop(self, question: m.Request) -> None:
+        """Forget the answer to a request."""
+        self._answers.pop(question, None)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._answers.clear()
+
+
+def has_more(event: m.Event, question: m.Request) -> bool:
+    """Whether other events about the same request follow this one."""
+    match event:
+        case m.SignatureReady() | m.PathsReady():
+            return not event.is_last
+        case m.LayerReady():
+            return not isinstance(question, m.DescribeLayer)
+    return False
