@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -28,7 +29,7 @@ class Standing(Generic[Numbers]):
 
     def expire(self) -> None:
         """Turn grey at once, without a grace period."""
-        self._since = self._clock() - GRACE
+        self._since = -math.inf
 
     def keep(self, *, is_asked: bool) -> None:
         """Keep showing old numbers; `is_asked`: there is a feature whose numbers are awaited."""

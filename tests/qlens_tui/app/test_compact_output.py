@@ -57,8 +57,7 @@ def painted(update: str) -> tuple[dict[tuple[int, int], tuple[str, Style]], tupl
 def seen(character: str, style: Style) -> Style:
     """Of a style, what is seen of it on this character."""
     lines = style.underline or style.strike or style.frame or style.overline or style.reverse
-    if character == " " and not lines:
-        return Style(bgcolor=style.bgcolor)
+    is_blank = character == " " and not lines
     on = {name: True for name in ("bold", "dim", "italic", "underline", "blink", "reverse",
           "conceal", "strike", "frame", "overline") if getattr(style, name)}  # fmt: skip
     default = {"default", None}
@@ -66,6 +65,8 @@ def seen(character: str, style: Style) -> Style:
         name: None if colour is None or colour.name in default else colour
         for name, colour in (("color", style.color), ("bgcolor", style.bgcolor))
     }
+    if is_blank:
+        return Style(bgcolor=colours["bgcolor"])
     return Style(**colours, **on)  # type: ignore[arg-type]
 
 

@@ -240,8 +240,12 @@ def test_damaged_means_are_repaired_from_the_sums(place: Workplace, plain: Workp
 
     shown = place.document("show", place.config, "1:3")
 
-    assert shown["value"] == plain.document("show", plain.config, "1:3")["value"]
-    assert _content(place).keys() == _content(plain).keys()
+    other = plain.document("show", plain.config, "1:3")
+    of, expected = shown["value"]["query_lens"], other["value"]["query_lens"]
+    assert of["ids"] == expected["ids"]
+    # A tensor in memory and one in a mapped file are aligned otherwise: the last bit may differ.
+    assert of["scores"] == pytest.approx(expected["scores"], rel=1e-6)
+    assert _content(place) == _content(plain)
 
 
 def test_damaged_operators_are_one_line_and_can_be_built_again(
