@@ -153,6 +153,9 @@ class QueryLens(Instruments):
             n_tokens=min(
                 each.n_tokens or self.carrier.reference.n_tokens for each in carried.values()
             ),
+            operators=self.carrier.source(dictionary)
+            if self.carrier.method(dictionary, settings, side) == "operator"
+            else "none",
         )
 
     def _asked(self, lens: Lens, side: Side, carried: Transported) -> tuple[Readout, Tensor]:

@@ -79,7 +79,8 @@ class SideSignature:
     vector. `stability` is the Jaccard similarity of Query Lens's lists from the two halves of the
     reference (0 to 1; `None` without operators, or if these cannot answer). `relative_variance`
     is that of the transported vector over tokens (0 to 1; `None` if operators answered). All
-    means are over the first `n_tokens` tokens of the reference. `overlap` is the Jaccard similarity
+    means are over the first `n_tokens` tokens of the reference. `operators` are those that answered
+    (`none` after walks, or where nothing is carried). `overlap` is the Jaccard similarity
     of Query Lens's list with that of the stage before, over fewer tokens (`None` if there is none).
     """
 
@@ -90,6 +91,7 @@ class SideSignature:
     stability: float | None
     relative_variance: float | None
     n_tokens: int
+    operators: OperatorSource = "none"
     overlap: float | None = None
 
     @property

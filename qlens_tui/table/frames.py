@@ -103,6 +103,7 @@ def signature_of(
             stability=None if stability is None else float(stability),  # type: ignore[arg-type]
             relative_variance=None,
             n_tokens=n_tokens,
+            operators=operators,
         )
 
     return Signature(

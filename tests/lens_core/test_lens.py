@@ -517,6 +517,16 @@ def nothing_computes(monkeypatch):
 MASKED = Settings(off=frozenset({0, 4}))
 
 
+def test_a_side_whose_blocks_are_all_on_is_answered_by_operators(lens):
+    last = max(lens.carrier.path("value", lens.dictionary(LAYER)))
+    switched = lens.signature(LAYER, FEATURE, Settings(off=frozenset({last})))
+    whole = lens.signature(LAYER, FEATURE)
+    assert (switched.value.operators, switched.key.operators) == ("none", "built")
+    assert switched.method == "direct"
+    assert switched.key == whole.key
+    assert switched.value != whole.value
+
+
 @pytest.fixture
 def answered(tiny, reference, word_tokenizer, tmp_path):
     """A lens on a cache with the results of another lens, and these results."""

@@ -228,7 +228,7 @@ class TokenPane(FeaturePane[ListsView]):
             pieces.append([self.printable(self.view.note)])
         tokens = part_of(self._one_side(of).n_tokens, self.view.n_tokens)
         pieces.append([f"{tokens} reference tokens", f"{tokens} tokens"])
-        pieces.append(_method(of))
+        pieces.append(_method(self._one_side(of)))
         if marked:
             pieces.append(["= in both lists", "= in both"])
         return ((f" {facts(pieces, width - 1)}", "pane--quiet"),)
@@ -359,8 +359,8 @@ class TokenPane(FeaturePane[ListsView]):
         return frozenset(i for i, n in times.items() if n > 1)
 
 
-def _method(of: Signature) -> list[str]:
-    if of.method == "direct":
+def _method(of: SideSignature) -> list[str]:
+    if of.operators == "none":
         return ["direct method", "direct"]
     if of.operators != "shipped":
         return ["operators"]

@@ -68,7 +68,11 @@ def tokens(words: Sequence[str], k: int, *, base: float, unit: bool, moved: int 
 
 
 def one_side(
-    words: Sequence[str] | None = None, *, k: int = 25, unit: bool = False
+    words: Sequence[str] | None = None,
+    *,
+    k: int = 25,
+    unit: bool = False,
+    operators: m.OperatorSource = "shipped",
 ) -> SideSignature:
     def lists(base: float) -> Lists:
         return Lists(
@@ -79,7 +83,7 @@ def one_side(
             }
         )
 
-    return SideSignature(lists(5), lists(-50), 4.25, 9.5, 0.86, None, 512)
+    return SideSignature(lists(5), lists(-50), 4.25, 9.5, 0.86, None, 512, operators)
 
 
 def signature(
@@ -97,8 +101,8 @@ def signature(
         operators="shipped",
         settings=Settings(off=frozenset(off)),
         n_tokens=512,
-        value=one_side(words, k=k),
-        key=one_side(words, k=k, unit=True),
+        value=one_side(words, k=k, operators="none" if off else "shipped"),
+        key=one_side(words, k=k, operators="none" if off else "shipped", unit=True),
     )
 
 
