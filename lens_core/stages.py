@@ -1,7 +1,8 @@
 """Signatures and paths in stages: over the first samples of the reference, then more, then all.
 
-Each stage is exact for the tokens that it names (docs/method.md, section 8); the walks behind them
-keep what they summed, so that all stages together cost what the last one would alone.
+Each stage is exact for the tokens that it names (docs/method.md, section 8). Walks keep what they
+summed, so that a stage is part of the next. First-reader shares without operators are the
+exception: a stage whose top tokens differ from those before is read back from its start.
 """
 
 from __future__ import annotations

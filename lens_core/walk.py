@@ -128,7 +128,7 @@ class Walk:
         self, off: frozenset[int], tokens: int | None, progress: Progress | None
     ) -> tuple[Transported, int]:
         recording, route = self._recording, self._route
-        numbers = recording.micro_batches(tokens)
+        numbers, version = recording.micro_batches(tokens), recording.version
         if self._version != recording.version:
             self._walked.clear()
             self._version = recording.version
@@ -151,8 +151,9 @@ class Walk:
             walked = self._walked.get(number)
             if walked is None or walked.off != off:
                 walked = self._walk(number, off, tick)
-                if self._version == recording.version:  # else the micro-batches changed
-                    self._walked[number] = walked
+                if version != recording.version:  # a question inside `progress` took less at once
+                    return self._carried(off, tokens, progress)
+                self._walked[number] = walked
             sums += walked.sums
             square += walked.square
             done += size * max(1, len(route.blocks))

@@ -256,6 +256,23 @@ def test_what_interrupts_a_walk_keeps_the_micro_batches_before(toy, many):
     assert all(walk._walked[number] is found for number, found in kept.items())
 
 
+def test_a_question_in_between_that_takes_less_at_once_changes_no_number(toy, many):
+    """Memory runs out inside `progress`, where another request is served, and batches shrink."""
+    recording = Recording(toy, many, batch=4)
+    v, told = vector(toy.d_model), []
+
+    def shrinks(done, total):
+        told.append(done)
+        if len(told) == 6:  # in the second of three micro-batches
+            recording._most_kept = 0
+            assert recording._shrink()
+
+    got, n_tokens = Walk(recording, v, Route(0, 4)).carried(progress=shrinks)
+    assert recording.size == 2
+    assert n_tokens == many.n_tokens
+    assert relative(got.vector, value_transition(toy, many, v, 0).vector) < 1e-10
+
+
 def test_numbers_that_overflow_are_no_answer(toy, many):
     class Broken(Counting):
         def block(self, k, h):
