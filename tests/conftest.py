@@ -5,24 +5,20 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxtyping import install_import_hook
+from pathlib import Path
 
-with install_import_hook("lens_core", "beartype.beartype"):
-    import lens_core.firing
-    import lens_core.lens
-    import lens_core.loading
-    import lens_core.operators.files
-    import lens_core.session  # noqa: F401
-
+import jaxtyping
 import pytest
 import torch
 
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
 from tests.models import ARCHITECTURES, tiny_hf, word_tokenizer
+from tests.shapes import check_shapes
 from tests.toys import MixingToy
 
 torch.set_num_threads(1)
+check_shapes()
 
 # Hugging Face casts RMSNorm and softmax to float32 whatever the model's dtype, so that two
 # ways to the same number differ by float32 rounding; GPT-2 and the toys are float64 throughout.
@@ -41,6 +37,13 @@ LONG = ("test_demo", "test_workbench", "test_build_command", "test_terminal", "t
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes in the tests of the core alone; others run the same code, and take longer."""
+    is_of_core = item.path.is_relative_to(Path(__file__).parent / "lens_core")
+    jaxtyping.config.update("jaxtyping_disable", not is_of_core)
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("qlens", "torch", "transformers", "transformer_lens", "sae_lens")
@@ -45,10 +46,12 @@ def demand_json(value: object) -> None:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on, found without importing anything."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    return {package: _version(package) for package in PACKAGES}
+
+
+@cache  # it reads and parses a file
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,10 +1,7 @@
 """A tiny real model with its operators, for tests of the whole app."""
 
-from functools import cache
-
 import pytest
 
-from lens_core import session
 from tests.qlens_tui.workplace import Workplace, make_workplace
 
 
@@ -24,19 +21,3 @@ def place(tiny_place, tmp_path, monkeypatch) -> Workplace:
     monkeypatch.setenv("QLENS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     return tiny_place
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _models_are_loaded_once():
-    """Sessions on the same model share it, because the app does not change a model.
-
-    A file of tests at a time: other tests change models on the disk.
-    """
-    kept = cache(session.load_model)
-
-    def load_model(config, *, say, **how):
-        return kept(config, **how)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "load_model", load_model)
-        yield

@@ -23,6 +23,11 @@ def made(tmp_path_factory) -> Workplace:
     return make_workplace(tmp_path_factory.mktemp("session"))
 
 
+@pytest.fixture(autouse=True)
+def models_are_loaded_once():
+    """Not here: these tests are about what stays in memory."""
+
+
 @pytest.fixture
 def place(made, tmp_path, monkeypatch) -> Workplace:
     """Files of its own, to be changed."""
