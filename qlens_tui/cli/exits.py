@@ -7,6 +7,8 @@ prompt, Ctrl-C. A closed pipe (`| head`) ends quietly (`qlens_tui.cli.main`).
 
 from __future__ import annotations
 
+import errno
+
 import click
 
 from lens_core.errors import LensError, one_line
@@ -24,7 +26,11 @@ class OutputError(LensError):
     """Standard output cannot be written: the result is incomplete."""
 
     def __init__(self, error: OSError) -> None:
-        reason = "no space left" if is_full(error) else error.strerror or one_line(error)
+        reason = error.strerror or one_line(error)
+        if is_full(error):
+            reason = "no space left"
+        elif error.errno == errno.EBADF:
+            reason = "it is closed"
         super().__init__(
             f"cannot write to standard output: {reason}; the result is incomplete: "
             "write it elsewhere"

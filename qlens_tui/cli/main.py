@@ -7,7 +7,6 @@ reported in one line (see `failures`).
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -24,6 +23,7 @@ from qlens_tui.cli.commands.show import show
 from qlens_tui.cli.commands.triage import triage
 from qlens_tui.cli.exits import InterruptionError, explained
 from qlens_tui.cli.output import Output
+from qlens_tui.cli.streams import prepare_streams
 
 
 class Qlens(click.Group):
@@ -41,8 +41,6 @@ class Qlens(click.Group):
             error.show()
             status = error.exit_code
         except BrokenPipeError:
-            # So that the interpreter's last flush does not fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 1
         except BaseException as error:
             ending = explained(error)
@@ -105,4 +103,5 @@ for command in (demo, open_, show, search, build, merge, atlas, export, doctor, 
 
 def main() -> None:
     """The console entry point."""
+    prepare_streams()
     cli(prog_name="qlens")

@@ -20,7 +20,6 @@ from functools import cached_property
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qlens_tui.cli.exits import OutputError
 from qlens_tui.terminal import is_ascii
 
 if TYPE_CHECKING:
@@ -66,27 +65,16 @@ class Output:
 
     def show(self, *parts: RenderableType) -> None:
         """Print a result for people, without trailing spaces."""
-        with self._writing():
-            with self.console.capture() as drawn:
-                for part in parts:
-                    self.console.print(part)
-            self._out.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
-            self._out.flush()
+        with self.console.capture() as drawn:
+            for part in parts:
+                self.console.print(part)
+        self._out.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+        self._out.flush()
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Print a result for scripts."""
-        with self._writing():
-            self._out.write(as_json(content) + "\n")
-            self._out.flush()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            raise  # the reader closed the pipe
-        except OSError as error:
-            raise OutputError(error) from None
+        self._out.write(as_json(content) + "\n")
+        self._out.flush()
 
     def note(self, text: str) -> None:
         """Print a note on standard error."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from click.testing import CliRunner, Result
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from qlens_tui.cli.main import cli
+from tests.waiting import PATIENCE
 
 N_LAYERS, D_MLP, D_VOCAB = 3, 24, 300
 HOSTILE = (
@@ -99,14 +102,24 @@ class Workplace:
         **env: str,
     ) -> subprocess.Popen[str]:
         """A process of its own, as a shell starts it; `first` is run before the command."""
-        program = f"{first}\nfrom qlens_tui.cli.main import main; main()"
-        ours = {"QLENS_CACHE_DIR": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-        ours |= self._data()
         return subprocess.Popen(
-            [sys.executable, "-c", program, *args],
-            env=os.environ | ours | env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
-            text=True,
+            _command(args, first), env=self._environment() | env,
+            stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+    def shell(
+        self, args: Sequence[str], redirection: str, first: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a process with a redirection of the shell, such as `>&-`, to its end."""
+        return subprocess.run(
+            f"exec {shlex.join(_command(args, first))} {redirection}", shell=True,
+            env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=PATIENCE,
+        )  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        ours = {"QLENS_CACHE_DIR": str(self.cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+        return os.environ | ours | self._data()
 
     def _data(self) -> dict[str, str]:
         """Use temporary directories, never the real marks of the user who runs the tests."""
@@ -125,6 +138,10 @@ class Workplace:
         for shared in ("model", "reference.txt", "tiny.toml"):
             (other / shared).symlink_to(self.folder / shared)
         return Workplace(other)
+
+
+def _command(args: Sequence[str], first: str) -> list[str]:
+    return [sys.executable, "-c", f"{first}\nfrom qlens_tui.cli.main import main; main()", *args]
 
 
 def _refuse(constant: str) -> None:

@@ -22,6 +22,7 @@ from tests.qlens_tui.workplace import FORBIDDEN, Workplace
 from tests.waiting import PATIENCE
 
 COMMANDS = ("show", "search", "build", "merge", "doctor", "cache")
+FULL = [(">/dev/full", "no space left")] if Path("/dev/full").exists() else []
 HEAVY = ("torch", "transformers", "polars", "textual", "rich", "numpy", "diskcache")
 
 
@@ -319,20 +320,67 @@ def _finite(value: object) -> object:
     return {k: _finite(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("args", [["cache", "info"], ["cache", "info", "--json"], ["--help"]])
-def test_a_full_disk_behind_standard_output_is_not_the_caches(
+USAGE = ["cache", "nope"]
+RESULT = ["cache", "info"]
+QUESTION = ["cache", "clear"]
+
+
+@pytest.mark.parametrize("args", [RESULT, [*RESULT, "--json"], ["--help"], ["--version"]])
+@pytest.mark.parametrize(("stream", "why"), [(">&-", "it is closed"), *FULL])
+def test_output_that_cannot_be_written_is_named(
+    place: Workplace, args: list[str], stream: str, why: str
+) -> None:
+    done = place.shell(args, stream)
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"cannot write to standard output: {why}" in line
+    assert "QLENS_CACHE_DIR" not in line
+
+
+@pytest.mark.parametrize("stream", ["2>&-", *(f"2{stream}" for stream, _ in FULL)])
+@pytest.mark.parametrize(
+    ("args", "status"), [(RESULT, 0), (USAGE, 2), ([], 2), (["show", "none", "0:0"], 2)]
+)
+def test_errors_that_cannot_be_written_change_neither_the_result_nor_the_status(
+    place: Workplace, args: list[str], status: int, stream: str
+) -> None:
+    as_usual, done = place.shell(args, ""), place.shell(args, stream)
+
+    assert done.returncode == as_usual.returncode == status
+    assert (done.stdout, done.stderr) == (as_usual.stdout, "")
+
+
+@pytest.mark.parametrize("stream", ["<&-", "0>/dev/null"])
+@pytest.mark.parametrize("args", [RESULT, QUESTION])
+def test_input_that_cannot_be_read_is_empty(place: Workplace, args: list[str], stream: str) -> None:
+    as_usual, done = place.shell(args, "</dev/null"), place.shell(args, stream)
+
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (
+        as_usual.returncode, as_usual.stdout, as_usual.stderr,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("args", [RESULT, USAGE, QUESTION])
+def test_a_command_without_any_stream_ends_with_its_status(
     place: Workplace, args: list[str]
 ) -> None:
-    with open("/dev/full", "w") as full:
-        process = place.start(*args, stdout=full.fileno())
-        _, errors = process.communicate(timeout=60)
+    done = place.shell(args, "<&- >&- 2>&-")
 
-    assert process.returncode == 1
-    (line,) = errors.splitlines()
-    assert "no space left" in line
-    assert args == ["--help"] or "cannot write to standard output: " in line
-    assert "QLENS_CACHE_DIR" not in line
+    assert done.returncode == (2 if args == USAGE else 1)
+
+
+def test_what_a_library_writes_to_a_closed_stream_is_in_no_file_of_ours(place: Workplace) -> None:
+    first = (
+        "import os, sys; from qlens_tui.cli.streams import prepare_streams; prepare_streams(); "
+        "kept = open(sys.argv.pop(1), 'w'); os.write(2, b'warning')"
+    )
+    file = place.folder / "file"
+
+    place.shell([str(file), *RESULT], "<&- >&- 2>&-", first=first)
+
+    assert file.read_text("utf-8") == ""
 
 
 def test_a_full_disk_is_named_where_the_system_names_the_file(tmp_path: Path) -> None:
