@@ -122,11 +122,8 @@ class RandomOperators:
     def covers(self, side: str, site: int) -> bool:
         return True
 
-    def value(self, site: int) -> Tensor:
-        return self._matrix(0, self.n_blocks - site)
-
-    def key(self, site: int) -> Tensor:
-        return self._matrix(1, site)
+    def transition(self, side: str, site: int, positions: str = "all") -> Tensor:
+        return self._matrix(*((0, self.n_blocks - site) if side == "value" else (1, site)))
 
     def first_order(self, side: str, site: int, off: frozenset[int] = frozenset()) -> Tensor:
         blocks = range(site, self.n_blocks) if side == "value" else range(site)

@@ -1,7 +1,7 @@
 """(g) The signature of the feature under the cursor, as the engine computes it.
 
 What the engine does for a cursor move, on random operators and a random dictionary, features one
-after another: both sides, three lenses, best and worst 25 tokens, ranks moved, stability by
+after another: both sides, three lenses, best and worst 100 tokens, ranks moved, stability by
 halves, token strings by a tokenizer of GPT-2's kind and size; then encoding the message and
 decoding it, as the app does. The pipe between the processes and the paint (part f) are not
 included.
@@ -23,6 +23,7 @@ from lens_core.lens import QueryLens
 from lens_core.terms import Settings
 from lens_core.vocabulary import Vocabulary
 from qlens_tui.engine.events import Event, SignatureReady
+from qlens_tui.engine.handlers import LONGEST
 from qlens_tui.engine.wire import decode, encode
 
 AT_MOST = 60
@@ -37,7 +38,7 @@ def run(*, quick: bool) -> Report:
     bare = shape.lens(32, {layer: shape.dictionary(layer, again + 1)})
     words = Vocabulary(_tokenizer(), shape.d_vocab)
     lens = QueryLens(bare.carrier, bare.dictionaries, words)
-    _ = lens.final_norm, lens.rows, lens.lengths  # the engine makes them when it opens a session
+    lens.prepare()  # as the engine does when it opens a session
     progress(f"{again} signatures and toggles")
     blocks = range(shape.n_layers * 2)
     features = range(again + 1)
@@ -52,7 +53,7 @@ def run(*, quick: bool) -> Report:
     ]
     said = (
         f"{shape}; layer {layer}",
-        "values and keys, three lenses, best and worst 25, token strings; encoded and decoded",
+        "values and keys, three lenses, best and worst 100, token strings; encoded and decoded",
     )
     return Report("(g) a signature from operators, until the app has it", said, tuple(rows))
 
@@ -83,7 +84,7 @@ def _answered(
 ) -> tuple[float, float, int]:
     """Seconds of the answer, seconds of encoding and decoding it, and the number of bytes."""
     start = time.perf_counter()
-    found = lens.signature(layer, feature, settings, bottom=True)
+    found = lens.signature(layer, feature, settings, length=LONGEST, bottom=True)
     event = SignatureReady(signature=found)
     answered = time.perf_counter()
     content = encode(event)

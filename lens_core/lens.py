@@ -11,7 +11,6 @@ rank the tokens of one feature in the same order. A vector of length zero has no
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import polars as pl
@@ -25,6 +24,7 @@ from lens_core.carry import Carrier
 from lens_core.config import LensConfig
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.direct import Transported
+from lens_core.errors import UsageError
 from lens_core.feature_map import vectors_of
 from lens_core.instruments import DictionaryShelf, Instruments
 from lens_core.lenses import LENSES, QUERY, Lens, lens_named
@@ -64,12 +64,6 @@ class QueryLens(Instruments):
         # Of the last layer: its features are usually asked for one after another.
         self._activity: tuple[str, int, FeatureActivity] | None = None
 
-    def with_k(self, k: int) -> QueryLens:
-        """This lens with lists of `k` tokens, on the same model, dictionaries and operators."""
-        other = copy.copy(self)  # readouts and scales are shared
-        other.k = min(k, self.model.d_vocab)
-        return other
-
     def prepare(self) -> None:
         """Make every readout now, so that the first call does not have to."""
         self.readouts.all()
@@ -80,16 +74,26 @@ class QueryLens(Instruments):
         feature: int,
         settings: Settings | None = None,
         *,
+        length: int | None = None,
         bottom: bool = False,
     ) -> Signature:
         """Both sides of a feature under every lens; `settings` default to the configuration's.
 
-        `bottom` also asks for the lowest-scored tokens.
+        `bottom` also asks for the lowest-scored tokens. Lists hold `length` tokens (`None`: `k`),
+        which changes nothing else: stability is always that of lists of `k`.
+
+        Raises:
+            UsageError: `length` is less than 1, or there is no such feature.
         """
         settings = settings or self.settings
+        length = self.k if length is None else length
+        if length < 1:
+            raise UsageError(f"the length of a list must be at least 1, got {length}")
         dictionary = self.dictionary(layer, feature)
         method = self.carrier.method(dictionary, settings)
-        value, key = (self._side(side, dictionary, feature, settings, bottom) for side in SIDES)
+        value, key = (
+            self._side(side, dictionary, feature, settings, length, bottom) for side in SIDES
+        )
         return Signature(
             layer,
             feature,
@@ -107,6 +111,7 @@ class QueryLens(Instruments):
         dictionary: FeatureDictionary,
         feature: int,
         settings: Settings,
+        length: int,
         bottom: bool,
     ) -> SideSignature:
         start = vectors_of(side, dictionary)[feature]
@@ -135,7 +140,7 @@ class QueryLens(Instruments):
             stability = float(jaccard(ids[:1], ids[1:]))
 
         def lists(*, lowest: bool) -> Lists:
-            best = outermost(scores[: len(read)], self.k, lowest=lowest)
+            best = outermost(scores[: len(read)], length, lowest=lowest)
             found = {name: self._none(side, name, reason) for name, reason in reasons.items()}
             for at, (lens, (one, vector)) in enumerate(zip(read, asked, strict=True)):
                 found[lens.name] = self._token_list(
@@ -172,14 +177,14 @@ class QueryLens(Instruments):
         readout: Readout,
         readings: Float[Tensor, "readings d_vocab"],
         at: int,
-        ids: Int[Tensor, " k"],
-        length: float,
+        ids: Int[Tensor, " length"],
+        norm: float,
         *,
         lowest: bool,
     ) -> TokenList:
-        """The list of `ids`, taken from row `at` of `readings`, for a vector of this length."""
+        """The list of `ids`, taken from row `at` of `readings`, for a vector of this norm."""
         found = readings[at, ids]
-        unit = tuple((found / length).tolist()) if readout.compares_by_length else None
+        unit = tuple((found / norm).tolist()) if readout.compares_by_length else None
         moved = torch.zeros_like(ids)
         if at:  # row 0 is Logit Lens itself
             place = torch.arange(len(ids), device=ids.device)

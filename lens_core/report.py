@@ -16,7 +16,6 @@ from lens_core.atlas.atlas import atlas_fingerprint
 from lens_core.atlas.files import find_layer
 from lens_core.errors import UsageError
 from lens_core.firing import firing, prompt_tokens
-from lens_core.lens import QueryLens
 from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
 from lens_core.neighbours import neighbours
 from lens_core.paths import paths as shares
@@ -161,17 +160,17 @@ def signature(
     feature: int,
     settings: Settings,
     *,
-    k: int | None = None,
+    length: int | None = None,
     bottom: bool = False,
 ) -> Signature:
-    """Both sides of a feature under every lens, in lists of `k` (`None`: the configuration's).
+    """Both sides of a feature under every lens, in lists of `length` tokens (`None`: `k`).
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
         OperatorError: operators are asked for and there are none.
     """
     _check_blocks(session, settings)
-    return _lens(session, k).signature(layer, feature, settings, bottom=bottom)
+    return session.lens.signature(layer, feature, settings, length=length, bottom=bottom)
 
 
 def paths(
@@ -182,7 +181,6 @@ def paths(
     settings: Settings,
     *,
     split: Split | None = None,
-    k: int | None = None,
 ) -> Paths:
     """Each block's share of the score of one side's `k` tokens.
 
@@ -190,7 +188,7 @@ def paths(
         UsageError: as `signature`; or `split` is not exact with these settings.
     """
     _check_blocks(session, settings)
-    lens = _lens(session, k)
+    lens = session.lens
     dictionary = lens.dictionary(layer, feature)
     chosen, rows, n_tokens = shares(lens, side, dictionary, feature, settings, split)
     return Paths(
@@ -364,14 +362,6 @@ def prompt(
 def _firing_features(features: list[int], activations: list[float]) -> FiringFeatures:
     fired = sum(activation > 0 for activation in activations)
     return FiringFeatures(tuple(features[:fired]), tuple(activations[:fired]))
-
-
-def _lens(session: Session, k: int | None) -> QueryLens:
-    if k is None or k == session.lens.k:
-        return session.lens
-    if k < 1:
-        raise UsageError(f"k must be at least 1, got {k}")
-    return session.lens.with_k(k)
 
 
 def _check_blocks(session: Session, settings: Settings) -> None:

@@ -23,7 +23,7 @@ def signature_stages(
     feature: int,
     settings: Settings,
     *,
-    k: int | None = None,
+    length: int | None = None,
     bottom: bool = False,
 ) -> Iterator[Signature]:
     """Both sides of a feature, over more and more samples of the reference.
@@ -35,13 +35,14 @@ def signature_stages(
     for tokens in stages(session.reference):
         asked = replace(settings, tokens=tokens)
         found = replace(
-            signature(session, layer, feature, asked, k=k, bottom=bottom), settings=settings
+            signature(session, layer, feature, asked, length=length, bottom=bottom),
+            settings=settings,
         )
         if before is not None:
             found = replace(
                 found,
-                value=_with_overlap(found.value, before.value),
-                key=_with_overlap(found.key, before.key),
+                value=_with_overlap(found.value, before.value, session.lens.k),
+                key=_with_overlap(found.key, before.key, session.lens.k),
             )
         yield found
         if found.n_tokens >= session.reference.n_tokens:
@@ -57,19 +58,18 @@ def paths_stages(
     settings: Settings,
     *,
     split: Split | None = None,
-    k: int | None = None,
 ) -> Iterator[Paths]:
     """The shares of one side's blocks in the same stages; the last are those of `paths`."""
     for tokens in stages(session.reference):
         asked = replace(settings, tokens=tokens)
-        found = paths(session, layer, feature, side, asked, split=split, k=k)
+        found = paths(session, layer, feature, side, asked, split=split)
         yield replace(found, settings=settings)
         if found.n_tokens >= session.reference.n_tokens:
             return
 
 
-def _with_overlap(side: SideSignature, before: SideSignature) -> SideSignature:
-    one, other = set(side.query_lens.ids), set(before.query_lens.ids)
+def _with_overlap(side: SideSignature, before: SideSignature, k: int) -> SideSignature:
+    one, other = set(side.query_lens.ids[:k]), set(before.query_lens.ids[:k])
     if before.n_tokens == side.n_tokens or not one | other:
         return side
     return replace(side, overlap=len(one & other) / len(one | other))

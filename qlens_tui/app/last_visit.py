@@ -39,7 +39,6 @@ class LastVisit:
     sort: str | None = None
     descending: bool = False
     filter: str = ""
-    k: int | None = None
     transition: str | None = None
     off: tuple[int, ...] = ()
     convention: str = "paper"
@@ -94,12 +93,7 @@ def _sane(place: LastVisit) -> bool:
     words = (place.filter, place.tab, place.pane, place.model)
     optional = (place.sort, place.transition, place.theme)
     return (
-        all(
-            map(
-                natural,
-                (place.layer, place.feature, place.k, place.length, place.tokens, *place.off),
-            )
-        )
+        all(map(natural, (place.layer, place.feature, place.length, place.tokens, *place.off)))
         and all(isinstance(flag, bool) for flag in flags)
         and all(isinstance(word, str) for word in words)
         and all(word is None or isinstance(word, str) for word in optional)

@@ -53,6 +53,11 @@ class Opened:
         )
 
     @property
+    def k(self) -> int | None:
+        """The configuration's `k`, if known: how many tokens a list shows unless the user says."""
+        return None if self.session is None else self.session.k
+
+    @property
     def model_name(self) -> str:
         return self.session.model if self.session is not None else self._remembered.model
 

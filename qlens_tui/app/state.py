@@ -1,8 +1,8 @@
 """The app's state: feature, settings, answers received, and requests still under way.
 
 Each answer is stored under its request, which holds everything the answer depends on: layer,
-feature, side, settings, length of the lists. A late answer can therefore never be shown for
-another question, and going back to a feature, or undoing a switch, shows its answer at once.
+feature, side, settings. A late answer can therefore never be shown for another question, and
+going back to a feature, or undoing a switch, shows its answer at once.
 
 Panes draw the views made here and keep no data of their own. Until the requested answer arrives,
 a pane keeps showing its previous numbers: unchanged for `GRACE` seconds, so that moving quickly
@@ -50,7 +50,6 @@ class State:
         *,
         settings: m.Settings | None = None,
         has_chosen: bool = False,
-        k: int | None = None,
         look: TokenLook | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -60,7 +59,6 @@ class State:
         """The layer whose rows are shown; `None`: all layers, or none is known yet."""
         self.feature: Feature | None = None
         self.settings = settings or m.Settings()
-        self.k = k
         self.look = look or TokenLook()
         self.block: int | None = None
         """The block under the cursor in the paths."""
@@ -69,7 +67,6 @@ class State:
         self._has_chosen = has_chosen
         self._content: tuple[object, ...] | None = None
         self._n_layers = 0
-        self._usual_k: int | None = None
         self._clock = clock or time.monotonic
         self._answers = KeptAnswers()
         self._problems: dict[m.Request, str] = {}
@@ -96,8 +93,6 @@ class State:
         off = self.settings.off.intersection(range(len(session.blocks)))
         chosen = self.settings if self._has_chosen else session.settings
         self.settings = replace(session.settings, transition=chosen.transition, off=off)
-        self._usual_k = session.k
-        self.k = self.k or session.k
         self._settle()
 
     def carry(self, settings: m.Settings) -> None:
@@ -106,15 +101,6 @@ class State:
         if settings != self.settings:
             self.settings = settings
             self._problems.clear()
-        self._settle()
-
-    def lengthen(self, k: int | None) -> None:
-        """Show lists (and shares of lists) of `k` tokens; `None`: the session's length."""
-        k = k or self._usual_k
-        if k != self.k:
-            self.k = k
-            self._problems.clear()
-            self._paths.put(None, None)
         self._settle()
 
     @property
@@ -144,7 +130,7 @@ class State:
         if self.feature is None:
             return None
         layer, feature = self.feature
-        return m.ComputeSignature(layer=layer, feature=feature, settings=self.settings, k=self.k)
+        return m.ComputeSignature(layer=layer, feature=feature, settings=self.settings)
 
     def shares_asked(self, side: m.Side) -> m.ComputePaths | None:
         """The shares of one side; only switches on the side's own path are part of the request."""
@@ -154,7 +140,7 @@ class State:
         blocks, off = self.opened.blocks(layer, side), self.settings.off
         own = off if blocks is None else off.intersection(blocks)
         settings = replace(self.settings, off=own)
-        return m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings, k=self.k)
+        return m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings)
 
     @property
     def evidence_asked(self) -> m.ComputeEvidence | None:
@@ -294,7 +280,7 @@ class State:
         question = self.lists_asked
         stands_in = self._answer_of_lists() is not None
         shown = self._shown(self._lists, question, stands_in)
-        return ListsView(shown, self.look, blocks, note, self.opened.n_tokens)
+        return ListsView(shown, self.look, blocks, note, self.opened.n_tokens, self.opened.k)
 
     def evidence_shown(self) -> Shown[m.Evidence]:
         """The engine's answer that the evidence pane draws."""

@@ -45,7 +45,8 @@ class TokenLook:
     """How lists are shown; the same for both sides, and kept between sessions.
 
     `lenses` are fields of `lens_core.lenses`; `None`: Logit Lens and Query Lens, and the others
-    where there is room. `length` is the most tokens to show of a list; `None`: all.
+    where there is room. `length` is the most tokens to show of a list; `None`: the
+    configuration's `k`.
     """
 
     end: End = "top"
@@ -60,6 +61,7 @@ class ListsView:
 
     `blocks` are those on its path, `None` if unknown; `note` is a remark on the vector, such as
     which of two keys it is. `n_tokens` is the size of the reference: a result may be over a part.
+    `k` is the configuration's, `None` if unknown.
     """
 
     shown: Shown[m.Signature] = Shown()
@@ -67,6 +69,7 @@ class ListsView:
     blocks: range | None = None
     note: str = ""
     n_tokens: int = 0
+    k: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lens_core.session import Session
     from lens_core.signature import Paths, Signature
 
+LONGEST = 100
+"""Tokens of a list that are sent, or `k` if that is more; how many are shown is up to the app."""
 _TOKENS_AT_ONCE = 2048
 
 
@@ -126,7 +128,7 @@ class Answers:
             request.layer,
             request.feature,
             request.settings,
-            k=request.k,
+            length=max(LONGEST, self._session.lens.k),
             bottom=True,
         )
         return self._in_stages(
@@ -144,7 +146,6 @@ class Answers:
             request.side,
             request.settings,
             split=request.split,
-            k=request.k,
         )
         return self._in_stages(
             events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))

@@ -100,7 +100,6 @@ class ComputeSignature(Request):
     layer: int
     feature: int
     settings: Settings = _DEFAULTS
-    k: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,6 @@ class ComputePaths(Request):
     side: Side
     settings: Settings = _DEFAULTS
     split: Split | None = None
-    k: int | None = None
 
     @property
     def place(self) -> str:

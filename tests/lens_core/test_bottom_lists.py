@@ -1,9 +1,11 @@
 """The bottom of a ranking, against a full sort of the scores."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from lens_core.errors import ModelError
+from lens_core.errors import ModelError, UsageError
 from lens_core.ranking import outermost, ranks
 from tests.lens_core.test_lens import FEATURE, LAYER, make_lens
 
@@ -59,13 +61,25 @@ def test_nothing_is_at_the_bottom_unless_asked_for(lens):
     assert plain.key.query_lens == asked.key.query_lens
 
 
-def test_a_lens_with_another_k_gives_longer_lists_of_the_same_ranking(lens):
-    longer = lens.with_k(15)
-    assert lens.k == K
-    ours, theirs = (each.signature(LAYER, FEATURE).key.query_lens for each in (lens, longer))
-    assert len(theirs.ids) == 15
-    assert theirs.ids[:K] == ours.ids
-    assert lens.with_k(10**6).k == lens.model.d_vocab
+@pytest.mark.parametrize("length", [1, 3, 15, 10**6])
+def test_the_length_of_lists_changes_nothing_but_how_many_tokens_there_are(lens, length):
+    usual = lens.signature(LAYER, FEATURE, bottom=True)
+    other = lens.signature(LAYER, FEATURE, bottom=True, length=length)
+    for side in ("value", "key"):
+        ours, theirs = usual.side(side), other.side(side)
+        assert replace(ours, top=theirs.top, bottom=theirs.bottom) == theirs
+        for end in ("top", "bottom"):
+            for name, short in getattr(ours, end).items():
+                long = getattr(theirs, end)[name]
+                assert len(long.ids) == min(length, lens.model.d_vocab)
+                shared = min(length, K)
+                for field in ("ids", "tokens", "scores", "moved"):
+                    assert getattr(long, field)[:shared] == getattr(short, field)[:shared]
+
+
+def test_a_list_of_no_tokens_is_refused(lens):
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        lens.signature(LAYER, FEATURE, length=0)
 
 
 @pytest.mark.parametrize("lowest", [False, True])

@@ -193,9 +193,8 @@ def test_a_block_that_is_not_on_the_way_favours_nothing(lens, side, block):
 def test_a_rank_is_the_place_in_the_features_own_list(lens, side, kind):
     dictionary = lens.dictionary(LAYER)
     d_vocab = lens.model.d_vocab
-    whole = lens.with_k(d_vocab)
     for feature in (0, 5, 11):
-        signature = getattr(whole.signature(LAYER, feature), side)
+        signature = getattr(lens.signature(LAYER, feature, length=d_vocab), side)
         ids = getattr(signature, f"{kind}_lens" if kind != "first-order" else "first_order").ids
         for token in (0, 7, d_vocab - 1):
             (rank,) = ranks_among(

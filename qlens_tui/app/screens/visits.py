@@ -23,7 +23,6 @@ def begun(visit: LastVisit) -> State:
             off=frozenset(visit.off),
         ),
         has_chosen=visit.transition is not None,
-        k=visit.k,
         look=TokenLook(
             end="bottom" if visit.bottom else "top",
             ids=visit.ids,
@@ -35,14 +34,12 @@ def begun(visit: LastVisit) -> State:
 
 def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> LastVisit:
     """The visit to save, with `feature` under the cursor; without tab, pane and theme."""
-    opened, settings, look = state.opened, state.settings, state.look
-    ready, known = opened.session, opened.known
+    opened, settings, look, known = state.opened, state.settings, state.look, state.opened.known
     visit = LastVisit(
         layer=state.layer,
         sort=rows.sort,
         descending=rows.descending,
         filter=rows.filter,
-        k=state.k if ready is None or state.k != ready.k else None,
         transition=settings.transition,
         off=tuple(sorted(settings.off)),
         convention=settings.convention,

@@ -271,9 +271,7 @@ class Workbench(Screen[None]):
         offer_atlas_lists(self.table, self.state)
 
     def _look(self, look: TokenLook) -> None:
-        ready = self.state.opened.session
         self.state.look = look
-        self.state.lengthen(look.length or (ready.k if ready is not None else self.state.k))
         self._settings_changed()
 
     def _carry(self, settings: m.Settings) -> None:

@@ -151,11 +151,13 @@ class TokenPane(FeaturePane[ListsView]):
 
     def lengthened(self, by: int) -> TokenLook:
         """The look with longer lists, or shorter ones for a negative `by`."""
-        now = self.look.length or self._longest() or LENGTHS[2]
+        usual = self.view.k or LENGTHS[2]
+        now = self.look.length or usual
+        lengths = sorted({*LENGTHS, usual})
         if by > 0:
-            length = next((n for n in LENGTHS if n > now), now)
+            length = next((n for n in lengths if n > now), now)
         else:
-            length = next((n for n in reversed(LENGTHS) if n < now), now)
+            length = next((n for n in reversed(lengths) if n < now), now)
         return replace(self.look, length=length)
 
     def _choose(self, look: TokenLook) -> None:
@@ -297,10 +299,6 @@ class TokenPane(FeaturePane[ListsView]):
         columns = self._columns(self._one_side(answer), self.content_size.width, look)
         return tuple(column.lens for column in columns)
 
-    def _longest(self) -> int:
-        answer = self.view.shown.answer
-        return 0 if answer is None else len(self._one_side(answer).top.query_lens.ids)
-
     @property
     def _transition(self) -> Transition:
         """The settings of the lists that are drawn."""
@@ -340,7 +338,7 @@ class TokenPane(FeaturePane[ListsView]):
         lists = side.top if look.end == "top" else side.bottom
         # An atlas has no bottom lists.
         rows = _NONE if lists is None else lists[_LENS[lens].name]
-        kept = slice(look.length)
+        kept = slice(look.length or self.view.k)
         rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
         moves = 0
         if with_moved and lens != LOGIT.field:

@@ -16,6 +16,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from lens_core.errors import LensError
+from lens_core.session import Session
 from qlens_tui.app.app import QlensApp
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.status_line import StatusLine
@@ -61,6 +62,10 @@ class AnswersAtOnce:
     def answer(self, request: m.Request) -> m.Event:
         """The answer to a request, without sending it to the app."""
         return self._answers.to(request)
+
+    @property
+    def session(self) -> Session:
+        return self._answers._session
 
     def close(self, patience: float = 2.0) -> None:
         self.alive = False

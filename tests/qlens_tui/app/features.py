@@ -309,8 +309,8 @@ def answer_to(
 ) -> m.Event:
     """A possible answer of the engine; shares come without tokens, which are then asked for."""
     match request:
-        case m.ComputeSignature(layer=layer, feature=feature, settings=settings, k=k):
-            of = replace(signature(layer, feature, k=k or 25), settings=settings)
+        case m.ComputeSignature(layer=layer, feature=feature, settings=settings):
+            of = replace(signature(layer, feature), settings=settings)
             return m.SignatureReady(id=number, signature=replace(of, n_tokens=n_tokens))
         case m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings):
             shares = paths(side, layer, feature, layers=n_layers, words=())

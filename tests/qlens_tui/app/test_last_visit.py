@@ -17,7 +17,6 @@ PLACE = LastVisit(
     sort="density",
     descending=True,
     filter="tag = 'a b'",
-    k=50,
     transition="first-order",
     off=(3, 60),
     convention="exact",

@@ -72,18 +72,27 @@ def test_words_wait_for_an_atlas_and_do_not_say_that_nothing_has_them(place):
     run(place, act)
 
 
-def test_shares_are_of_the_lists_that_are_shown(place):
+def test_another_length_of_lists_asks_nothing_and_changes_no_number(place):
     async def act(terminal, bench):
-        at_first = bench.state.k
-        shares = dict(bench.paths.shown.answer)
-        await settled(terminal.pilot, "plus")
-        split = [r for r in bench.app.engine.requests if isinstance(r, m.ComputePaths)][-1]
-        assert bench.pane("value").look.length == split.k == bench.state.k > at_first
-        assert bench.paths.shown.answer != shares
-        await settled(terminal.pilot, "minus")
-        assert bench.state.k == at_first
-        assert bench.paths.shown.answer == shares
+        k = bench.app.engine.session.lens.k
+
+        def ranks() -> list[str]:
+            return [line.split()[0] for line in bench.pane("value").lines if line.strip()]
+
+        asked = len(bench.app.engine.requests)
+        shares, title = bench.paths.lines, bench.pane("value").lines[0]
+        await settled(terminal.pilot, "z", *["plus"] * 9)
+        assert bench.pane("value").look.length == 100 > k
+        assert len(bench.pane("value").view.shown.answer.value.query_lens.ids) >= 100
+        await settled(terminal.pilot, "z")
+        assert (bench.paths.lines, bench.pane("value").lines[0]) == (shares, title)
+        for length in (50, 25, 10, k, 5):
+            await settled(terminal.pilot, "minus")
+            assert bench.pane("value").look.length == length
+        assert ranks()[-1] == "5"
+        assert (bench.paths.lines, bench.pane("value").lines[0]) == (shares, title)
         assert not bench.paths.shown.awaits
+        assert len(bench.app.engine.requests) == asked
 
     run(place, act)
 

@@ -62,8 +62,7 @@ def test_the_tokens_beside_a_hit_are_of_the_side_that_is_searched(place, side, h
         shown = rows(terminal)
         assert {layer for layer, _ in shown} == {0, 1, 2}  # two of them were never visited
         for (layer, feature), tokens in shown.items():
-            asked = m.ComputeSignature(layer=layer, feature=feature, k=5)
-            signature = bench.app.engine.answer(asked).signature
+            signature = bench.app.engine.session.lens.signature(layer, feature, length=5)
             expected = getattr(signature, side).top.query_lens.tokens
             assert tokens == " ".join(map(token_label, expected))
 
@@ -92,8 +91,8 @@ def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
         sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen.hits
         name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
         for hit in hits[:4]:
-            asked = m.ComputeSignature(layer=hit.layer, feature=hit.feature, k=1000)
-            side = getattr(bench.app.engine.answer(asked).signature, sought.side)
+            lens = bench.app.engine.session.lens
+            side = lens.signature(hit.layer, hit.feature, length=1000).side(sought.side)
             assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
 
     run(place, act)

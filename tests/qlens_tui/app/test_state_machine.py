@@ -100,14 +100,10 @@ class Panes(RuleBasedStateMachine):
         self.state.carry(replace(self.state.settings, transition=transition))
         self.asking.changed()
 
-    @rule(k=st.sampled_from((5, 10, None)))
-    def lengthen(self, k: int | None) -> None:
-        self.state.lengthen(k)
+    @rule(end=st.sampled_from(("top", "bottom")), length=st.sampled_from((5, 10, None)))
+    def look(self, end: Any, length: int | None) -> None:
+        self.state.look = TokenLook(end=end, length=length)
         self.asking.changed()
-
-    @rule(end=st.sampled_from(("top", "bottom")))
-    def look(self, end: Any) -> None:
-        self.state.look = TokenLook(end=end)
 
     @rule(block=st.integers(0, 2 * MODEL_LAYERS - 1))
     def rest_on_block(self, block: int) -> None:
@@ -247,9 +243,6 @@ class Panes(RuleBasedStateMachine):
                 assert shown.of == (found.layer, found.feature)
                 asked = state.feature, state.settings, self.operators
                 is_asked = (shown.of, found.settings, found.n_tokens) == asked
-                # An atlas has lists of its own length, whichever is asked for.
-                length = len(found.value.top.query_lens.ids)
-                is_asked &= length in (ATLAS, state.k or 25)
                 self._check(side, is_asked, shown.late)
         evidence = state.evidence_shown()
         if evidence.answer is None:

@@ -24,6 +24,7 @@ from lens_core.neighbours import neighbours
 from lens_core.session import open_session
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.client import COMMAND, Engine
+from qlens_tui.engine.handlers import LONGEST
 from qlens_tui.engine.process import Worker
 from qlens_tui.engine.scheduler import Desk
 from qlens_tui.engine.wire import LARGEST_FRAME, messages_of, write_message
@@ -178,7 +179,7 @@ def test_a_layer_is_described_when_asked_for(opened, session):
     ],
 )
 def test_a_signature_is_the_lens_s(opened, session, settings):
-    expected = session.lens.signature(LAYER, FEATURE, settings, bottom=True)
+    expected = session.lens.signature(LAYER, FEATURE, settings, length=LONGEST, bottom=True)
     found = opened.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE, settings=settings))
     assert (found.method, found.settings, found.n_tokens) == (expected.method, settings, 80)
     for side in ("value", "key"):
@@ -189,13 +190,6 @@ def test_a_signature_is_the_lens_s(opened, session, settings):
                 one = getattr(ours, end)[lens]
                 assert (one.ids, one.tokens, one.moved) == (other.ids, other.tokens, other.moved)
                 assert one.scores == pytest.approx(other.scores, rel=1e-5, abs=1e-6)
-
-
-def test_another_k_is_a_longer_list_and_leaves_the_session_s_own(opened):
-    longer = opened.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE, k=9))
-    own = opened.ask(m.ComputeSignature(layer=LAYER, feature=FEATURE))
-    assert (len(longer.key.top.query_lens.ids), len(own.key.top.query_lens.ids)) == (9, 5)
-    assert longer.key.top.query_lens.ids[:5] == own.key.top.query_lens.ids
 
 
 def test_paths_are_the_lens_s(opened, session):
@@ -284,7 +278,6 @@ def test_what_needs_operators_says_how_to_get_them(client, workplace):
             m.ComputeSignature(layer=0, feature=0, settings=m.Settings(off=frozenset({99}))),
             "no block 99",
         ),
-        (m.ComputeSignature(layer=0, feature=0, k=0), "at least 1"),
         (m.ReadPrompt(layer=99, text="a"), "no dictionary for layer 99"),
         (m.ReadPrompt(layer=0, text="a", feature=10**9), "out of range"),
         (m.ReadPrompt(layer=0, text=""), "no tokens"),
@@ -375,7 +368,7 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
     hits = client.ask(m.Search(token_id=5, n=4)).hits
     assert len(hits) == 4
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    best = client.ask(m.ComputeSignature(layer=hits[0].layer, feature=hits[0].feature, k=D_VOCAB))
+    best = client.ask(m.ComputeSignature(layer=hits[0].layer, feature=hits[0].feature))
     scores = dict(zip(best.value.top.query_lens.ids, best.value.top.query_lens.scores, strict=True))
     assert scores[5] == pytest.approx(hits[0].score, rel=1e-4)
     assert {hit.query_score for hit in hits} == {None}
