@@ -7,65 +7,44 @@ exception: a stage whose top tokens differ from those before is read back from i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from lens_core.recording import stages
-from lens_core.report import paths, signature
-from lens_core.session import Session
+from lens_core.reference import ReferenceSample
 from lens_core.signature import Paths, SideSignature, Signature
-from lens_core.terms import Settings, Side, Split
+from lens_core.terms import Settings
+
+Answer = TypeVar("Answer", Signature, Paths)
 
 
-def signature_stages(
-    session: Session,
-    layer: int,
-    feature: int,
-    settings: Settings,
-    *,
-    length: int | None = None,
-    bottom: bool = False,
-) -> Iterator[Signature]:
-    """Both sides of a feature, over more and more samples of the reference.
+def in_stages(
+    answer: Callable[[Settings], Answer], settings: Settings, reference: ReferenceSample
+) -> Iterator[Answer]:
+    """`answer(settings)` over more and more tokens of the reference; the last is over all.
 
-    One signature only if no walk is needed. Each names its tokens, and the overlap of its lists
-    with those of the stage before; the last is that of `signature`.
+    Only one if no walk is needed. Each names its tokens and has the settings asked for.
     """
+    for tokens in stages(reference):
+        found = replace(answer(replace(settings, tokens=tokens)), settings=settings)
+        yield found
+        if found.n_tokens >= reference.n_tokens:
+            return
+
+
+def with_overlaps(signatures: Iterable[Signature], k: int) -> Iterator[Signature]:
+    """Signatures in stages, each side with the overlap of its first `k` with those before."""
     before: Signature | None = None
-    for tokens in stages(session.reference):
-        asked = replace(settings, tokens=tokens)
-        found = replace(
-            signature(session, layer, feature, asked, length=length, bottom=bottom),
-            settings=settings,
-        )
+    for found in signatures:
         if before is not None:
             found = replace(
                 found,
-                value=_with_overlap(found.value, before.value, session.lens.k),
-                key=_with_overlap(found.key, before.key, session.lens.k),
+                value=_with_overlap(found.value, before.value, k),
+                key=_with_overlap(found.key, before.key, k),
             )
         yield found
-        if found.n_tokens >= session.reference.n_tokens:
-            return
         before = found
-
-
-def paths_stages(
-    session: Session,
-    layer: int,
-    feature: int,
-    side: Side,
-    settings: Settings,
-    *,
-    split: Split | None = None,
-) -> Iterator[Paths]:
-    """The shares of one side's blocks in the same stages; the last are those of `paths`."""
-    for tokens in stages(session.reference):
-        asked = replace(settings, tokens=tokens)
-        found = paths(session, layer, feature, side, asked, split=split)
-        yield replace(found, settings=settings)
-        if found.n_tokens >= session.reference.n_tokens:
-            return
 
 
 def _with_overlap(side: SideSignature, before: SideSignature, k: int) -> SideSignature:

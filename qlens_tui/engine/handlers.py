@@ -18,6 +18,7 @@ from qlens_tui.engine.session import Holding, Opened, Tick
 if TYPE_CHECKING:
     from lens_core.session import Session
     from lens_core.signature import Paths, Signature
+    from lens_core.terms import Settings
 
 LONGEST = 100
 """Tokens of a list that are sent, or `k` if that is more; how many are shown is up to the app."""
@@ -121,35 +122,33 @@ class Answers:
         return events.VocabularyReady(id=request.id, tokens=tuple(texts))
 
     def _signature(self, request: requests.ComputeSignature) -> events.Event:
-        from lens_core.stages import signature_stages
+        from lens_core.report import signature
+        from lens_core.stages import in_stages, with_overlaps
 
-        stages = signature_stages(
-            self._session,
-            request.layer,
-            request.feature,
-            request.settings,
-            length=max(LONGEST, self._session.lens.k),
-            bottom=True,
-        )
+        session, layer, feature = self._session, request.layer, request.feature
+        length = max(LONGEST, session.lens.k)
+
+        def answer(settings: Settings) -> Signature:
+            return signature(session, layer, feature, settings, length=length, bottom=True)
+
+        stages = in_stages(answer, request.settings, session.reference)
         return self._in_stages(
             events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
-            for found in stages
+            for found in with_overlaps(stages, session.lens.k)
         )
 
     def _paths(self, request: requests.ComputePaths) -> events.Event:
-        from lens_core.stages import paths_stages
+        from lens_core.report import paths
+        from lens_core.stages import in_stages
 
-        stages = paths_stages(
-            self._session,
-            request.layer,
-            request.feature,
-            request.side,
-            request.settings,
-            split=request.split,
-        )
+        session, layer, feature = self._session, request.layer, request.feature
+
+        def answer(settings: Settings) -> Paths:
+            return paths(session, layer, feature, request.side, settings, split=request.split)
+
         return self._in_stages(
             events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
-            for found in stages
+            for found in in_stages(answer, request.settings, session.reference)
         )
 
     def _is_whole(self, found: Signature | Paths) -> bool:
