@@ -19,7 +19,8 @@ from collections.abc import Iterable
 _BYTE = "x[89a-f][0-9a-f]"
 _SURROGATES = re.compile("[\udc80-\udcff]+")
 _TO_ESCAPE = re.compile(rf"(\\*)([\udc80-\udcff]|(?<=\\){_BYTE})")
-_NAMES_AN_ID = re.compile(r"#([0-9]{1,9})|<id ([0-9]{1,9})>")
+_NAMES_AN_ID = re.compile(r"#0*([0-9]+)|<id 0*([0-9]+)>")
+_DIGITS = 19  # an id of more is in no vocabulary, and thousands of digits are no `int`
 _ESCAPED = re.compile(rf"(\\+)({_BYTE})")
 
 
@@ -44,9 +45,17 @@ def joined(faces: Iterable[str]) -> str:
 
 
 def id_named(text: str) -> int | None:
-    """The id in `#24211` or `<id 50270>`, whether or not a vocabulary has it."""
+    """The id in `#24211` or `<id 50270>`, whether or not a vocabulary has it.
+
+    Of a number of more than 19 digits these are the first ones.
+    """
     found = _NAMES_AN_ID.fullmatch(text)
-    return int(found[1] or found[2]) if found else None
+    return int((found[1] or found[2])[:_DIGITS]) if found else None
+
+
+def outside(token: str, size: int) -> str:
+    """The message for an id, named in the words of the user, that a vocabulary does not have."""
+    return f"{token} is outside the vocabulary, which has {size:,} tokens (ids 0 to {size - 1})"
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -28,7 +28,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lens_core.errors import UsageError
-from lens_core.faces import escape_bytes, id_named, unescape_bytes
+from lens_core.faces import escape_bytes, id_named, outside, unescape_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,11 +58,12 @@ class Vocabulary:
         """The id of the token `text`: a face, raw text, or an id as `#24211`.
 
         Raises:
-            UsageError: `text` is not one token; the message shows its pieces.
+            UsageError: `text` is not one token (the message shows its pieces), or an id that the
+            model has no row for.
         """
         found = self._find(text)
         if found is not None:
-            return self.check(found)
+            return self._checked(found, f"'{text}'")
         if not text:
             raise UsageError("an empty string is not a token: give one token, or --id NUMBER")
         ids = self._encode(text)
@@ -83,6 +84,9 @@ class Vocabulary:
         Raises:
             UsageError: the model has no such row.
         """
+        return self._checked(token_id, f"token id {token_id}")
+
+    def _checked(self, token_id: int, named: str) -> int:
         if 0 <= token_id < self.d_vocab:
             return token_id
         if token_id in self._faces:
@@ -90,9 +94,7 @@ class Vocabulary:
                 f"'{self._shown(token_id)}' (id {token_id}) is a token without an embedding: "
                 f"the model has rows 0 to {self.d_vocab - 1}"
             )
-        raise UsageError(
-            f"token id {token_id} is out of range: the vocabulary has ids 0 to {self.d_vocab - 1}"
-        )
+        raise UsageError(outside(named, self.d_vocab))
 
     def _find(self, text: str) -> int | None:
         found = self._ids.get(text)

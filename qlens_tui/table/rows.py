@@ -21,7 +21,7 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from lens_core.faces import id_named
+from lens_core.faces import id_named, outside
 from qlens_tui.table.filter_sql import answer, read_filter
 from qlens_tui.table.filter_words import Expression, nearest
 
@@ -234,6 +234,8 @@ def _having(
         ends = tokens.list.len().fill_null(0).cast(pl.Int64).cum_sum()
         hits = flat.is_in(wanted).arg_true()
         found[ends.search_sorted(hits, side="right").to_numpy()] = True
+    if named is not None and named >= len(texts) and not found.any():
+        raise UsageError(outside(f"'{word}'", len(texts)))
     return found
 
 

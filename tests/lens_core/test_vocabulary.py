@@ -166,8 +166,26 @@ def test_an_id_is_named_by_its_number_and_a_token_of_that_text_by_another_face()
     assert vocabulary.texts([257, 258]) == ["#7#257", "<id 7>#258"]
     assert vocabulary.text(290) == "<id 290>"
     assert vocabulary.id_of("<id 290>") == 290
-    with pytest.raises(UsageError, match="ids 0 to 299"):
-        vocabulary.id_of("#300")
+    assert vocabulary.id_of("#00000000000000000007") == 7
+
+
+@pytest.mark.parametrize("number", ["300", "9" * 9, "9" * 10, "9" * 20, "9" * 5000, "1" + "0" * 30])
+@pytest.mark.parametrize("form", ["#{}", "<id {}>", "#000{}"])
+def test_an_id_outside_the_vocabulary_is_told_its_size(number: str, form: str) -> None:
+    named = form.format(number)
+
+    with pytest.raises(UsageError) as caught:
+        Vocabulary(byte_level(), 300).id_of(named)
+
+    assert str(caught.value) == (
+        f"'{named}' is outside the vocabulary, which has 300 tokens (ids 0 to 299)"
+    )
+
+
+@pytest.mark.parametrize("token_id", [-1, 300, 10**30])
+def test_a_number_that_is_no_id_is_told_the_size_of_the_vocabulary(token_id: int) -> None:
+    with pytest.raises(UsageError, match=f"^token id {token_id} is outside .* 300 tokens"):
+        Vocabulary(byte_level(), 300).check(token_id)
 
 
 def test_of_ids_with_one_text_the_one_that_is_used_is_plain() -> None:

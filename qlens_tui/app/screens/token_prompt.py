@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lens_core.faces import id_named, outside
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.app.screens.reverse_search import Sought
@@ -40,7 +41,10 @@ def token_prompt(
             take_first=True,
         )
         if text and not ids:
-            prompt.tell("no token begins with that, or contains it", problem=True)
+            problem = "no token begins with that, or contains it"
+            if id_named(text) is not None:
+                problem = outside(f"'{text}'", len(texts))
+            prompt.tell(problem, problem=True)
 
     return Prompt("features by token", typed=typed, must_choose=True, ascii_only=ascii_only)
 

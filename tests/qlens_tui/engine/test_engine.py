@@ -283,7 +283,7 @@ def test_what_needs_operators_says_how_to_get_them(client, workplace):
         (m.ReadPrompt(layer=0, text=""), "no tokens"),
         (m.ReadPrompt(layer=0, text="a\udc80"), "half of one"),
         (m.ReadPrompt(layer=0, text="a" * 65), "65 tokens and .* reads 64 at most: shorten it"),
-        (m.Search(token_id=-1, lens="logit"), "token id -1 is out of range"),
+        (m.Search(token_id=-1, lens="logit"), "token id -1 is outside the vocabulary"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_defect(opened, request_, complaint):

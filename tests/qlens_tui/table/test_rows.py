@@ -310,6 +310,17 @@ def test_a_token_can_be_looked_for_as_lists_show_it_or_by_its_number() -> None:
     assert found("#6") == [6]
 
 
+@pytest.mark.parametrize("typed", ["#7", "#99999999999999999999"])
+def test_an_id_outside_the_vocabulary_is_no_filter_unless_a_note_has_it(typed: str) -> None:
+    frame = pl.DataFrame({"layer": [0], "feature": [0], "value_query_ids": [[1]]})
+    texts = ["a"] * 7
+
+    with pytest.raises(UsageError, match=f"'{typed}' is outside the vocabulary, .* 7 tokens"):
+        filtered(all_rows(frame), typed, texts)
+    noted = frame.with_columns(note=pl.lit(f"see {typed}"))
+    assert len(filtered(all_rows(noted), typed, texts)) == 1
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
