@@ -23,6 +23,10 @@ PACKAGE = "package:"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 """`name` or `owner/name`."""
 
+_SCHEME = re.compile(rf"(?!{PACKAGE})[a-z][a-z0-9+.-]+:/+", re.IGNORECASE)
+_HUB = re.compile(r"(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
+# First parts of the hub's addresses that are no owner of a model or a data set.
+_NO_OWNERS = ("api", "blog", "collections", "docs", "learn", "models", "papers", "spaces", "tasks")
 _PATH = re.compile(r"(\.{0,2}/|~|\.{1,2}$)")
 
 
@@ -31,6 +35,30 @@ def is_path(name: str) -> bool:
     return _PATH.match(name) is not None or (
         name.lower().endswith(".gguf") and not name.startswith(PACKAGE)
     )
+
+
+def is_url(name: str) -> bool:
+    """Whether `name` is a web address, of the hub or of another site."""
+    return bool(_SCHEME.match(name) or _HUB.match(name))
+
+
+def on_hub(url: str, *, dataset: bool = False) -> tuple[str, str] | None:
+    """The hub id and the revision ("": none) in the address of a model or of a data set.
+
+    `None` where the address names none, or names a GGUF file, which is opened by its path.
+    """
+    address = re.sub(r"[?#].*", "", _SCHEME.sub("", url, count=1))
+    if _HUB.match(address) is None or address.lower().endswith(".gguf"):
+        return None
+    parts = [part for part in address.split("/")[1:] if part]
+    if (parts[:1] == ["datasets"]) is not dataset:
+        return None
+    parts = parts[dataset:]
+    name = "/".join(parts[:2])
+    if HUB_ID.fullmatch(name) is None or parts[0] in _NO_OWNERS:
+        return None
+    has_revision = len(parts) > 3 and parts[2] in ("tree", "blob", "resolve")
+    return name, parts[3] if has_revision else ""
 
 
 def absolute(path: str | Path, base: Path) -> Path:

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lens_core.errors import ConfigError
+from lens_core.names import is_url
 
 ONE_LINE = re.compile(r"(?=.*[^ ])[^\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be: described by `allowed`, tested by `accepts`."""
+    """What a value may be: described by `allowed`, tested by `accepts`.
+
+    `instead` is what to write for a refused value, "" where it is not known.
+    """
 
     allowed: str
     accepts: Callable[[Any], bool]
+    instead: Callable[[Any], str] = lambda _: ""
 
 
 def setting(rule: Rule, default: Any = MISSING) -> Any:
@@ -53,8 +58,16 @@ def is_line(value: object) -> bool:
     return isinstance(value, str) and ONE_LINE.fullmatch(value) is not None
 
 
+def is_name(value: object) -> bool:
+    """A string on one line that is not a web address."""
+    return is_line(value) and not is_url(str(value))
+
+
 LINE = Rule("a non-empty string on one line", is_line)
-PATH = Rule("a path or package:PACKAGE/FOLDER", lambda v: isinstance(v, Path) or is_line(v))
+PATH = Rule(
+    "a path or package:PACKAGE/FOLDER",
+    lambda v: is_name(str(v)) if isinstance(v, Path) else is_name(v),
+)
 LAYERS = Rule('"all" or a list of distinct layer numbers, at least one', _is_layers)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 SEED = Rule("an integer from 0 to 2^63 - 1", lambda v: type(v) is int and 0 <= v < 1 << 63)
@@ -108,7 +121,11 @@ def rules_of(section: type[Section]) -> dict[str, Rule]:
 def check(section: str, key: str, value: object, rule: Rule) -> None:
     """Refuse a value that `rule` does not accept with a `ConfigError`."""
     if not rule.accepts(value):
-        raise ConfigError(f"[{section}].{key} must be {rule.allowed}, got {shown(value)}")
+        instead = rule.instead(value)
+        raise ConfigError(
+            f"[{section}].{key} must be {rule.allowed}, got {shown(value)}"
+            f"{f': write {instead}' if instead else ''}"
+        )
 
 
 def shown(value: object) -> str:

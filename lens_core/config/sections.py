@@ -26,13 +26,13 @@ from lens_core.config.rules import (
     Rule,
     Section,
     integer,
-    is_line,
+    is_name,
     one_of,
     setting,
     shown,
 )
 from lens_core.errors import ConfigError
-from lens_core.names import HUB_ID, PACKAGE, is_path, parts_of_package
+from lens_core.names import HUB_ID, PACKAGE, is_path, is_url, on_hub, parts_of_package
 
 SourceKind = Literal["hub", "text", "tokens", "bundled"]
 _SOURCES = '"hub:DATASET", "text:FILE", "tokens:FILE.json" or "bundled"'
@@ -51,7 +51,8 @@ class ReferenceSource:
         if source == "bundled":
             return cls("bundled", "")
         grammar = {"hub": HUB_ID, "text": ONE_LINE, "tokens": ONE_LINE}.get(kind)
-        if not colon or grammar is None or grammar.fullmatch(location) is None:
+        fits = colon and grammar is not None and grammar.fullmatch(location) is not None
+        if not fits or is_url(location):
             raise ConfigError(f"[reference].source must be {_SOURCES}, got {shown(source)}")
         return cls(cast(SourceKind, kind), location)
 
@@ -66,13 +67,39 @@ def _is_source(value: object) -> bool:
         return False
 
 
+def _hub_id(value: object) -> str:
+    """The hub id to write instead of the address of a model's page."""
+    found = on_hub(value) if isinstance(value, str) else None
+    return "" if found is None else f'"{found[0]}"'
+
+
+def _model(value: object) -> str:
+    if not isinstance(value, str) or not is_url(value):
+        return ""
+    found = on_hub(value)
+    if found is None:
+        return "the path of a downloaded copy"
+    _, revision = found
+    at = f" and [model].revision = {shown(revision)}" if revision not in ("", "main") else ""
+    return f"{_hub_id(value)}{at}"
+
+
+def _dataset(value: object) -> str:
+    url = value.removeprefix("hub:") if isinstance(value, str) else ""
+    found = on_hub(url, dataset=True)
+    return "" if found is None else f'"hub:{found[0]}"'
+
+
 _MODEL = Rule(
     "a Hugging Face id (owner/name), a path (./DIR, /DIR, ~/DIR or FILE.gguf) "
     "or package:PACKAGE/FILE.gguf",
-    is_line,
+    is_name,
+    _model,
 )
+_RELEASE = Rule("a release of SAELens or a Hugging Face id (owner/name)", is_name, _hub_id)
+_TRAINED_ON = Rule("the name of a model", is_name, _hub_id)
 _KIND = one_of("sae", "transcoder", "neurons")
-_SOURCE = Rule(_SOURCES, _is_source)
+_SOURCE = Rule(_SOURCES, _is_source, _dataset)
 # Minutes; a clock cannot wait longer than `_AGES`.
 _IDLE_MINUTES, _AGES = 30, 1e8
 _DTYPE = one_of(
@@ -119,11 +146,11 @@ class DictionaryConfig(Section):
     section: ClassVar[str] = "dictionary"
 
     kind: Literal["sae", "transcoder", "neurons"] = setting(_KIND)
-    release: str | None = setting(LINE, None)
+    release: str | None = setting(_RELEASE, None)
     id: str | None = setting(LINE, None)
     path: Path | None = setting(PATH, None)  # noqa: RUF009 (a field, as its neighbours are)
     layers: Literal["all"] | tuple[int, ...] = setting(LAYERS, "all")
-    trained_on: str | None = setting(LINE, None)
+    trained_on: str | None = setting(_TRAINED_ON, None)
     key: Literal["gate", "up"] = setting(one_of("gate", "up"), "gate")
 
     def check_together(self) -> None:

@@ -344,6 +344,65 @@ def test_a_hub_id_stays_a_hub_id_even_where_a_folder_has_its_name(tmp_path: Path
         assert _load(tmp_path, model={"name": name}).model.name == name
 
 
+HUB = "https://huggingface.co/"
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        (f"{HUB}openai-community/gpt2", '"openai-community/gpt2"'),
+        (f"{HUB}gpt2/", '"gpt2"'),
+        ("huggingface.co/a/b", '"a/b"'),
+        ("HTTP://WWW.hf.co//a/b?library=x#files", '"a/b"'),
+        (f"{HUB}a/b/tree/main", '"a/b"'),
+        (f"{HUB}a/b/tree/step7", '"a/b" and [model].revision = "step7"'),
+        (f"{HUB}a/b/resolve/main/x.gguf?download=true", "the path of a downloaded copy"),
+        (f"{HUB}datasets/a/b", "the path of a downloaded copy"),
+        (f"{HUB}models?search=gpt2", "the path of a downloaded copy"),
+        (f"{HUB}docs/transformers", "the path of a downloaded copy"),
+        (HUB, "the path of a downloaded copy"),
+        ("https://example.org/gpt2", "the path of a downloaded copy"),
+        ("s3://bucket/model.gguf", "the path of a downloaded copy"),
+    ],
+)
+def test_a_url_as_the_model_is_told_what_to_write(tmp_path: Path, url: str, written: str) -> None:
+    told = _refusal(tmp_path, model={"name": url})
+
+    assert "[model].name must be a Hugging Face id (owner/name)" in told
+    assert told.endswith(f'got "{url}": write {written}')
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "written"),
+    [
+        ("dictionary", "release", f"{HUB}owner/saes/tree/main/x", '"owner/saes"'),
+        ("dictionary", "trained_on", f"{HUB}google/gemma-3-1b-pt", '"google/gemma-3-1b-pt"'),
+        ("reference", "source", f"hub:{HUB}datasets/owner/text", '"hub:owner/text"'),
+        ("reference", "source", f"{HUB}datasets/owner/text/viewer", '"hub:owner/text"'),
+    ],
+)
+def test_a_url_elsewhere_is_told_the_hub_id(
+    tmp_path: Path, section: str, key: str, value: str, written: str
+) -> None:
+    tables = MINIMAL.get(section, {}) | {key: value}
+
+    told = _refusal(tmp_path, **{section: tables})
+
+    assert f"[{section}].{key} must be " in told
+    assert told.endswith(f": write {written}")
+
+
+@pytest.mark.parametrize("source", [f"hub:{HUB}owner/model", "text:https://example.org/a.txt"])
+def test_a_url_is_no_source(tmp_path: Path, source: str) -> None:
+    assert '[reference].source must be "hub:' in _refusal(tmp_path, reference={"source": source})
+
+
+def test_a_url_is_no_folder_of_dictionaries(tmp_path: Path) -> None:
+    tables = {"kind": "sae", "path": f"{HUB}owner/saes"}
+
+    assert "[dictionary].path must be a path" in _refusal(tmp_path, dictionary=tables)
+
+
 def test_the_command_line_overrides_the_file_and_keeps_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
