@@ -15,7 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from lens_core.lenses import LENSES, QUERY
+from lens_core.lenses import LENSES, QUERY, lens_named
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.state import State
@@ -143,10 +143,10 @@ class ReverseSearch(AnswerScreen[Feature | None]):
             return
         found = self._answers.answer(self.sought.question)
         if not isinstance(found, m.Found):
-            chosen = self.query_one(ChoiceList)
             problem = self._answers.problem(self.sought.question)
-            chosen.say_nothing(visible(problem, ascii_only=self._ascii) or "searching")
-            chosen.set_choices(())
+            if problem and lens_named(self.sought.lens).needs_operators:
+                problem += " (here: c)"
+            self._list(visible(problem, ascii_only=self._ascii) or "searching", ())
             return
         self._drawn = found
         opened = self._answers.opened
@@ -187,10 +187,13 @@ class ReverseSearch(AnswerScreen[Feature | None]):
                 ["feature", *names], [_HEADINGS[self.sought.side], *tokens], *scores, strict=True
             )
         )
+        self._list("no features", lines, heading=heading, cursor=cursor)
+
+    def _list(self, nothing: str, lines: Sequence[str], **how: Any) -> None:
         chosen = self.query_one(ChoiceList)
-        chosen.say_nothing("no features")
-        chosen.set_choices(lines, heading=heading, cursor=cursor)
-        chosen.styles.height = "1fr"
+        chosen.say_nothing(nothing)
+        chosen.set_choices(lines, **how)
+        chosen.styles.height = "1fr"  # so that the keys stay at the bottom
 
     def _tokens(
         self, hit: m.Hit, named: Mapping[Feature, tuple[str, ...]], *, reading: bool

@@ -7,9 +7,13 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.message import Message
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
+from qlens_tui.text import wrapped
+
+_MARGIN = 3  # of an empty list's text
 
 
 class ChoiceList(LinePane):
@@ -66,7 +70,7 @@ class ChoiceList(LinePane):
         self._heading = heading
         kept = self._cursor if cursor is None else cursor
         self._cursor = max(0, min(kept, len(self._choices) - 1))
-        self.styles.height = max(1, len(self._choices)) + bool(heading)
+        self.styles.height = len(self._choices) + bool(heading) if self._choices else "auto"
         self._follow()
 
     def mark(self, shown: bool) -> None:
@@ -75,9 +79,13 @@ class ChoiceList(LinePane):
         self.redraw()
 
     def say_nothing(self, nothing: str) -> None:
-        """The text of an empty list."""
+        """The text of an empty list, shown in full."""
         self._nothing = nothing
+        self.refresh(layout=True)
         self.redraw()
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return sum(map(len, self.lay_out(width, viewport.height)))
 
     def action_move(self, by: int) -> None:
         before = self._cursor
@@ -116,5 +124,6 @@ class ChoiceList(LinePane):
             style = "pane--cursor" if here else ""
             body.append(fitted(line((text, style)), width, self.ellipsis))
         if not body:
-            body.append(fitted(line((f"  {self._nothing}", "pane--quiet")), width))
+            lines = wrapped(self._nothing, max(1, width - _MARGIN)) or [""]
+            body = [fitted(line((f"  {each}", "pane--quiet")), width) for each in lines]
         return head, body

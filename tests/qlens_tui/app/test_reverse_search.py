@@ -7,11 +7,14 @@ import threading
 from dataclasses import replace
 
 import pytest
+from textual.containers import Vertical
 
+from lens_core.errors import OperatorError
 from qlens_tui.app.screens import reverse_search
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.reverse_search import ReverseSearch
 from qlens_tui.app.widgets.choice_list import ChoiceList
+from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
@@ -96,6 +99,26 @@ def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
             assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
 
     run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_without_operators_the_reason_is_told_in_full_above_the_keys(place, size, monkeypatch):
+    problem = "no operators for this model and reference: run `qlens build` first"
+
+    def none(*_: object) -> None:
+        raise OperatorError(problem)
+
+    async def act(terminal, bench):
+        monkeypatch.setattr("lens_core.carry.Carrier.operators_for", none)
+        await settled(terminal.pilot, *TO_THE_HITS)
+        screen = terminal.pilot.app.screen
+        told = " ".join(" ".join(lines(terminal)).split())
+        assert told == f"{problem}, or search with --lens logit (here: c)"
+        keys = screen.query_one(KeyLine)
+        assert all(each in keys.lines[0] for each in ("tab value/key", "c lens", "esc back"))
+        assert keys.region.bottom == screen.query_one(Vertical).content_region.bottom
+
+    run(place, act, size=size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -239,7 +262,10 @@ def test_a_token_may_be_typed_as_the_screen_shows_it_or_by_its_id(place, ascii_o
             typed = token_label(token, ascii_only=ascii_only)
             assert texts[(await offered(terminal, typed))[0]] == token
         assert (await offered(terminal, "#65"))[0] == 65
-        assert await offered(terminal, "#99999") == []
+        for outside in ("#99999", "#99999999999999999999"):
+            assert await offered(terminal, outside) == []
+            assert f"'{outside}' is outside the vocabulary, which has 300 tokens" in told(terminal)
+        assert await offered(terminal, "#9#") == []
         assert "no token begins with that" in told(terminal)
         await offered(terminal, "#65")
         await settled(terminal.pilot, "enter")
