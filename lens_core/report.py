@@ -14,9 +14,10 @@ from itertools import starmap
 
 from lens_core.atlas.atlas import atlas_fingerprint
 from lens_core.atlas.files import find_layer
+from lens_core.comparison import Comparison
 from lens_core.errors import UsageError
 from lens_core.firing import firing, prompt_tokens
-from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
+from lens_core.lenses import LENSES, LOGIT, QUERY, Lens, lens_named
 from lens_core.neighbours import neighbours
 from lens_core.paths import paths as shares
 from lens_core.search import ranks_among, scores_among
@@ -38,6 +39,7 @@ from lens_core.signature import (
     SessionFacts,
     Signature,
 )
+from lens_core.switches import against_all_on
 from lens_core.terms import SIDES, Settings, Side, Split, block_names
 
 Tick = Callable[[str, int, int], None]
@@ -141,6 +143,7 @@ def feature_report(
         layer=_dictionary_facts(session, layer),
         operators=_operator_facts(session, found),
         signature=found,
+        comparison=comparison(session, layer, feature, settings, lenses=(QUERY,)),
         paths=ways,
         evidence=evidence(session, layer, feature, contexts=contexts),
     )
@@ -171,6 +174,30 @@ def signature(
     """
     _check_blocks(session, settings)
     return session.lens.signature(layer, feature, settings, length=length, bottom=bottom)
+
+
+def comparison(
+    session: Session,
+    layer: int,
+    feature: int,
+    settings: Settings,
+    *,
+    length: int | None = None,
+    lenses: Sequence[Lens] = LENSES,
+) -> Comparison:
+    """What the switches of `settings` changed in lists of `length` tokens (`None`: `k`).
+
+    Raises:
+        UsageError: as `signature`.
+    """
+    _check_blocks(session, settings)
+    lens = session.lens
+    dictionary = lens.dictionary(layer, feature)
+    value, key = (
+        against_all_on(lens, side, dictionary, feature, settings, length=length, lenses=lenses)
+        for side in SIDES
+    )
+    return Comparison(layer, feature, settings, value, key)
 
 
 def paths(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from lens_core.comparison import Comparison
 from lens_core.terms import Method, OperatorSource, Settings, Side, Split
 
 NO_DIRECTION = "the vector has length zero: it has no direction"
@@ -361,12 +362,14 @@ class LayerFacts:
 class FeatureReport:
     """Everything about one feature, and what it was computed on.
 
-    `operators` is `None` for direct passes; `paths` is empty if not asked for.
+    `operators` is `None` for direct passes; `paths` is empty if not asked for. `comparison` is of
+    Query Lens's lists.
     """
 
     session: SessionFacts
     layer: LayerFacts
     operators: OperatorFacts | None
     signature: Signature
+    comparison: Comparison
     paths: tuple[Paths, ...]
     evidence: Evidence

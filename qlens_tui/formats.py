@@ -10,7 +10,16 @@ import math
 
 from lens_core.storage.disk_space import in_bytes
 
-__all__ = ["counted", "density", "duration", "in_bytes", "number", "ranks_moved", "share"]
+__all__ = [
+    "counted",
+    "density",
+    "duration",
+    "in_bytes",
+    "number",
+    "ranks_moved",
+    "score_change",
+    "share",
+]
 
 
 def number(value: float) -> str:
@@ -26,6 +35,11 @@ def number(value: float) -> str:
 def share(value: float) -> str:
     """A share as a signed percentage, such as `+12.3%`; `n/a` for NaN."""
     return f"{100 * value:+.1f}%" if math.isfinite(value) else "n/a"
+
+
+def score_change(lost: float | None) -> str:
+    """What a score lost as a part of it, such as `score -38.2%`; `None` where it has no parts."""
+    return f"score {share(math.nan if lost is None else -lost)}"
 
 
 def density(value: float) -> str:

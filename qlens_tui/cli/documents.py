@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from lens_core.comparison import SideComparison
 from lens_core.faces import joined
-from lens_core.lenses import LENSES
+from lens_core.lenses import LENSES, QUERY
 from lens_core.signature import (
     Context,
     Evidence,
@@ -47,8 +48,8 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
         "positions": settings.positions,
         "blocks_off": block_names(settings.off),
         "settings": {"convention": settings.convention, "final_norm": settings.final_norm},
-        "value": _side(signature.value),
-        "key": _side(signature.key),
+        "value": _side(signature.value, report.comparison.value),
+        "key": _side(signature.key, report.comparison.key),
         "activity": _activity(report.evidence),
         "versions": versions(),
     }
@@ -84,14 +85,35 @@ def computed_on(session: SessionFacts) -> dict[str, str]:
     return {"device": session.device, "dtype": session.dtype}
 
 
-def _side(side: SideSignature) -> dict[str, Any]:
-    return {
+def _side(side: SideSignature, comparison: SideComparison | None) -> dict[str, Any]:
+    document = {
         **_lists(side.top),
         "norm": side.norm,
         "transported_norm": side.transported_norm,
         "stability": side.stability,
         "relative_variance": side.relative_variance,
         "n_tokens": side.n_tokens,
+    }
+    if comparison is not None:
+        document["against_all_on"] = _against_all_on(comparison)
+    return document
+
+
+def _against_all_on(comparison: SideComparison) -> dict[str, Any]:
+    """What switches changed in Query Lens's list; `reason` alone if it cannot be compared."""
+    if comparison.reason:
+        return {"reason": comparison.reason}
+    change = comparison.top[QUERY.name]
+    return {
+        "k": comparison.k,
+        "n_tokens": comparison.n_tokens,
+        "all_on_method": "direct" if comparison.operators == "none" else "operator",
+        "all_on_score": change.all_on_score,
+        "score": change.score,
+        "score_lost": change.lost,
+        "moved": change.moved,
+        "tokens_in": [asdict(token) for token in change.came_in],
+        "tokens_out": [asdict(token) for token in change.left],
     }
 
 

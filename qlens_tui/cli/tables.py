@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lens_core.comparison import RankedToken, SideComparison
 from lens_core.faces import joined
 from lens_core.lenses import LOGIT, QUERY
 from lens_core.signature import (
@@ -25,7 +26,7 @@ from lens_core.signature import (
 from lens_core.terms import SIDES, Side, block_names
 from qlens_tui.cli.documents import computed_on
 from qlens_tui.cli.output import Output
-from qlens_tui.formats import density, number, ranks_moved, share
+from qlens_tui.formats import counted, density, number, ranks_moved, score_change, share
 from qlens_tui.text import cells, context_label, fit, token_label, visible
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def feature_tables(report: FeatureReport, output: Output) -> Iterator[Renderable
     for side in SIDES:
         yield Text()
         yield page.side(side, report.signature.side(side))
+        comparison = report.comparison.side(side)
+        if comparison is not None:
+            yield from page.against_all_on(report.signature.side(side), comparison)
     for paths in report.paths:
         yield Text()
         yield page.paths(paths)
@@ -135,6 +139,27 @@ class _Page:
                 ranks_moved(by),
             )
         return Group(title.append(f"  ({', '.join(facts)})"), table)
+
+    def against_all_on(
+        self, signature: SideSignature, comparison: SideComparison
+    ) -> Iterator[RenderableType]:
+        """What the switches changed: the score lost, and the tokens that came in and left."""
+        if comparison.reason:
+            yield Text(f"not compared with all blocks on: {comparison.reason}")
+            return
+        change = comparison.top[QUERY.name]
+        how = "" if comparison.operators == signature.operators else " (by operators)"
+        yield Text(
+            f"against all blocks on{how}: {score_change(change.lost)}, "
+            f"{counted(len(change.came_in), 'token')} in, {len(change.left)} out"
+        )
+        for name, tokens in (("in", change.came_in), ("out", change.left)):
+            if tokens:
+                yield Text(f"{name + ':':<5}").append_text(self._names(tokens))
+
+    def _names(self, tokens: tuple[RankedToken, ...]) -> Text:
+        labels = (token_label(each.token, ascii_only=self._ascii) for each in tokens)
+        return Text(fit(" ".join(labels), self._width - 5, ellipsis=self._ellipsis).rstrip(" "))
 
     def paths(self, paths: Paths) -> RenderableType:
         if paths.reason:

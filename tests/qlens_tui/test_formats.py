@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlens_tui.formats import counted, density, duration, in_bytes, number, ranks_moved, share
+from qlens_tui.formats import (
+    counted,
+    density,
+    duration,
+    in_bytes,
+    number,
+    ranks_moved,
+    score_change,
+    share,
+)
 
 
 @given(st.floats(width=32))
@@ -38,6 +47,14 @@ def test_what_is_no_number_says_so(value: float) -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.1234, "+12.3%"), (-1, "-100.0%"), (0, "+0.0%")])
 def test_shares_have_a_sign(value: float, text: str) -> None:
     assert share(value) == text
+
+
+@pytest.mark.parametrize(
+    ("lost", "text"),
+    [(0.382, "-38.2%"), (-0.05, "+5.0%"), (1.5, "-150.0%"), (None, "n/a"), (math.nan, "n/a")],
+)
+def test_a_lost_score_is_negative_and_a_gain_positive(lost: float | None, text: str) -> None:
+    assert score_change(lost) == f"score {text}"
 
 
 @pytest.mark.parametrize(("by", "text"), [(0, "0"), (4, "+4"), (-12, "-12")])

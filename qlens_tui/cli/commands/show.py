@@ -27,7 +27,7 @@ _CONTEXTS = 5
     "--off",
     multiple=True,
     metavar="BLOCKS",
-    help="Switch blocks off, such as attn.9,mlp.12; may be repeated.",
+    help="Switch blocks off, such as attn.9,mlp.12, and say what that changed; may be repeated.",
 )
 @click.option(
     "--only",

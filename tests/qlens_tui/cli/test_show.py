@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,6 +130,53 @@ def test_off_can_be_repeated_or_listed_and_only_is_its_complement(place: Workpla
     assert listed == repeated == only
     assert listed["blocks_off"] == off
     assert listed != place.document("show", place.config, "1:3")
+
+
+@pytest.mark.parametrize("place_name", ["place", "built"])
+@pytest.mark.parametrize("transition", ["full", "first-order"])
+def test_what_switches_changed_is_the_difference_of_two_documents(
+    place_name: str, transition: str, request: pytest.FixtureRequest
+) -> None:
+    place: Workplace = request.getfixturevalue(place_name)
+    asked = ("show", place.config, "0:3", "--no-paths", "--transition", transition)
+    switched = place.document(*asked, "--off", "mlp.1,attn.2")
+    on = place.document(*asked)
+    whole = place.document(*asked, "--off", "mlp.1,attn.2", "-k", str(D_VOCAB))
+
+    assert "against_all_on" not in switched["key"]
+    assert "against_all_on" not in on["value"]
+    found, before = switched["value"]["against_all_on"], on["value"]["query_lens"]
+    after = switched["value"]["query_lens"]
+    assert (found["k"], found["n_tokens"]) == (len(after["ids"]), on["value"]["n_tokens"])
+    assert found["all_on_method"] == on["method"]
+    assert [each["id"] for each in found["tokens_in"]] == [
+        i for i in after["ids"] if i not in before["ids"]
+    ]
+    assert [each["id"] for each in found["tokens_out"]] == [
+        i for i in before["ids"] if i not in after["ids"]
+    ]
+    scores = _scores(whole["value"]["query_lens"])
+    left = sum(scores[i] for i in before["ids"])
+    assert found["all_on_score"] == pytest.approx(sum(before["scores"]), rel=1e-4)
+    assert found["score"] == pytest.approx(left, rel=1e-4, abs=1e-5)
+    for rank, (token, moved) in enumerate(zip(after["ids"], found["moved"], strict=True), 1):
+        if token in before["ids"]:
+            assert before["ids"].index(token) + 1 == rank + moved
+        else:
+            assert rank + moved > found["k"]
+
+
+def test_the_tables_say_what_switches_changed_on_the_side_that_they_are_on(
+    place: Workplace,
+) -> None:
+    shown = place.run("show", place.config, "0:3", "--no-paths", "--off", "mlp.1,attn.2").stdout
+    value, key = shown.split("KEY  ")
+
+    (said,) = (line for line in value.splitlines() if line.startswith("against all blocks on"))
+    assert re.fullmatch(r"against all blocks on: score [+-][\d.]+%, \d+ tokens? in, \d+ out", said)
+    assert "against" not in key
+    assert "against" not in place.run("show", place.config, "0:3", "--no-paths").stdout
+    assert not any(character in shown for character in FORBIDDEN)
 
 
 def test_a_mask_changes_the_split_of_the_side_it_is_on(place: Workplace) -> None:
