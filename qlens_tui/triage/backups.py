@@ -4,7 +4,9 @@
 <data>/triage.sqlite3.replaced-20260728T101500Z      the file that a restored copy replaced
 
 SQLite makes a copy (`VACUUM INTO`), complete or not at all, if there were edits since the last
-one.
+one. The last few are kept, and every copy that the file does not continue: of a file that it
+replaced, or of edits that a restore took back. So a file that begins anew removes no copy of the
+one before.
 
 Cost: a tenth of a second per 100,000 marks, and the file's size on disk for each copy.
 """
@@ -43,6 +45,7 @@ from qlens_tui.triage.seals import (
 
 FOLDER = "backups"
 KEPT = 5
+RESTORE_NEWEST = "`qlens triage restore latest` restores the newest"
 _STAMP = re.compile(r"-(\d{8}T\d{6}Z)(?:-(\d+))?")
 _LOGS = ("-wal", "-shm", "-journal")
 
@@ -94,9 +97,22 @@ def back_up(database: sqlite3.Connection, path: Path) -> Path | None:
     with replacing(target, size) as temporary:
         database.execute("VACUUM INTO ?", (os.fspath(temporary),))
     for old in _newest_first(path)[KEPT:]:
-        with suppress(OSError):
-            old.unlink()
+        if _continues(database, old):
+            with suppress(OSError):
+                old.unlink()
     return target
+
+
+def why_missing(path: Path) -> str:
+    """That the triage file is gone while there are backups of it, and what to do; "" if not."""
+    copies = 0 if os.path.lexists(path) else len(_newest_first(path))
+    if not copies:
+        return ""
+    return (
+        f"{path} is missing, and there {'is a backup' if copies == 1 else f'are {copies} backups'}"
+        f" of it: put the file back, or {RESTORE_NEWEST}; to start "
+        f"without marks, move {path.parent / FOLDER} away"
+    )
 
 
 def damage_of_file(path: Path) -> list[str]:
@@ -298,3 +314,15 @@ def _last_edit_of(path: Path) -> tuple[int, str, str] | None:
             return _last_edit(database)
     except (LensError, sqlite3.Error):
         return None
+
+
+def _continues(database: sqlite3.Connection, copy: Path) -> bool:
+    """Whether all edits in a copy are in the history of this file."""
+    try:
+        # Whether the copy is damaged does not matter, and to check it is slow.
+        with closing(open_damaged(copy).database) as other:
+            last = _last_edit(other)
+    except (LensError, sqlite3.Error):
+        return False
+    known = "SELECT 1 FROM edits WHERE (id, at, what) = (?, ?, ?)"
+    return last is not None and database.execute(known, last).fetchone() is not None

@@ -24,7 +24,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 from lens_core.errors import DamagedError, LensError, StoreError
-from qlens_tui.triage.backups import back_up
+from qlens_tui.triage.backups import back_up, why_missing
 from qlens_tui.triage.database import RESTORE, connect, explained, transaction, triage_path
 from qlens_tui.triage.edits import (
     CHOSEN,
@@ -60,7 +60,7 @@ class Triage:
         """Open the file, created if missing, and back it up if it was edited since the last backup.
 
         Raises:
-            StoreError: it cannot be created or read.
+            StoreError: it cannot be created or read, or it is missing and has backups.
         """
         self.path = triage_path() if path is None else path
         self._lock = RLock()
@@ -69,6 +69,8 @@ class Triage:
         self._open()
 
     def _open(self) -> None:
+        if missing := why_missing(self.path):
+            raise DamagedError(missing)
         self._file = connect(self.path, lambda database: back_up(database, self.path))
         self._database = self._file.database
         self._place = os.stat(self.path)

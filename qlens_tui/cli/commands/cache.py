@@ -122,10 +122,12 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
 def _damage_of_marks() -> list[Damage]:
     from lens_core.storage.damage import Damage
-    from qlens_tui.triage.backups import damage_of_file
+    from qlens_tui.triage.backups import RESTORE_NEWEST, damage_of_file, why_missing
     from qlens_tui.triage.database import RESTORE, triage_path
 
     path = triage_path()
+    if missing := why_missing(path):
+        return [Damage(path, missing, fix=RESTORE_NEWEST)]
     if not path.exists():
         return []
     return [Damage(path, reason, fix=RESTORE) for reason in damage_of_file(path)]

@@ -76,6 +76,7 @@ def export(
     """
     from qlens_tui.export.write import check_destination
     from qlens_tui.export.write import export as write
+    from qlens_tui.triage.backups import why_missing
     from qlens_tui.triage.database import triage_path
     from qlens_tui.triage.marks import tag_name
     from qlens_tui.triage.triage import Triage, marks_frame
@@ -86,7 +87,8 @@ def export(
     names = [tag_name(tag) for tag in tags]
     columns = None if where is None else _columns(where)
     # Do not create a triage file if there is none.
-    with Triage() if triage_path().exists() else nullcontext() as triage:
+    path = triage_path()
+    with Triage() if path.exists() or why_missing(path) else nullcontext() as triage:
         if triage is not None and triage.warning:
             output.note(f"warning: {triage.warning}")
         session = open_lens(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lens_core.errors import DamagedError, StoreError, UsageError
 from qlens_tui.triage import backups
-from qlens_tui.triage.backups import KEPT, backups_of, damage_of_file, restore, salvage
+from qlens_tui.triage.backups import FOLDER, KEPT, backups_of, damage_of_file, restore, salvage
 from qlens_tui.triage.database import NAME
 from qlens_tui.triage.marks import DictionaryName, Mark
 from qlens_tui.triage.triage import Triage
@@ -239,9 +239,13 @@ def test_the_log_of_a_file_that_is_gone_is_not_applied_to_a_new_one(path: Path) 
     path.unlink()
     log.rename(f"{path}-wal")
 
+    with pytest.raises(DamagedError, match="is missing, and there is a backup of it"):
+        Triage(path)
+    path.with_name(FOLDER).rename(path.with_name("away"))
     with pytest.raises(DamagedError, match="is missing but its log"):
         Triage(path)
     assert not path.exists()
+    path.with_name("away").rename(path.with_name(FOLDER))
     restore(path, backups_of(path)[0].path)
     with Triage(path) as triage:
         assert triage.marks(SAE.sha256) == MARKS
@@ -322,6 +326,55 @@ def test_opening_backs_up_what_changed_and_keeps_the_last_few(tmp_path: Path) ->
 
     assert [each.features for each in found] == list(range(KEPT + 3, 3, -1))
     assert not any(each.damage for each in found)
+
+
+def test_a_file_that_is_gone_is_told_with_its_backups_and_never_begun_anew(path: Path) -> None:
+    Triage(path).close()
+    held = backups_of(path)
+    path.unlink()
+
+    for _ in range(KEPT + 1):
+        with pytest.raises(
+            DamagedError, match=r"there is a backup .*`qlens triage restore latest`"
+        ):
+            Triage(path)
+
+    assert not path.exists()
+    assert backups_of(path) == held
+    restore(path, held[0].path)
+    with Triage(path) as triage:
+        assert triage.marks(SAE.sha256) == MARKS
+        assert triage.warning == ""
+
+
+def test_the_copies_of_a_file_that_another_replaced_are_kept(path: Path) -> None:
+    Triage(path).close()
+    (held,) = backups_of(path)
+    path.unlink()
+    shutil.move(path.with_name(FOLDER), path.with_name("away"))
+    Triage(path).close()
+    shutil.move(path.with_name("away"), path.with_name(FOLDER))
+
+    for number in range(KEPT + 3):
+        with Triage(path) as triage:
+            triage.apply({SAE: [number]}, star=True)
+
+    assert held in backups_of(path)
+    assert len(backups_of(path)) == KEPT + 1
+
+
+def test_a_restore_removes_no_copy_of_the_edits_that_it_took_back(path: Path) -> None:
+    for number in range(3):
+        with Triage(path) as triage:
+            triage.apply({OTHER: [number]}, star=True)
+    newest, *_, first = [each.path for each in backups_of(path)]
+    restore(path, first)
+    for number in range(KEPT + 3):
+        with Triage(path) as triage:
+            triage.apply({SAE: [number]}, star=True)
+
+    assert newest.exists()
+    assert not first.exists()
 
 
 def test_damage_is_never_backed_up(path: Path) -> None:
@@ -432,6 +485,7 @@ def test_a_restore_that_fails_leaves_the_file_where_it_was(
 
 HARM: dict[str, Callable[[Path], object]] = {
     "note": lambda path: _replace(path, b"sense of money", b"tense of money"),
+    "gone": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"these are my notes" * 500),
 }
@@ -459,7 +513,7 @@ def test_the_commands_find_damage_and_put_a_backup_back(path: Path, harm: str) -
     done = place.document("triage", "restore", "latest", "--yes", **data)
 
     assert done["source"] == listed[0]["path"]
-    assert Path(done["replaced"]).exists()
+    assert (done["replaced"] is None) == (harm == "gone")
     assert place.document("cache", "verify", **data)["whole"]
     assert done["features"] == 4
     with Triage(path) as triage:
