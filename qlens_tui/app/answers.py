@@ -127,7 +127,7 @@ class Answers:
             self._state.forget_answers()
         self._opened.described[facts.layer] = facts
         self._rows.learn(KnownLayer.of(facts))
-        self._marking.read(facts.layer)
+        self._marking.learn(facts.layer)
         if facts.layer == self._state.layer:
             self._feature_requests.changed()
             if facts.atlas is None and facts.operators != "none":

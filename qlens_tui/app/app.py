@@ -1,9 +1,9 @@
 """The app: the workbench, the engine, and everything that outlives either.
 
-The first paint needs Textual, the last visit and the triage file. The engine is another process,
-started after the first paint (`engine`). A crashed engine is restarted and the user is notified;
-if it keeps crashing, each restart waits longer. SIGHUP (a dropped connection) and SIGTERM end the
-app in order: the terminal is restored and the visit is saved; marks are already on disk.
+The first paint needs Textual and the last visit. The triage file is opened after it, and the
+engine started, which is another process (`engine`). A crashed engine is restarted and the user is
+notified; if it keeps crashing, each restart waits longer. SIGHUP (a dropped connection) and SIGTERM
+end the app in order: the terminal is restored and the visit is saved; marks are already on disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +25,6 @@ from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
 
-from lens_core.errors import LensError
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.compact_output import terse_driver
 from qlens_tui.app.key_order import KeysInOrder
@@ -92,7 +92,7 @@ class QlensApp(KeysInOrder):
         super().__init__(ansi_color=ansi or None)  # None: the theme decides
         self.config = config
         self.engine = self.make_engine()
-        self.triage: Triage | None = None
+        self._triage: Future[Triage | None] = Future()
         self._begin_at, self._jump_to = jump_to or begin_at, jump_to
         self._overrides, self._offline = dict(overrides or {}), offline
         self._restarts = Restarts()
@@ -123,25 +123,20 @@ class QlensApp(KeysInOrder):
         if self._jump_to is not None:
             layer, feature = self._jump_to
             visit = replace(visit, layer=layer, feature=feature, filter="")
-        problem = None
-        try:
-            self.triage = Triage()
-            problem = self.triage.warning or None
-        except LensError as error:
-            problem = f"nothing can be marked: {error}"
         if visit.theme in self.available_themes:
             self.theme = visit.theme
         self._bench = Workbench(
-            self.config, visit, self.triage, send=lambda request: self.engine.send(request),
+            self.config, visit, self._triage, send=lambda request: self.engine.send(request),
             engine=self, begin_at=self._begin_at, ascii_only=self.ascii_only,
         )  # fmt: skip
         self.push_screen(self._bench)
         for number in (signal.SIGHUP, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._hang_up)
-        if problem is not None:
-            self.notify(problem, severity="error", timeout=LONG)
-        # After the first paint, because starting a process takes a moment.
+        # After the first paint, because a process and a million marks take a moment.
         self.call_after_refresh(self.restart)
+        self.call_after_refresh(
+            lambda: self.run_worker(self.bench.marking.open(), group="open marks")
+        )
 
     # The engine.
 
@@ -257,6 +252,8 @@ class QlensApp(KeysInOrder):
         if self._ended:
             return
         self._ended = True
+        if not self._triage.done():
+            self._triage.set_result(None)  # threads wait for it
         # The connection dropped, or ctrl+q was pressed, while a note was edited.
         for screen in self.screen_stack:
             if isinstance(screen, NoteEditor):
@@ -269,5 +266,6 @@ class QlensApp(KeysInOrder):
     def end(self) -> None:
         """After the terminal was restored: end the engine and close the triage file."""
         self.engine.close()
-        if self.triage is not None:
-            self.triage.close()
+        triage = self._triage.result() if self._triage.done() else None
+        if triage is not None:
+            triage.close()

@@ -6,6 +6,7 @@ Small frames of recently shown layers are kept, so that moving between a few lay
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from qlens_tui.table.known_layer import KnownLayer
@@ -23,7 +24,8 @@ _MARKS = ("star", "reject", "tags", "note")
 class RowReader:
     """Reads layers from their atlases and keeps their frames."""
 
-    def __init__(self, triage: Triage | None) -> None:
+    def __init__(self, triage: Future[Triage | None]) -> None:
+        """`triage`: the open triage file, or `None`, once this is known."""
         self._triage = triage
         self._frames: dict[int, tuple[KnownLayer, pl.DataFrame]] = {}
 
@@ -37,6 +39,8 @@ class RowReader:
         descending: bool = False,
     ) -> Rows:
         """The rows of layers that the filter `keep` keeps, sorted; in a worker thread.
+
+        Waits for the triage file if marks are needed.
 
         What was read is kept even if the rows are no longer needed.
 
@@ -55,7 +59,7 @@ class RowReader:
         frame = together(frames)
         if keep or sort in _MARKS:
             shas = {known.layer: known.sha256 for known in layers}
-            frame = with_marks(frame, marks_frame(self._triage, shas))
+            frame = with_marks(frame, marks_frame(self._triage.result(), shas))
         rows = all_rows(frame)
         if keep:
             rows = filtered(rows, keep, texts)

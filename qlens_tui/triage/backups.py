@@ -247,12 +247,13 @@ def _copy_good_rows(damaged: OpenFile, size: int, new: sqlite3.Connection) -> No
             [whole_characters(value) if isinstance(value, str) else value for value in each],
         )
         with suppress(sqlite3.Error):  # the rest of this dictionary cannot be read
-            for cell in islice(cells_of(old, each, fields, sealed=damaged.sealed), most):
-                if not cell.damage:
-                    meaning = (each.sha256, cell.feature, *fields[cell.field], cell.value, 1)
+            cells = cells_of(old, each, fields, sealed=damaged.sealed)
+            for feature, field, value, damage in islice(cells, most):
+                if not damage:
+                    meaning = (each.sha256, feature, *fields[field], value, 1)
                     new.execute(
                         "INSERT OR IGNORE INTO marks VALUES (?, ?, ?, ?, 1, ?)",
-                        (each.number, cell.feature, cell.field, cell.value, seal(*meaning)),
+                        (each.number, feature, field, value, seal(*meaning)),
                     )
 
 

@@ -7,7 +7,7 @@ that damage to the rows with those is detected in every mark that refers to them
 accidents, not forgery. Missing rows are detected by SQLite's own integrity check, which is made
 first whenever the file is opened (`database`).
 
-Cost: about 3 microseconds per row read or written.
+Cost: about 1.5 microseconds per row read, 3 per row written.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 SEAL = "seal(d.sha256, m.feature, f.kind, f.tag, m.value, m.edit)"
 """The seal of a mark `m` of dictionary `d` and field `f`, in SQL."""
 
+_COMMON = 1000  # ends of rows that are remembered
 _KINDS = {"star": "the star", "reject": "the rejection", "note": "the note"}
 
 
@@ -46,21 +47,14 @@ class Field(NamedTuple):
         return _KINDS.get(self.kind) or f"the tag {self.tag}"
 
 
-class Cell(NamedTuple):
-    """One mark as read; `value` is `None` if it was removed.
-
-    `damage` is what is wrong with it, "" for nothing.
-    """
-
-    feature: int
-    field: int
-    value: str | int | None
-    damage: str
+Cell = tuple[int, int, "str | int | None", str]
+"""One mark as read: feature, field, value (`None` if it was removed), and what is wrong with it, ""
+for nothing. A plain tuple, because there may be millions."""
 
 
 def seal(*values: object) -> int:
     """The checksum of a row's values and their types."""
-    return zlib.crc32(repr(values).encode("utf-8", "surrogatepass"))
+    return zlib.crc32(_encoded(repr(values)))
 
 
 def add_functions(database: sqlite3.Connection) -> None:
@@ -92,6 +86,8 @@ def cells_of(
 
     Without seals (`sealed` false) a cell counts as damaged only if its value is invalid.
     """
+    prefix = zlib.crc32(_encoded(f"({dictionary.sha256!r}, "))
+    ends: dict[tuple[int, int | None, int], bytes] = {}
     for number, at, value, edit, written in database.execute(
         f"SELECT field, feature, value, edit, {'seal' if sealed else '0'} FROM marks"
         " WHERE dictionary = :dictionary"
@@ -99,22 +95,31 @@ def cells_of(
         {"dictionary": dictionary.number, "feature": feature},
     ):
         field = fields.get(number)
-        if field is not None and sealed:
-            whole = written == seal(dictionary.sha256, at, *field, value, edit)
-        else:
+        if field is None or not sealed:
             whole = field is not None and is_value(value)
+        elif type(at) is type(edit) is int and (value is None or type(value) is int):
+            # The same checksum as `seal`'s; what many rows have in common is encoded once.
+            end = ends.get((number, value, edit))
+            if end is None:
+                if len(ends) == _COMMON:
+                    ends.clear()
+                end = _encoded(f", {field.kind!r}, {field.tag!r}, {value!r}, {edit!r})")
+                ends[number, value, edit] = end
+            whole = written == zlib.crc32(b"%d%b" % (at, end), prefix)
+        else:
+            whole = written == seal(dictionary.sha256, at, *field, value, edit)
         damage = "" if whole else f"{field or 'a mark'} of feature {at} of {dictionary} is damaged"
-        yield Cell(at, number, value, damage)
+        yield at, number, value, damage
 
 
 def damage_of(database: sqlite3.Connection, *, sealed: bool) -> list[str]:
     """All damage to the marks of a file, one line each."""
     fields, dictionaries = fields_of(database), dictionaries_of(database)
     found = [
-        cell.damage
+        damage
         for dictionary in dictionaries
-        for cell in cells_of(database, dictionary, fields, sealed=sealed)
-        if cell.damage
+        for *_, damage in cells_of(database, dictionary, fields, sealed=sealed)
+        if damage
     ]
     ((lost,),) = database.execute(
         "SELECT COUNT(*) FROM marks WHERE dictionary NOT IN (SELECT id FROM dictionaries)"
@@ -127,3 +132,7 @@ def is_value(value: object) -> bool:
     if isinstance(value, str) and not value.isascii():
         return not any("\ud800" <= character <= "\udfff" for character in value)
     return value is None or isinstance(value, str | int)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class Exporting:
     def __init__(
         self,
         opened: Opened,
-        triage: Triage | None,
+        triage: Future[Triage | None],
         *,
         table: FeatureTable,
         screen: Screen[Any],
@@ -76,7 +77,8 @@ class Exporting:
         self._screen.app.push_screen(choice, chosen)
 
     def _scopes(self) -> list[_Scope]:
-        table, triage, opened = self._table, self._triage, self._opened
+        table, opened = self._table, self._opened
+        triage = self._triage.result() if self._triage.done() else None
         found = []
         if table.rows is not None and len(table.rows):
             rows, chosen = table.rows, table.chosen
@@ -156,7 +158,7 @@ def _write(
     path: Path,
     known: Mapping[int, KnownLayer],
     texts: Sequence[str] | None,
-    triage: Triage | None,
+    triage: Future[Triage | None],
 ) -> tuple[int, tuple[str, ...]]:
     """Write the file, in a worker thread; returns the number of features, and warnings."""
     import polars as pl
@@ -168,7 +170,7 @@ def _write(
     if texts is None:
         raise StoreError("the vocabulary is still loading: export when the model is ready")
     shas = {layer: each.sha256 for layer, each in known.items()}
-    marks = marks_frame(triage, shas).sort("layer", "feature")
+    marks = marks_frame(triage.result(), shas).sort("layer", "feature")
     rows = _rows(scope, marks)
     layers = sorted(rows["layer"].unique().to_list())
     atlases = []

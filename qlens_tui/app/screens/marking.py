@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Literal
 
 from textual.screen import Screen
 
 from lens_core.errors import LensError
+from qlens_tui.app.notices import LONG
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
@@ -22,6 +24,7 @@ from qlens_tui.triage.marks import DictionaryName, Mark, Step, tag_name
 from qlens_tui.triage.triage import Triage
 
 _AT_ONCE = 20_000  # features
+_READING = "the marks are still being read: try again in a moment"
 
 
 class Marking:
@@ -29,7 +32,7 @@ class Marking:
 
     def __init__(
         self,
-        triage: Triage | None,
+        triage: Future[Triage | None],
         opened: Opened,
         *,
         table: FeatureTable,
@@ -37,9 +40,12 @@ class Marking:
         changed: Callable[[], None],
         ascii_only: bool,
     ) -> None:
-        """`changed` is called when marks changed; `triage` `None`: marks cannot be kept."""
-        self.triage = triage
+        """`open` sets `triage`; `changed` is called when marks changed."""
+        self._file = triage
         self.marks: dict[int, dict[int, Mark]] = {}
+        self._shas: dict[int, str] = {}
+        """The dictionary whose marks were read, by layer."""
+        self._refusal = _READING
         self._opened = opened
         self._table = table
         self._screen = screen
@@ -47,16 +53,57 @@ class Marking:
         self._ascii = ascii_only
         self._problem = ""
 
+    @property
+    def triage(self) -> Triage | None:
+        """The triage file; `None` until it is open, and if it cannot be opened."""
+        return self._file.result() if self._file.done() else None
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the marks are still being read for the first time."""
+        return self._refusal == _READING
+
+    async def open(self) -> None:
+        """Open the triage file and read the marks of the known layers, off the UI thread."""
+        try:
+            known = {layer: each.sha256 for layer, each in self._opened.known.items()}
+            triage, marks, problem = await asyncio.to_thread(_opened_with_marks, known)
+            if self._file.done():  # the app has ended
+                triage.close()
+                return
+            self._file.set_result(triage)
+            self.marks, self._shas, self._refusal = marks, known, ""
+            if problem:
+                self._screen.notify(problem, severity="error", timeout=LONG)
+            for layer in self._opened.known:  # others may have become known meanwhile
+                self.learn(layer)
+        except LensError as error:
+            self._refusal = f"nothing can be marked: {error}"
+            self._screen.notify(self._refusal, severity="error", timeout=LONG)
+        finally:
+            if not self._file.done():
+                self._file.set_result(None)  # others wait for it
+        self._changed()
+
+    def _usable(self) -> Triage | None:
+        """The triage file; `None`, and the user is told why, if it cannot be used."""
+        if self._refusal:
+            self._screen.notify(
+                self._refusal, severity="information" if self.is_opening else "error"
+            )
+            return None
+        return self.triage
+
     def toggle(self, kind: Literal["star", "reject"]) -> None:
         """Mark the selection, or remove the mark if all of the selection has it."""
-        selection, triage = self._selection(), self.triage
-        if selection and triage is not None:
+        selection = self._selection()
+        if selection and (triage := self._usable()) is not None:
             self._edit(lambda: triage.toggle(selection, kind), selection)
 
     def tag(self) -> None:
         """Ask for a tag and add it; a tag that the feature has is removed."""
-        selection, triage = self._selection(), self.triage
-        if not selection or triage is None:
+        selection = self._selection()
+        if not selection or (triage := self._usable()) is None:
             return
         count = _count(selection)
         try:
@@ -115,8 +162,8 @@ class Marking:
 
     def note(self) -> None:
         """Open the note of the feature under the cursor."""
-        feature, triage = self._table.feature, self.triage
-        if feature is None or triage is None:
+        feature = self._table.feature
+        if feature is None or (triage := self._usable()) is None:
             return
         layer, number = feature
         dictionary = self._name(layer)
@@ -146,13 +193,13 @@ class Marking:
 
     def undo(self) -> None:
         """Undo this session's last edit."""
-        if self.triage is not None:
-            self._replay(self.triage.undo, self.triage.next_undo, "undone", "undo")
+        if (triage := self._usable()) is not None:
+            self._replay(triage.undo, triage.next_undo, "undone", "undo")
 
     def redo(self) -> None:
         """Redo the last undone edit."""
-        if self.triage is not None:
-            self._replay(self.triage.redo, self.triage.next_redo, "redone", "redo")
+        if (triage := self._usable()) is not None:
+            self._replay(triage.redo, triage.next_redo, "redone", "redo")
 
     def read(self, *layers: int) -> None:
         """Read the marks of known layers."""
@@ -161,9 +208,15 @@ class Marking:
             return
         try:
             for layer in known.keys() & set(layers):
-                self.marks[layer] = triage.marks(known[layer].sha256)
+                sha256 = known[layer].sha256
+                self.marks[layer], self._shas[layer] = triage.marks(sha256), sha256
         except LensError as error:
             self._say_once(str(error))
+
+    def learn(self, layer: int) -> None:
+        """Read the marks of a layer if they are not those of its dictionary."""
+        if self._opened.known[layer].sha256 != self._shas.get(layer):
+            self.read(layer)
 
     def read_all(self) -> None:
         """Read the marks of every layer, and show them."""
@@ -173,6 +226,7 @@ class Marking:
     def keep_only(self, layers: Sequence[int]) -> None:
         """Forget the marks of layers that the configuration no longer has; they stay on disk."""
         self.marks = {layer: marks for layer, marks in self.marks.items() if layer in layers}
+        self._shas = {layer: sha256 for layer, sha256 in self._shas.items() if layer in layers}
 
     def watch(self) -> None:
         """Show what another session changed since the last call."""
@@ -265,6 +319,22 @@ class Marking:
             self._screen.notify(said)
         self.read(*layers)
         self._changed()
+
+
+def _opened_with_marks(
+    known: Mapping[int, str],
+) -> tuple[Triage, dict[int, dict[int, Mark]], str]:
+    """The open triage file, the marks of layers by their sha256, and what the user should know.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    triage = Triage()
+    try:
+        marks = {layer: triage.marks(sha256) for layer, sha256 in known.items()}
+    except LensError as error:
+        return triage, {}, str(error)
+    return triage, marks, triage.warning
 
 
 def _count(selection: Mapping[DictionaryName, list[int]]) -> int:

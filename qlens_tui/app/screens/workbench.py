@@ -7,6 +7,7 @@ in the state (`qlens_tui.app.state`); after each change the panes get their view
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,7 +69,7 @@ class Workbench(Screen[None]):
         self,
         config: Path,
         visit: LastVisit,
-        triage: Triage | None,
+        triage: Future[Triage | None],
         *,
         send: Callable[[m.Request], int],
         engine: EngineControl,
@@ -77,8 +78,8 @@ class Workbench(Screen[None]):
     ) -> None:
         """Show `config` as it was left; `send` sends requests to the engine.
 
-        `begin_at` is the feature that a first visit starts with; `triage` `None`: nothing can be
-        marked.
+        `begin_at` is the feature that a first visit starts with; `triage`: the open triage
+        file, once `Marking.open` has opened it, or `None`: nothing can be marked.
         """
         super().__init__()
         self.config = config
@@ -134,7 +135,6 @@ class Workbench(Screen[None]):
         self.pane_layout.show(self.pane_layout.tab)
         self.focus_pane(self._visit.pane if self._visit.pane in NAMES else NAMES[0])
         self.rows.begin_empty()
-        self.marking.read_all()
         self.rows.refresh()
         self.refresh_lines()
         # Otherwise toasts sometimes stay until the next key press.

@@ -110,6 +110,7 @@ async def ready(pilot: Pilot[None]) -> Workbench:
         bench = pilot.app.screen_stack[-1]
         return (
             isinstance(bench, Workbench)
+            and not bench.marking.is_opening
             and bench.pane("value").shown.answer is not None
             and bench.pane("evidence").shown.answer is not None
             and bool(bench.table.rows)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 from lens_core.errors import StoreError
+from qlens_tui.app.screens import marking
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.export.write import read_export
+from qlens_tui.triage.backups import backups_of
+from qlens_tui.triage.database import NAME
+from qlens_tui.triage.marks import DictionaryName
 from qlens_tui.triage.triage import Triage
-from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
+from tests.qlens_tui.app.desk import SIZES, Desk, ready, run, settled, status, told
+from tests.qlens_tui.app.simulated_time import simulate, until
+from tests.qlens_tui.app.terminal import in_terminal
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -221,6 +231,62 @@ def test_a_triage_file_that_cannot_be_read_is_told_once(place, monkeypatch):
         assert told(bench.app).count("is damaged") == 1
 
     run(place, act)
+
+
+def test_marks_whose_file_is_gone_are_told_with_the_way_back_and_never_replaced(place, tmp_path):
+    file = tmp_path / "data" / NAME
+    for _ in range(2):  # the second opening backs up
+        with Triage(file) as triage:
+            triage.apply({DictionaryName("a" * 64, "d", "m", 0): [1]}, star=True)
+    file.unlink()
+
+    async def act(terminal, bench):
+        for _ in range(2):
+            assert "triage.sqlite3 is missing, and there is a backup of it" in told(bench.app)
+            assert "`qlens triage restore latest` restores the newest" in told(bench.app)
+            bench.app.clear_notifications()
+            await settled(terminal.pilot, "s")  # and by each key that would mark
+        assert bench.marking.marks == {}
+
+    run(place, act)
+    assert not file.exists()
+    assert [each.features for each in backups_of(file)] == [1]
+
+
+def test_marks_are_read_after_the_first_paint_and_until_then_keys_say_so(place, monkeypatch):
+    sha = {}
+
+    async def mark(terminal, bench):
+        sha.update({layer: each.sha256 for layer, each in bench.state.opened.known.items()})
+        await settled(terminal.pilot, "s", "f", *"star = true", "enter")
+
+    run(place, mark)
+    opening, let = threading.Event(), threading.Event()
+
+    def held(path: Path | None = None) -> Triage:
+        opening.set()
+        assert let.wait(PATIENCE)
+        return Triage(path)
+
+    monkeypatch.setattr(marking, "Triage", held)
+    app = Desk(Path(place.config))
+
+    async def whole() -> None:
+        async with in_terminal(app, (160, 48)) as terminal:
+            await until(opening.is_set, "the file is being opened")
+            await until(lambda: "features" in "".join(app.bench.table.lines), "it is painted")
+            assert app.bench.marking.is_opening
+            await terminal.pilot.press("u")
+            await until(lambda: "marks are still being read" in told(app), "the key says so")
+            let.set()
+            bench = await ready(terminal.pilot)
+            await until(lambda: len(bench.table.rows) == 1, "the filter finds the mark")
+            assert bench.marking.marks[0][0].star
+            assert bench.table.feature == (0, 0)
+            app.finish()
+        app.end()
+
+    simulate(whole())
 
 
 def test_an_export_is_of_the_rows_that_were_on_the_screen_when_it_was_asked(place, tmp_path):
