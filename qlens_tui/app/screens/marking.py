@@ -24,6 +24,7 @@ from qlens_tui.triage.marks import DictionaryName, Mark, Step, tag_name
 from qlens_tui.triage.triage import Triage
 
 _AT_ONCE = 20_000  # features
+_FEW = 1000  # features that are read one by one
 _READING = "the marks are still being read: try again in a moment"
 
 
@@ -45,6 +46,7 @@ class Marking:
         self.marks: dict[int, dict[int, Mark]] = {}
         self._shas: dict[int, str] = {}
         """The dictionary whose marks were read, by layer."""
+        self._edits = 0
         self._refusal = _READING
         self._opened = opened
         self._table = table
@@ -183,7 +185,8 @@ class Marking:
                         "another session changed this note: "
                         "ctrl+s again replaces it, escape twice keeps theirs"
                     )
-                self._tell(triage.apply({dictionary: [number]}, note=note), [layer])
+                selection = {dictionary: [number]}
+                self._tell(triage.apply(selection, note=note), selection)
             except LensError as error:
                 return str(error)
             return None
@@ -232,7 +235,7 @@ class Marking:
         """Show what another session changed since the last call."""
         try:
             if self.triage is not None and self.triage.changed_elsewhere():
-                self.read_all()
+                self._read_again()
         except LensError as error:
             self._say_once(str(error))
         else:
@@ -278,15 +281,14 @@ class Marking:
     def _edit(
         self, act: Callable[[], Step | None], selection: Mapping[DictionaryName, list[int]]
     ) -> None:
-        touched = [dictionary.layer for dictionary in selection]
-        self._do(act, _count(selection), lambda step: self._tell(step, touched))
+        self._do(act, _count(selection), lambda step: self._tell(step, selection))
 
     def _replay(self, act: Callable[[], Step | None], count: int, verb: str, name: str) -> None:
         def tell(step: Step | None) -> None:
             if step is None:
                 self._screen.notify(f"nothing to {name}")
             else:
-                self._tell(step, list(self._opened.known), verb)
+                self._tell(step, None, verb)
 
         self._do(act, count, tell)
 
@@ -310,14 +312,64 @@ class Marking:
         self._screen.notify(f"marking {count:,} features")
         self._screen.run_worker(off_this_thread(), group="marking")
 
-    def _tell(self, step: Step | None, layers: Sequence[int], verb: str = "") -> None:
+    def _tell(
+        self,
+        step: Step | None,
+        selection: Mapping[DictionaryName, Sequence[int]] | None,
+        verb: str = "",
+    ) -> None:
+        """Show an edit of a selection (`None`: of any features)."""
         if step is None:
             return
         if verb or step.changed > 1:
             left = f", {step.left_alone:,} skipped: changed elsewhere" if step.left_alone else ""
             said = f"{verb + ': ' if verb else ''}{step.what} ({step.changed:,}){left}"
             self._screen.notify(said)
-        self.read(*layers)
+        self._edits += 1
+        if selection is None or _count(selection) > _FEW:
+            self._read_again()
+            return
+        for dictionary, features in selection.items():
+            self._read_features(dictionary, features)
+        self._changed()
+
+    def _read_features(self, dictionary: DictionaryName, features: Sequence[int]) -> None:
+        """Read the marks of some features, which is quick however many others have marks."""
+        layer, sha256, triage = dictionary.layer, dictionary.sha256, self.triage
+        if triage is None or self._shas.get(layer) != sha256:
+            self.read(layer)
+            return
+        marks = dict(self.marks[layer])  # another object, because what was drawn has the old one
+        try:
+            for feature in features:
+                marks[feature] = triage.mark(sha256, feature)
+                if marks[feature] == Mark():
+                    del marks[feature]
+        except LensError as error:
+            self._say_once(str(error))
+        self.marks[layer] = marks
+
+    def _read_again(self) -> None:
+        """Read the marks of all layers, off this thread if they are many."""
+        if sum(map(len, self.marks.values())) <= _AT_ONCE:
+            self.read_all()
+        else:
+            self._screen.run_worker(self._read_off_this_thread(), group="read", exclusive=True)
+
+    async def _read_off_this_thread(self) -> None:
+        triage, edits = self.triage, -1
+        if triage is None:
+            return
+        while edits != self._edits:  # an edit came in between
+            edits = self._edits
+            known = {layer: each.sha256 for layer, each in self._opened.known.items()}
+            try:
+                marks = await asyncio.to_thread(_marks_of, triage, known)
+            except LensError as error:
+                self._say_once(str(error))
+                return
+        self.marks |= marks
+        self._shas |= known
         self._changed()
 
 
@@ -331,11 +383,15 @@ def _opened_with_marks(
     """
     triage = Triage()
     try:
-        marks = {layer: triage.marks(sha256) for layer, sha256 in known.items()}
+        marks = _marks_of(triage, known)
     except LensError as error:
         return triage, {}, str(error)
     return triage, marks, triage.warning
 
 
-def _count(selection: Mapping[DictionaryName, list[int]]) -> int:
+def _marks_of(triage: Triage, known: Mapping[int, str]) -> dict[int, dict[int, Mark]]:
+    return {layer: triage.marks(sha256) for layer, sha256 in known.items()}
+
+
+def _count(selection: Mapping[DictionaryName, Sequence[int]]) -> int:
     return sum(map(len, selection.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -15,12 +16,14 @@ from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.export.write import read_export
 from qlens_tui.triage.backups import backups_of
 from qlens_tui.triage.database import NAME
-from qlens_tui.triage.marks import DictionaryName
+from qlens_tui.triage.marks import DictionaryName, Mark
 from qlens_tui.triage.triage import Triage
 from tests.qlens_tui.app.desk import SIZES, Desk, ready, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate, until
 from tests.qlens_tui.app.terminal import in_terminal
 from tests.waiting import PATIENCE
+
+STAR = Mark(star=True)
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -307,5 +310,32 @@ def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
         assert "VALUE" in copied
         assert copied.startswith(" VALUE  0:0")
         assert "\x1b]52;" in terminal.written or bench.app.clipboard == copied
+
+    run(place, act)
+
+
+def test_many_marks_are_read_again_off_the_ui_thread_and_no_later_edit_is_lost(place, monkeypatch):
+    monkeypatch.setattr(marking, "_AT_ONCE", 1)
+    reading, let = threading.Event(), threading.Event()
+    marks_of = marking._marks_of
+
+    def held(triage: Triage, known: Mapping[int, str]) -> dict[int, dict[int, Mark]]:
+        found = marks_of(triage, known)
+        reading.set()
+        assert let.wait(PATIENCE)
+        return found
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "s", "j", "x")
+        monkeypatch.setattr(marking, "_marks_of", held)
+        await terminal.pilot.press("u")
+        await until(reading.is_set, "the marks are being read after an undo")
+        await terminal.pilot.press("x")
+        await until(lambda: bench.marking.marks[0].get(2) == Mark(reject=True), "it is shown")
+        let.set()
+        await settled(terminal.pilot)
+        assert bench.marking.marks[0] == {0: STAR, 1: STAR, 2: Mark(reject=True)}
+        await settled(terminal.pilot, "x")
+        assert bench.marking.marks[0] == {0: STAR, 1: STAR}
 
     run(place, act)
