@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,12 +27,12 @@ from lens_core.dictionaries.feature_dictionary import (
 from lens_core.direct import Transported
 from lens_core.errors import OperatorError, UsageError
 from lens_core.feature_map import FeatureMap, first_reader, rows_of, site_of, vectors_of
+from lens_core.kept_results import KeptResults
 from lens_core.model import ResidualModel
 from lens_core.operators.demo import ShippedOperators
 from lens_core.operators.files import Operators
 from lens_core.recording import Recording
 from lens_core.reference import ReferenceSample
-from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import ResultCache
 from lens_core.terms import (
     SIDES,
@@ -46,9 +45,6 @@ from lens_core.terms import (
     Transition,
 )
 from lens_core.walk import Route, Walk
-
-# Raise this when a result changes for the same inputs: older results are then not found.
-RESULTS_FORMAT = 3
 
 _MOST_WALKS, _WITH_TANGENTS = 64, 4  # kept; the latest of them with what makes a switch quick
 
@@ -71,7 +67,7 @@ class Carrier:
         self.model = model
         self.reference = reference
         self.operators = operators
-        self._results = results
+        self.results = KeptResults(model, reference, results)
         self.batch = batch
         self.progress = progress
         self.recording = Recording(model, reference, memory=memory, batch=batch)
@@ -241,39 +237,14 @@ class Carrier:
     def _direct(
         self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
     ) -> Transported:
-        off = self.off(side, dictionary, settings)
-        norm = self.norm(side, dictionary, settings)
-        linearize = side == "value" and settings.final_norm == "linearize"
-        asked = {
-            "kind": "transported",
-            "side": side,
-            "dictionary": dictionary.sha256,
-            "feature": feature,
-            "transition": settings.transition,
-            "off": sorted(off),
-            "positions": settings.positions,
-            "norm": norm is not None,
-            "linearize": linearize,
-        }
-        kept = self.kept(asked)
+        asked, walk = self._question("transported", side, dictionary, feature, settings)
+        kept = self.results.get(asked)
         if kept is None:
-            end = self.model.n_blocks if side == "value" else 0
-            route = Route(
-                site_of(side, dictionary),
-                end,
-                settings.positions,
-                norm=norm,
-                after_mlp=side == "value",
-                final=self.model.final_norm if linearize else None,
-            )
-            # Masks that another question puts on must not undo those that the user switches.
-            name = *(value for key, value in asked.items() if key != "off"), settings.method
-            start = vectors_of(side, dictionary)[feature]
-            walk = self._walk(name, start, route, settings.transition)
-            found, n_tokens = walk.carried(off, settings.tokens, self.progress)
+            off = self.off(side, dictionary, settings)
+            found, n_tokens = walk().carried(off, settings.tokens, self.progress)
             if n_tokens < self.reference.n_tokens:
                 return replace(found, n_tokens=n_tokens)
-            kept = self.keep(
+            kept = self.results.put(
                 asked,
                 {
                     "direct": found.direct,
@@ -287,8 +258,65 @@ class Carrier:
             kept["direct"],
             kept["steps"],
             float(kept["relative_variance"]),
-            linearize,
+            bool(asked["linearize"]),
         )
+
+    def _question(
+        self,
+        kind: str,
+        side: Side,
+        dictionary: FeatureDictionary,
+        feature: int,
+        settings: Settings,
+    ) -> tuple[dict[str, Any], Callable[[], Walk]]:
+        """What names a direct result in the result cache, and the walk that gives it."""
+        norm = self.norm(side, dictionary, settings)
+        linearize = side == "value" and settings.final_norm == "linearize"
+        asked = {
+            "kind": kind,
+            "side": side,
+            "dictionary": dictionary.sha256,
+            "feature": feature,
+            "transition": settings.transition,
+            "off": sorted(self.off(side, dictionary, settings)),
+            "positions": settings.positions,
+            "norm": norm is not None,
+            "linearize": linearize,
+        }
+
+        def walk() -> Walk:
+            route = Route(
+                site_of(side, dictionary),
+                self.model.n_blocks if side == "value" else 0,
+                settings.positions,
+                norm=norm,
+                after_mlp=side == "value",
+                final=self.model.final_norm if linearize else None,
+            )
+            # Masks that another question puts on must not undo those that the user switches.
+            of = (value for key, value in asked.items() if key not in ("kind", "off"))
+            start = vectors_of(side, dictionary)[feature]
+            return self._walk((*of, settings.method), start, route, settings.transition)
+
+        return asked, walk
+
+    def ablated(
+        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
+    ) -> tuple[Float[Tensor, "blocks d_model"], int]:
+        """The vector carried with each block of the path off besides `settings.off`, directly.
+
+        Zero for blocks that are off already or not on the path. Also the tokens behind it. Costs
+        one walk from each block on.
+        """
+        off = self.off(side, dictionary, settings)
+        asked, walk = self._question("ablated", side, dictionary, feature, settings)
+        kept = self.results.get(asked)
+        if kept is None:
+            found, n_tokens = walk().ablated(off, settings.tokens, self.progress)
+            if n_tokens < self.reference.n_tokens:
+                return found, n_tokens
+            kept = self.results.put(asked, {"vectors": found})
+        return kept["vectors"], self.reference.n_tokens
 
     def read_back(
         self,
@@ -311,14 +339,14 @@ class Carrier:
             "kind": "read_back", "side": side, "direction": content, "positions": positions,
             "until": end,
         }  # fmt: skip
-        kept = self.kept(asked)
+        kept = self.results.get(asked)
         if kept is None:
             route = Route(start, end, positions, to_feature=True)
             walk = self._walk(tuple(asked.values()), direction, route)
             sites, n_tokens = walk.at_sites(tokens, self.progress)
             if n_tokens < self.reference.n_tokens:
                 return sites, n_tokens
-            kept = self.keep(asked, {"sites": sites})
+            kept = self.results.put(asked, {"sites": sites})
         return kept["sites"], self.reference.n_tokens
 
     def _walk(
@@ -336,46 +364,3 @@ class Carrier:
         for old in list(self._walks.values())[:-_WITH_TANGENTS]:
             old.forget_tangents()
         return walk
-
-    def cached(
-        self, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
-        """`compute()`, or its stored result for the same model, reference and `asked`."""
-        found = self.kept(asked)
-        return self.keep(asked, compute()) if found is None else found
-
-    def kept(self, asked: dict[str, Any]) -> dict[str, Any] | None:
-        """The result for this question that is in the result cache."""
-        found = None if self._results is None else self._results.get(self._key(asked))
-        return None if found is None else self._on_device(found)
-
-    def keep(self, asked: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-        """`found`, put into the result cache where there is one."""
-        if self._results is None:
-            return found
-        plain = {
-            name: value.cpu().numpy() if isinstance(value, Tensor) else value
-            for name, value in found.items()
-        }
-        self._results.put(self._key(asked), plain)
-        return self._on_device(plain)
-
-    def _key(self, asked: dict[str, Any]) -> str:
-        return fingerprint(
-            asked
-            | {
-                "format": RESULTS_FORMAT,
-                "model": self.model.fingerprint,
-                "reference": self.reference.sha256,
-                "dtype": str(self.model.dtype),
-                "versions": versions(),
-            }
-        )
-
-    def _on_device(self, found: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: torch.from_numpy(value.copy()).to(self.model.device)
-            if hasattr(value, "__array__")
-            else value
-            for name, value in found.items()
-        }

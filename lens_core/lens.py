@@ -304,7 +304,7 @@ class QueryLens(Instruments):
                 return dict(vars(found))
 
             asked = {"kind": "activity", "dictionary": dictionary.sha256, "top": top}
-            found = FeatureActivity(**self.carrier.cached(asked, compute))
+            found = FeatureActivity(**self.carrier.results.cached(asked, compute))
             self._activity = dictionary.sha256, top, found
         return self._activity[2]
 

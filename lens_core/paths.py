@@ -1,15 +1,20 @@
-"""Which blocks carry a signature: exact splits of a transition.
+"""Which blocks carry a signature: exact splits of a transition, and what each block's loss costs.
 
     first-reader   C_k = (T_value[in_k] - T_value[out_k]) v     all paths that start with block k
                    C_k = k^T (T_key[out_k] - T_key[in_k])       all paths that end with block k
     last-writer    C_k = m_k J_k t_k                            what block k adds to the vector
     first-order    C_k = m_k J_k v                              the block's own response
+    ablation       C_k = t - t without block k                  all paths that pass block k
 
-(docs/method.md, section 3.) In each split the parts and the feature's own vector (`direct`)
-add up to the transported vector, so that the shares of the score of the signature's tokens
-add up to one; the final norm is held at its value for the total. The first-reader split needs
-only operators or, without them, one pass for its shares. The last-writer split needs one
-direct pass and is exact under a mask too.
+(docs/method.md, sections 3 and 8.) In each split but ablation the parts and the feature's own
+vector (`direct`) add up to the transported vector, so that the shares of the score of the
+signature's tokens add up to one; the final norm is held at its value for the total. The
+first-reader split needs only operators or, without them, one pass for its shares. The last-writer
+split needs one direct pass and is exact under a mask too.
+
+Ablation is what switching one block off does: the drop of the scores as they are shown, each with
+its own final norm, and the overlap of the lists. A path through two blocks counts for both, so
+that nothing adds up. It needs a walk from every block on.
 """
 
 from __future__ import annotations
@@ -25,9 +30,10 @@ from lens_core.errors import UsageError
 from lens_core.feature_map import first_reader, vectors_of
 from lens_core.instruments import Instruments
 from lens_core.lenses import QUERY
-from lens_core.ranking import top_k
-from lens_core.readout import Readout
+from lens_core.ranking import outermost, top_k
+from lens_core.readout import Readout, read_together
 from lens_core.signature import PathShare
+from lens_core.stability import jaccard
 from lens_core.terms import Settings, Side, Split, block_name
 
 _TOKENS_PER_BLOCK = 5
@@ -44,7 +50,7 @@ def paths(
     """The split that was used, a row for `direct`, each block of the path, and `bias`; the tokens.
 
     `split` is `None` for the default: first-reader where it is exact, else last-writer;
-    a transition that is not full has only its own first-order split.
+    a transition that is not full has its own first-order split. Ablation has no row but blocks.
 
     Raises:
         UsageError: `split` is `first-reader` where blocks are off or a norm's Jacobian is applied.
@@ -57,6 +63,8 @@ def paths(
     n_tokens = carried.n_tokens or carrier.reference.n_tokens
     if float(carried.vector.norm()) == 0:
         return chosen, _nothing(path, off), n_tokens
+    if chosen == "ablation":
+        return chosen, *_ablation(tools, side, dictionary, feature, settings)
     method = carrier.method(dictionary, settings, side)
     ids, _ = top_k(readout.scores(carried.vector), tools.k)
     direction = readout.direction(ids)
@@ -129,6 +137,49 @@ def block_tokens(
     return found.get(block, ((), ()))
 
 
+def _ablation(
+    tools: Instruments,
+    side: Side,
+    dictionary: FeatureDictionary,
+    feature: int,
+    settings: Settings,
+) -> tuple[list[PathShare], int]:
+    """A row for each block of the path: what its loss costs; the tokens behind them.
+
+    Everything by the direct method, so that nothing but the block differs.
+    """
+    carrier = tools.carrier
+    if carrier.method(dictionary, settings, side) == "operator":
+        settings = replace(settings, method="direct")
+    path, off = carrier.path(side, dictionary), carrier.off(side, dictionary, settings)
+    carried = carrier.carry(side, dictionary, feature, settings)
+    if settings.transition == "first-order":
+        assert carried.steps is not None
+        vectors = carried.vector - carried.steps
+        n_tokens = carried.n_tokens or carrier.reference.n_tokens
+    else:
+        vectors, n_tokens = carrier.ablated(side, dictionary, feature, settings)
+    readout = tools.readout(QUERY.readouts[side], normed=carried.normed)
+    on = [k for k in path if k not in off]
+    scores = read_together([(readout, each) for each in (carried.vector, *vectors[on])])
+    lists = outermost(scores, tools.k)
+    ids = lists[0]
+    summed = scores[:, ids].sum(1)
+    constant = readout.constant(ids)
+    total = summed[0] if constant is None else summed[0] - constant
+    overlaps = jaccard(lists[:1].expand(len(lists), -1), lists)
+    lost = carried.vector.new_zeros(vectors.shape)
+    lost[on] = carried.vector - vectors[on]
+    tokens = _favoured(tools, readout, carried.direct, lost)
+    rows = [PathShare(block_name(k), 0.0, False, (), ()) for k in path]
+    for at, k in enumerate(on, start=1):
+        share, overlap = _ratio(summed[0] - summed[at], total), float(overlaps[at])
+        rows[k - path.start] = PathShare(
+            block_name(k), share, True, *tokens.get(k, ((), ())), overlap
+        )
+    return rows, n_tokens
+
+
 def _choose(
     tools: Instruments,
     side: Side,
@@ -136,10 +187,12 @@ def _choose(
     settings: Settings,
     split: Split | None,
 ) -> Split:
+    if split == "ablation" and settings.transition != "identity":
+        return split
     if settings.transition != "full":
         if split is not None:
             raise UsageError(
-                f"the {settings.transition} transition has only one split: remove --split"
+                f"the {settings.transition} transition has no {split} split: remove --split"
             )
         return "first-order"
     obstacle = tools.carrier.obstacle(side, dictionary, settings)

@@ -175,7 +175,7 @@ def scales(
             }
             if lens.needs_operators:
                 asked["operators"] = carrier.operators_for(dictionary).fingerprint
-            found = carrier.cached(
+            found = carrier.results.cached(
                 asked, lambda: {"scales": compute_scales(tools, dictionary, side, lens)}
             )["scales"]
         tools.scales[place] = found

@@ -140,6 +140,9 @@ class PathShare:
     which belong to no path. All shares except `bias` sum to one and may be negative; NaN for a
     vector of length zero. `tokens` are those that the block's own contribution raises most,
     empty if only the share is known.
+
+    In the ablation split `share` is what the score of those tokens loses with this block off,
+    `overlap` the Jaccard overlap of the two lists. There are only blocks, and no sum.
     """
 
     block: str
@@ -147,6 +150,7 @@ class PathShare:
     on: bool
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
+    overlap: float | None = None
 
 
 @dataclass(frozen=True)

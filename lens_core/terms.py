@@ -33,7 +33,7 @@ FinalNorm = Literal["apply", "linearize"]
 Bucket = Literal["all", "early", "late"]
 """Where in a sample the feature sits: anywhere, among the first 16 tokens, or after them."""
 
-Split = Literal["first-reader", "last-writer", "first-order"]
+Split = Literal["first-reader", "last-writer", "first-order", "ablation"]
 """How a score is split among blocks; see `lens_core.paths`."""
 
 OperatorSource = Literal["built", "shipped", "none"]
@@ -68,6 +68,15 @@ class Settings:
 
     def with_transition(self, transition: Transition) -> Settings:
         return replace(self, transition=transition)
+
+
+def splits(transition: Transition, *, any_off: bool) -> tuple[Split, ...]:
+    """The splits that a transition has, the usual one first; `any_off`: with blocks off."""
+    if transition == "identity":
+        return ("first-order",)
+    if transition == "first-order":
+        return "first-order", "ablation"
+    return (*(() if any_off else ("first-reader",)), "last-writer", "ablation")
 
 
 def block_name(block: int) -> str:

@@ -11,7 +11,8 @@ kept for each micro-batch, so that
 - a **stage**, the mean over the first micro-batches, is a part of the work of the next one, and
   the last one adds the same numbers in the same order as a walk over everything at once;
 - a **switch** at a block walks only what comes after it: the running vector before every block is
-  kept. At first order it walks nothing: no block's response depends on another block.
+  kept. At first order it walks nothing: no block's response depends on another block;
+- an **ablation**, every block off in turn, walks from each block on: on average half the route.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Walk:
         self._transition = transition
         self._version = recording.version
         self._walked: dict[int, _Walked] = {}
+        # The summed vectors with one more block off, by micro-batch and by what was off before.
+        self._ablated: dict[tuple[int, frozenset[int]], Float[Tensor, "blocks d_model"]] = {}
 
     def carried(
         self,
@@ -103,6 +106,18 @@ class Walk:
     ) -> tuple[Transported, int]:
         """The mean over the first micro-batches that hold `tokens`, and how many these hold."""
         return self._recording.attempt(lambda: self._carried(off, tokens, progress))
+
+    def ablated(
+        self,
+        off: frozenset[int] = NO_BLOCKS,
+        tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Float[Tensor, "blocks d_model"], int]:
+        """The mean vector with each block of the route off besides `off`, and how many tokens.
+
+        Zero for blocks that are not walked. What `carried` walked stays as it is.
+        """
+        return self._recording.attempt(lambda: self._all_ablated(off, tokens, progress))
 
     def at_sites(
         self, tokens: int | None = None, progress: Progress | None = None
@@ -132,13 +147,10 @@ class Walk:
         if self._version != recording.version:
             self._walked.clear()
             self._version = recording.version
-        samples = recording.samples(numbers[-1]).stop
-        reference = recording.reference
-        # As if the reference ended after these samples.
-        n_features = feature_tokens(reference, route.positions) * samples // reference.samples
-        n_tokens = reference.n_tokens * samples // reference.samples
+        n_features, n_tokens = self._counted(numbers)
         n_blocks = recording.model.n_blocks
         sums = torch.zeros(n_blocks + 1, recording.model.d_model, dtype=torch.float64)
+        samples = recording.samples(numbers[-1]).stop
         square, done, total = 0.0, 0, samples * max(1, len(route.blocks))
         for number in numbers:
             size = len(recording.samples(number))
@@ -162,6 +174,59 @@ class Walk:
         sums[list(off)] = 0  # at first order they are of all blocks
         return self._mean(sums / n_features, square, n_features, n_tokens), n_tokens
 
+    def _all_ablated(
+        self, off: frozenset[int], tokens: int | None, progress: Progress | None
+    ) -> tuple[Float[Tensor, "blocks d_model"], int]:
+        self._carried(off, tokens, progress)
+        recording, version = self._recording, self._recording.version
+        numbers = recording.micro_batches(tokens)
+        n_features, n_tokens = self._counted(numbers)
+        sums = torch.zeros(recording.model.n_blocks, recording.model.d_model, dtype=torch.float64)
+        total = len(numbers) * len(self._route.blocks)
+        for done, number in enumerate(numbers):
+            found = self._ablated.get((number, off))
+            if found is None:
+
+                def tick(at: int, done: int = done) -> None:
+                    if progress is not None:
+                        progress(done * len(self._route.blocks) + at, total)
+
+                found = self._ablate(number, off, tick)
+                if version != recording.version:  # a question inside `progress` took less at once
+                    return self._all_ablated(off, tokens, progress)
+                self._ablated[number, off] = found
+            sums += found
+        if progress is not None:
+            progress(total, total)
+        mean = sums / n_features
+        return mean.to(device=recording.model.device, dtype=recording.model.dtype), n_tokens
+
+    def _ablate(
+        self, number: int, off: frozenset[int], tick: Callable[[int], None]
+    ) -> Float[Tensor, "blocks d_model"]:
+        """One micro-batch, each block off in turn; a block recorded for one serves all."""
+        model = self._recording.model
+        batch = self._recording.micro_batch(number)
+        found = torch.zeros(model.n_blocks, model.d_model, dtype=torch.float64)
+        self._record(batch, off, lambda _block: tick(0))
+        base = self._walk(number, off, lambda _block: tick(0), batch)
+        for at, k in enumerate(self._route.blocks):
+            if k not in off:
+                others = off | {k}
+                walked = self._walk(number, others, lambda _, at=at: tick(at), batch, base)  # type: ignore[misc]
+                on = [each for each in range(model.n_blocks + 1) if each not in others]
+                found[k] = walked.sums[on].sum(0)
+        return found
+
+    def _counted(self, numbers: range) -> tuple[int, int]:
+        """Tokens where the feature sits, and tokens that count, if the reference ended there."""
+        reference = self._recording.reference
+        samples = self._recording.samples(numbers[-1]).stop
+        n_features = feature_tokens(reference, self._route.positions)
+        return n_features * samples // reference.samples, (
+            reference.n_tokens * samples // reference.samples
+        )
+
     def _mean(
         self, steps: Float[Tensor, "places d_model"], square: float, n_features: int, n_tokens: int
     ) -> Transported:
@@ -180,12 +245,19 @@ class Walk:
         is_normed = self._route.final is not None
         return Transported(whole, kept[-1], kept[:-1], max(0.0, variance), is_normed)
 
-    def _walk(self, number: int, off: frozenset[int], tick: Callable[[int], None]) -> _Walked:
-        """Walk one micro-batch, from the first block that was switched since the last time."""
-        before = self._walked.get(number)
+    def _walk(
+        self,
+        number: int,
+        off: frozenset[int],
+        tick: Callable[[int], None],
+        batch: MicroBatch | None = None,
+        before: _Walked | None = None,
+    ) -> _Walked:
+        """Walk one micro-batch, from the first block that was switched since `before`."""
+        before = before or self._walked.get(number)
         if before is not None and before.products is not None:
             return self._switched(before, off)
-        route, batch = self._route, self._recording.micro_batch(number)
+        route, batch = self._route, batch or self._recording.micro_batch(number)
         blocks, n_blocks = list(route.blocks), self._recording.model.n_blocks
         is_first_order = self._transition == "first-order"
         begin = 0
@@ -251,8 +323,8 @@ class Walk:
         return replace(walked, off=off, square=max(0.0, square))
 
     def _record(self, batch: MicroBatch, off: frozenset[int], tick: Callable[[int], None]) -> None:
-        """Record in the order of the stream what is walked against it: no block runs twice."""
-        for k in reversed(self._route.blocks):
+        """Record in the order of the stream whatever the way of the walk: no block runs twice."""
+        for k in sorted(self._route.blocks):
             tick(0)
             if self._walks(k, off):
                 batch.block(k)

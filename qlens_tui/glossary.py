@@ -191,6 +191,12 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "with blocks off too",
             ),
             Word(
+                "ablation",
+                "what the score of the top tokens loses with one block off, for every block in "
+                "turn, and the overlap of the two lists; a path through two blocks counts for "
+                "both, so that nothing adds up",
+            ),
+            Word(
                 "first-order split",
                 "a block's share is its own response to the feature's vector; the only split "
                 "for first order and identity",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from lens_core.terms import block_name
+from lens_core.terms import block_name, splits
 from qlens_tui.app.kept_answers import KeptAnswers, has_more
 from qlens_tui.app.opened import Opened, content_of
 from qlens_tui.app.standing import Numbers, Standing
@@ -60,6 +60,8 @@ class State:
         self.feature: Feature | None = None
         self.settings = settings or m.Settings()
         self.look = look or TokenLook()
+        self.split: m.Split | None = None
+        """What the shares of blocks are of, where that can be asked; `None`: the usual."""
         self.block: int | None = None
         """The block under the cursor in the paths."""
         self.work: dict[int, Work] = {}
@@ -140,7 +142,10 @@ class State:
         blocks, off = self.opened.blocks(layer, side), self.settings.off
         own = off if blocks is None else off.intersection(blocks)
         settings = replace(self.settings, off=own)
-        return m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings)
+        split = self.split if self.split in splits(settings.transition, any_off=bool(own)) else None
+        return m.ComputePaths(
+            layer=layer, feature=feature, side=side, settings=settings, split=split
+        )
 
     @property
     def evidence_asked(self) -> m.ComputeEvidence | None:
@@ -306,6 +311,7 @@ class State:
             self.settings.transition,
             self._block_tokens() if stand.of == self.feature else None,
             self.opened.n_tokens,
+            self.split,
         )
 
     def grace_ends(self) -> float | None:

@@ -97,7 +97,7 @@ class BlockTokens:
 
 @dataclass(frozen=True)
 class PathsView:
-    """Both sides' shares of one feature; `off` and `transition` are the requested settings.
+    """Both sides' shares of one feature; `off`, `transition` and `split` are those requested.
 
     `n_tokens` is the size of the reference: shares may be over a part of it.
     """
@@ -109,6 +109,7 @@ class PathsView:
     transition: m.Transition = "full"
     block: BlockTokens | None = None
     n_tokens: int = 0
+    split: m.Split | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from lens_core.signature import (
     PathShare,
     SideSignature,
 )
-from lens_core.terms import SIDES, Side, block_names
+from lens_core.terms import SIDES, Side, Split, block_names
 from qlens_tui.cli.documents import computed_on
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import counted, density, number, ranks_moved, score_change, share
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _BLOCKS = 8
+_SPLITS: dict[Split, str] = {
+    "first-reader": "first-reader split",
+    "last-writer": "last-writer split",
+    "first-order": "first-order split",
+    "ablation": "what the score loses with one block off",
+}
 _MEANING = {"value": "what it promotes", "key": "what activates it"}
 _FIXED = 37  # width of a token table without the tokens
 _WIDEST_TOKEN = 32
@@ -170,13 +176,19 @@ class _Page:
         ends = {row.block: row for row in paths.rows if row.block in ("direct", "bias")}
         table = plain_table()
         table.add_column("block", min_width=8)
-        table.add_column("share", justify="right", min_width=6)
+        is_ablation = paths.split == "ablation"
+        table.add_column("lost" if is_ablation else "share", justify="right", min_width=6)
+        if is_ablation:
+            table.add_column("overlap", justify="right")
         table.add_column("tokens")
-        for row in [ends["direct"], *kept, *([ends["bias"]] if "bias" in ends else [])]:
-            table.add_row(row.block, share(row.share), self._tokens(row))
+        first, last = ([ends[name]] if name in ends else [] for name in ("direct", "bias"))
+        for row in [*first, *kept, *last]:
+            overlap = "" if row.overlap is None else f"{row.overlap:.2f}"
+            middle = [overlap] if is_ablation else []
+            table.add_row(row.block, share(row.share), *middle, self._tokens(row))
         of = f"{sum(row.on for row in blocks)} of {len(blocks)} blocks on"
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
-        title = f"  {paths.side}: {paths.split} split, {of}{rest}"
+        title = f"  {paths.side}: {_SPLITS[paths.split]}, {of}{rest}"
         parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
         if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
             parts.append(Text("tokens of blocks: run `qlens build`, or use --split last-writer"))
@@ -184,7 +196,8 @@ class _Page:
 
     def _tokens(self, row: PathShare) -> Text:
         labels = [token_label(token, ascii_only=self._ascii) for token in row.tokens]
-        return Text(fit(" ".join(labels), self._width - 20, ellipsis=self._ellipsis).rstrip(" "))
+        taken = 20 if row.overlap is None else 29
+        return Text(fit(" ".join(labels), self._width - taken, ellipsis=self._ellipsis).rstrip(" "))
 
     def activity(self, activity: Evidence) -> Iterator[RenderableType]:
         if activity.silent:

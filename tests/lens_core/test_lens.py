@@ -588,8 +588,8 @@ def test_another_reference_finds_nothing_in_the_cache(answered, nothing_computes
 @pytest.mark.parametrize(
     ("what", "now"),
     [
-        ("lens_core.carry.RESULTS_FORMAT", -1),
-        ("lens_core.carry.versions", lambda: {"torch": "0"}),
+        ("lens_core.kept_results.RESULTS_FORMAT", -1),
+        ("lens_core.kept_results.versions", lambda: {"torch": "0"}),
     ],
     ids=["format", "version"],
 )

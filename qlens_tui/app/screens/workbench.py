@@ -225,6 +225,11 @@ class Workbench(Screen[None]):
         event.stop()
         self._carry(replace(self.state.settings, transition=event.transition))
 
+    def on_paths_grid_split_chosen(self, event: PathsGrid.SplitChosen) -> None:
+        event.stop()
+        self.state.split = event.split
+        self._settings_changed()
+
     def on_paths_grid_block_focused(self, event: PathsGrid.BlockFocused) -> None:
         event.stop()
         self.state.block = event.block

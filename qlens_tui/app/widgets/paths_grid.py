@@ -16,12 +16,13 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from lens_core.terms import splits
 from qlens_tui.app.views import PathsView
 from qlens_tui.app.widgets.block_shares import BlockShares
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, fitted, line, width_of
 from qlens_tui.app.widgets.paths_lines import PathsLines
-from qlens_tui.engine.messages import Transition
+from qlens_tui.engine.messages import Split, Transition
 
 
 class PathsGrid(FeaturePane[PathsView]):
@@ -66,6 +67,12 @@ class PathsGrid(FeaturePane[PathsView]):
         Binding("a", "all", "All", tooltip="All blocks on"),
         Binding("n", "none", "None", tooltip="All blocks off"),
         Binding(
+            "c",
+            "split",
+            "Shares",
+            tooltip="Next kind of share: of paths, of what blocks add, of what their loss costs",
+        ),
+        Binding(
             "1",
             "transition('identity')",
             "Identity",
@@ -102,6 +109,17 @@ class PathsGrid(FeaturePane[PathsView]):
 
         grid: PathsGrid
         transition: Transition
+
+        @property
+        def control(self) -> PathsGrid:
+            return self.grid
+
+    @dataclass
+    class SplitChosen(Message):
+        """The user wants another kind of share; `None`: the usual one."""
+
+        grid: PathsGrid
+        split: Split | None
 
         @property
         def control(self) -> PathsGrid:
@@ -196,6 +214,14 @@ class PathsGrid(FeaturePane[PathsView]):
     def action_transition(self, transition: Transition) -> None:
         if transition != self.view.transition:
             self.post_message(self.TransitionChosen(self, transition))
+
+    def action_split(self) -> None:
+        """The next kind of share, if the settings have several."""
+        _, *others = splits(self.view.transition, any_off=bool(self.view.off))
+        order: list[Split | None] = [None, *others]
+        at = order.index(self.view.split) if self.view.split in order else 0
+        if others:
+            self.post_message(self.SplitChosen(self, order[(at + 1) % len(order)]))
 
     def _own_side(self) -> frozenset[int]:
         return self._shares.on_side(self._shares.side(self._cursor))

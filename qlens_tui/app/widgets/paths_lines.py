@@ -50,7 +50,10 @@ class PathsLines:
         tokens = part_of(fewest, view.n_tokens)
         pieces.append([f"exact on {tokens} reference tokens", f"exact on {tokens} tokens"])
         splits = sorted({paths.split for paths in there.values()})
-        pieces.append([f"{' and '.join(splits)} split"])
+        if "ablation" in splits:
+            pieces.insert(0, ["ablation: score lost with one block off", "ablation"])
+        else:
+            pieces.append([f"{' and '.join(splits)} split"])
         return ((f"  {facts(pieces, room)}", "pane--quiet"),)
 
     def _waiting(self) -> str:
@@ -129,6 +132,8 @@ class PathsLines:
             rows = [row for row in paths.rows if row.block in ENDS]
             parts = ", ".join(f"{row.block} {percent(row.share)}" for row in rows)
             none = f"none: {self._printable(paths.reason)}" if paths.reason else ""
+            if paths.split == "ablation":
+                parts = "each block by itself, no sum"
             said.append([f"{side}: {none or parts}"])
         return ((f" {facts(said, width - 1, '   ')}", "pane--quiet"),)
 
@@ -137,7 +142,9 @@ class PathsLines:
         side = self.shares.side(self.cursor)
         if side is None or room < 2:
             return
-        yield ((f" largest shares {_WAYS[side]}", "pane--quiet"),)
+        paths = self.view.sides[side].paths
+        what = "losses" if paths is not None and paths.split == "ablation" else "shares"
+        yield ((f" largest {what} {_WAYS[side]}", "pane--quiet"),)
         on = [self.shares.rows[block][1] for block in self.shares.on_side(side) - self.view.off]
         counted = [row for row in on if math.isfinite(row.share)]
         for row in sorted(counted, key=lambda row: -abs(row.share))[: room - 1]:
@@ -183,7 +190,8 @@ class PathsLines:
 
     def _share(self, side: Side, row: PathShare) -> Run:
         labels = "  ".join(map(self._label, row.tokens))
-        return f"{percent(row.share):>7}  {labels}", self._shade(side)
+        overlap = "" if row.overlap is None else f"overlap {row.overlap:.2f}  "
+        return f"{percent(row.share):>7}  {overlap}{labels}", self._shade(side)
 
     def _label(self, token: str) -> str:
         return token_label(token, ascii_only=self.ascii_only)

@@ -57,8 +57,9 @@ _CONTEXTS = 5
 )
 @click.option(
     "--split",
-    type=click.Choice(["first-reader", "last-writer"]),
-    help="How the score is split among blocks.",
+    type=click.Choice(["first-reader", "last-writer", "ablation"]),
+    help="What a block's share is: of all that starts with it (for a key: ends with it), of what "
+    "it adds itself, or what the score loses with that block off (a walk from every block on).",
 )
 @click.option(
     "--no-paths",

@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.widget import Widget
 
-from lens_core.terms import MEASURES
+from lens_core.terms import MEASURES, splits
 from qlens_tui.app.views import (
     SIDES,
     BlockTokens,
@@ -38,6 +38,7 @@ from qlens_tui.engine.messages import (
     Side,
     SideSignature,
     Signature,
+    Split,
     TokenList,
     Transition,
 )
@@ -119,6 +120,7 @@ def paths(
     off: tuple[int, ...] = (),
     transition: Transition = "full",
     words: Sequence[str] = QUERY,
+    split: Split | None = None,
 ) -> Paths:
     """Of an MLP neuron: into the key up to the layer's attention, out of the value after its MLP.
 
@@ -126,11 +128,14 @@ def paths(
     """
     way = range(2 * layer + 2, 2 * layers) if side == "value" else range(2 * layer + 1)
     ids = tuple(range(len(words)))
-    rows = [PathShare("direct", 0.125, True, ids, tuple(words))]
-    rows += [
-        PathShare(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words)) for k in way
+    overlap = 0.5 if split == "ablation" else None
+    rows = [
+        PathShare(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words), overlap)
+        for k in way
     ]
-    if side == "value":
+    if split != "ablation":
+        rows.insert(0, PathShare("direct", 0.125, True, ids, tuple(words)))
+    if side == "value" and split != "ablation":
         rows.append(PathShare("bias", -0.01, True, (), ()))
     return Paths(
         layer=layer,
@@ -139,7 +144,7 @@ def paths(
         settings=Settings(off=frozenset(off), transition=transition),
         method="operator",
         n_tokens=512,
-        split="last-writer" if off else "first-reader",
+        split=split or splits(transition, any_off=bool(off))[0],
         rows=tuple(rows),
     )
 
@@ -206,6 +211,14 @@ class Stage(App[None]):
         self.heard.append(message)
         view = message.grid.view
         message.grid.draw(shares_view(*of(view), off=view.off, transition=message.transition))
+
+    @on(PathsGrid.SplitChosen)
+    def split(self, message: PathsGrid.SplitChosen) -> None:
+        self.heard.append(message)
+        view = message.grid.view
+        there = tuple(paths(each.side, split=message.split) for each in of(view))
+        shown = shares_view(*there, off=view.off, transition=view.transition)
+        message.grid.draw(replace(shown, split=message.split))
 
     @on(PathsGrid.BlockFocused)
     @on(EvidencePane.FeatureChosen)
@@ -313,7 +326,11 @@ def answer_to(
             of = replace(signature(layer, feature), settings=settings)
             return m.SignatureReady(id=number, signature=replace(of, n_tokens=n_tokens))
         case m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings):
-            shares = paths(side, layer, feature, layers=n_layers, words=())
+            off, transition, split = settings.off, settings.transition, request.split
+            shares = paths(
+                side, layer, feature, layers=n_layers, words=(), off=off, transition=transition,
+                split=split,
+            )  # fmt: skip
             shares = replace(shares, settings=settings, n_tokens=n_tokens)
             return m.PathsReady(id=number, paths=shares)
         case m.ComputeBlockTokens(layer=layer, feature=feature, side=side, block=block):

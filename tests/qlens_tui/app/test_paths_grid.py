@@ -249,8 +249,29 @@ def test_keys_choose_the_transition(keys: str, transition: str) -> None:
     on_stage(walk)
 
 
+def test_c_goes_through_the_kinds_of_share_and_back() -> None:
+    async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
+        chosen = []
+        for _ in range(3):
+            await terminal.pilot.press("c")
+            heard = stage.heard[-1]
+            assert isinstance(heard, PathsGrid.SplitChosen)
+            chosen.append(heard.split)
+            screen = "\n".join(stage.painted)
+            is_ablation = heard.split == "ablation"
+            assert ("ablation" in stage.painted[0]) == is_ablation
+            assert ("overlap 0.50" in screen) == is_ablation
+            assert ("direct +12.5%" in screen) != is_ablation
+            assert ("largest losses" in screen) == is_ablation
+        assert chosen == ["last-writer", "ablation", None]
+        await terminal.pilot.press("1", "c")
+        assert not isinstance(stage.heard[-1], PathsGrid.SplitChosen)
+
+    on_stage(walk)
+
+
 def test_no_key_is_without_a_test() -> None:
-    tested = "space r O n a right l left h down j up k home end 1 2 3"
+    tested = "space r O n a c right l left h down j up k home end 1 2 3"
     bound = {key for binding in PathsGrid.BINDINGS for key in binding.key.split(",")}
 
     assert bound == set(tested.split())

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from lens_core.terms import splits
 from qlens_tui.app.last_visit import LastVisit
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.requests import FeatureRequests, Requests
@@ -98,6 +99,11 @@ class Panes(RuleBasedStateMachine):
     @rule(transition=st.sampled_from(("identity", "first-order", "full")))
     def choose_transition(self, transition: m.Transition) -> None:
         self.state.carry(replace(self.state.settings, transition=transition))
+        self.asking.changed()
+
+    @rule(split=st.sampled_from((None, "last-writer", "ablation")))
+    def choose_split(self, split: m.Split | None) -> None:
+        self.state.split = split
         self.asking.changed()
 
     @rule(end=st.sampled_from(("top", "bottom")), length=st.sampled_from((5, 10, None)))
@@ -268,6 +274,9 @@ class Panes(RuleBasedStateMachine):
                 (paths.layer, paths.feature, paths.settings, paths.n_tokens)
                 == (question.layer, question.feature, question.settings, self.operators)
             )
+            if is_asked:
+                usual = splits(question.settings.transition, any_off=bool(question.settings.off))[0]
+                is_asked = paths.split == (question.split or usual)
             if view.shown.of == state.feature and not is_asked:
                 assert shares.late, f"{pane} shows other switches as the asked ones"
             elif view.shown.of != state.feature:

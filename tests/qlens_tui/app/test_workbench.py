@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lens_core.terms import SIDES
 from qlens_tui.app.last_visit import recall
 from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.screens.key_sections import in_workbench
@@ -245,6 +246,25 @@ def test_a_switched_block_changes_the_signature_and_the_screen_says_so(place, si
         assert bench.paths.view.off == frozenset(bench.paths._shares.rows)
 
     run(place, act, size=size)
+
+
+def test_what_a_blocks_loss_costs_is_there_for_one_feature_after_another(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "tab", "tab", "tab", "c", "c")
+        for keys in ((), ("space",), ("a", "2"), ("3", "escape", "j")):
+            await settled(terminal.pilot, *keys)
+            for side in SIDES:
+                shares = bench.paths.view.sides[side]
+                assert not shares.late
+                if shares.paths.rows:
+                    assert shares.paths.split == "ablation"
+            assert "ablation" in "\n".join(bench.paths.lines)
+        await settled(terminal.pilot, "tab", "tab", "tab", "1")
+        assert "first-order split" in "\n".join(bench.paths.lines)
+        await settled(terminal.pilot, "3", "c")
+        assert "first-reader split" in "\n".join(bench.paths.lines)
+
+    run(place, act)
 
 
 @pytest.mark.parametrize("size", SIZES)
