@@ -191,7 +191,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "with blocks off too",
             ),
             Word(
-                "ablation",
+                "ablation split",
                 "what the score of the top tokens loses with one block off, for every block in "
                 "turn, and the overlap of the two lists; a path through two blocks counts for "
                 "both, so that nothing adds up",

@@ -633,7 +633,7 @@ def test_an_unknown_word_is_no_token_although_it_encodes_to_one_id(lens):
 
 
 def test_a_split_is_refused_where_the_transition_has_only_its_own(lens):
-    with pytest.raises(UsageError, match="only one split: remove --split"):
+    with pytest.raises(UsageError, match="split: remove --split"):
         lens.paths("value", LAYER, FEATURE, Settings("first-order"), "first-reader")
 
 

@@ -218,20 +218,16 @@ class Workbench(Screen[None]):
         self.rows.go(event.layer)
 
     def on_paths_grid_blocks_toggled(self, event: PathsGrid.BlocksToggled) -> None:
-        event.stop()
         self._carry(replace(self.state.settings, off=event.off))
 
     def on_paths_grid_transition_chosen(self, event: PathsGrid.TransitionChosen) -> None:
-        event.stop()
         self._carry(replace(self.state.settings, transition=event.transition))
 
     def on_paths_grid_split_chosen(self, event: PathsGrid.SplitChosen) -> None:
-        event.stop()
         self.state.split = event.split
         self._settings_changed()
 
     def on_paths_grid_block_focused(self, event: PathsGrid.BlockFocused) -> None:
-        event.stop()
         self.state.block = event.block
         self.feature_requests.block_moved()
         self.draw()

@@ -66,12 +66,7 @@ class PathsGrid(FeaturePane[PathsView]):
         Binding("O", "only", "Only this", tooltip="Only this block on, on its side of the feature"),
         Binding("a", "all", "All", tooltip="All blocks on"),
         Binding("n", "none", "None", tooltip="All blocks off"),
-        Binding(
-            "c",
-            "split",
-            "Shares",
-            tooltip="Next kind of share: of paths, of what blocks add, of what their loss costs",
-        ),
+        Binding("c", "split", "Shares", tooltip="Next kind of share (see the glossary: split)"),
         Binding(
             "1",
             "transition('identity')",

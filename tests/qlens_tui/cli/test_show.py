@@ -71,7 +71,10 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     paths = shown["paths"]
     assert paths["split"] == "first-reader"
     for side in ("value", "key"):
-        assert all(row.keys() == {"block", "share", "on", "ids", "tokens"} for row in paths[side])
+        assert all(
+            row.keys() == {"block", "share", "on", "ids", "tokens", "overlap"}
+            for row in paths[side]
+        )
         assert sum(row["share"] for row in paths[side] if row["block"] != "bias") == pytest.approx(
             1
         )
@@ -197,6 +200,26 @@ def test_the_split_can_be_chosen_and_says_where_it_cannot(place: Workplace) -> N
     assert "use --split last-writer" in line
 
 
+def test_what_each_blocks_loss_costs_is_what_show_says_with_it_off(place: Workplace) -> None:
+    asked = ("show", place.config, "1:3", "--method", "direct")
+    paths = place.document(*asked, "--split", "ablation")["paths"]
+    assert paths["split"] == paths["split_value"] == paths["split_key"] == "ablation"
+    whole = place.document(*asked, "--no-paths", "-k", str(D_VOCAB))
+    for side, block in (("value", "attn.2"), ("key", "mlp.0")):
+        off = place.document(*asked, "--no-paths", "-k", str(D_VOCAB), "--off", block)
+        before, after = _scores(whole[side]["query_lens"]), _scores(off[side]["query_lens"])
+        top = sorted(before, key=lambda token: -before[token])[:5]
+        lost = sum(before[token] - after[token] for token in top)
+        (row,) = [each for each in paths[side] if each["block"] == block]
+        assert row["share"] == pytest.approx(lost / sum(before[token] for token in top), abs=1e-5)
+        now = sorted(after, key=lambda token: -after[token])[:5]
+        shared = len(set(now) & set(top))
+        assert row["overlap"] == pytest.approx(shared / (10 - shared))
+    shown = place.run(*asked, "--split", "ablation")
+    assert "what the score loses with one block off" in shown.stdout
+    assert "overlap" in shown.stdout
+
+
 @pytest.mark.parametrize("transition", ["first-order", "identity"])
 def test_a_split_that_a_transition_does_not_have_is_refused(
     place: Workplace, transition: str
@@ -205,7 +228,7 @@ def test_a_split_that_a_transition_does_not_have_is_refused(
         2, "show", place.config, "1:3", "--transition", transition, "--split", "first-reader"
     )
 
-    assert f"{transition} transition has only one split: remove --split" in line
+    assert f"{transition} transition has no first-reader split: remove --split" in line
 
 
 def test_options_reach_the_lens(place: Workplace) -> None:
@@ -365,7 +388,7 @@ def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
     [
         (["the"], "'the' is not one token but 't' + 'h' + 'e'"),
         ([""], "an empty string is not a token"),
-        (["--id", "300"], "the vocabulary has ids 0 to 299"),
+        (["--id", "300"], "outside the vocabulary, which has 300 tokens (ids 0 to 299)"),
         (["t", "--lens", "logit", "--layers", "1,7"], "no dictionary for layer 7"),
     ],
 )
