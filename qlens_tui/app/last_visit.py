@@ -26,6 +26,7 @@ from qlens_tui.engine.messages import OperatorSource
 from qlens_tui.table.known_layer import KnownLayer
 
 FORMAT = 1
+_LENSES = {lens.name for lens in LENSES}
 _VOCABULARY = ".vocabulary.json"
 
 
@@ -70,8 +71,9 @@ def recall(config: Path) -> LastVisit:
         names = {f.name: f for f in fields(LastVisit)}
         kept = {name: value for name, value in found.items() if name in names}
         kept["off"] = tuple(int(block) for block in kept.get("off", ()))
-        if kept.get("lenses") is not None:
-            kept["lenses"] = tuple(kept["lenses"]) or None
+        # Another version may have saved lenses, or names of lenses, that this one does not have.
+        lenses = tuple(kept.get("lenses") or ())
+        kept["lenses"] = lenses if lenses and set(lenses) <= _LENSES else None
         place = LastVisit(**kept, known=known)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return LastVisit()
@@ -83,9 +85,6 @@ def _sane(place: LastVisit) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
     flags = (place.descending, place.ids, place.bottom, place.everywhere)
-    lenses = [lens.field for lens in LENSES]
-    if place.lenses is not None and not all(lens in lenses for lens in place.lenses):
-        return False
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
         return False
     if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):

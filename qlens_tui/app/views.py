@@ -44,7 +44,7 @@ class Shown(Generic[Answer]):
 class TokenLook:
     """How lists are shown; the same for both sides, and kept between sessions.
 
-    `lenses` are fields of `lens_core.lenses`; `None`: Logit Lens and Query Lens, and the others
+    `lenses` are names of `lens_core.lenses`; `None`: Logit Lens and Query Lens, and the others
     where there is room. `length` is the most tokens to show of a list; `None`: the
     configuration's `k`.
     """

@@ -15,7 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from lens_core.lenses import LENSES, QUERY, lens_named
+from lens_core.lenses import LENSES, LOGIT, QUERY, lens_named
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.state import State
@@ -238,10 +238,10 @@ class ReverseSearch(AnswerScreen[Feature | None]):
 def _scores(lens: str, hits: Sequence[m.Hit]) -> list[list[str]]:
     """The columns of scores by heading: the ranking lens's, then another's if known."""
     columns = [_column(lens, [hit.score for hit in hits])]
-    if lens != "logit":
-        columns.append(_column("logit", [hit.logit_score for hit in hits]))
+    if lens != LOGIT.name:
+        columns.append(_column(LOGIT.name, [hit.logit_score for hit in hits]))
     elif any(hit.query_score is not None for hit in hits):
-        columns.append(_column("query", [hit.query_score for hit in hits]))
+        columns.append(_column(QUERY.name, [hit.query_score for hit in hits]))
     ranks = [f"{hit.rank:,}" for hit in hits]
     return [*columns, [f"{cell:>7}" for cell in ("rank", *ranks)]]
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from lens_core.lenses import FIRST_ORDER, LENSES, LOGIT, QUERY
+from lens_core.lenses import FIRST_ORDER, LENSES, LOGIT, QUERY, lens_named
 from qlens_tui.app.views import End, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
@@ -24,24 +24,22 @@ from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList,
 from qlens_tui.formats import number, part_of, ranks_moved
 from qlens_tui.text import cells, fit, token_label
 
-PAIR = (LOGIT.field, QUERY.field)
-_OTHERS = tuple(lens.field for lens in LENSES if lens not in (LOGIT, QUERY))
-ALL = (LOGIT.field, *_OTHERS, QUERY.field)
+PAIR = (LOGIT.name, QUERY.name)
+_OTHERS = tuple(lens.name for lens in LENSES if lens not in (LOGIT, QUERY))
+ALL = (LOGIT.name, *_OTHERS, QUERY.name)
 _ORDER: tuple[tuple[str, ...] | None, ...] = (
     None,
-    *((other, QUERY.field) for other in _OTHERS),
-    *((LOGIT.field, other) for other in _OTHERS),
+    *((other, QUERY.name) for other in _OTHERS),
+    *((LOGIT.name, other) for other in _OTHERS),
     ALL,
     PAIR,
 )
 LENGTHS = (5, 10, 25, 50, 100)
 
-_LENS = {lens.field: lens for lens in LENSES}
-_NAMES: dict[str, tuple[str, str]] = {lens.field: (lens.title, lens.short) for lens in LENSES}
 # Query Lens's list uses the current transition.
 _CARRIED: dict[Transition, tuple[str, str]] = {
-    "full": _NAMES[QUERY.field],
-    "first-order": _NAMES[FIRST_ORDER.field],
+    "full": (QUERY.title, QUERY.short),
+    "first-order": (FIRST_ORDER.title, FIRST_ORDER.short),
     "identity": ("Identity", "Ident."),
 }
 _MEANING: dict[tuple[Side, End], str] = {
@@ -251,8 +249,9 @@ class TokenPane(FeaturePane[ListsView]):
         arrows = (up if above else "") + (down if below > 0 else "")
         text = fit(" " + arrows, ranks + 2, ellipsis="")
         for index, column in enumerate(columns):
-            long, short = _NAMES[column.lens]
-            if column.lens == QUERY.field:
+            lens = lens_named(column.lens)
+            long, short = lens.title, lens.short
+            if lens is QUERY:
                 long, short = _CARRIED[self._transition]
             title = long if cells(long) <= column.token else short
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
@@ -278,7 +277,7 @@ class TokenPane(FeaturePane[ListsView]):
             shared = its_id in marked
             label = token_label(rows.tokens[rank], ascii_only=self.ascii_only)
             token = fit(label, column.token, ellipsis=self.ellipsis)
-            plain = "tokens--query" if column.lens == QUERY.field else ""
+            plain = "tokens--query" if column.lens == QUERY.name else ""
             style = self.shade("tokens--shared" if shared else plain)
             runs.append((("=" if shared else " ") + token, style))
             numbers = f" {its_id:>{column.id}}" if column.id else ""
@@ -329,19 +328,19 @@ class TokenPane(FeaturePane[ListsView]):
 
     def _different(self, side: SideSignature, lenses: tuple[str, ...]) -> tuple[str, ...]:
         """The lists that the side has, without first order if that is the current transition."""
-        had = tuple(lens for lens in lenses if _LENS[lens].name in side.top)
-        if self._transition == "first-order" and QUERY.field in had:
-            return tuple(lens for lens in had if lens != FIRST_ORDER.field)
+        had = tuple(lens for lens in lenses if lens in side.top)
+        if self._transition == "first-order" and QUERY.name in had:
+            return tuple(lens for lens in had if lens != FIRST_ORDER.name)
         return had
 
     def _column(self, side: SideSignature, lens: str, look: TokenLook, with_moved: bool) -> _Column:
         lists = side.top if look.end == "top" else side.bottom
         # An atlas has no bottom lists.
-        rows = _NONE if lists is None else lists[_LENS[lens].name]
+        rows = _NONE if lists is None else lists[lens]
         kept = slice(look.length or self.view.k)
         rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
         moves = 0
-        if with_moved and lens != LOGIT.field:
+        if with_moved and lens != LOGIT.name:
             moves = max([6, *(len(ranks_moved(m)) for m in rows.moved)])
         return _Column(
             lens,

@@ -26,7 +26,7 @@ def test_what_was_left_is_found_again_the_next_time(place):
         assert bench.rows.sort == "value_gain"
         assert bench.pane("key").look.ids
         assert bench.pane("key").look.end == "bottom"
-        assert bench.pane("key").look.lenses == ("first_order", "query_lens")
+        assert bench.pane("key").look.lenses == ("first-order", "query")
         assert bench.pane("key").look.length == 5
         assert bench.paths.view.transition == "first-order"
         assert bench.focused is bench.pane("key")
