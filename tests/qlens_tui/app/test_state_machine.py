@@ -249,6 +249,8 @@ class Panes(RuleBasedStateMachine):
                 assert shown.of == (found.layer, found.feature)
                 asked = state.feature, state.settings, self.operators
                 is_asked = (shown.of, found.settings, found.n_tokens) == asked
+                is_from_atlas = len(found.value.top.query_lens.ids) == ATLAS
+                is_asked &= not is_from_atlas or state.look.end == "top"
                 self._check(side, is_asked, shown.late)
         evidence = state.evidence_shown()
         if evidence.answer is None:
