@@ -201,11 +201,15 @@ class QlensApp(KeysInOrder):
     def notify(self, message: str, **how: Any) -> None:
         """Show a notice, of any text; a new one replaces earlier ones that are not errors.
 
-        Otherwise a pile of notices would hide the screen.
+        Otherwise a pile of notices would hide the screen. An error that still stands there is not
+        shown again.
         """
+        shown = visible(message, ascii_only=self.ascii_only)
         if all(each.severity == "information" for each in self._notifications):
             self.clear_notifications()
-        super().notify(visible(message, ascii_only=self.ascii_only), **{**how, "markup": False})
+        standing = [each.message for each in self._notifications if each.severity == "error"]
+        if how.get("severity") != "error" or shown not in standing:
+            super().notify(shown, **{**how, "markup": False})
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """For the palette: every action that has a key, and the themes."""

@@ -347,6 +347,18 @@ def test_a_file_that_is_gone_is_told_with_its_backups_and_never_begun_anew(path:
         assert triage.warning == ""
 
 
+def test_an_export_of_marks_whose_file_is_gone_says_so(path: Path) -> None:
+    Triage(path).close()
+    path.unlink()
+    place, data = Workplace(path.parent), {"QLENS_DATA_DIR": str(path.parent)}
+
+    for scope in (["--starred"], ["--where", "layer = 1"]):
+        to = str(path.with_name("a.csv"))
+        line = place.refusal(1, "export", "smollm2-neurons", *scope, "-o", to, **data)
+        assert "is missing, and there is a backup of it" in line
+    assert not path.exists()
+
+
 def test_the_copies_of_a_file_that_another_replaced_are_kept(path: Path) -> None:
     Triage(path).close()
     (held,) = backups_of(path)
