@@ -119,7 +119,23 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "how many ranks the token rose (+) or fell (-) against Logit Lens; for a key, "
                 "partly because the two lenses read it differently (see unit)",
             ),
+            Word(
+                "vs on",
+                "where blocks of the side are off: how many ranks the token rose (+) or fell (-) "
+                "against all of them on. D compares with Logit Lens instead; a switches all on",
+            ),
             Word("=", "the token is in more than one of the lists shown"),
+            Word(
+                "+",
+                "with blocks off, the token came into the best k of the configuration; those that "
+                "left are named below the list, however long it is",
+            ),
+            Word(
+                "against all on",
+                "with blocks off: by how much the summed score of the k tokens that are best with "
+                "all on has changed, as a part of what it was (-38%: lost). A key's scores are "
+                "taken before they are divided by its length",
+            ),
             Word(
                 "rank",
                 "the token's place in the feature's own list of all tokens; 1 is the best. "

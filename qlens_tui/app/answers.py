@@ -11,13 +11,14 @@ from typing import Protocol
 
 from textual.notifications import SeverityLevel
 
+from qlens_tui.app.kept_answers import KEPT
 from qlens_tui.app.layer_requests import LayerRequests
 from qlens_tui.app.notices import LONG
 from qlens_tui.app.requests import FeatureRequests, Requests
 from qlens_tui.app.screens.building import Building
 from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.table_rows import TableRows
-from qlens_tui.app.state import KEPT, State
+from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature
 from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m

@@ -6,6 +6,13 @@ from collections import OrderedDict
 
 from qlens_tui.engine import messages as m
 
+OF_PANES = (
+    m.ComputeSignature, m.ComputeComparison, m.ComputePaths, m.ComputeBlockTokens,
+    m.ComputeEvidence,
+)  # fmt: skip
+"""The requests that the panes make as the cursor moves from feature to feature."""
+KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
+"""The requests whose answers are kept."""
 _MOST = 1024
 
 

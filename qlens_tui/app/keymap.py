@@ -48,6 +48,13 @@ KEYMAP = (
     _quiet("1", "transition('identity')", "Identity", "Identity: carry nothing through blocks"),
     _quiet("2", "transition('first-order')", "First order", "First order: each block by itself"),
     _quiet("3", "transition('full')", "Full", "Full: each block acts on earlier ones too"),
+    _quiet("a", "all_on", "All blocks on"),
+    _quiet(
+        "D",
+        "look('other_comparison')",
+        "Compared with",
+        "Blocks off: compare with all on, or Logit Lens",
+    ),
     _quiet("b", "look('other_end')", "Top or bottom lists"),
     _quiet("i", "look('with_ids')", "Token ids", "Show or hide token ids"),
     _quiet("c", "look('next_lenses')", "Lenses compared", "Next choice of lenses to compare"),

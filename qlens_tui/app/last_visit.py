@@ -50,6 +50,7 @@ class LastVisit:
     bottom: bool = False
     lenses: tuple[str, ...] | None = None
     length: int | None = None
+    against_all_on: bool = True
     theme: str | None = None
     model: str = ""
     tokens: int = 0
@@ -84,7 +85,9 @@ def _sane(place: LastVisit) -> bool:
     def natural(value: object) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
-    flags = (place.descending, place.ids, place.bottom, place.everywhere)
+    flags = (
+        place.descending, place.ids, place.bottom, place.everywhere, place.against_all_on,
+    )  # fmt: skip
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
         return False
     if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 from qlens_tui.app.alarm import After, Alarm
-from qlens_tui.app.state import OF_PANES, State
+from qlens_tui.app.kept_answers import OF_PANES
+from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES
 from qlens_tui.engine import messages as m
 
@@ -57,10 +58,10 @@ class Requests:
     def withdraw_stale(self) -> None:
         """Stop the passes for other features or settings, which would delay the current ones."""
         state = self._state
-        wanted = {state.lists_asked, *map(state.shares_asked, SIDES)}
+        wanted = {state.lists_asked, state.comparison_asked, *map(state.shares_asked, SIDES)}
         for work in state.under_way:
             match work.request:
-                case m.ComputeSignature() | m.ComputePaths():
+                case m.ComputeSignature() | m.ComputeComparison() | m.ComputePaths():
                     stale = work.request not in wanted
                 case m.ComputeBlockTokens(layer=layer, feature=feature):
                     stale = (layer, feature) != state.feature
@@ -142,6 +143,7 @@ class FeatureRequests:
         self._resting.stop()
         self._requests.withdraw_stale()
         self._ask(self._state.lists_asked)
+        self._ask(self._state.comparison_asked)
         for side in SIDES:
             self._ask(self._state.shares_asked(side))
         self._ask(self._state.evidence_asked)

@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lens_core.terms import block_name, splits
-from qlens_tui.app.kept_answers import KeptAnswers, has_more
+from qlens_tui.app.kept_answers import OF_PANES, KeptAnswers, has_more
 from qlens_tui.app.opened import Opened, content_of
 from qlens_tui.app.standing import Numbers, Standing
+from qlens_tui.app.switched import against_all_on, comparison_of
 from qlens_tui.app.views import (
     SIDES,
     BlockTokens,
@@ -34,10 +35,6 @@ from qlens_tui.app.views import (
 from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m
 
-OF_PANES = (m.ComputeSignature, m.ComputePaths, m.ComputeBlockTokens, m.ComputeEvidence)
-"""The requests that the panes make as the cursor moves from feature to feature."""
-KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
-"""The requests whose answers are kept."""
 CANCELLED = "cancelled: go to another feature and back to compute it"
 
 
@@ -133,6 +130,14 @@ class State:
             return None
         layer, feature = self.feature
         return m.ComputeSignature(layer=layer, feature=feature, settings=self.settings)
+
+    @property
+    def comparison_asked(self) -> m.ComputeComparison | None:
+        """What the switches changed, once the lists are over all tokens, if it is to be shown."""
+        lists = self.lists_asked
+        if lists is None or not self.look.against_all_on or not self._answers.is_whole(lists):
+            return None
+        return comparison_of(self.opened, (lists.layer, lists.feature), lists.settings)
 
     def shares_asked(self, side: m.Side) -> m.ComputePaths | None:
         """The shares of one side; only switches on the side's own path are part of the request."""
@@ -241,7 +246,8 @@ class State:
             ):
                 self._keep_answer(question, found, is_whole=is_whole)
             case (
-                m.EvidenceReady(evidence=found)
+                m.ComparisonReady(comparison=found)
+                | m.EvidenceReady(evidence=found)
                 | m.SearchReady(found=found)
                 | m.PromptReady(prompt=found)
             ):
@@ -285,7 +291,8 @@ class State:
         question = self.lists_asked
         stands_in = self._answer_of_lists() is not None
         shown = self._shown(self._lists, question, stands_in)
-        return ListsView(shown, self.look, blocks, note, self.opened.n_tokens, self.opened.k)
+        view = ListsView(shown, self.look, blocks, note, self.opened.n_tokens, self.opened.k)
+        return replace(view, against=against_all_on(self, side, shown))
 
     def evidence_shown(self) -> Shown[m.Evidence]:
         """The engine's answer that the evidence pane draws."""

@@ -46,13 +46,26 @@ class TokenLook:
 
     `lenses` are names of `lens_core.lenses`; `None`: Logit Lens and Query Lens, and the others
     where there is room. `length` is the most tokens to show of a list; `None`: the
-    configuration's `k`.
+    configuration's `k`. With blocks off, lists are compared `against_all_on`, or else Logit Lens.
     """
 
     end: End = "top"
     ids: bool = False
     lenses: tuple[str, ...] | None = None
     length: int | None = None
+    against_all_on: bool = True
+
+
+@dataclass(frozen=True)
+class AgainstAllOn:
+    """What switches changed in one side's lists; or `awaits` its progress, or the `problem`.
+
+    All are empty where the lists are those of other switches than the asked ones.
+    """
+
+    change: m.SideComparison | None = None
+    awaits: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,8 @@ class ListsView:
 
     `blocks` are those on its path, `None` if unknown; `note` is a remark on the vector, such as
     which of two keys it is. `n_tokens` is the size of the reference: a result may be over a part.
-    `k` is the configuration's, `None` if unknown.
+    `k` is the configuration's, `None` if unknown. `against` is `None` unless the lists drawn have
+    blocks of their path off, and are to be compared with all of them on.
     """
 
     shown: Shown[m.Signature] = Shown()
@@ -70,6 +84,7 @@ class ListsView:
     note: str = ""
     n_tokens: int = 0
     k: int | None = None
+    against: AgainstAllOn | None = None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ def passes_for(request: m.Request) -> str:
     match request:
         case m.ComputeSignature():
             return f"lists of {request.layer}:{request.feature}"
+        case m.ComputeComparison():
+            return f"all blocks on for {request.layer}:{request.feature}"
         case m.ComputePaths():
             return f"{request.side} paths of {request.layer}:{request.feature}"
         case m.ComputeBlockTokens():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lens_core.comparison import Comparison
 from lens_core.signature import (
     BuildFacts,
     Evidence,
@@ -110,6 +111,13 @@ class SignatureReady(Event):
 
     signature: Signature
     is_last: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonReady(Event):
+    """What switches changed in a feature's lists, against all blocks on."""
+
+    comparison: Comparison
 
 
 @dataclass(frozen=True, kw_only=True)

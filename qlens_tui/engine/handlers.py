@@ -61,6 +61,8 @@ class Answers:
                 return self._vocabulary(request)
             case requests.ComputeSignature():
                 return self._signature(request)
+            case requests.ComputeComparison():
+                return self._comparison(request)
             case requests.ComputePaths():
                 return self._paths(request)
             case requests.ComputeBlockTokens():
@@ -136,6 +138,15 @@ class Answers:
             events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
             for found in with_overlaps(stages, session.lens.k)
         )
+
+    def _comparison(self, request: requests.ComputeComparison) -> events.Event:
+        from lens_core.report import comparison
+
+        length = max(LONGEST, self._session.lens.k)
+        found = comparison(
+            self._session, request.layer, request.feature, request.settings, length=length
+        )
+        return events.ComparisonReady(id=request.id, comparison=found)
 
     def _paths(self, request: requests.ComputePaths) -> events.Event:
         from lens_core.report import paths

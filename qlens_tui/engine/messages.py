@@ -1,9 +1,11 @@
 """Requests, events and the core's result classes, in one namespace for modules that use many.
 
-Nothing is defined here: see `requests`, `events`, `lens_core.signature` and `lens_core.terms`.
+Nothing is defined here: see `requests`, `events`, `lens_core.signature`,
+`lens_core.comparison` and `lens_core.terms`.
 """
 # ruff: noqa: F403
 
+from lens_core.comparison import *
 from lens_core.signature import *
 from lens_core.terms import *
 from qlens_tui.engine.events import *

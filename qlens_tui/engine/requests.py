@@ -103,6 +103,20 @@ class ComputeSignature(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputeComparison(Request):
+    """What the switches of `settings` changed in all lists; answered by `ComparisonReady`.
+
+    Over the whole reference: ask once the lists are. With all blocks on, operators answer at once,
+    else a walk that is kept.
+    """
+
+    pane: ClassVar[str] = "comparison"
+    layer: int
+    feature: int
+    settings: Settings = _DEFAULTS
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputePaths(Request):
     """The shares of one side's blocks; answered by `PathsReady`."""
 

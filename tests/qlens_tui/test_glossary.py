@@ -23,7 +23,7 @@ def test_every_column_of_the_table_is_explained(title):
 @pytest.mark.parametrize(
     "word",
     [
-        *("Logit Lens", "Query Lens", "score", "unit", "cosine", "moved", "="),
+        *("Logit Lens", "Query Lens", "score", "unit", "cosine", "moved", "vs on", "=", "+"),
         *("length", "carried", "stability", "relative variance", "operators", "direct method"),
         *("silent", "share", "direct", "bias"),
         *(f"{split} split" for split in get_args(Split)),

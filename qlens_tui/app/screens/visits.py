@@ -28,6 +28,7 @@ def begun(visit: LastVisit) -> State:
             ids=visit.ids,
             lenses=visit.lenses,
             length=visit.length,
+            against_all_on=visit.against_all_on,
         ),
     )
 
@@ -48,6 +49,7 @@ def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> 
         bottom=look.end == "bottom",
         lenses=look.lenses,
         length=look.length,
+        against_all_on=look.against_all_on,
         model=opened.model_name,
         tokens=opened.n_tokens,
         known=tuple(known[layer] for layer in sorted(known)),

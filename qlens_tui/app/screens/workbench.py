@@ -233,7 +233,6 @@ class Workbench(Screen[None]):
         self.draw()
 
     def on_token_pane_look_changed(self, event: TokenPane.LookChanged) -> None:
-        event.stop()
         self._look(event.look)
 
     def on_evidence_pane_feature_chosen(self, event: EvidencePane.FeatureChosen) -> None:
@@ -317,6 +316,9 @@ class Workbench(Screen[None]):
 
     def action_transition(self, transition: m.Transition) -> None:
         self._carry(replace(self.state.settings, transition=transition))
+
+    def action_all_on(self) -> None:
+        self._carry(replace(self.state.settings, off=frozenset()))
 
     def action_look(self, what: str, *by: int) -> None:
         look: TokenLook = getattr(self.query_one("#value", TokenPane), what)(*by)

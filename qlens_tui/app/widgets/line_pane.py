@@ -132,6 +132,7 @@ class LinePane(Widget, can_focus=True):
         super().__init__(name=name, id=id, classes=classes)
         self.ascii_only = ascii_only
         self._head: tuple[Line, ...] = ()
+        self._foot: tuple[Line, ...] = ()
         self._body: tuple[Line, ...] = ()
         self._painted: list[Line] = []
         self._top = 0
@@ -139,6 +140,10 @@ class LinePane(Widget, can_focus=True):
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         """The fixed lines, and the lines that scroll under them."""
         raise NotImplementedError
+
+    def foot(self, width: int, height: int) -> Sequence[Line]:
+        """Fixed lines below those that scroll."""
+        return ()
 
     @property
     def top(self) -> int:
@@ -148,7 +153,7 @@ class LinePane(Widget, can_focus=True):
     @property
     def body_height(self) -> int:
         """How many scrolling lines are on the screen."""
-        return max(0, self.content_size.height - len(self._head))
+        return max(0, self.content_size.height - len(self._head) - len(self._foot))
 
     @property
     def lines(self) -> list[str]:
@@ -167,6 +172,7 @@ class LinePane(Widget, can_focus=True):
         height = self.content_size.height
         head, body = self.lay_out(self.content_size.width, height)
         self._head, self._body = tuple(head), tuple(body)
+        self._foot = tuple(self.foot(self.content_size.width, height))
         self._top = max(0, min(self._top, len(self._body) - self.body_height))
         before, self._painted = self._painted, [self._shown(y) for y in range(height)]
         changed = [
@@ -194,8 +200,11 @@ class LinePane(Widget, can_focus=True):
     def _shown(self, y: int) -> Line:
         if y < len(self._head):
             return self._head[y]
-        index = y - len(self._head) + self._top
-        return self._body[index] if index < len(self._body) else ()
+        row = y - len(self._head)
+        rows = min(self.body_height, len(self._body) - self._top)
+        if row < rows:
+            return self._body[self._top + row]
+        return self._foot[row - rows] if row - rows < len(self._foot) else ()
 
     def on_resize(self, event: events.Resize) -> None:
         self.redraw()

@@ -42,6 +42,8 @@ class PathsLines:
             blocks = self.shares.on_side(side)
             off = frozenset(paths.settings.off) if is_other else view.off
             pieces.append([f"{side} {len(blocks - off)} of {len(blocks)} on"])
+        if view.off:
+            pieces.append(["a: all on"])
         waiting = waiting_for or ("" if is_other else self._waiting())
         if waiting:
             said = facts(pieces, room - cells(waiting) - 2)

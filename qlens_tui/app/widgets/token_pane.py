@@ -3,34 +3,39 @@
 Ranks are shown once, on the left, for all lists. `=` marks a token that is in more than one of
 the lists shown; `moved` is how many ranks it rose against Logit Lens. First order is a third list
 if the width allows, or replaces another by key. The head says how the lists were made; facts that
-do not fit are left out, and numbers are never cut.
+do not fit are left out, and numbers are never cut. Where blocks of the side are off, `vs on` is how
+many ranks a token rose against all on, and `switch_lines` says what else changed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from lens_core.lenses import FIRST_ORDER, LENSES, LOGIT, QUERY, lens_named
+from lens_core.lenses import FIRST_ORDER, LOGIT, QUERY, lens_named
 from qlens_tui.app.views import End, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
-from qlens_tui.engine.messages import Side, SideSignature, Signature, TokenList, Transition
-from qlens_tui.formats import number, part_of, ranks_moved
+from qlens_tui.app.widgets.switch_lines import CAME_IN, SwitchLines, off_blocks
+from qlens_tui.app.widgets.token_columns import ALL, OTHERS, PAIR, Column, Columns, shared
+from qlens_tui.engine.messages import (
+    ListChange,
+    Side,
+    SideSignature,
+    Signature,
+    Transition,
+)
+from qlens_tui.formats import number, part_of
 from qlens_tui.text import cells, fit, token_label
 
-PAIR = (LOGIT.name, QUERY.name)
-_OTHERS = tuple(lens.name for lens in LENSES if lens not in (LOGIT, QUERY))
-ALL = (LOGIT.name, *_OTHERS, QUERY.name)
 _ORDER: tuple[tuple[str, ...] | None, ...] = (
     None,
-    *((other, QUERY.name) for other in _OTHERS),
-    *((LOGIT.name, other) for other in _OTHERS),
+    *((other, QUERY.name) for other in OTHERS),
+    *((LOGIT.name, other) for other in OTHERS),
     ALL,
     PAIR,
 )
@@ -49,22 +54,6 @@ _MEANING: dict[tuple[Side, End], str] = {
     ("key", "bottom"): "what inhibits it",
 }
 _TALL = 8  # height from which a line says how the lists were made
-_NARROWEST, _ROOMY, _WIDEST = 6, 16, 32  # columns of a token
-
-
-_NONE = TokenList("", "", (), (), (), None, ())
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One list and the widths of its columns; 0 for what is not shown."""
-
-    lens: str
-    rows: TokenList
-    token: int
-    id: int
-    score: int
-    moved: int
 
 
 class TokenPane(FeaturePane[ListsView]):
@@ -73,9 +62,10 @@ class TokenPane(FeaturePane[ListsView]):
     DEFAULT_CSS = """
     TokenPane > .tokens--shared { text-style: bold; color: $text-accent; }
     TokenPane > .tokens--query { text-style: bold; }
+    TokenPane > .tokens--came-in { text-style: bold; color: $text-success; }
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tokens--shared", "tokens--query"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"tokens--shared", "tokens--query", "tokens--came-in"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("b", "other_end", "Top or bottom", tooltip="Top or bottom lists"),
@@ -147,6 +137,13 @@ class TokenPane(FeaturePane[ListsView]):
                 return look
         return self.look
 
+    def other_comparison(self) -> TokenLook:
+        """With blocks off, the look with the other comparison: all on, or Logit Lens."""
+        answer = self.view.shown.answer
+        if answer is None or not answer.settings.off:
+            return self.look
+        return replace(self.look, against_all_on=not self.look.against_all_on)
+
     def lengthened(self, by: int) -> TokenLook:
         """The look with longer lists, or shorter ones for a negative `by`."""
         usual = self.view.k or LENGTHS[2]
@@ -171,21 +168,46 @@ class TokenPane(FeaturePane[ListsView]):
         columns = self._columns(side, width, self.look)
         shown = max((len(column.rows.ids) for column in columns), default=0)
         ranks = len(str(max(shown, 1))) + (self.look.end == "bottom")
-        marked = self._shared(columns)
+        marked = shared(columns)
         head = [self._title(width)]
-        if height >= _TALL:
+        switched = self._switched(answer)
+        if height >= _TALL or switched is not None:
             head.append(self._provenance(answer, width, marked=bool(marked)))
+        if switched is not None:
+            said = switched.head([column.lens for column in columns], width)
+            head.append(tuple((text, self.shade(style)) for text, style in said))
         if not shown:
             body: list[Line] = [((f" {self._nothing(columns)}", "pane--quiet"),)]
             return [fitted(one, width, self.ellipsis) for one in head], body
-        hidden = max(0, shown - max(0, height - len(head) - 1))
+        hidden = max(0, shown - max(0, height - len(head) - 1 - len(self.foot(width, height))))
         head.append(self._heads(columns, ranks, above=self.top, below=hidden - self.top))
         body = [self._row(columns, rank, ranks, marked) for rank in range(shown)]
         return [fitted(one, width, self.ellipsis) for one in head], [
             fitted(row, width, "") for row in body
         ]
 
-    def _nothing(self, columns: Sequence[_Column]) -> str:
+    def foot(self, width: int, height: int) -> Sequence[Line]:
+        """The tokens that left the lists when blocks were switched off."""
+        answer = self.view.shown.answer
+        switched = None if answer is None or self.instead() else self._switched(answer)
+        if answer is None or switched is None or height < _TALL:
+            return ()
+        columns = self._columns(self._one_side(answer), width, self.look)
+        titles = {column.lens: self._names(column.lens)[1] for column in columns}
+        lines = switched.left(titles, width, max(1, height // _TALL))
+        return [fitted(one, width, self.ellipsis) for one in lines]
+
+    def _switched(self, of: Signature) -> SwitchLines | None:
+        """The lines about blocks of the side that are off; `None` if they are all on."""
+        if not self._off(of) or self._transition == "identity":
+            return None
+        return SwitchLines(self.view, self._one_side(of), self.ascii_only)
+
+    def _off(self, of: Signature) -> list[int]:
+        """The blocks of the side's path that are off."""
+        return sorted(of.settings.off.intersection(self.view.blocks or ()))
+
+    def _nothing(self, columns: Sequence[Column]) -> str:
         """The text shown if all lists are empty."""
         if self.shown.awaits:
             return self.doing(self.shown.awaits)
@@ -219,7 +241,8 @@ class TokenPane(FeaturePane[ListsView]):
 
     def _provenance(self, of: Signature, width: int, *, marked: bool) -> Line:
         settings = of.settings
-        pieces: list[list[str]] = [[settings.transition], self._blocks_on(of)]
+        blocks = self._blocks_on(of, width - cells(f" {settings.transition}, "))
+        pieces: list[list[str]] = [[settings.transition], blocks]
         if settings.convention != "paper":
             pieces.append([f"{settings.convention} convention"])
         if settings.final_norm != "apply":
@@ -233,37 +256,38 @@ class TokenPane(FeaturePane[ListsView]):
             pieces.append(["= in both lists", "= in both"])
         return ((f" {facts(pieces, width - 1)}", "pane--quiet"),)
 
-    def _blocks_on(self, of: Signature) -> list[str]:
+    def _blocks_on(self, of: Signature, room: int) -> list[str]:
         off, blocks = of.settings.off, self.view.blocks
         if blocks is None:
             return [f"{len(off)} blocks off" if off else "all blocks on"]
-        on = f"{len(blocks) - sum(block in blocks for block in off)} of {len(blocks)}"
+        if own := self._off(of):
+            wordings = off_blocks(own, blocks)  # names go before the facts that follow
+            return [each for each in wordings if cells(each) <= room][:1] or wordings[-1:]
+        on = f"{len(blocks)} of {len(blocks)}"
         return [f"{on} blocks on", f"{on} on"]
 
     def _one_side(self, of: Signature) -> SideSignature:
         return of.value if self.side == "value" else of.key
 
-    def _heads(self, columns: Sequence[_Column], ranks: int, *, above: int, below: int) -> Line:
+    def _heads(self, columns: Sequence[Column], ranks: int, *, above: int, below: int) -> Line:
         """The lists' names, and on the left whether there is more than fits."""
         up, down = ("^", "v") if self.ascii_only else ("▴", "▾")
         arrows = (up if above else "") + (down if below > 0 else "")
         text = fit(" " + arrows, ranks + 2, ellipsis="")
         for index, column in enumerate(columns):
-            lens = lens_named(column.lens)
-            long, short = lens.title, lens.short
-            if lens is QUERY:
-                long, short = _CARRIED[self._transition]
+            long, short = self._names(column.lens)
             title = long if cells(long) <= column.token else short
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
             if column.id:
                 text += f" {'id':>{column.id}}"
             text += f" {column.rows.measure.removesuffix(' score'):>{column.score}}"
             if column.moved:
-                text += f" {'moved':>{column.moved}}"
+                heading = "moved" if self._changes is None else "vs on"
+                text += f" {heading:>{column.moved}}"
         return ((text, "pane--quiet"),)
 
     def _row(
-        self, columns: Sequence[_Column], rank: int, ranks: int, marked: frozenset[int]
+        self, columns: Sequence[Column], rank: int, ranks: int, marked: frozenset[int]
     ) -> Line:
         sign = -1 if self.look.end == "bottom" else 1
         runs: list[Run] = [(f" {sign * (rank + 1):>{ranks}} ", self.shade())]
@@ -271,22 +295,36 @@ class TokenPane(FeaturePane[ListsView]):
             runs.append((self._bar(index), self.shade()))
             rows = column.rows
             if rank >= len(rows.ids):
-                runs.append((" " * (_fixed(column) + column.token), self.shade()))
+                runs.append((" " * (column.fixed + column.token), self.shade()))
                 continue
             its_id = rows.ids[rank]
-            shared = its_id in marked
+            is_shared, came_in = its_id in marked, its_id in column.came_in
             label = token_label(rows.tokens[rank], ascii_only=self.ascii_only)
             token = fit(label, column.token, ellipsis=self.ellipsis)
             plain = "tokens--query" if column.lens == QUERY.name else ""
-            style = self.shade("tokens--shared" if shared else plain)
-            runs.append((("=" if shared else " ") + token, style))
+            style = "tokens--came-in" if came_in else "tokens--shared" if is_shared else plain
+            mark = CAME_IN if came_in else "=" if is_shared else " "
+            runs.append((mark + token, self.shade(style)))
             numbers = f" {its_id:>{column.id}}" if column.id else ""
             numbers += f" {number(rows.shown_scores[rank]):>{column.score}}"
             if column.moved:
-                moved = ranks_moved(rows.moved[rank]) if rows.moved else ""
+                moved = column.moves[rank] if column.moves else ""
                 numbers += f" {moved:>{column.moved}}"
             runs.append((numbers, self.shade()))
         return line(*runs)
+
+    def _names(self, lens: str) -> tuple[str, str]:
+        if lens == QUERY.name:
+            return _CARRIED[self._transition]
+        found = lens_named(lens)
+        return found.title, found.short
+
+    @property
+    def _changes(self) -> Mapping[str, ListChange] | None:
+        """The changes against all on, by lens; `None`: lists are compared with Logit Lens."""
+        answer = self.view.shown.answer
+        switched = None if answer is None else self._switched(answer)
+        return None if switched is None else switched.changes
 
     def _bar(self, index: int) -> str:
         return ("" if index == 0 else " |") if self.ascii_only else ("" if index == 0 else " │")
@@ -304,56 +342,10 @@ class TokenPane(FeaturePane[ListsView]):
         answer = self.view.shown.answer
         return "full" if answer is None else answer.settings.transition
 
-    def _columns(self, side: SideSignature, width: int, look: TokenLook) -> list[_Column]:
-        """The chosen lists that fit; numbers are dropped before lists."""
-        first = PAIR if look.lenses is None else look.lenses
-        choices = [(first, True, _NARROWEST), (first[-2:], True, _NARROWEST)]
-        choices += [(first[-2:], False, _NARROWEST), (first[-1:], True, 0)]
-        if look.lenses is None:
-            choices.insert(0, (ALL, True, _ROOMY))
-        for lenses, moved, least in choices:
-            columns = [
-                self._column(side, lens, look, moved) for lens in self._different(side, lenses)
-            ]
-            ranks = len(str(max(len(column.rows.ids) for column in columns))) + 2
-            ranks += look.end == "bottom"
-            taken = ranks + sum(map(_fixed, columns)) + 2 * (len(columns) - 1)
-            each, more = divmod(max(0, width - taken), len(columns))
-            if each >= least:
-                break
-        return [
-            replace(column, token=min(_WIDEST, each + (index >= len(columns) - more)))
-            for index, column in enumerate(columns)
-        ]
-
-    def _different(self, side: SideSignature, lenses: tuple[str, ...]) -> tuple[str, ...]:
-        """The lists that the side has, without first order if that is the current transition."""
-        had = tuple(lens for lens in lenses if lens in side.top)
-        if self._transition == "first-order" and QUERY.name in had:
-            return tuple(lens for lens in had if lens != FIRST_ORDER.name)
-        return had
-
-    def _column(self, side: SideSignature, lens: str, look: TokenLook, with_moved: bool) -> _Column:
-        lists = side.top if look.end == "top" else side.bottom
-        # An atlas has no bottom lists.
-        rows = _NONE if lists is None else lists[lens]
-        kept = slice(look.length or self.view.k)
-        rows = replace(rows, ids=rows.ids[kept], moved=rows.moved[kept])
-        moves = 0
-        if with_moved and lens != LOGIT.name:
-            moves = max([6, *(len(ranks_moved(m)) for m in rows.moved)])
-        return _Column(
-            lens,
-            rows,
-            token=0,
-            id=max([5, *(len(str(i)) for i in rows.ids)]) if look.ids else 0,
-            score=max([6, *(len(number(score)) for score in rows.shown_scores[kept])]),
-            moved=moves,
-        )
-
-    def _shared(self, columns: Sequence[_Column]) -> frozenset[int]:
-        times = Counter(i for column in columns for i in column.rows.ids)
-        return frozenset(i for i, n in times.items() if n > 1)
+    def _columns(self, side: SideSignature, width: int, look: TokenLook) -> list[Column]:
+        """The chosen lists that fit."""
+        length = look.length or self.view.k
+        return Columns(side, self._transition, look, length, self._changes).fitting(width)
 
 
 def _method(of: SideSignature) -> list[str]:
@@ -362,9 +354,3 @@ def _method(of: SideSignature) -> list[str]:
     if of.operators != "shipped":
         return ["operators"]
     return ["operators that come with qlens, float16", "qlens's operators, float16"]
-
-
-def _fixed(column: _Column) -> int:
-    """The width of a list without its tokens: the mark and the numbers."""
-    numbers = (column.id, column.score, column.moved)
-    return 1 + sum(width + 1 for width in numbers if width)

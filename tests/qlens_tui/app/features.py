@@ -15,6 +15,7 @@ from textual.widget import Widget
 from lens_core.terms import MEASURES, splits
 from qlens_tui.app.views import (
     SIDES,
+    AgainstAllOn,
     BlockTokens,
     EvidenceView,
     ListsView,
@@ -28,14 +29,18 @@ from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.app.widgets.token_pane import TokenPane
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.messages import (
+    Comparison,
     Context,
     Evidence,
+    ListChange,
     Lists,
     Neighbour,
     Paths,
     PathShare,
+    RankedToken,
     Settings,
     Side,
+    SideComparison,
     SideSignature,
     Signature,
     Split,
@@ -149,6 +154,37 @@ def paths(
     )
 
 
+def comparison(
+    layer: int = 6,
+    feature: int = 35,
+    *,
+    settings: Settings = Settings(off=frozenset({20})),  # noqa: B008
+    layers: int = LAYERS,
+    k: int = 5,
+    words: Sequence[str] = QUERY,
+) -> Comparison:
+    """Of an MLP neuron: every token rose by its rank, the second came in, and the last left.
+
+    The score with all on is that of no other feature.
+    """
+
+    def change(words: Sequence[str], moved: int) -> ListChange:
+        ids = tokens(words, 25, base=0, unit=False).ids
+        moves = tuple(moved * (i + 1) for i in range(25))
+        came_in = (RankedToken(ids[1], words[1], 2, 2 + moves[1]),)
+        left = tuple(RankedToken(i, word, 30, 3) for i, word in zip(ids, words, strict=False))
+        score = 1000.0 * layer + feature + 1
+        return ListChange(ids, moves, came_in, left, score * 0.75, score)
+
+    def side(way: range) -> SideComparison | None:
+        off = tuple(sorted(settings.off.intersection(way)))
+        lists = {"query": change(words, 1), "first-order": change(FIRST, -1)}
+        return SideComparison(off, k, 512, "shipped", lists, lists) if off else None
+
+    value, key = range(2 * layer + 2, 2 * layers), range(2 * layer + 1)
+    return Comparison(layer, feature, settings, side(value), side(key))
+
+
 def found(
     layer: int = 6, feature: int = 35, *, silent: bool = False, words: Sequence[str] = QUERY
 ) -> Evidence:
@@ -247,11 +283,12 @@ def lists_view(
     awaits: str = "",
     problem: str = "",
     look: TokenLook | None = None,
+    against: AgainstAllOn | None = None,
 ) -> ListsView:
     """These lists, by default those that are asked for."""
     feature = None if of is None else (of.layer, of.feature)
     shown = Shown(asked or feature, feature, of, late, awaits, problem)
-    return ListsView(shown, look or TokenLook(), range(14, 60))
+    return ListsView(shown, look or TokenLook(), range(14, 60), against=against)
 
 
 def shares_view(
@@ -325,6 +362,9 @@ def answer_to(
         case m.ComputeSignature(layer=layer, feature=feature, settings=settings):
             of = replace(signature(layer, feature), settings=settings)
             return m.SignatureReady(id=number, signature=replace(of, n_tokens=n_tokens))
+        case m.ComputeComparison(layer=layer, feature=feature, settings=settings):
+            of_switches = comparison(layer, feature, settings=settings, layers=n_layers, k=n_tokens)
+            return m.ComparisonReady(id=number, comparison=of_switches)
         case m.ComputePaths(layer=layer, feature=feature, side=side, settings=settings):
             off, transition, split = settings.off, settings.transition, request.split
             shares = paths(

@@ -27,6 +27,7 @@ PLACE = LastVisit(
     bottom=True,
     lenses=("logit", "query"),
     length=10,
+    against_all_on=False,
     theme="nord",
     model="SmolLM2",
     tokens=2048,

@@ -24,7 +24,7 @@ from qlens_tui.engine.scheduler import Desk
 from qlens_tui.table import frames as features
 from qlens_tui.table.known_layer import KnownLayer
 from tests.qlens_tui.app.desk import settled, status, told
-from tests.qlens_tui.app.features import signature
+from tests.qlens_tui.app.features import comparison, signature
 from tests.qlens_tui.app.simulated_time import simulate
 
 Asked = TypeVar("Asked", bound=m.Request)
@@ -217,6 +217,54 @@ def test_the_first_stage_is_shown_and_what_was_left_before_the_last_goes_on_on_r
         assert len(asked(1)) == 2
 
     talk_: Talk | None = None
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
+
+
+def test_a_late_comparison_of_an_old_mask_is_never_shown(talk):
+    def lists(asked, tokens=2048):
+        of = replace(signature(0, 1), settings=asked.settings, n_tokens=tokens)
+        of = replace(of, value=replace(of.value, n_tokens=tokens))
+        return m.SignatureReady(id=asked.id, signature=of, is_last=tokens == 2048)
+
+    def compared(asked):
+        of = comparison(0, 1, settings=asked.settings, layers=4)
+        assert of.value is not None
+        of = replace(of, value=replace(of.value, n_tokens=2048))
+        return m.ComparisonReady(id=asked.id, comparison=of)
+
+    async def switch(talk, *off):
+        talk.bench._carry(replace(talk.bench.state.settings, off=frozenset(off)))
+        await settled(talk.pilot)
+        return talk.asked(m.ComputeSignature)[-1]
+
+    async def act(talk):
+        await talk.open(0)
+        await talk.describe(0)
+        one = await switch(talk, 2)
+        await talk.say(lists(one, 256))
+        assert not talk.asked(m.ComputeComparison)
+        assert "against all on: ▸ after all 2,048 tokens" in value_pane(talk)
+        await talk.say(lists(one))
+        (old,) = talk.asked(m.ComputeComparison)
+        assert "against all on: ▸ comparing" in value_pane(talk)
+        other = await switch(talk, 2, 3)
+        assert talk.asked(m.Cancel)[-1].target == old.id
+        await talk.say(compared(old))  # it was on its way
+        assert talk.bench.pane("value").is_grey  # the old lists, with their own mask
+        assert "mlp.1" not in value_pane(talk)
+        await talk.say(lists(other))
+        assert "off: attn.1 mlp.1" in value_pane(talk)
+        assert "against all on: ▸ comparing" in value_pane(talk)
+        (_, new) = talk.asked(m.ComputeComparison)
+        await talk.say(compared(new))
+        assert "against all on: score -25.0%" in value_pane(talk)
+        before = len(talk.asked(m.Request))
+        await switch(talk, 2)
+        assert "against all on: score -25.0%" in value_pane(talk)
+        assert "off: attn.1 (a: all on)" in value_pane(talk)
+        kinds = {type(each) for each in talk.asked(m.Request)[before:]}
+        assert not kinds & {m.ComputeSignature, m.ComputeComparison}  # both are still known
+
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 

@@ -106,9 +106,13 @@ class Panes(RuleBasedStateMachine):
         self.state.split = split
         self.asking.changed()
 
-    @rule(end=st.sampled_from(("top", "bottom")), length=st.sampled_from((5, 10, None)))
-    def look(self, end: Any, length: int | None) -> None:
-        self.state.look = TokenLook(end=end, length=length)
+    @rule(
+        end=st.sampled_from(("top", "bottom")),
+        length=st.sampled_from((5, 10, None)),
+        against_all_on=st.booleans(),
+    )
+    def look(self, end: Any, length: int | None, against_all_on: bool) -> None:
+        self.state.look = TokenLook(end=end, length=length, against_all_on=against_all_on)
         self.asking.changed()
 
     @rule(block=st.integers(0, 2 * MODEL_LAYERS - 1))
@@ -252,6 +256,7 @@ class Panes(RuleBasedStateMachine):
                 is_from_atlas = len(found.value.top.query_lens.ids) == ATLAS
                 is_asked &= not is_from_atlas or state.look.end == "top"
                 self._check(side, is_asked, shown.late)
+            self._look_at_the_comparison(side)
         evidence = state.evidence_shown()
         if evidence.answer is None:
             self.differs.pop("evidence", None)
@@ -260,6 +265,28 @@ class Panes(RuleBasedStateMachine):
             asked = state.feature, self.operators
             self._check("evidence", (evidence.of, evidence.answer.n_tokens) == asked, evidence.late)
         self._look_at_paths()
+
+    def _look_at_the_comparison(self, side: m.Side) -> None:
+        """It is of the lists that are drawn, whether or not these are asked for."""
+        view, state = self.state.lists_view(side), self.state
+        lists, against = view.shown.answer, view.against
+        if lists is None:
+            assert against is None
+            return
+        own = lists.settings.off.intersection(self.opened.blocks(lists.layer, side) or ())
+        is_switched = bool(own) and lists.settings.transition != "identity"
+        assert (against is not None) == (is_switched and state.look.against_all_on)
+        if against is None:
+            return
+        assert bool(against.change) + bool(against.awaits) + bool(against.problem) <= 1
+        if against.change is not None:
+            change = against.change.top["query"]
+            of = 1000.0 * lists.layer + lists.feature + 1
+            said = against.change.off, against.change.k, change.all_on_score
+            assert said == (tuple(sorted(own)), lists.n_tokens, of)
+        is_asked = (view.shown.of, lists.settings) == (state.feature, state.settings)
+        if is_asked and not view.shown.late and lists.n_tokens == self.operators:
+            assert against.change or against.awaits or against.problem
 
     def _look_at_paths(self) -> None:
         state, view = self.state, self.state.paths_view()
@@ -296,7 +323,8 @@ class Panes(RuleBasedStateMachine):
             return
         asked = [work.request for work in state.work.values()]
         for question in (
-            state.lists_asked, state.evidence_asked, *map(state.shares_asked, SIDES),
+            state.lists_asked, state.comparison_asked, state.evidence_asked,
+            *map(state.shares_asked, SIDES),
         ):  # fmt: skip
             has_outcome = state.answer(question) is not None or state.problem(question)
             assert question is None or has_outcome or question in asked

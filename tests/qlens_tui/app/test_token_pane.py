@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lens_core.signature import Lists
 from qlens_tui.app.views import End, TokenLook
-from qlens_tui.app.widgets.token_pane import ALL, LENGTHS, TokenPane
+from qlens_tui.app.widgets.token_columns import ALL
+from qlens_tui.app.widgets.token_pane import LENGTHS, TokenPane
 from qlens_tui.engine.messages import Settings, SideSignature, Signature
 from qlens_tui.text import cells
 from tests.qlens_tui.app.features import SIZES, Stage, leaked, lists_view, one_side, signature
@@ -58,10 +59,11 @@ def test_what_came_about_in_another_way_says_so() -> None:
     of = signature(off=(14, 15, 3))
     give(pane, replace(of, value=replace(of.value, n_tokens=32768)))
 
-    said = text(pane.lay_out(100, 13)[0][1])
+    said = text(pane.lay_out(120, 13)[0][1])
 
     assert said.strip() == (
-        "full, 44 of 46 blocks on, 32,768 reference tokens, direct method, = in both lists"
+        "full, off: attn.7 mlp.7 (a: all on), 32,768 reference tokens, direct method, "
+        "= in both lists"
     )
 
 
