@@ -127,6 +127,11 @@ class Recording:
         return samples * self._bytes_per_sample
 
     @property
+    def is_planned(self) -> bool:
+        """Whether a question was asked, so that it is known what stays recorded."""
+        return self._size is not None
+
+    @property
     def planned_tokens(self) -> int:
         """Tokens of the reference, all positions, that stay recorded."""
         samples = min(self.size * self._most_kept, self.reference.samples)

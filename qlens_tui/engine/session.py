@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from lens_core.errors import UsageError
 from lens_core.hub import prepare_libraries
+from lens_core.storage.disk_space import in_bytes
 from qlens_tui.engine import messages as m
 
 if TYPE_CHECKING:
     from lens_core.config import Config
     from lens_core.dictionaries.feature_dictionary import FeatureDictionary
+    from lens_core.recording import Recording
     from lens_core.session import Session
 
 Tick = Callable[[str, int, int], None]
@@ -131,12 +133,13 @@ class Holding:
         from lens_core.instruments import DictionaryShelf
         from lens_core.session import open_session
 
-        session = open_session(
-            config,
-            offline=request.offline,
-            say=say,
-            progress=lambda done, total: self._tick("reading the reference", done, total),
-        )
+        recordings: list[Recording] = []
+
+        def progress(done: int, total: int) -> None:
+            self._tick(_reading(*recordings), done, total)
+
+        session = open_session(config, offline=request.offline, say=say, progress=progress)
+        recordings.append(session.lens.carrier.recording)
         say("preparing the readouts")
         lens = session.lens
         lens.prepare()
@@ -175,6 +178,12 @@ def _content(session: Session) -> dict[str, object]:
         "dictionary": session.lens.dictionaries.layers,
         "reference": session.reference.sha256,
     }
+
+
+def _reading(*recordings: Recording) -> str:
+    """What a pass does, and the memory for what stays recorded once that was planned."""
+    kept = sum(each.planned_bytes for each in recordings if each.is_planned)
+    return f"reading the reference{f' ({in_bytes(kept)} kept)' if kept else ''}"
 
 
 def _changed(before: _Before, what: str) -> str:

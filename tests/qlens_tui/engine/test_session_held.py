@@ -1,6 +1,7 @@
 """The session is released when idle, and must be unchanged when it is reopened."""
 
 import gc
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -201,3 +202,11 @@ def test_nothing_is_held_by_a_refusal(place):
     changed_text(place)
     engine.refusal()
     assert models() <= before
+
+
+def test_progress_says_how_much_memory_a_recording_keeps(place):
+    said: list[str] = []
+    answers = Answers(lambda _event: None, lambda text, *_: said.append(text))
+    answers.to(m.Open(config=place.config, offline=True))
+    answers.to(m.ComputePaths(layer=LAYER, feature=FEATURE, side="value"))
+    assert re.fullmatch(r"reading the reference \(\d+\.\d [KM]iB kept\)", said[-1])
