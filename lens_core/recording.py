@@ -39,6 +39,8 @@ _SHARE_OF_FREE = 4
 """Of the memory that is free at the first question, one part in so many is taken."""
 _ALLOCATED = 1.3
 """What a process grows by for each byte that a recording holds (SmolLM2-135M: 1.28)."""
+_FEATURES = 2
+"""Features whose walks are kept with their running vectors, of both sides (`lens_core.carry`)."""
 _GIB = 2**30
 
 
@@ -122,9 +124,12 @@ class Recording:
 
     @property
     def planned_bytes(self) -> int:
-        """What the kept micro-batches take once every block of them was walked both ways."""
+        """What the kept micro-batches take once every block of them was walked both ways.
+
+        With the running vectors that walks keep of the whole reference.
+        """
         samples = min(self.size * self._most_kept, self.reference.samples)
-        return samples * self._bytes_per_sample
+        return samples * self._bytes_per_sample + self._walks_bytes()
 
     @property
     def is_planned(self) -> bool:
@@ -208,4 +213,9 @@ class Recording:
             size = max(1, min(size, budget // each))
         self._size = min(size, reference.samples)
         self._bytes_per_sample = each
-        self._most_kept = int(budget // (each * self._size))
+        self._most_kept = max(0, int(budget - self._walks_bytes()) // (each * self._size))
+
+    def _walks_bytes(self) -> int:
+        """The stream at every site of both sides, of every sample, for each kept feature."""
+        sample = self.reference.length * self.model.d_model * self.model.dtype.itemsize
+        return _FEATURES * (self.model.n_blocks + 2) * sample * self.reference.samples

@@ -188,13 +188,21 @@ def test_a_switch_walks_only_what_comes_after_it(toy, many, monkeypatch):
 
 def test_a_budget_is_kept_and_one_too_small_is_named(toy, many):
     recording = Recording(toy, many, batch=1)
-    each = recording.planned_bytes // recording.planned_tokens * many.length
+    everything, samples = recording.planned_bytes, many.samples
+    assert recording.planned_tokens == samples * many.length
+    vectors = 2 * (toy.n_blocks + 2) * many.tokens.numel() * toy.d_model * toy.dtype.itemsize
+    each = (everything - vectors) // samples
     assert each >= recorded_bytes(toy, many.tokens[:1], forward_mode=True)
-    recording = Recording(toy, many, memory=5 * each + 5)
-    assert 4 * each <= recording.planned_bytes <= 5 * each + 5
+    recording = Recording(toy, many, memory=5 * each + vectors, batch=1)
+    assert recording.planned_bytes == 5 * each + vectors
     walk = Walk(recording, vector(toy.d_model), Route(0, 4))
     walk.carried()
-    assert len(recording._kept) * recording.size <= 5
+    assert len(recording._kept) == 5
+    running = [each for walked in walk._walked.values() for each in walked.running]
+    assert 0 < sum(each.nbytes for each in running) <= vectors / 2
+    # Enough for one sample at a time, and no more: nothing is kept.
+    recording = Recording(toy, many, memory=each)
+    assert recording.planned_tokens == 0
     with pytest.raises(UsageError, match=r"\[compute\]\.memory"):
         Recording(toy, many, memory=each - 99).size  # noqa: B018
 
