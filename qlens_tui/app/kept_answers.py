@@ -53,7 +53,8 @@ def has_more(event: m.Event, question: m.Request) -> bool:
     """Whether other events about the same request follow this one."""
     match event:
         case m.SignatureReady() | m.PathsReady():
-            return not event.is_last
+            is_ahead = isinstance(question, m.ComputePaths) and question.ahead
+            return not event.is_last and not is_ahead
         case m.LayerReady():
             return not isinstance(question, m.DescribeLayer)
     return False

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from qlens_tui.app.alarm import After, Alarm
 from qlens_tui.app.kept_answers import OF_PANES
 from qlens_tui.app.state import State
-from qlens_tui.app.views import SIDES
+from qlens_tui.app.views import SIDES, Feature
 from qlens_tui.engine import messages as m
 
 _RESTS = 0.08  # seconds on a feature until its paths and evidence are asked for
@@ -55,10 +56,15 @@ class Requests:
         self._state.work[number].is_withdrawn = True
         self.cancel(number)
 
-    def withdraw_stale(self) -> None:
-        """Stop the passes for other features or settings, which would delay the current ones."""
+    def withdraw_stale(self, ahead: Feature | None = None) -> None:
+        """Stop the passes for other features or settings, which would delay the current ones.
+
+        `ahead` is a feature for which something may have been asked ahead of the user.
+        """
         state = self._state
         wanted = {state.lists_asked, state.comparison_asked, *map(state.shares_asked, SIDES)}
+        if ahead is not None:
+            wanted |= {state.shares_of(ahead, side) for side in SIDES}
         for work in state.under_way:
             match work.request:
                 case m.ComputeSignature() | m.ComputeComparison() | m.ComputePaths():
@@ -82,16 +88,20 @@ class FeatureRequests:
         requests: Requests,
         after: After,
         *,
+        ahead: Callable[[], Feature | None] = lambda: None,
         reads_blocks: Callable[[], bool] = lambda: True,
         asked: Callable[[], None] = lambda: None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """`reads_blocks`: whether the cursor is in the paths, so that a block's tokens are wanted.
+        """`ahead`: the feature that the cursor comes to next if it moves on, if any.
+
+        `reads_blocks`: whether the cursor is in the paths, so that a block's tokens are wanted.
 
         `asked` is called after these were asked for, to redraw the pane.
         """
         self._state = state
         self._requests = requests
+        self._ahead = ahead
         self._reads_blocks = reads_blocks
         self._asked = asked
         self._clock = clock or time.monotonic
@@ -141,12 +151,22 @@ class FeatureRequests:
         """Ask for everything that the panes lack."""
         self._settling.stop()
         self._resting.stop()
-        self._requests.withdraw_stale()
+        ahead = self._ahead()
+        self._requests.withdraw_stale(ahead)
         self._ask(self._state.lists_asked)
         self._ask(self._state.comparison_asked)
         for side in SIDES:
             self._ask(self._state.shares_asked(side))
         self._ask(self._state.evidence_asked)
+        if ahead is not None and not self._state.under_way:
+            self._ask_ahead(ahead)
+
+    def _ask_ahead(self, feature: Feature) -> None:
+        """Nothing is asked: the first shares of the feature that the user may come to."""
+        for side in SIDES:
+            question = self._state.shares_of(feature, side)
+            if self._state.answer(question) is None:
+                self._ask(replace(question, ahead=True))
 
     def _ask_block(self) -> None:
         """A block's tokens take passes of their own: ask only while the cursor is in the paths."""

@@ -141,13 +141,16 @@ class State:
 
     def shares_asked(self, side: m.Side) -> m.ComputePaths | None:
         """The shares of one side; only switches on the side's own path are part of the request."""
-        if self.feature is None:
-            return None
-        layer, feature = self.feature
+        return None if self.feature is None else self.shares_of(self.feature, side)
+
+    def shares_of(self, of: Feature, side: m.Side) -> m.ComputePaths:
+        """What `shares_asked` would be with the cursor on this feature."""
+        layer, feature = of
         blocks, off = self.opened.blocks(layer, side), self.settings.off
         own = off if blocks is None else off.intersection(blocks)
         settings = replace(self.settings, off=own)
-        split = self.split if self.split in splits(settings.transition, any_off=bool(own)) else None
+        _, *others = splits(settings.transition, any_off=bool(own))
+        split = self.split if self.split in others else None
         return m.ComputePaths(
             layer=layer, feature=feature, side=side, settings=settings, split=split
         )

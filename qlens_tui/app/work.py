@@ -60,7 +60,8 @@ def passes_for(request: m.Request) -> str:
         case m.ComputeComparison():
             return f"all blocks on for {request.layer}:{request.feature}"
         case m.ComputePaths():
-            return f"{request.side} paths of {request.layer}:{request.feature}"
+            ahead = " ahead" if request.ahead else ""
+            return f"{request.side} paths of {request.layer}:{request.feature}{ahead}"
         case m.ComputeBlockTokens():
             return f"block tokens of {request.layer}:{request.feature}"
         case m.ComputeEvidence():

@@ -157,10 +157,11 @@ class Answers:
         def answer(settings: Settings) -> Paths:
             return paths(session, layer, feature, request.side, settings, split=request.split)
 
-        return self._in_stages(
+        stages = (
             events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
             for found in in_stages(answer, request.settings, session.reference)
         )
+        return next(stages) if request.ahead else self._in_stages(stages)
 
     def _is_whole(self, found: Signature | Paths) -> bool:
         """Whether this is over the whole reference, so that no further stage follows."""

@@ -118,7 +118,11 @@ class ComputeComparison(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputePaths(Request):
-    """The shares of one side's blocks; answered by `PathsReady`."""
+    """The shares of one side's blocks; answered by `PathsReady`.
+
+    `ahead`: for a feature that the user may come to; over the first samples, when nothing else
+    is asked.
+    """
 
     pane: ClassVar[str] = "paths"
     usual_urgency: ClassVar[int] = WHEN_IDLE
@@ -127,10 +131,15 @@ class ComputePaths(Request):
     side: Side
     settings: Settings = _DEFAULTS
     split: Split | None = None
+    ahead: bool = field(default=False, compare=False)
 
     @property
     def place(self) -> str:
-        return f"{self.pane}-{self.side}"
+        return f"{self.pane}-{self.side}{'-ahead' if self.ahead else ''}"
+
+    @property
+    def urgency(self) -> int:
+        return BACKGROUND if self.ahead else self.usual_urgency
 
 
 @dataclass(frozen=True, kw_only=True)

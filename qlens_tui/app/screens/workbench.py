@@ -92,8 +92,8 @@ class Workbench(Screen[None]):
         self.requests = requests = Requests(state, send)
         self.layer_requests = LayerRequests(state, requests)
         self.feature_requests = FeatureRequests(
-            state, requests, self.set_timer, reads_blocks=lambda: self.paths.has_focus,
-            asked=self.draw,
+            state, requests, self.set_timer, ahead=lambda: self.table.ahead,
+            reads_blocks=lambda: self.paths.has_focus, asked=self.draw,
         )  # fmt: skip
         self.rows = TableRows(
             state, visit, reader=reader, table=self.table, layer_requests=self.layer_requests,

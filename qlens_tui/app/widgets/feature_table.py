@@ -107,6 +107,7 @@ class FeatureTable(LinePane):
         self._nothing = "no features"
         self._lacking = ""
         self._cursor = 0
+        self._way = 1
         self._anchor: int | None = None
         self._all = False
         self._first = 0
@@ -137,6 +138,14 @@ class FeatureTable(LinePane):
     def feature(self) -> tuple[int, int] | None:
         """Layer and feature under the cursor."""
         return self._rows.feature(self._cursor) if self._rows is not None and self._count else None
+
+    @property
+    def ahead(self) -> tuple[int, int] | None:
+        """The feature that the cursor comes to next if it moves on as it did."""
+        row = self._cursor + self._way
+        return (
+            self._rows.feature(row) if self._rows is not None and 0 <= row < self._count else None
+        )
 
     def set_rows(self, rows: Rows, nothing: str = "no features") -> None:
         """Show these rows; the cursor stays on its feature and on its line if possible.
@@ -304,7 +313,9 @@ class FeatureTable(LinePane):
             self._anchor = self._cursor
         elif not extend:
             self._anchor = None
-        self._cursor = max(0, min(to, self._count - 1))
+        before, self._cursor = self._cursor, max(0, min(to, self._count - 1))
+        if self._cursor != before:
+            self._way = 1 if self._cursor > before else -1
         self._first += roll
         self._show()
 

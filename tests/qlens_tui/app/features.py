@@ -372,7 +372,7 @@ def answer_to(
                 split=split,
             )  # fmt: skip
             shares = replace(shares, settings=settings, n_tokens=n_tokens)
-            return m.PathsReady(id=number, paths=shares)
+            return m.PathsReady(id=number, paths=shares, is_last=not request.ahead)
         case m.ComputeBlockTokens(layer=layer, feature=feature, side=side, block=block):
             return m.BlockTokensReady(
                 id=number, layer=layer, feature=feature, side=side, block=block, ids=(1,),

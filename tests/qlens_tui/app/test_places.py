@@ -105,7 +105,7 @@ def test_a_feature_that_is_at_hand_does_not_wait_for_the_one_before(place):
         late = max(bench.state.work)
         bench.hear(m.Status(id=late, text="reading the reference", done=1, total=9))
         assert bench.table.feature == (0, 1)
-        assert bench.paths.shown.awaits
+        assert bench.pane("evidence").shown.awaits
         await settled(terminal.pilot, "k")
         bench.hear(m.Status(id=late, text="reading the reference", done=2, total=9))
         for pane in bench.pane_layout.panes.values():

@@ -58,15 +58,21 @@ class Panes(RuleBasedStateMachine):
         self.opened = Opened(LastVisit())
         self.state = State(self.opened, clock=lambda: self.now)
         self.requests = Requests(self.state, self._send)
+        self.ahead: tuple[int, int] | None = None
         self.asking = FeatureRequests(
-            self.state, self.requests, self._after, clock=lambda: self.now
-        )
+            self.state, self.requests, self._after, ahead=lambda: self.ahead,
+            clock=lambda: self.now,
+        )  # fmt: skip
         self.differs: dict[str, float] = {}
 
     def _send(self, request: m.Request) -> int:
         self.count += 1
         if not isinstance(request, m.Open | m.Cancel):
             self.sent[self.count] = request
+        if isinstance(request, m.ComputePaths) and request.ahead:
+            assert self.state.answer(request) is None, "asked ahead again"
+            others = [work.request for work in self.state.under_way]
+            assert all(isinstance(each, m.ComputePaths) and each.ahead for each in others)
         return self.count
 
     def _after(self, seconds: float, act: Callable[[], None]) -> _Timer:
@@ -100,6 +106,11 @@ class Panes(RuleBasedStateMachine):
     def choose_transition(self, transition: m.Transition) -> None:
         self.state.carry(replace(self.state.settings, transition=transition))
         self.asking.changed()
+
+    @rule(feature=st.none() | FEATURE)
+    def head_for(self, feature: tuple[int, int] | None) -> None:
+        self.ahead = feature
+        self.asking.answered()
 
     @rule(split=st.sampled_from((None, "last-writer", "ablation")))
     def choose_split(self, split: m.Split | None) -> None:
