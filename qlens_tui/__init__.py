@@ -2,6 +2,8 @@
 
 import os
 
-# Threads of torch that wait for one another sleep instead of spinning. On a machine with other
-# work to do, spinning makes every pass over the reference several times as slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of torch that wait for one another go to sleep after some ten microseconds. On a machine
+# with other work to do, spinning for longer makes a pass over the reference several times as slow
+# (benchmarks/NOTES.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
