@@ -173,7 +173,8 @@ def _ablation(
     tokens = _favoured(tools, readout, carried.direct, lost)
     rows = [PathShare(block_name(k), 0.0, False, (), ()) for k in path]
     for at, k in enumerate(on, start=1):
-        share, overlap = _ratio(summed[0] - summed[at], total), float(overlaps[at])
+        share = _ratio(summed[0] - summed[at], total)
+        overlap = float(overlaps[at]) if bool(vectors[k].any()) else None  # it has no list
         rows[k - path.start] = PathShare(
             block_name(k), share, True, *tokens.get(k, ((), ())), overlap
         )

@@ -146,6 +146,7 @@ class Walk:
         numbers, version = recording.micro_batches(tokens), recording.version
         if self._version != recording.version:
             self._walked.clear()
+            self._ablated.clear()
             self._version = recording.version
         n_features, n_tokens = self._counted(numbers)
         n_blocks = recording.model.n_blocks

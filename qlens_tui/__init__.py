@@ -2,8 +2,8 @@
 
 import os
 
-# Threads of torch that wait for one another go to sleep after some ten microseconds. On a machine
-# with other work to do, spinning for longer makes a pass over the reference several times as slow
+# Threads of torch that wait for one another sleep after a short while. On a machine with other work
+# to do, spinning for as long as by default makes a pass over the reference several times as slow
 # (benchmarks/NOTES.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -78,6 +78,19 @@ def test_stages_and_what_stays_recorded_change_no_bit(toy, many, side, kept):
     assert counted[-1] == many.n_tokens
 
 
+def test_running_out_of_memory_takes_less_at_once_and_changes_no_number(toy, many):
+    """What was summed over larger micro-batches is not taken for that of smaller ones."""
+    recording = Recording(toy, many, memory=1 << 40, batch=4)
+    walk = Walk(recording, vector(toy.d_model), route_of("value", toy))
+    before, _ = walk.ablated()
+    while recording.size == 4:
+        assert recording._shrink()
+    after, n_tokens = walk.ablated()
+    assert recording.size == 2
+    assert n_tokens == many.n_tokens
+    assert relative(after, before) < 1e-12
+
+
 def test_it_can_be_cancelled_and_goes_on_with_the_micro_batches_that_were_done(toy, many):
     def walk():
         return Walk(Recording(toy, many, batch=2), vector(toy.d_model), route_of("value", toy))
@@ -140,7 +153,7 @@ def test_the_identity_has_no_block_to_switch_off(bare_lens):
 
 
 @pytest.mark.parametrize("side", ORACLES)
-def test_it_comes_from_the_cache_and_with_operators_from_the_direct_method(
+def test_it_comes_from_the_cache_without_a_walk(
     tiny, reference, word_tokenizer, side, tmp_path, monkeypatch
 ):
     from lens_core.storage.results import ResultCache
