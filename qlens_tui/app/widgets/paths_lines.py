@@ -70,7 +70,13 @@ class PathsLines:
             paths = sides[side].paths
             assert paths is not None
             off = len(set(paths.settings.off) & self.shares.rows.keys())
-            said.append(f"grey: {paths.settings.transition}, {f'{off} off' if off else 'all on'}")
+            which = f"{off} off" if off else "all on"
+            # Its kind, where another kind of share was asked for.
+            is_other = (
+                "ablation" in (self.view.split, paths.split) and paths.split != self.view.split
+            )
+            kind = f"{paths.split}, " if is_other else ""
+            said.append(f"grey: {paths.settings.transition}, {kind}{which}")
         return " ".join(filter(None, said))
 
     def _outcome(self, side: Side, shares: SideShares, *, named: bool = False) -> str:

@@ -249,6 +249,19 @@ def test_keys_choose_the_transition(keys: str, transition: str) -> None:
     on_stage(walk)
 
 
+def test_grey_shares_say_their_kind_where_another_was_asked_for() -> None:
+    async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
+        asked = replace(shares_view(*BOTH), split="ablation")
+        late = {
+            side: replace(each, late=True, awaits="computing") for side, each in asked.sides.items()
+        }
+        grid.draw(replace(asked, sides=late))
+        await terminal.pilot.pause()
+        assert "grey: full, first-reader, all on" in stage.painted[0]
+
+    on_stage(walk)
+
+
 def test_c_goes_through_the_kinds_of_share_and_back() -> None:
     async def walk(stage: Stage, grid: PathsGrid, terminal: Terminal) -> None:
         chosen = []
