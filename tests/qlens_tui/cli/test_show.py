@@ -200,7 +200,9 @@ def test_the_split_can_be_chosen_and_says_where_it_cannot(place: Workplace) -> N
     assert "use --split last-writer" in line
 
 
-def test_what_each_blocks_loss_costs_is_what_show_says_with_it_off(place: Workplace) -> None:
+def test_what_each_blocks_loss_costs_is_what_show_says_with_it_off(
+    place: Workplace, built: Workplace
+) -> None:
     asked = ("show", place.config, "1:3", "--method", "direct")
     paths = place.document(*asked, "--split", "ablation")["paths"]
     assert paths["split"] == paths["split_value"] == paths["split_key"] == "ablation"
@@ -215,6 +217,13 @@ def test_what_each_blocks_loss_costs_is_what_show_says_with_it_off(place: Workpl
         now = sorted(after, key=lambda token: -after[token])[:5]
         shared = len(set(now) & set(top))
         assert row["overlap"] == pytest.approx(shared / (10 - shared))
+    # With operators too it is what walks give: nothing but the block may differ.
+    by_default = built.document("show", built.config, "1:3", "--split", "ablation")["paths"]
+    for side in ("value", "key"):
+        for one, other in zip(by_default[side], paths[side], strict=True):
+            assert one["block"] == other["block"]
+            assert one["share"] == pytest.approx(other["share"], abs=1e-5)
+            assert one["overlap"] == other["overlap"]
     shown = place.run(*asked, "--split", "ablation")
     assert "what the score loses with one block off" in shown.stdout
     assert "overlap" in shown.stdout
