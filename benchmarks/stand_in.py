@@ -67,7 +67,8 @@ class Answers:
     def _ready(self, id: int) -> m.Ready:
         names = (f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("attn", "mlp"))
         return m.Ready(id=id, session=m.SessionFacts(
-            config=str(self.config), model="made up", model_fingerprint="0", k=25,
+            config=str(self.config), content="0", model="made up",
+            model_fingerprint="0", k=25,
             n_layers=LAYERS, d_model=768, d_vocab=VOCABULARY, device="cpu", dtype="float32",
             blocks=tuple(names), layers=(0,), dictionary_kind="sae", operators="built",
             reference=m.ReferenceFacts(1024, 32, N_TOKENS, "0" * 64, "made up", 0, 0),

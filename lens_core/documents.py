@@ -14,13 +14,14 @@ from lens_core.hub import Wanted, explained, is_offline
 
 # A larger data set, or one of unknown size, is streamed over the network as far as needed.
 DOWNLOAD_LIMIT = 1 << 30
+BUNDLED = Path(str(files("lens_core") / "data" / "reference.txt.bz2"))
+"""The text shipped with qlens (sources: `lens_core/data/LICENSES.md`)."""
 _PIECE = 1 << 20  # bytes of a text file tokenised at once
 
 
 def bundled_documents() -> Iterator[str]:
-    """The text shipped with qlens (sources: `lens_core/data/LICENSES.md`), as one document."""
-    packed = (files("lens_core") / "data" / "reference.txt.bz2").read_bytes()
-    yield bz2.decompress(packed).decode("utf-8")
+    """The text shipped with qlens, as one document."""
+    yield bz2.decompress(BUNDLED.read_bytes()).decode("utf-8")
 
 
 def text_documents(path: Path) -> Iterator[str]:

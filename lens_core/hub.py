@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 _NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "h11")
@@ -23,6 +24,33 @@ def is_offline() -> bool:
 
     variable = os.environ.get("HF_HUB_OFFLINE", "").upper()
     return bool(constants.HF_HUB_OFFLINE) or variable in {"1", "ON", "YES", "TRUE"}
+
+
+def cached_blob(path: Path) -> str | None:
+    """The hash by which the hub's cache names the content of a file; `None`: it is not there."""
+    if not path.is_symlink():
+        return None
+    from huggingface_hub import constants
+
+    target = path.resolve()
+    is_blob = target.parent.name == "blobs" and target.is_relative_to(
+        Path(constants.HF_HUB_CACHE).resolve()
+    )
+    return target.name if is_blob else None
+
+
+def cached_commits(repository: str, kind: str) -> dict[str, str]:
+    """The commits of a repository that the hub's cache knows, by the path of their reference.
+
+    `kind` is `model` or `dataset`.
+    """
+    from huggingface_hub import constants
+
+    name = f"{kind}s--{repository.replace('/', '--')}"
+    refs = Path(constants.HF_HUB_CACHE) / name / "refs"
+    return {
+        str(path): path.read_text("utf-8") for path in sorted(refs.rglob("*")) if path.is_file()
+    }
 
 
 def prepare_libraries(*, offline: bool) -> None:

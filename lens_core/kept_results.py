@@ -11,10 +11,7 @@ from torch import Tensor
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
 from lens_core.storage.fingerprint import fingerprint, versions
-from lens_core.storage.results import ResultCache
-
-# Raise this when a result changes for the same inputs: older results are then not found.
-RESULTS_FORMAT = 3
+from lens_core.storage.results import RESULTS_FORMAT, ResultCache
 
 
 class KeptResults:

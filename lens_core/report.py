@@ -55,6 +55,7 @@ def session_facts(session: Session) -> SessionFacts:
     operators = lens.carrier.operators
     return SessionFacts(
         config=str(session.config.path),
+        content=session.content,
         model=model.name,
         model_fingerprint=model.fingerprint,
         n_layers=model.n_layers,

@@ -21,8 +21,8 @@ from lens_core.operators.demo import ShippedOperators, shipped_operators
 from lens_core.operators.files import Operators
 from lens_core.operators.plan import operator_inputs
 from lens_core.reference import ReferenceSample, check_file, load_reference
-from lens_core.storage.fingerprint import fingerprint
-from lens_core.storage.results import ResultCache
+from lens_core.storage.fingerprint import fingerprint, versions
+from lens_core.storage.results import RESULTS_FORMAT, ResultCache
 from lens_core.terms import Progress, Settings
 from lens_core.vocabulary import Vocabulary
 
@@ -43,6 +43,25 @@ class Session:
     def settings(self) -> Settings:
         """The default settings."""
         return self.lens.settings
+
+    @property
+    def content(self) -> str:
+        """Sha256 of all that answers depend on besides dictionary, feature and settings (hex)."""
+        operators = self.lens.carrier.operators
+        return fingerprint(
+            {
+                "format": RESULTS_FORMAT,
+                "versions": versions(),
+                "model": self.model.fingerprint,
+                "vocabulary": self.lens.vocabulary.sha256,
+                "reference": self.reference.sha256,
+                "dtype": str(self.model.dtype),
+                "k": self.lens.k,
+                "operators": ""
+                if operators is None
+                else f"{operators.origin} {operators.fingerprint}",
+            }
+        )
 
     @property
     def operators_directory(self) -> Path:

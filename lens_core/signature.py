@@ -292,10 +292,12 @@ class ReferenceFacts:
 class SessionFacts:
     """Facts about a session: model, device, reference, settings; `blocks` in the model's order.
 
-    `operators` are the best that any of its dictionaries has.
+    `operators` are the best that any of its dictionaries has. `content` is a checksum of all that
+    answers depend on besides dictionary, feature and settings.
     """
 
     config: str
+    content: str
     model: str
     model_fingerprint: str
     n_layers: int

@@ -21,6 +21,8 @@ finding duplicates needs all of them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -53,6 +55,12 @@ class Vocabulary:
     def texts(self, token_ids: list[int]) -> list[str]:
         """The face of each token."""
         return [self.text(token_id) for token_id in token_ids]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Sha256 of all faces and of the number of rows (hex)."""
+        content = json.dumps([self.d_vocab, sorted(self._faces.items())])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def id_of(self, text: str) -> int:
         """The id of the token `text`: a face, raw text, or an id as `#24211`.

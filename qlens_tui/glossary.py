@@ -171,6 +171,11 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "grey",
                 "numbers of another feature or other settings, until the new ones arrive",
             ),
+            Word(
+                "kept from before",
+                "numbers of an earlier session on the same files, which the model, once it is "
+                "loaded, confirms or replaces",
+            ),
         ),
     ),
     (

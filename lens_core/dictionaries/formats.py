@@ -7,8 +7,9 @@ a model is loaded, so that a mistake is reported at once and not after a minute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from lens_core.config import DictionaryConfig
@@ -33,6 +34,12 @@ class DictionaryFormat(Protocol):
 
     def n_features(self, config: DictionaryConfig, layer: int) -> int | None:
         """The number of features of `layer`, without torch; `None`: unknown until it is loaded."""
+
+    def folders(self, config: DictionaryConfig) -> Sequence[Path]:
+        """The folders on this machine whose files `load` reads, without torch and network."""
+
+    def repository(self, config: DictionaryConfig) -> str | None:
+        """The repository of the hub that `load` reads, if it does."""
 
     def check(self, config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
         """Raise the errors that the files of `layer` on this machine show, as `load` would.

@@ -15,6 +15,7 @@ the MLP's output.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_core.config import DictionaryConfig
@@ -43,6 +44,16 @@ def layers(config: DictionaryConfig, n_layers: int | None) -> tuple[int, ...] | 
 
 def n_features(config: DictionaryConfig, layer: int) -> int | None:
     """Unknown without the model."""
+    return None
+
+
+def folders(config: DictionaryConfig) -> tuple[Path, ...]:
+    """None: neurons have no files of their own."""
+    return ()
+
+
+def repository(config: DictionaryConfig) -> str | None:
+    """None: neurons are the model's own."""
     return None
 
 

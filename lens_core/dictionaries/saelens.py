@@ -58,6 +58,23 @@ def n_features(config: DictionaryConfig, layer: int) -> int | None:
     return found if type(found) is int and found > 0 else None
 
 
+def folders(config: DictionaryConfig) -> tuple[Path, ...]:
+    """The folders of a path, of all layers."""
+    if config.path is None:
+        return ()
+    pattern = str(config.path)
+    found = folders_matching(pattern) if LAYER in pattern else (0,)
+    return tuple(Path(at_layer(pattern, layer)) for layer in found)
+
+
+def repository(config: DictionaryConfig) -> str | None:
+    """The repository of a release."""
+    if config.release is None:
+        return None
+    release = release_info(config.release)
+    return config.release if release is None else release.repository
+
+
 def check(config: DictionaryConfig, layer: int, model: str, d_model: int) -> None:
     """Refuse a folder by its configuration and its weights."""
     if config.path is None:

@@ -123,8 +123,9 @@ class Answers:
         self._feature_requests.changed()
 
     def _described(self, facts: m.LayerFacts) -> None:
-        before = self._opened.known.get(facts.layer)
-        if before is not None and before.sha256 != facts.sha256:
+        layer, kept = facts.layer, self._opened.kept
+        before = self._opened.known.get(layer), None if kept is None else kept.layers.get(layer)
+        if any(each is not None and each.sha256 != facts.sha256 for each in before):
             self._state.forget_answers()
         self._opened.described[facts.layer] = facts
         self._rows.learn(KnownLayer.of(facts))

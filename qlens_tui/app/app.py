@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -41,6 +41,9 @@ from qlens_tui.engine import messages as m
 from qlens_tui.engine.client import Engine
 from qlens_tui.text import visible
 from qlens_tui.triage.triage import Triage
+
+if TYPE_CHECKING:
+    from qlens_tui.engine.kept_sessions import KeptSession
 
 _PATIENCE = 4.0  # seconds for an app to end whose connection dropped
 
@@ -163,10 +166,10 @@ class QlensApp(KeysInOrder):
 
     def reopen(self) -> None:
         """Open the session, in a new process if necessary."""
-        self.bench.engine_opening(
-            m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline)
-        )
+        request = m.Open(config=str(self.config), overrides=self._overrides, offline=self._offline)
+        self.bench.opening.begin(request)
         self.run_worker(self._read_vocabulary(), exclusive=True, group="vocabulary")
+        self.run_worker(self._read_session(request), exclusive=True, group="session")
 
     def on_engine_said(self, message: EngineSaid) -> None:
         message.stop()
@@ -183,7 +186,7 @@ class QlensApp(KeysInOrder):
 
     def _crashed(self, text: str) -> None:
         pause = self._restarts.crashed(time.monotonic() - self._started)
-        self.bench.engine_lost(text, self._restarts.phase(pause))
+        self.bench.opening.lost(text, self._restarts.phase(pause))
         log = self.engine.log
         where = f" (log: {log})" if log is not None else ""
         said = f"{self._restarts.said(text, pause)}{where}"
@@ -194,7 +197,19 @@ class QlensApp(KeysInOrder):
         """Use the token strings of the last visit until the engine sends its own."""
         tokens = await asyncio.to_thread(saved_vocabulary, self.config)
         if tokens and self.bench.state.opened.texts is None:
-            self.bench.remember_vocabulary(tokens)
+            self.bench.opening.remember_vocabulary(tokens)
+
+    async def _read_session(self, request: m.Open) -> None:
+        """Use the answers of earlier sessions until the engine has opened this one."""
+
+        def read() -> KeptSession | None:
+            from qlens_tui.engine.kept_sessions import kept_session
+
+            return kept_session(request)
+
+        kept = await asyncio.to_thread(read)
+        if kept is not None:
+            self.bench.opening.remember(kept)
 
     # For every screen.
 

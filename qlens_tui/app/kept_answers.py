@@ -6,12 +6,7 @@ from collections import OrderedDict
 
 from qlens_tui.engine import messages as m
 
-OF_PANES = (
-    m.ComputeSignature, m.ComputeComparison, m.ComputePaths, m.ComputeBlockTokens,
-    m.ComputeEvidence,
-)  # fmt: skip
-"""The requests that the panes make as the cursor moves from feature to feature."""
-KEPT = (*OF_PANES, m.Search, m.ReadPrompt)
+KEPT = (*m.OF_PANES, m.Search, m.ReadPrompt)
 """The requests whose answers are kept."""
 _MOST = 1024
 
@@ -47,6 +42,25 @@ class KeptAnswers:
     def clear(self) -> None:
         """Forget all of them."""
         self._answers.clear()
+
+
+def brought_by(event: m.Event) -> tuple[object, bool]:
+    """The answer that an event brings, and whether it is over all tokens; else `None`."""
+    match event:
+        case (
+            m.SignatureReady(signature=found, is_last=is_whole)
+            | m.PathsReady(paths=found, is_last=is_whole)
+        ):
+            return found, is_whole
+        case (
+            m.ComparisonReady(comparison=found)
+            | m.EvidenceReady(evidence=found)
+            | m.SearchReady(found=found)
+            | m.PromptReady(prompt=found)
+            | m.BlockTokensReady(tokens=found)
+        ):
+            return found, True
+    return None, True
 
 
 def has_more(event: m.Event, question: m.Request) -> bool:

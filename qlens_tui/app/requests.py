@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qlens_tui.app.alarm import After, Alarm
-from qlens_tui.app.kept_answers import OF_PANES
 from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES, Feature
 from qlens_tui.engine import messages as m
@@ -26,22 +25,30 @@ _QUICK, _SETTLES = 0.1, 0.06
 class Requests:
     """Sends requests to the engine and withdraws them."""
 
-    def __init__(self, state: State, send: Callable[[m.Request], int]) -> None:
-        """`send` sends a request and returns its id."""
+    def __init__(
+        self,
+        state: State,
+        send: Callable[[m.Request], int],
+        *,
+        early: Callable[[m.Request], None] = lambda _question: None,
+    ) -> None:
+        """`send` sends a request and returns its id; `early` is given what no engine can answer."""
         self._state = state
         self._send = send
+        self._early = early
         self.opening: int | None = None
         """The id of the request that opens the session, while it is under way."""
 
     def open(self, request: m.Open) -> None:
         """Open a session: earlier requests will not be answered."""
         self._state.begin()
-        self._state.opened.session = None
+        self._state.opened.session = self._state.opened.kept = None
         self.opening = self._send(request)
 
     def ask(self, question: m.Request, name: str = "") -> bool:
         """Send a request unless it is under way; `name` lists it as a job. False: no session."""
         if self._state.opened.session is None:
+            self._early(question)
             return False
         if not self._state.is_under_way(question):
             self._state.asked(self._send(question), question, name)
@@ -176,5 +183,5 @@ class FeatureRequests:
 
     def _ask(self, question: m.Request | None) -> None:
         if question is not None and self._state.is_lacking(question):
-            assert isinstance(question, OF_PANES)
+            assert isinstance(question, m.OF_PANES)
             self._requests.ask(question)

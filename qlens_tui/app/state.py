@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lens_core.terms import block_name, splits
-from qlens_tui.app.kept_answers import OF_PANES, KeptAnswers, has_more
+from qlens_tui.app.kept_answers import KeptAnswers, brought_by, has_more
 from qlens_tui.app.opened import Opened, content_of
 from qlens_tui.app.standing import Numbers, Standing
 from qlens_tui.app.switched import against_all_on, comparison_of
@@ -85,9 +85,14 @@ class State:
 
     def open(self, session: m.SessionFacts) -> None:
         """A session is open. A transition and switches that the user chose replace its own."""
+        self.opened.session = session
+        self.expect(session)
+
+    def expect(self, session: m.SessionFacts) -> None:
+        """A session is open, or is being opened and was this when its files were as they are."""
         if self._content not in (None, content_of(session)):
             self.forget_answers()
-        self._content, self.opened.session = content_of(session), session
+        self._content = content_of(session)
         self._n_layers = session.n_layers
         off = self.settings.off.intersection(range(len(session.blocks)))
         chosen = self.settings if self._has_chosen else session.settings
@@ -243,27 +248,22 @@ class State:
                 self._answers.drop(question)
             case m.Cancelled() if not work.is_withdrawn:
                 self._problems[question] = CANCELLED
-            case (
-                m.SignatureReady(signature=found, is_last=is_whole)
-                | m.PathsReady(paths=found, is_last=is_whole)
-            ):
-                self._keep_answer(question, found, is_whole=is_whole)
-            case (
-                m.ComparisonReady(comparison=found)
-                | m.EvidenceReady(evidence=found)
-                | m.SearchReady(found=found)
-                | m.PromptReady(prompt=found)
-            ):
-                self._keep_answer(question, found)
-            case m.BlockTokensReady():
-                self._keep_answer(question, event.tokens)
+            case _:
+                self.keep_answer(question, event)
         self._settle()
         return None if work.is_withdrawn else work
+
+    def keep_answer(self, question: m.Request, event: m.Event) -> None:
+        """Record the answer that an event brings, if it brings one."""
+        found, is_whole = brought_by(event)
+        if found is not None:
+            self._answers.keep(question, found, is_whole=is_whole)
+            self._problems.pop(question, None)
 
     def lost(self, problem: str) -> None:
         """The engine died. The panes' requests will be sent again; all others have failed."""
         for work in self.under_way:
-            if not isinstance(work.request, OF_PANES):
+            if not isinstance(work.request, m.OF_PANES):
                 self._problems[work.request] = problem
         self.work.clear()
         self._settle()
@@ -314,7 +314,7 @@ class State:
         numbers = stand.numbers or None
         late = stand.is_late and stand.of != self.feature
         return PathsView(
-            Shown(self.feature, stand.of, numbers, late, waiting, problem),
+            Shown(self.feature, stand.of, numbers, late, waiting, problem, self._is_kept(stand.of)),
             sides,
             self._n_layers,
             self.settings.off,
@@ -328,10 +328,6 @@ class State:
         """Seconds until a pane turns grey unless its answer arrives; `None`: none will."""
         graces = [stand.grace for stand in (self._lists, self._paths, self._evidence)]
         return min((grace for grace in graces if grace is not None), default=None)
-
-    def _keep_answer(self, question: m.Request, found: object, *, is_whole: bool = True) -> None:
-        self._answers.keep(question, found, is_whole=is_whole)
-        self._problems.pop(question, None)
 
     def _answer_of_lists(self) -> m.Signature | None:
         found = self.answer(self.lists_asked)
@@ -378,7 +374,11 @@ class State:
         problem = "" if is_there else self.problem(question)
         waits = question is not None and not is_there and not problem
         awaits = self.doing(question) if waits else ""
-        return Shown(self.feature, stand.of, stand.numbers, stand.is_late, awaits, problem)
+        kept = self._is_kept(stand.of)
+        return Shown(self.feature, stand.of, stand.numbers, stand.is_late, awaits, problem, kept)
+
+    def _is_kept(self, of: Feature | None) -> bool:
+        return of is not None and not self.opened.is_confirmed(of[0])
 
     def _side(self, side: m.Side) -> SideShares:
         stand, question = self._paths, self.shares_asked(side)

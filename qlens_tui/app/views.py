@@ -29,7 +29,8 @@ class Shown(Generic[Answer]):
     `asked` is the feature under the cursor (`None`: there is none), `of` the feature that
     `answer` belongs to. `late`: feature or settings have differed for so long that the answer
     is to be grey. `awaits` is the progress of the requested answer, empty if none is to come;
-    `problem` is why there is none.
+    `problem` is why there is none. `is_kept`: the answer was there before the model is, which has
+    not confirmed yet that it is of the same content.
     """
 
     asked: Feature | None = None
@@ -38,6 +39,7 @@ class Shown(Generic[Answer]):
     late: bool = False
     awaits: str = ""
     problem: str = ""
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ class Answers:
         self._holding.give_back()
         return events.Released()
 
+    def keep(self, request: requests.Request, event: events.Event) -> None:
+        """Keep what was answered on disk, for when the model is not there."""
+        if isinstance(request, requests.OF_PANES):
+            self._opened.keeping.answered(request, event)
+
     def to(self, request: requests.Request) -> events.Event:
         """The event that answers `request`.
 
@@ -91,17 +96,24 @@ class Answers:
         return self._opened.session
 
     def _open(self, request: requests.Open) -> events.Event:
-        session = self._holding.open(request).session
+        self._holding.open(request)
+        return self._ready(request.id)
+
+    def _ready(self, id: int) -> events.Ready:
         from lens_core.report import session_facts
 
-        return events.Ready(id=request.id, session=session_facts(session))
+        ready = events.Ready(id=id, session=session_facts(self._session))
+        self._opened.keeping.opened(ready)
+        return ready
 
     def _layer(self, id: int, layer: int) -> events.LayerReady:
         from lens_core.report import layer_facts
 
         facts = layer_facts(self._session, layer)
         self._opened.described.add(layer)
-        return events.LayerReady(id=id, layer=facts)
+        described = events.LayerReady(id=id, layer=facts)
+        self._opened.keeping.described(described)
+        return described
 
     def _layers(self, request: requests.DescribeLayers) -> events.Event:
         layers = self._session.lens.dictionaries.layers
@@ -135,8 +147,11 @@ class Answers:
 
         stages = in_stages(answer, request.settings, session.reference)
         return self._in_stages(
-            events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
-            for found in with_overlaps(stages, session.lens.k)
+            request,
+            (
+                events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
+                for found in with_overlaps(stages, session.lens.k)
+            ),
         )
 
     def _comparison(self, request: requests.ComputeComparison) -> events.Event:
@@ -161,20 +176,23 @@ class Answers:
             events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
             for found in in_stages(answer, request.settings, session.reference)
         )
-        return next(stages) if request.ahead else self._in_stages(stages)
+        return next(stages) if request.ahead else self._in_stages(request, stages)
 
     def _is_whole(self, found: Signature | Paths) -> bool:
         """Whether this is over the whole reference, so that no further stage follows."""
         return found.n_tokens >= self._session.reference.n_tokens
 
     def _in_stages(
-        self, stages: Iterable[events.SignatureReady | events.PathsReady]
+        self,
+        request: requests.Request,
+        stages: Iterable[events.SignatureReady | events.PathsReady],
     ) -> events.Event:
-        """The last of these; those before are sent as soon as they are there."""
+        """The last of these; those before are sent, and kept, as soon as they are there."""
         for event in stages:
             if event.is_last:
                 return event
             self._tell(event)
+            self.keep(request, event)
         raise AssertionError("no stage is over the whole reference")
 
     def _block_tokens(self, request: requests.ComputeBlockTokens) -> events.Event:
@@ -243,4 +261,5 @@ class Answers:
         compute(session, begin_build(session), progress=lambda *of: tick("building operators", *of))
         join(session, lambda done, total: tick("writing operators", done, total))
         self._opened.described.clear()  # the layers' operators changed
+        self._ready(request.id)  # and so did the session's content
         return events.Built(id=request.id, directory=str(self._session.operators_directory))

@@ -80,7 +80,9 @@ class Worker:
         with self._desk.running(request):
             self._reports.append(_Report(request))
             try:
-                self._tell(self._answers.to(request))
+                event = self._answers.to(request)
+                self._tell(event)
+                self._answers.keep(request, event)
             except Halted as halted:
                 self._tell(halted.event)
             except Exception as error:

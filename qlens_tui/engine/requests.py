@@ -177,6 +177,12 @@ class ComputeEvidence(Request):
         return isinstance(running, ComputeEvidence) and running.layer == self.layer
 
 
+OF_PANES = (
+    ComputeSignature, ComputeComparison, ComputePaths, ComputeBlockTokens, ComputeEvidence,
+)  # fmt: skip
+"""The requests that the app's panes make as the cursor moves from feature to feature."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search(Request):
     """Features that promote a token or fire on it; answered by `SearchReady`.

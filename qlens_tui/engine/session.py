@@ -11,13 +11,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_core.errors import UsageError
 from lens_core.hub import prepare_libraries
+from lens_core.inputs import inputs_of
 from lens_core.storage.disk_space import in_bytes
 from qlens_tui.engine import messages as m
+from qlens_tui.engine.kept_sessions import Keeping, configuration
 
 if TYPE_CHECKING:
     from lens_core.config import Config
@@ -31,10 +32,14 @@ Say = Callable[[str], None]
 
 @dataclass
 class Opened:
-    """A session, the request that opened it, and what the engine already read from it."""
+    """A session, the request that opened it, and what the engine already read from it.
+
+    `keeping` keeps its answers on disk.
+    """
 
     session: Session
     request: m.Open
+    keeping: Keeping
     texts: list[str] = field(default_factory=list)
     described: set[int] = field(default_factory=set)
 
@@ -85,7 +90,7 @@ class Holding:
         self._opened = self._before = None  # two models may not fit
         self._read = {}
         say("reading the configuration")
-        config = _configuration(request)
+        config = configuration(request)
         prepare_libraries(offline=request.offline)
         say("importing torch and transformers")
         self._opened = self._load(request, config, say)
@@ -113,7 +118,7 @@ class Holding:
             raise UsageError(before.problem)
         say = self._saying(request)
         say("loading the model again")
-        config = _configuration(before.request)
+        config = configuration(before.request)
         for name in ("model", "dictionary", "reference"):
             if getattr(config, name) != getattr(before.config, name):
                 raise UsageError(_changed(before, f"[{name}]"))
@@ -133,6 +138,7 @@ class Holding:
         from lens_core.instruments import DictionaryShelf
         from lens_core.session import open_session
 
+        before = inputs_of(config)
         recordings: list[Recording] = []
 
         def progress(done: int, total: int) -> None:
@@ -156,19 +162,10 @@ class Holding:
 
         # Without a budget of its own: `shelf` keeps the dictionaries.
         lens.dictionaries = DictionaryShelf(shelf.layers, same, budget=0)
-        return Opened(session, request)
+        return Opened(session, request, Keeping(session, before))
 
     def _saying(self, request: m.Request) -> Say:
         return lambda text: self._tell(m.Status(id=request.id, text=text))
-
-
-def _configuration(request: m.Open) -> Config:
-    from lens_core.config import load_config, with_overrides
-
-    overrides: dict[str, Any] = dict(request.overrides)
-    if overrides.get("reference_tokens") is not None:
-        overrides["reference_tokens"] = Path(overrides["reference_tokens"])
-    return with_overrides(load_config(request.config), **overrides)
 
 
 def _content(session: Session) -> dict[str, object]:

@@ -25,7 +25,8 @@ def test_every_column_of_the_table_is_explained(title):
     [
         *("Logit Lens", "Query Lens", "score", "unit", "cosine", "moved", "vs on", "=", "+"),
         *("length", "carried", "stability", "relative variance", "operators", "direct method"),
-        *("silent", "share", "direct", "bias"),
+        *("silent", "share", "direct", "bias", "grey"),
+        "kept from before",
         *(f"{split} split" for split in get_args(Split)),
         *(transition.replace("-", " ") for transition in get_args(Transition)),
     ],

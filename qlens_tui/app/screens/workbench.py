@@ -21,6 +21,7 @@ from textual.screen import Screen
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.answers import Answers
 from qlens_tui.app.clipboard import copy
+from qlens_tui.app.early_answers import EarlyAnswers
 from qlens_tui.app.keymap import KEYMAP
 from qlens_tui.app.last_visit import LastVisit, remember
 from qlens_tui.app.layer_requests import LayerRequests
@@ -34,6 +35,7 @@ from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.jobs import Jobs
 from qlens_tui.app.screens.key_sections import in_help, title_of
 from qlens_tui.app.screens.marking import Marking
+from qlens_tui.app.screens.opening import Opening
 from qlens_tui.app.screens.overview import OverviewScreen
 from qlens_tui.app.screens.pane_layout import CSS, NAMES, PaneLayout
 from qlens_tui.app.screens.panes import Sources
@@ -89,7 +91,8 @@ class Workbench(Screen[None]):
         self.state = state = begun(visit)
         self.reader = reader = RowReader(triage)
         self.pane_layout = PaneLayout(self, Sources(state, reader), visit.tab, ascii_only=plain)
-        self.requests = requests = Requests(state, send)
+        early = EarlyAnswers(state, self.run_worker, self._answered_early)
+        self.requests = requests = Requests(state, send, early=early.ask)
         self.layer_requests = LayerRequests(state, requests)
         self.feature_requests = FeatureRequests(
             state, requests, self.set_timer, ahead=lambda: self.table.ahead,
@@ -111,6 +114,10 @@ class Workbench(Screen[None]):
             state, requests, feature_requests=self.feature_requests,
             layer_requests=self.layer_requests, rows=self.rows, marking=self.marking,
             building=self._building, begin_at=begin_at, notify=self.notify,
+        )  # fmt: skip
+        self.opening = Opening(
+            state, requests, feature_requests=self.feature_requests, answers=self.answers,
+            rows=self.rows, table=self.table, changed=self._show_answers,
         )  # fmt: skip
         self.searches = Searches(
             state, requests, reader, go=self.rows.go, screen=self, ascii_only=plain
@@ -161,23 +168,8 @@ class Workbench(Screen[None]):
             offer_atlas_lists(self.table, self.state)
         self._show_answers()
 
-    def engine_opening(self, request: m.Open) -> None:
-        """Open a session, in a new process or again."""
-        self.state.opened.phase = "opening"
-        self.state.opened.no_columns.clear()
-        self.requests.open(request)
-        self._show_answers()
-
-    def remember_vocabulary(self, tokens: list[str]) -> None:
-        """Use the token strings of the last visit until the engine sends its own."""
-        self.state.opened.read_vocabulary(tokens)
-        self.rows.texts_arrived()
-        offer_atlas_lists(self.table, self.state)
-        self._show_answers()
-
-    def engine_lost(self, text: str, phase: str) -> None:
-        """The engine died; `phase` is what the app is doing about it."""
-        self.answers.lost(text, phase)
+    def _answered_early(self) -> None:
+        self.feature_requests.answered()
         self._show_answers()
 
     def _show_answers(self) -> None:

@@ -125,6 +125,7 @@ class EvidencePane(FeaturePane[EvidenceView]):
             return start
         if waiting:
             return (*start, (waiting, "pane--waiting"))
+        start = (*start, *self.kept_note("{}  "))
         tokens = f"{of.n_tokens:,}"
         if of.silent:
             return (*start, (f"silent in {tokens} reference tokens", "pane--waiting"))

@@ -84,6 +84,11 @@ class FeaturePane(LinePane, Generic[View]):
         name = "" if shown.asked == shown.of else f"{_name(shown.asked)} "
         return f"{self.arrow} {name}{self.doing(shown.awaits)}"
 
+    def kept_note(self, form: str) -> Line:
+        """A remark, written in `form`, on numbers that were there before the model is."""
+        is_kept = self.shown.is_kept and self.shown.answer is not None
+        return ((form.format("kept from before"), "pane--waiting"),) if is_kept else ()
+
     def instead(self) -> Line | None:
         """The line to show in place of missing numbers."""
         shown = self.shown

@@ -242,6 +242,7 @@ class PathsGrid(FeaturePane[PathsView]):
         if self.shown.answer is None:
             lines: list[Line] = [start, instead or ()]
         else:
+            start = (*start, *self.kept_note("  {}"))
             head = drawn.head(width - width_of(start) - 2, self.waiting_for())
             lines = [(*start, *head), *drawn.grid(self._scrolled(drawn, width), width)]
             lines += [instead or drawn.block(), drawn.ends(width)]

@@ -224,6 +224,7 @@ class TokenPane(FeaturePane[ListsView]):
         waiting = self.waiting_for()
         if waiting:
             return (*start, (waiting, "pane--waiting"))
+        start = (*start, *self.kept_note("{}  "))
         of = self._one_side(answer)
         known = [[f"length {number(of.norm)}, carried {number(of.transported_norm)}"]]
         if of.stability is not None:

@@ -53,11 +53,23 @@ class AnswersAtOnce:
         numbered = replace(request, id=self._sent)
         self.requests.append(numbered)
         if self.alive and not isinstance(request, m.Cancel | m.Shutdown):
-            try:
-                self._on_event(self._answers.to(numbered))
-            except LensError as error:
-                self._on_event(m.Failed(id=self._sent, text=str(error)))
+            self._serve(numbered)
         return self._sent
+
+    def arrive(self) -> None:
+        """Be there from now on, after `hold`: answer what was sent meanwhile."""
+        self.alive = True
+        for request in list(self.requests):
+            self._serve(request)
+
+    def _serve(self, request: m.Request) -> None:
+        try:
+            event = self._answers.to(request)
+        except LensError as error:
+            self._on_event(m.Failed(id=request.id, text=str(error)))
+        else:
+            self._on_event(event)
+            self._answers.keep(request, event)
 
     def answer(self, request: m.Request) -> m.Event:
         """The answer to a request, without sending it to the app."""
@@ -77,6 +89,8 @@ class AnswersAtOnce:
 
 class Desk(QlensApp):
     """The app with such an engine."""
+
+    engine: AnswersAtOnce  # type: ignore[assignment]
 
     def make_engine(self) -> AnswersAtOnce:  # type: ignore[override]
         return AnswersAtOnce(self.relay)

@@ -335,8 +335,8 @@ def leaked(terminal: Terminal) -> set[str]:
 def ready(layers: tuple[int, ...], n_layers: int, **facts: Any) -> m.SessionFacts:
     """A session on a model of so many layers, with dictionaries at some."""
     found = m.SessionFacts(
-        config="c", model="tiny", model_fingerprint="f", n_layers=n_layers, d_model=8,
-        d_vocab=10, k=5, device="cpu", dtype="float32",
+        config="c", content="c", model="tiny", model_fingerprint="f", n_layers=n_layers,
+        d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
         blocks=tuple(map(name_of, range(2 * n_layers))),
         layers=layers, dictionary_kind="sae", operators="built",
         reference=m.ReferenceFacts(1, 1, 512, "s", "o", 0, 0), settings=Settings(), cache="x",

@@ -84,7 +84,7 @@ class Talk:
     async def open(self, *layers: int, operators: m.OperatorSource = "built") -> None:
         await self.say(
             m.Ready(id=self.asked(m.Open)[-1].id, session=m.SessionFacts(
-                config="c", model="tiny", model_fingerprint="f",
+                config="c", content="c", model="tiny", model_fingerprint="f",
                 n_layers=4, d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
                 blocks=tuple(f"{kind}.{at}" for at in range(4) for kind in ("attn", "mlp")),
                 layers=layers, dictionary_kind="sae", operators=operators,

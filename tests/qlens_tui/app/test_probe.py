@@ -249,7 +249,7 @@ def test_an_engine_that_dies_meanwhile_is_told_and_harms_nothing(trial):
         question = at.asked
         await at.tell(m.Status(id=question.id, text="loading the model again"))
         assert at.title == "loading the model again…"
-        at.bench.engine_lost("the engine was killed by SIGKILL\x1b[2J", "restarting the engine")
+        at.bench.opening.lost("the engine was killed by SIGKILL\x1b[2J", "restarting the engine")
         await at.press()
         assert at.title == r"! the engine was killed by SIGKILL\x1b[2J"
         await at.press("p")
