@@ -86,7 +86,7 @@ class FeaturePane(LinePane, Generic[View]):
 
     def kept_note(self, form: str) -> Line:
         """A remark, written in `form`, on numbers that were there before the model is."""
-        is_kept = self.shown.is_kept and self.shown.answer is not None
+        is_kept = self.shown.is_kept and self.shown.answer is not None and not self.is_grey
         return ((form.format("kept from before"), "pane--waiting"),) if is_kept else ()
 
     def instead(self) -> Line | None:

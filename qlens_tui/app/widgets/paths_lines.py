@@ -50,7 +50,9 @@ class PathsLines:
             return ((f"  {said}", "pane--quiet"), (f"  {waiting}", "pane--waiting"))
         fewest = min(paths.n_tokens for paths in there.values())
         tokens = part_of(fewest, view.n_tokens)
-        pieces.append([f"exact on {tokens} reference tokens", f"exact on {tokens} tokens"])
+        # Before what goes first for lack of room, which the remark on kept shares takes.
+        at = 0 if view.shown.is_kept else len(pieces)
+        pieces.insert(at, [f"exact on {tokens} reference tokens", f"exact on {tokens} tokens"])
         splits = sorted({paths.split for paths in there.values()})
         if "ablation" in splits:
             pieces.insert(0, ["ablation: score lost with one block off", "ablation"])

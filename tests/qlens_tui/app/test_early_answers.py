@@ -142,6 +142,7 @@ def test_the_cursor_walks_through_what_is_kept_and_the_rest_waits(place):
             pane = bench.pane(name)
             assert pane.is_grey or pane.shown.answer is None
             assert "waiting for the model" in "".join(pane.lines)
+            assert NOTE not in "".join(pane.lines)  # that would be said of the awaited ones
 
     reopen(place, act)
 
@@ -200,7 +201,8 @@ def test_switches_and_what_they_changed_are_there_too(place):
     reopen(place, act)
 
 
-def test_a_stage_is_labelled_and_gone_on_with(place):
+@pytest.mark.parametrize("size", SIZES)
+def test_a_stage_is_labelled_and_gone_on_with(place, size):
     async def stop_early(terminal, bench):
         engine = bench.app.engine
         serve = engine._serve
@@ -217,14 +219,16 @@ def test_a_stage_is_labelled_and_gone_on_with(place):
         asked = bench.state.shares_asked("value")
         first = bench.state.answer(asked)
         assert 0 < first.n_tokens < 80
-        assert f"{first.n_tokens} of 80" in bench.paths.lines[0]
+        bench.focus_pane("paths")
+        await settled(terminal.pilot)
+        assert f"{NOTE}  exact on {first.n_tokens} of 80 " in bench.paths.lines[0]
         assert bench.state.is_lacking(asked)
         await arrive(terminal, bench)
         assert bench.state.answer(asked).n_tokens == 80
         assert asked in questions(bench.app.engine)
         assert bench.state.feature == (0, 1)
 
-    reopen(place, act)
+    reopen(place, act, size=size)
 
 
 def other_weights(place: Workplace) -> None:
