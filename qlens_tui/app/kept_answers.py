@@ -18,8 +18,9 @@ class KeptAnswers:
         self._answers: OrderedDict[m.Request, tuple[object, bool]] = OrderedDict()
 
     def keep(self, question: m.Request, found: object, *, is_whole: bool = True) -> None:
-        """Keep an answer in place of an earlier one, unless that was whole and this is not."""
-        if not is_whole and self.is_whole(question):
+        """Keep an answer in place of an earlier one, unless that was over more tokens."""
+        before = self.get(question)
+        if not is_whole and (self.is_whole(question) or _tokens(before) > _tokens(found)):
             return
         self._answers.pop(question, None)
         self._answers[question] = found, is_whole
@@ -42,6 +43,11 @@ class KeptAnswers:
     def clear(self) -> None:
         """Forget all of them."""
         self._answers.clear()
+
+
+def _tokens(found: object) -> int:
+    """Over how many tokens of the reference a result is that comes in stages."""
+    return found.n_tokens if isinstance(found, m.Signature | m.Paths) else 0
 
 
 def brought_by(event: m.Event) -> tuple[object, bool]:

@@ -27,7 +27,7 @@ from lens_core.inputs import Inputs, inputs_of
 from lens_core.signature import LayerFacts, SessionFacts
 from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
-from qlens_tui.engine.events import Event, LayerReady, Ready
+from qlens_tui.engine.events import Event, LayerReady, PathsReady, Ready, SignatureReady
 from qlens_tui.engine.requests import OF_PANES, ComputePaths, DescribeLayer, Open, Request
 from qlens_tui.engine.wire import WireError, decode, encode
 
@@ -66,16 +66,16 @@ class KeptEvents:
         self._put(_key(asked, inputs=inputs), event)
 
     def keep_answer(self, question: Request, content: str, dictionary: str, event: Event) -> None:
-        """Keep an answer, unless one over as much of the reference is there already."""
+        """Keep an answer, unless one over as many tokens of the reference is there already."""
         key = _key(question, content=content, dictionary=dictionary)
         found = self._results.get(key)
-        if found is None or (_is_whole(event) and not found["whole"]):
+        if found is None or found["tokens"] < _tokens(event):
             self._put(key, event)
 
     def _put(self, key: str, event: Event) -> None:
         content = zlib.compress(encode(replace(event, id=0)))
         self._results.put(
-            key, {"event": np.frombuffer(content, np.uint8), "whole": _is_whole(event)}
+            key, {"event": np.frombuffer(content, np.uint8), "tokens": _tokens(event)}
         )
 
     def _get(self, key: str) -> Event | None:
@@ -89,8 +89,12 @@ class KeptEvents:
         return event
 
 
-def _is_whole(event: Event) -> bool:
-    return bool(getattr(event, "is_last", True))
+def _tokens(event: Event) -> int:
+    """Over how many tokens an answer is that comes in stages; 0 for others."""
+    match event:
+        case SignatureReady(signature=found) | PathsReady(paths=found):
+            return found.n_tokens
+    return 0
 
 
 def _key(question: Request, **of: str) -> str:

@@ -231,6 +231,23 @@ def test_a_stage_is_labelled_and_gone_on_with(place, size):
     reopen(place, act, size=size)
 
 
+def test_the_engine_s_first_stages_do_not_replace_a_later_one_that_is_kept(place):
+    visit(place)
+
+    async def act(terminal, bench):
+        asked = bench.state.lists_asked
+        whole = bench.state.answer(asked)
+        bench.state.forget_answers()
+        later, first = (replace(whole, n_tokens=n_tokens) for n_tokens in (40, 20))
+        for found, shown in ((first, first), (later, later), (first, later), (whole, whole)):
+            event = m.SignatureReady(signature=found, is_last=found is whole)
+            bench.state.keep_answer(asked, event)
+            assert bench.state.answer(asked) is shown
+            assert bench.state.is_lacking(asked) == (shown is not whole)
+
+    reopen(place, act)
+
+
 def other_weights(place: Workplace) -> None:
     file = place.folder / "model" / "model.safetensors"
     content = bytearray(file.read_bytes())

@@ -262,7 +262,8 @@ def test_a_stage_is_kept_until_more_is_and_never_in_place_of_more(place):
     assert found.answer(whole) == last
 
 
-def test_a_stage_is_there_although_the_engine_was_stopped_in_the_next(place):
+@pytest.mark.parametrize("after", [1, 2])
+def test_the_last_stage_is_there_although_the_engine_was_stopped_in_the_next(place, after):
     engine = Engine(place.config)
     settings = m.Settings(method="direct")
     asked = m.ComputeSignature(layer=LAYER, feature=FEATURE, settings=settings)
@@ -270,17 +271,20 @@ def test_a_stage_is_there_although_the_engine_was_stopped_in_the_next(place):
     class StoppedError(Exception):
         pass
 
+    def stages() -> list[m.Signature]:
+        return [each.signature for each in engine.told if isinstance(each, m.SignatureReady)]
+
     def stop(event: m.Event) -> None:
-        engine.told.append(event)
-        if sum(isinstance(each, m.SignatureReady) for each in engine.told) == 2:
+        if len(stages()) == after:
             raise StoppedError
+        engine.told.append(event)
 
     engine.answers._tell = stop
     with pytest.raises(StoppedError):
-        engine.ask(asked)
-    first = next(each for each in engine.told if isinstance(each, m.SignatureReady))
+        stop(engine.answers.to(asked))  # the last one, which the worker tells and then keeps
+    assert len({each.n_tokens for each in stages()}) == after
     found = kept(place).answer(asked)
-    assert (found.signature, found.is_last) == (first.signature, False)
+    assert (found.signature, found.is_last) == (stages()[-1], False)
 
 
 def test_files_written_as_they_were_read_are_not_trusted(place):
