@@ -1,5 +1,6 @@
 """Shape checks on the core, and the models that every test of the mathematics runs on."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,6 +38,14 @@ LONG = ("test_demo", "test_workbench", "test_build_command", "test_terminal", "t
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what tests make, and rarely: the libraries alone are half a million
+    objects, and an app under test makes many that live as long as it does."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
 
 
 @pytest.hookimpl(tryfirst=True)

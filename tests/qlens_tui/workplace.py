@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from qlens_tui.cli.main import cli
+from tests.prepared import prepared
 from tests.waiting import PATIENCE
 
 N_LAYERS, D_MLP, D_VOCAB = 3, 24, 300
@@ -98,12 +99,20 @@ class Workplace:
         *args: str,
         stdin: int | None = None,
         stdout: int = subprocess.PIPE,
-        first: str = "",
         **env: str,
     ) -> subprocess.Popen[str]:
-        """A process of its own, as a shell starts it; `first` is run before the command."""
+        """A process of its own, as a shell starts it."""
+        return self._start(_command(args), stdin, stdout, env)
+
+    def start_prepared(self, *args: str, first: str = "") -> subprocess.Popen[str]:
+        """The same with the core imported already; `first` is run before the command."""
+        return self._start(prepared(_program(first), *args), None, subprocess.PIPE, {})
+
+    def _start(
+        self, command: list[str], stdin: int | None, stdout: int, env: dict[str, str]
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            _command(args, first), env=self._environment() | env,
+            command, env=self._environment() | env,
             stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -140,8 +149,12 @@ class Workplace:
         return Workplace(other)
 
 
-def _command(args: Sequence[str], first: str) -> list[str]:
-    return [sys.executable, "-c", f"{first}\nfrom qlens_tui.cli.main import main; main()", *args]
+def _command(args: Sequence[str], first: str = "") -> list[str]:
+    return [sys.executable, "-c", _program(first), *args]
+
+
+def _program(first: str) -> str:
+    return f"{first}\nfrom qlens_tui.cli.main import main; main()"
 
 
 def _refuse(constant: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from lens_core.operators.plan import plan_build
 from lens_core.operators.verify import lacks, verify_operators
 from lens_core.reference import ReferenceSample
 from lens_core.storage.tensors import open_tensors, write_tensors
+from tests.prepared import prepared
 from tests.toys import MixingToy
 
 ROWS = 2
@@ -374,6 +374,6 @@ def test_the_same_build_in_two_processes_gives_the_same_bytes(whole: Path, tmp_p
         "from tests.lens_core.operators.test_damage import _build\n"
         "_build(Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    subprocess.run(prepared(code, str(tmp_path)), check=True)
 
     assert _content(tmp_path / whole.name) == _content(whole)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import fcntl
+import json
 import os
 import pty
 import re
@@ -27,19 +28,41 @@ import pytest
 from qlens_tui.app.last_visit import recall
 from qlens_tui.export.write import read_export
 from qlens_tui.triage.triage import Triage
+from tests.prepared import prepared
 from tests.qlens_tui.app.terminal import screen_of
 from tests.qlens_tui.workplace import Workplace
 from tests.waiting import PATIENCE, gone, until
 
 SIZE = 40, 120  # rows, columns
+ENGINE = "from qlens_tui.engine.process import main; main()"
+WITH_ENGINE = """
+import json, sys
+from qlens_tui.cli.main import main
+from qlens_tui.engine import client
+client.COMMAND = json.loads(sys.argv.pop(1))
+main()
+"""
+
+
+def with_engine(command: list[str]) -> list[str]:
+    """Arguments of Python for the app with this command as its engine."""
+    return ["-c", WITH_ENGINE, json.dumps(command)]
 
 
 class Session:
     """A `qlens open` in a pseudo-terminal."""
 
     def __init__(
-        self, place: Workplace, folder: Path, *args: str, errors: int | None = None, **env: str
+        self,
+        place: Workplace,
+        folder: Path,
+        *args: str,
+        fresh: bool = False,
+        errors: int | None = None,
+        **env: str,
     ) -> None:
+        """With `fresh` all processes are as a user's; else the engine is a prepared one."""
+        run = ["-m", "qlens_tui"] if fresh else with_engine(prepared(ENGINE))
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         self.before = termios.tcgetattr(slave)
@@ -52,7 +75,7 @@ class Session:
         for name in ("COLUMNS", "LINES"):  # of the terminal that the tests run in
             environment.pop(name, None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "qlens_tui", "open", place.config,*args],
+            [sys.executable, *run, "open", place.config, *args],
             stdin=slave, stdout=slave, stderr=slave if errors is None else errors,
             env=environment, cwd=folder,
             start_new_session=True,
@@ -131,8 +154,8 @@ def session(tiny_place, tmp_path, monkeypatch) -> Iterator[Callable[..., Session
     monkeypatch.setenv("QLENS_STATE_DIR", str(tmp_path / "state"))
     opened: list[Session] = []
 
-    def start(*args: str) -> Session:
-        opened.append(Session(tiny_place, tmp_path, *args))
+    def start(*args: str, fresh: bool = False) -> Session:
+        opened.append(Session(tiny_place, tmp_path, *args, fresh=fresh))
         return opened[-1]
 
     yield start
@@ -156,7 +179,7 @@ def stars(folder: Path, place: Workplace) -> set[int]:
 def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
     session, tiny_place, tmp_path
 ):
-    first = session()
+    first = session(fresh=True)
     first.until("? all keys")
     first.until(" ready")
     first.until("exact on")

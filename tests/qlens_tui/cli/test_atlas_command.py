@@ -255,7 +255,7 @@ def test_a_killed_run_leaves_whole_pieces_and_goes_on_where_it_was(
 ) -> None:
     file = place.folder / "table.parquet"
     writing = place.folder / "writing"
-    process = place.start(
+    process = place.start_prepared(
         "atlas", place.config, "-o", str(file),
         first="import lens_core.atlas.atlas as atlas; atlas.ROWS_PER_PIECE = 2\n"
         + held("lens_core.atlas.atlas.write_piece", writing, after=3),

@@ -197,7 +197,7 @@ def test_a_build_survives_ctrl_c_and_goes_on_where_it_was(
     asked = ("build", place.config)
     computing = place.folder / "computing"
     first = held("lens_core.operators.build._sum_unit", computing, after=2)
-    process = place.start(*asked, first=first)
+    process = place.start_prepared(*asked, first=first)
     until(computing.exists, "the third unit is being computed", process)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=PATIENCE)
@@ -304,7 +304,7 @@ def test_a_shard_that_ends_while_another_one_counts_still_finishes_the_job(
     def count_while_the_last_shard_ends(directory: Path) -> list[Unit]:
         missing = missing_units(directory)
         ours = str((directory / "locks" / "assemble" / LOCK).stat().st_ino)
-        shard = place.start(
+        shard = place.start_prepared(
             "build", place.config, "--shard", "2/2", "--json", first=TELLS_LOCKS.format(str(waits))
         )
         later.append(shard)

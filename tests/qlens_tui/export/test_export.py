@@ -7,7 +7,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from qlens_tui.export.columns import SCHEMA
 from qlens_tui.export.write import CELL, ENDINGS, export, read_export
 from qlens_tui.triage.marks import DictionaryName, whole_characters
 from qlens_tui.triage.triage import Triage, marks_frame
+from tests.prepared import prepared
 from tests.qlens_tui.workplace import D_MLP, HOSTILE, N_LAYERS, Workplace, make_workplace
 
 K = 4
@@ -345,9 +345,7 @@ for path in sys.argv[1:]:
     for path in paths:
         path.write_text("mine")
 
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True
-    )
+    done = subprocess.run(prepared(program, *map(str, paths)), capture_output=True, text=True)
 
     for path, line in zip(paths, done.stdout.splitlines(), strict=True):
         assert line.startswith(f"cannot write {path}: ")
