@@ -1,6 +1,6 @@
 """GGUF models, dequantised once and kept as safetensors in the cache.
 
-Dequantising takes 20 seconds for 135M parameters. The copy is keyed by the file's content, not
+Dequantising takes seconds for 135M parameters. The copy is keyed by the file's content, not
 its name, and is checked against the fingerprint stored with it whenever it is loaded.
 """
 
@@ -21,6 +21,7 @@ import torch
 from lens_core.directories import LOCKS, MODELS
 from lens_core.errors import ModelError, StoreError
 from lens_core.foreign import in_plain_words
+from lens_core.gguf_reading import header_read_once
 from lens_core.memory import is_out_of_memory
 from lens_core.model_weights import weights_fingerprint
 from lens_core.pretrained import demand_all_weights, open_pretrained
@@ -119,7 +120,7 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     # Through a link in an empty folder: transformers would also read other files next to the
     # GGUF (a configuration, a tokenizer), on which the copy's key does not depend.
-    with tempfile.TemporaryDirectory(prefix="qlens-gguf-") as folder:
+    with tempfile.TemporaryDirectory(prefix="qlens-gguf-") as folder, header_read_once():
         (Path(folder) / "model.gguf").symlink_to(gguf)
         options: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}
         try:

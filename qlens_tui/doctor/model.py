@@ -119,10 +119,10 @@ def _shape(path: Path) -> Shape | Finding:
 
 
 def _gguf(path: Path, name: str) -> Found:
-    from gguf import GGUFReader
+    from lens_core.gguf_reading import read_gguf
 
     try:
-        reader = GGUFReader(path)
+        reader = read_gguf(path)
         architecture = reader.fields["general.architecture"].contents()
         shape = Shape(
             int(reader.fields[f"{architecture}.block_count"].contents()),

@@ -12,10 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from lens_core import names
+from lens_core import gguf_copy, names
 from lens_core.config import ModelConfig
 from lens_core.errors import ModelError, StoreError, UsageError
 from lens_core.loading import choose_device, load_model
+from lens_core.model_weights import weights_fingerprint
 from tests.lens_core.fake_hub import cached
 from tests.models import ARCHITECTURES, tiny_hf
 
@@ -113,6 +114,21 @@ def test_a_local_directory_loads_with_its_tokenizer(saved, tmp_path):
 
 def test_the_same_weights_elsewhere_are_the_same_model(saved, copy, tmp_path):
     assert load(saved, tmp_path).fingerprint == load(copy, tmp_path).fingerprint
+
+
+def test_a_gguf_is_read_as_transformers_reads_it(package):
+    own = gguf.GGUFReader, gguf.get_tensor_name_map
+    options = {"gguf_file": "tiny.gguf", "local_files_only": True}
+    expected = transformers.AutoModelForCausalLM.from_pretrained(
+        package, dtype=torch.float32, **options
+    )
+    words = transformers.AutoTokenizer.from_pretrained(package, **options)
+
+    model, tokenizer = gguf_copy._read(package / "tiny.gguf")
+
+    assert weights_fingerprint(model) == weights_fingerprint(expected)
+    assert tokenizer.backend_tokenizer.to_str() == words.backend_tokenizer.to_str()
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == own
 
 
 def test_a_gguf_in_a_package_is_dequantised_once(package, tmp_path):
