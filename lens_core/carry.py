@@ -10,15 +10,14 @@ norm's own Jacobian in front of the dictionary, and a linearised final norm.
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_core.batch_walk import Route
 from lens_core.dictionaries.feature_dictionary import (
     FeatureDictionary,
     read_function,
@@ -28,6 +27,7 @@ from lens_core.direct import Transported
 from lens_core.errors import OperatorError, UsageError
 from lens_core.feature_map import FeatureMap, first_reader, rows_of, site_of, vectors_of
 from lens_core.kept_results import KeptResults
+from lens_core.kept_walks import KeptWalks
 from lens_core.model import ResidualModel
 from lens_core.operators.demo import ShippedOperators
 from lens_core.operators.files import Operators
@@ -36,17 +36,17 @@ from lens_core.reference import ReferenceSample
 from lens_core.storage.results import ResultCache
 from lens_core.terms import (
     SIDES,
-    Bucket,
     Method,
     OperatorSource,
     Progress,
     Settings,
     Side,
-    Transition,
+    Switch,
+    in_order,
+    merged,
+    on_path,
 )
-from lens_core.walk import Route, Walk
-
-_MOST_WALKS, _WITH_TANGENTS = 64, 4  # kept; the latest of them with what makes a switch quick
+from lens_core.walk import Walk
 
 
 class Carrier:
@@ -69,9 +69,8 @@ class Carrier:
         self.operators = operators
         self.results = KeptResults(model, reference, results)
         self.batch = batch
-        self.progress = progress
         self.recording = Recording(model, reference, memory=memory, batch=batch)
-        self._walks: OrderedDict[tuple[Any, ...], Walk] = OrderedDict()
+        self.walks = KeptWalks(self.recording, self.results, progress)
 
     def path(self, side: Side, dictionary: FeatureDictionary) -> range:
         """The blocks between the dictionary and the end where `side` is read."""
@@ -79,9 +78,15 @@ class Carrier:
             return range(dictionary.write_site, self.model.n_blocks)
         return range(dictionary.read_site)
 
-    def off(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> frozenset[int]:
-        """The blocks of the path that are off."""
-        return settings.off & frozenset(self.path(side, dictionary))
+    def off(
+        self, side: Side, dictionary: FeatureDictionary, settings: Settings
+    ) -> frozenset[Switch]:
+        """The blocks and heads of the path that are off, merged (`lens_core.terms.merged`)."""
+        return merged(on_path(settings.off, self.path(side, dictionary)), self.model.n_heads)
+
+    def is_all_off(self, side: Side, dictionary: FeatureDictionary, settings: Settings) -> bool:
+        """Whether no block of the path is on."""
+        return self.off(side, dictionary, settings) >= frozenset(self.path(side, dictionary))
 
     def norm(
         self, side: Side, dictionary: FeatureDictionary, settings: Settings
@@ -105,9 +110,13 @@ class Carrier:
             if settings.transition == "first-order":
                 return "first-order operators do not distinguish positions"
         off = self.off(side, dictionary, settings)
-        if off and len(off) < len(self.path(side, dictionary)):
+        if off and not self.is_all_off(side, dictionary, settings):
+            heads = any(not isinstance(each, int) for each in off)
+            what = "heads" if heads else "blocks"
             if settings.transition == "full":
-                return "blocks are off in a full transition"
+                return f"{what} are off in a full transition"
+            if settings.transition == "first-order" and heads:
+                return "heads are off, and operators do not separate them"
             if settings.transition == "first-order" and not self.has_blocks(dictionary):
                 return "blocks are off, and the operators that come with qlens do not separate them"
         return None
@@ -175,15 +184,16 @@ class Carrier:
     ) -> Transported:
         """The feature's vector, transported and averaged."""
         start = vectors_of(side, dictionary)[feature]
-        off = self.off(side, dictionary, settings)
         norm = self.norm(side, dictionary, settings)
         linearize = side == "value" and settings.final_norm == "linearize"
-        identity = settings.transition == "identity" or len(off) == len(self.path(side, dictionary))
+        all_off = self.is_all_off(side, dictionary, settings)
+        identity = settings.transition == "identity" or all_off
         if identity and norm is None and not linearize:
             steps = start.new_zeros(self.model.n_blocks, self.model.d_model)
             return Transported(start, start, steps, 0.0)
         if self.method(dictionary, settings, side) == "direct":
             return self._direct(side, dictionary, feature, settings)
+        off = self.off(side, dictionary, settings)
         asked = Settings(settings.transition, off=off, positions=settings.positions)
         return Transported(self.map(side, dictionary, asked)(start), start, None, None)
 
@@ -197,7 +207,8 @@ class Carrier:
             return FeatureMap()
         operators, site = self.operators_for(dictionary), site_of(side, dictionary)
         if settings.transition == "first-order":
-            return rows_of(side, operators.first_order(side, site, settings.off))
+            blocks_off = frozenset(each for each in settings.off if isinstance(each, int))
+            return rows_of(side, operators.first_order(side, site, blocks_off))
         return rows_of(side, operators.transition(side, site, settings.positions))
 
     def halves(self, side: Side, dictionary: FeatureDictionary) -> list[FeatureMap]:
@@ -241,7 +252,7 @@ class Carrier:
         kept = self.results.get(asked)
         if kept is None:
             off = self.off(side, dictionary, settings)
-            found, n_tokens = walk().carried(off, settings.tokens, self.progress)
+            found, n_tokens = walk().carried(off, settings.tokens, self.walks.progress)
             if n_tokens < self.reference.n_tokens:
                 return replace(found, n_tokens=n_tokens)
             kept = self.results.put(
@@ -278,7 +289,7 @@ class Carrier:
             "dictionary": dictionary.sha256,
             "feature": feature,
             "transition": settings.transition,
-            "off": sorted(self.off(side, dictionary, settings)),
+            "off": in_order(self.off(side, dictionary, settings)),
             "positions": settings.positions,
             "norm": norm is not None,
             "linearize": linearize,
@@ -296,71 +307,45 @@ class Carrier:
             # Masks that another question puts on must not undo those that the user switches.
             of = (value for key, value in asked.items() if key not in ("kind", "off"))
             start = vectors_of(side, dictionary)[feature]
-            return self._walk((*of, settings.method), start, route, settings.transition)
+            return self.walks.named((*of, settings.method), start, route, settings.transition)
 
         return asked, walk
 
     def ablated(
-        self, side: Side, dictionary: FeatureDictionary, feature: int, settings: Settings
-    ) -> tuple[Float[Tensor, "blocks d_model"], int]:
-        """The vector carried with each block of the path off besides `settings.off`, directly.
+        self,
+        side: Side,
+        dictionary: FeatureDictionary,
+        feature: int,
+        settings: Settings,
+        switches: Sequence[Switch],
+    ) -> tuple[Float[Tensor, "switches d_model"], int]:
+        """The vector carried with each of `switches` off besides `settings.off`, directly.
 
-        Zero for blocks that are off already or not on the path. Also the tokens behind it. Costs
-        one walk from each block on.
+        Also the tokens behind it. Costs one walk from each switch on.
         """
         off = self.off(side, dictionary, settings)
         asked, walk = self._question("ablated", side, dictionary, feature, settings)
-        kept = self.results.get(asked)
-        if kept is None:
-            found, n_tokens = walk().ablated(off, settings.tokens, self.progress)
-            if n_tokens < self.reference.n_tokens:
-                return found, n_tokens
-            kept = self.results.put(asked, {"vectors": found})
-        return kept["vectors"], self.reference.n_tokens
+        asked = asked | {"switches": list(switches)}
+        return self.walks.kept(
+            asked,
+            lambda: walk().ablated(switches, off, settings.tokens, self.walks.progress),
+        )
 
-    def read_back(
+    def of_heads(
         self,
         side: Side,
-        direction: Float[Tensor, " d_model"],
-        positions: Bucket = "all",
-        *,
-        until: int | None = None,
-        tokens: int | None = None,
-    ) -> tuple[Float[Tensor, "sites d_model"], int]:
-        """`T_value[site]^T w` or `T_key[site] w` at sites, without operators, by one walk.
+        dictionary: FeatureDictionary,
+        feature: int,
+        settings: Settings,
+        block: int,
+    ) -> tuple[Float[Tensor, "heads d_model"], int]:
+        """What each head of a block adds to the vector, directly; zero for heads that are off.
 
-        From the end where features are read to site `until`, by default to the other end; zero
-        at the sites beyond. Also the tokens that are behind it: `tokens` at least, or all.
+        Also the tokens behind it. Costs one walk to the block.
         """
-        ends = (self.model.n_blocks, 0) if side == "value" else (0, self.model.n_blocks)
-        start, end = ends[0], ends[1] if until is None else until
-        content = hashlib.sha256(direction.cpu().contiguous().numpy().tobytes()).hexdigest()
-        asked = {
-            "kind": "read_back", "side": side, "direction": content, "positions": positions,
-            "until": end,
-        }  # fmt: skip
-        kept = self.results.get(asked)
-        if kept is None:
-            route = Route(start, end, positions, to_feature=True)
-            walk = self._walk(tuple(asked.values()), direction, route)
-            sites, n_tokens = walk.at_sites(tokens, self.progress)
-            if n_tokens < self.reference.n_tokens:
-                return sites, n_tokens
-            kept = self.results.put(asked, {"sites": sites})
-        return kept["sites"], self.reference.n_tokens
-
-    def _walk(
-        self,
-        name: tuple[Any, ...],
-        vector: Float[Tensor, " d_model"],
-        route: Route,
-        transition: Transition = "full",
-    ) -> Walk:
-        """The walk of this name, with what it summed before."""
-        walk = self._walks.pop(name, None) or Walk(self.recording, vector, route, transition)
-        self._walks[name] = walk
-        while len(self._walks) > _MOST_WALKS:
-            self._walks.popitem(last=False)
-        for old in list(self._walks.values())[:-_WITH_TANGENTS]:
-            old.forget_tangents()
-        return walk
+        off = self.off(side, dictionary, settings)
+        asked, walk = self._question("heads", side, dictionary, feature, settings)
+        asked = asked | {"block": block}
+        return self.walks.kept(
+            asked, lambda: walk().of_heads(block, off, settings.tokens, self.walks.progress)
+        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lens_core.terms import OperatorSource, Settings, Side
+from lens_core.terms import OperatorSource, Settings, Side, Switch
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class ListChange:
 
 @dataclass(frozen=True)
 class SideComparison:
-    """One side with the blocks `off` of its path, against all of them on.
+    """One side with the blocks and heads `off` of its path, against all of them on.
 
     Both are over `n_tokens` tokens of the reference. `operators` are those that answered with all
     on (`none` for walks). `top` and `bottom` hold a change for each lens that carries the vector,
     by the lens's name; without any, `reason` says why.
     """
 
-    off: tuple[int, ...]
+    off: tuple[Switch, ...]
     k: int
     n_tokens: int
     operators: OperatorSource

@@ -299,7 +299,7 @@ class QueryLens(Instruments):
                     self.carrier.reference,
                     top=top,
                     batch=self.carrier.batch,
-                    progress=self.carrier.progress,
+                    progress=self.carrier.walks.progress,
                 )
                 return dict(vars(found))
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from lens_core.errors import ModelError
 from lens_core.foreign import in_plain_words
+from lens_core.heads import HeadGate, HeadWatch, standing_before
 from lens_core.memory import is_out_of_memory
 from lens_core.model_weights import weights_fingerprint
 from lens_core.soundness import largest_of, plain_name, watching_norms
@@ -59,7 +60,8 @@ class ResidualStream(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Stream: ...
-    def block(self, k: int, h: Stream) -> Stream: ...
+    def n_heads(self, k: int) -> int: ...
+    def block(self, k: int, h: Stream, gate: HeadGate | None = None) -> Stream: ...
     def mlp_output(self, layer: int, h: Stream) -> Stream: ...
     def final_norm(self, h: Tensor) -> Tensor: ...
 
@@ -121,6 +123,7 @@ class ResidualModel:
         embedding = hf_model.get_input_embeddings().weight
         self.d_vocab, self.d_model = embedding.shape
         self._contexts: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+        self._mixed_heads: dict[int, str] = {}
 
     @classmethod
     def from_hf(
@@ -199,16 +202,29 @@ class ResidualModel:
             h = h + self.bridge.pos_embed(positions)
         return h
 
-    def block(self, k: int, h: Stream) -> Stream:
-        """What block `k` adds to the stream when it reads `h`."""
+    def n_heads(self, k: int) -> int:
+        """How many heads block `k` is the sum of; 0 for an MLP, or if they cannot be told apart."""
+        return 0 if self.mixed_heads(k) else int(self.bridge.cfg.n_heads)
+
+    def mixed_heads(self, k: int) -> str:
+        """Why block `k` cannot be split into heads; empty if it can."""
+        if k % 2:
+            return "an MLP has no heads"
+        if not self._contexts:
+            self.check()
+        return self._mixed_heads[k]
+
+    def block(self, k: int, h: Stream, gate: HeadGate | None = None) -> Stream:
+        """What block `k` adds to the stream when it reads `h`; derivatives pass `gate`."""
         if k % 2:
             return self._post_norm(k, self.mlp_output(k // 2, h))
         norm, attention = self._parts[k // 2][:2]
         args, kwargs = self._attention_context(h.shape[1])[k // 2]
-        if args:
-            added = attention(norm(h), *args[1:], **kwargs)
-        else:
-            added = attention(hidden_states=norm(h), **kwargs)
+        with standing_before(attention, gate):
+            if args:
+                added = attention(norm(h), *args[1:], **kwargs)
+            else:
+                added = attention(hidden_states=norm(h), **kwargs)
         return self._post_norm(k, _tensor(added))
 
     def mlp_output(self, layer: int, h: Stream) -> Stream:
@@ -306,6 +322,7 @@ class ResidualModel:
             for layer, (_, attention, _, _) in enumerate(self._parts)
         ]
         handles.append(self.bridge.unembed.register_forward_pre_hook(see))
+        watches = [HeadWatch(attention) for _, attention, _, _ in self._parts]
         tokens = torch.arange(length, device=self.device)[None] * 7 % self.d_vocab
         try:
             with torch.no_grad(), watching_norms(self.bridge.original_model) as overflowing:
@@ -313,6 +330,8 @@ class ResidualModel:
         finally:
             for handle in handles:
                 handle.remove()
+            for layer, watch in enumerate(watches):
+                self._mixed_heads[2 * layer] = watch.stop(self.bridge.cfg)
         if overflowing:
             tensor, largest = largest_of(self.bridge.original_model.named_parameters())
             raise ModelError(

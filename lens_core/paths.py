@@ -19,6 +19,7 @@ that nothing adds up. It needs a walk from every block on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -34,7 +35,10 @@ from lens_core.ranking import outermost, top_k
 from lens_core.readout import Readout, read_together
 from lens_core.signature import PathShare
 from lens_core.stability import jaccard
-from lens_core.terms import Settings, Side, Split, block_name
+from lens_core.terms import Settings, Side, Split, Switch, block_name, block_of, switch_name
+
+Favoured = tuple[tuple[int, ...], tuple[str, ...]]
+"""Ids and texts of the tokens that a vector raises most."""
 
 _TOKENS_PER_BLOCK = 5
 
@@ -58,28 +62,27 @@ def paths(
     carrier, model = tools.carrier, tools.model
     carried = carrier.carry(side, dictionary, feature, settings)
     readout = tools.readout(QUERY.readouts[side], normed=carried.normed)
-    chosen = _choose(tools, side, dictionary, settings, split)
+    chosen = choose_split(tools, side, dictionary, settings, split)
     path, off = carrier.path(side, dictionary), carrier.off(side, dictionary, settings)
     n_tokens = carried.n_tokens or carrier.reference.n_tokens
     if float(carried.vector.norm()) == 0:
         return chosen, _nothing(path, off), n_tokens
     if chosen == "ablation":
-        return chosen, *_ablation(tools, side, dictionary, feature, settings)
+        return chosen, *ablation(tools, side, dictionary, feature, settings, path)
     method = carrier.method(dictionary, settings, side)
     ids, _ = top_k(readout.scores(carried.vector), tools.k)
     direction = readout.direction(ids)
     total = direction @ carried.vector
     contributions: Tensor | None
-    if len(off) == len(path):
+    if carrier.is_all_off(side, dictionary, settings):
         contributions = carried.direct.new_zeros(model.n_blocks, model.d_model)
         parts = contributions @ direction
     elif chosen == "first-reader" and (method == "direct" or not carrier.has_blocks(dictionary)):
         contributions = None
         start = vectors_of(side, dictionary)[feature]
         end = path.start if side == "value" else path.stop
-        sites, n_tokens = carrier.read_back(
-            side, direction, settings.positions, until=end, tokens=settings.tokens
-        )
+        back = carrier.walks.back(side, direction, settings.positions, until=end)
+        sites, n_tokens = back.at_sites(settings.tokens)
         read = sites @ start
         parts = first_reader(side, read[:-1], read[1:])
         # From the same pass, so that the parts add up even where `carried` came from float16.
@@ -97,16 +100,16 @@ def paths(
                 side, dictionary, feature, replace(settings, off=off)
             )
         parts = contributions @ direction
-    tokens = _favoured(tools, readout, carried.direct, contributions)
-    rows = [PathShare("direct", _ratio(direction @ carried.direct, total), True, *tokens[-1])]
+    tokens = favoured(tools, readout, carried.direct, contributions)
+    rows = [PathShare("direct", ratio(direction @ carried.direct, total), True, *tokens[-1])]
     for k in path:
-        share = _ratio(parts[k], total)
+        share = ratio(parts[k], total)
         rows.append(PathShare(block_name(k), share, k not in off, *tokens.get(k, ((), ()))))
     constant = readout.constant(ids)
     if constant is not None:
         # Scaled like the products with `direction`.
         bias = constant * readout.norm_scale(carried.vector)
-        rows.append(PathShare("bias", _ratio(bias, total), True, (), ()))
+        rows.append(PathShare("bias", ratio(bias, total), True, (), ()))
     return chosen, rows, n_tokens
 
 
@@ -133,61 +136,73 @@ def block_tokens(
     contributions = with_block.new_zeros(tools.model.n_blocks, tools.model.d_model)
     contributions[block] = with_block - without
     readout = tools.readout(QUERY.readouts[side])
-    found = _favoured(tools, readout, with_block, contributions)
+    found = favoured(tools, readout, with_block, contributions)
     return found.get(block, ((), ()))
 
 
-def _ablation(
+def ablation(
     tools: Instruments,
     side: Side,
     dictionary: FeatureDictionary,
     feature: int,
     settings: Settings,
+    switches: Sequence[Switch],
 ) -> tuple[list[PathShare], int]:
-    """A row for each block of the path: what its loss costs; the tokens behind them.
+    """A row for each of `switches`: what its loss costs; the tokens behind them.
 
-    Everything by the direct method, so that nothing but the block differs.
+    They are the blocks of the path, or the heads of one of them. Everything by the direct method,
+    so that nothing but the switch differs.
     """
     carrier = tools.carrier
     if carrier.method(dictionary, settings, side) == "operator":
         settings = replace(settings, method="direct")
-    path, off = carrier.path(side, dictionary), carrier.off(side, dictionary, settings)
+    off = carrier.off(side, dictionary, settings)
+    on = [each for each in switches if each not in off and block_of(each) not in off]
     carried = carrier.carry(side, dictionary, feature, settings)
-    if settings.transition == "first-order":
-        assert carried.steps is not None
-        vectors = carried.vector - carried.steps
-        n_tokens = carried.n_tokens or carrier.reference.n_tokens
+    n_tokens = carried.n_tokens or carrier.reference.n_tokens
+    if not on:
+        vectors = carried.vector[:0].view(0, len(carried.vector))
+    elif settings.transition == "first-order":
+        steps = carried.steps
+        if not isinstance(on[0], int):
+            steps, n_tokens = carrier.of_heads(side, dictionary, feature, settings, on[0][0])
+        assert steps is not None
+        vectors = (
+            carried.vector - steps[[each if isinstance(each, int) else each[1] for each in on]]
+        )
     else:
-        vectors, n_tokens = carrier.ablated(side, dictionary, feature, settings)
+        vectors, n_tokens = carrier.ablated(side, dictionary, feature, settings, on)
     readout = tools.readout(QUERY.readouts[side], normed=carried.normed)
-    on = [k for k in path if k not in off]
-    scores = read_together([(readout, each) for each in (carried.vector, *vectors[on])])
+    scores = read_together([(readout, each) for each in (carried.vector, *vectors)])
     lists = outermost(scores, tools.k)
     ids = lists[0]
     summed = scores[:, ids].sum(1)
     constant = readout.constant(ids)
     total = summed[0] if constant is None else summed[0] - constant
     overlaps = jaccard(lists[:1].expand(len(lists), -1), lists)
-    lost = carried.vector.new_zeros(vectors.shape)
-    lost[on] = carried.vector - vectors[on]
-    tokens = _favoured(tools, readout, carried.direct, lost)
-    rows = [PathShare(block_name(k), 0.0, False, (), ()) for k in path]
-    for at, k in enumerate(on, start=1):
-        share = _ratio(summed[0] - summed[at], total)
-        overlap = float(overlaps[at]) if bool(vectors[k].any()) else None  # it has no list
-        rows[k - path.start] = PathShare(
-            block_name(k), share, True, *tokens.get(k, ((), ())), overlap
+    tokens = favoured(tools, readout, carried.direct, carried.vector - vectors)
+    found = {each: PathShare(switch_name(each), 0.0, False, (), ()) for each in switches}
+    for at, switch in enumerate(on):
+        share = ratio(summed[0] - summed[at + 1], total)
+        overlap = float(overlaps[at + 1]) if bool(vectors[at].any()) else None  # it has no list
+        found[switch] = PathShare(
+            switch_name(switch), share, True, *tokens.get(at, ((), ())), overlap
         )
-    return rows, n_tokens
+    return list(found.values()), n_tokens
 
 
-def _choose(
+def choose_split(
     tools: Instruments,
     side: Side,
     dictionary: FeatureDictionary,
     settings: Settings,
     split: Split | None,
 ) -> Split:
+    """The split that is used where `split` is asked for, `None` for the default.
+
+    Raises:
+        UsageError: the settings do not have that split.
+    """
     if split == "ablation" and settings.transition != "identity":
         return split
     if settings.transition != "full":
@@ -204,19 +219,19 @@ def _choose(
     return split or ("first-reader" if obstacle is None else "last-writer")
 
 
-def _nothing(path: range, off: frozenset[int]) -> list[PathShare]:
+def _nothing(path: range, off: frozenset[Switch]) -> list[PathShare]:
     """The rows of a vector of length zero, which has no score to share: NaN everywhere."""
     rows = [PathShare("direct", float("nan"), True, (), ())]
     rows += [PathShare(block_name(k), float("nan"), k not in off, (), ()) for k in path]
     return rows
 
 
-def _favoured(
+def favoured(
     tools: Instruments,
     readout: Readout,
     direct: Float[Tensor, " d_model"],
     contributions: Float[Tensor, "blocks d_model"] | None,
-) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
+) -> dict[int, Favoured]:
     """The tokens that each block (-1: the feature itself) raises most, at a fixed norm scale.
 
     A contribution of length zero has no tokens.
@@ -225,7 +240,7 @@ def _favoured(
     if contributions is not None:
         active = contributions.any(1).nonzero().squeeze(1)
         vectors |= {int(k): contributions[k] for k in active}
-    best: dict[int, tuple[tuple[int, ...], tuple[str, ...]]] = {-1: ((), ())}
+    best: dict[int, Favoured] = {-1: ((), ())}
     vectors = {k: vector for k, vector in vectors.items() if float(vector.norm()) > 0}
     if not vectors:
         return best
@@ -236,6 +251,6 @@ def _favoured(
     return best
 
 
-def _ratio(part: Float[Tensor, ""], total: Float[Tensor, ""]) -> float:
+def ratio(part: Float[Tensor, ""], total: Float[Tensor, ""]) -> float:
     """`part / total`; NaN if both are zero."""
     return float(part / total)

@@ -12,7 +12,8 @@ for both; of a walk over all blocks: 1.15 (`python -m benchmarks --part switches
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lens_core.errors import UsageError
+from lens_core.heads import HeadGate
 from lens_core.linearization import LinearMap, recorded_bytes
 from lens_core.memory import (
     free_bytes,
@@ -32,6 +34,8 @@ from lens_core.model import ResidualStream, Stream
 from lens_core.reference import ReferenceSample
 
 Result = TypeVar("Result")
+
+NO_HEADS: frozenset[int] = frozenset()
 
 FIRST_STAGE, SECOND_STAGE = 8, 2
 """The first and second stage of a result are over one part in so many of the reference."""
@@ -58,6 +62,7 @@ class MicroBatch:
         with torch.no_grad():
             self._sites = [model.embed(tokens)]
         self._maps: dict[int, LinearMap] = {}
+        self._gates: dict[int, HeadGate] = {}
 
     @property
     def shape(self) -> torch.Size:
@@ -73,14 +78,42 @@ class MicroBatch:
                 self._sites.append(self._sites[k] + output)
         return self._sites[site]
 
-    def block(self, k: int) -> LinearMap:
+    def record(self, k: int) -> LinearMap:
         """Block `k` as a linear map, recorded now if it was not before."""
         if k not in self._maps:
-            self._maps[k] = LinearMap(lambda x: self._run(k, x), self.site(k), forward_mode=False)
+            n_heads = self._model.n_heads(k)
+            gate = HeadGate(n_heads) if n_heads else None
+            if gate is not None:
+                self._gates[k] = gate
+            self._maps[k] = LinearMap(
+                lambda x: self._run(k, x, gate), self.site(k), forward_mode=False
+            )
         return self._maps[k]
 
-    def _run(self, k: int, h: Stream) -> Stream:
-        return self._model.block(k, h)
+    def jvp(self, k: int, tangent: Stream, heads_off: frozenset[int] = NO_HEADS) -> Stream:
+        """`J tangent` of block `k` without some of its heads."""
+        block = self.record(k)
+        with self._without(k, heads_off):
+            return block.jvp(tangent)
+
+    def vjp(self, k: int, cotangent: Stream, heads_off: frozenset[int] = NO_HEADS) -> Stream:
+        """`J^T cotangent` of block `k` without some of its heads."""
+        block = self.record(k)
+        with self._without(k, heads_off):
+            return block.vjp(cotangent)
+
+    @contextmanager
+    def _without(self, k: int, heads_off: frozenset[int]) -> Iterator[None]:
+        if heads_off:
+            self._gates[k].off = heads_off
+        try:
+            yield
+        finally:
+            if heads_off:
+                self._gates[k].off = NO_HEADS
+
+    def _run(self, k: int, h: Stream, gate: HeadGate | None = None) -> Stream:
+        return self._model.block(k, h) if gate is None else self._model.block(k, h, gate)
 
 
 class Recording:

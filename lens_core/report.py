@@ -15,8 +15,8 @@ from itertools import starmap
 from lens_core.atlas.atlas import atlas_fingerprint
 from lens_core.atlas.files import find_layer
 from lens_core.comparison import Comparison
-from lens_core.errors import UsageError
 from lens_core.firing import firing, prompt_tokens
+from lens_core.head_shares import check_switch, head_shares
 from lens_core.lenses import LENSES, LOGIT, QUERY, Lens, lens_named
 from lens_core.neighbours import neighbours
 from lens_core.paths import paths as shares
@@ -40,7 +40,7 @@ from lens_core.signature import (
     Signature,
 )
 from lens_core.switches import against_all_on
-from lens_core.terms import SIDES, Settings, Side, Split, block_names
+from lens_core.terms import SIDES, Settings, Side, Split, block_name, in_order
 
 Tick = Callable[[str, int, int], None]
 
@@ -64,13 +64,14 @@ def session_facts(session: Session) -> SessionFacts:
         k=lens.k,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        blocks=tuple(block_names(range(model.n_blocks))),
+        blocks=tuple(map(block_name, range(model.n_blocks))),
         layers=lens.dictionaries.layers,
         dictionary_kind=session.config.dictionary.kind,
         operators="none" if operators is None else operators.origin,
         reference=reference_facts(session),
         settings=lens.settings,
         cache=str(session.cache),
+        heads=tuple(map(model.n_heads, range(model.n_blocks))),
     )
 
 
@@ -173,7 +174,7 @@ def signature(
         UsageError: there is no such layer, feature or block, or the settings contradict.
         OperatorError: operators are asked for and there are none.
     """
-    _check_blocks(session, settings)
+    _check_switches(session, settings)
     return session.lens.signature(layer, feature, settings, length=length, bottom=bottom)
 
 
@@ -191,7 +192,7 @@ def comparison(
     Raises:
         UsageError: as `signature`.
     """
-    _check_blocks(session, settings)
+    _check_switches(session, settings)
     lens = session.lens
     dictionary = lens.dictionary(layer, feature)
     value, key = (
@@ -209,16 +210,19 @@ def paths(
     settings: Settings,
     *,
     split: Split | None = None,
+    block: int | None = None,
 ) -> Paths:
-    """Each block's share of the score of one side's `k` tokens.
+    """Each block's share of the score of one side's `k` tokens, or those of one block's heads.
 
     Raises:
-        UsageError: as `signature`; or `split` is not exact with these settings.
+        UsageError: as `signature`; or `split` is not exact with these settings; or `block` has no
+            heads that can be told apart, or is not on the side's path.
     """
-    _check_blocks(session, settings)
+    _check_switches(session, settings)
     lens = session.lens
     dictionary = lens.dictionary(layer, feature)
-    chosen, rows, n_tokens = shares(lens, side, dictionary, feature, settings, split)
+    asked = lens, side, dictionary, feature, settings, split
+    chosen, rows, n_tokens = shares(*asked) if block is None else head_shares(*asked, block)
     return Paths(
         layer=layer,
         feature=feature,
@@ -228,6 +232,7 @@ def paths(
         n_tokens=n_tokens,
         split=chosen,
         rows=tuple(rows),
+        block=None if block is None else block_name(block),
         reason=NO_DIRECTION if all(math.isnan(row.share) for row in rows) else "",
     )
 
@@ -392,8 +397,6 @@ def _firing_features(features: list[int], activations: list[float]) -> FiringFea
     return FiringFeatures(tuple(features[:fired]), tuple(activations[:fired]))
 
 
-def _check_blocks(session: Session, settings: Settings) -> None:
-    n_blocks = session.model.n_blocks
-    wrong = [block for block in settings.off if not 0 <= block < n_blocks]
-    if wrong:
-        raise UsageError(f"there is no block {wrong[0]}: the model has blocks 0 to {n_blocks - 1}")
+def _check_switches(session: Session, settings: Settings) -> None:
+    for switch in in_order(settings.off):
+        check_switch(session.model, switch)

@@ -134,12 +134,12 @@ class Signature:
 
 @dataclass(frozen=True)
 class PathShare:
-    """A block's share of the score of the signature's tokens.
+    """A block's share of the score of the signature's tokens, or a head's.
 
-    `block` is a block's name, `direct` for the feature's own vector, or `bias` for the biases,
-    which belong to no path. All shares except `bias` sum to one and may be negative; NaN for a
-    vector of length zero. `tokens` are those that the block's own contribution raises most,
-    empty if only the share is known.
+    `block` is the name of a block or head, `direct` for the feature's own vector, or `bias` for
+    the biases, which belong to no path. All shares except `bias` sum to one and may be negative;
+    NaN for a vector of length zero. `tokens` are those that the block's own contribution raises
+    most, empty if only the share is known.
 
     In the ablation split `share` is what the score of those tokens loses with this block off,
     `overlap` the Jaccard overlap of the two lists. There are only blocks, and no sum.
@@ -157,6 +157,8 @@ class PathShare:
 class Paths:
     """How much of the score of one side's tokens goes through each block, and the split used.
 
+    `block` is a block's name if these are its heads; else `None`.
+
     If there is no score to share, `reason` says why.
     """
 
@@ -168,6 +170,7 @@ class Paths:
     n_tokens: int
     split: Split
     rows: tuple[PathShare, ...]
+    block: str | None = None
     reason: str = ""
 
 
@@ -293,7 +296,8 @@ class SessionFacts:
     """Facts about a session: model, device, reference, settings; `blocks` in the model's order.
 
     `operators` are the best that any of its dictionaries has. `content` is a checksum of all that
-    answers depend on besides dictionary, feature and settings.
+    answers depend on besides dictionary, feature and settings. `heads` is the number of heads of
+    each block, 0 where there are none that can be told apart.
     """
 
     config: str
@@ -313,6 +317,7 @@ class SessionFacts:
     reference: ReferenceFacts
     settings: Settings
     cache: str
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lens_core.lenses import LENSES, Lens
 from lens_core.ranking import outermost
 from lens_core.readout import read_together
 from lens_core.signature import NO_DIRECTION
-from lens_core.terms import OperatorSource, Settings, Side
+from lens_core.terms import OperatorSource, Settings, Side, in_order
 
 
 def against_all_on(
@@ -64,14 +64,14 @@ def against_all_on(
     ]
     n_tokens = min((each.n_tokens or every for pair in pairs for each in pair), default=every)
     found = SideComparison(
-        tuple(sorted(off)),
+        tuple(in_order(off)),
         tools.k,
         n_tokens,
         _operators(tools, side, dictionary, settings, n_tokens),
         {},
         {},
     )
-    reason = _obstacle(pairs, every, is_carried=len(off) < len(carrier.path(side, dictionary)))
+    reason = _obstacle(pairs, every, is_carried=not carrier.is_all_off(side, dictionary, settings))
     if reason:
         return replace(found, reason=reason)
     asked = [

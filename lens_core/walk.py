@@ -12,71 +12,27 @@ kept for each micro-batch, so that
   the last one adds the same numbers in the same order as a walk over everything at once;
 - a **switch** at a block walks only what comes after it: the running vector before every block is
   kept. At first order it walks nothing: no block's response depends on another block;
-- an **ablation**, every block off in turn, walks from each block on: on average half the route.
+- an **ablation**, every block off in turn, walks from each block on: on average half the route;
+- a block's **heads** take one walk to the block, and one product with the block for each head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_core.batch_walk import BatchWalk, Route, Walked
 from lens_core.direct import NO_BLOCKS, Transported, feature_tokens
 from lens_core.errors import ModelError
-from lens_core.linearization import LinearMap
-from lens_core.model import Stream
 from lens_core.operators.passes import Positions
-from lens_core.recording import MicroBatch, Recording
-from lens_core.terms import Bucket, Progress, Transition
+from lens_core.recording import Recording
+from lens_core.terms import Progress, Switch, Transition
 
-
-@dataclass(frozen=True)
-class Route:
-    """Where a vector starts, where it ends, and what it passes at either end.
-
-    From site `start` to site `end`: forward in the stream by `jvp`, or back by `vjp`. The feature
-    sits at `positions`: at the start of the route, or at its end if `to_feature`. `norm` is one
-    whose Jacobian stands in front (a value's reads the MLP's own output, `after_mlp`), `final`
-    one behind, at the end.
-    """
-
-    start: int
-    end: int
-    positions: Bucket = "all"
-    to_feature: bool = False
-    norm: Callable[[Tensor], Tensor] | None = None
-    after_mlp: bool = False
-    final: Callable[[Tensor], Tensor] | None = None
-
-    @property
-    def is_forward(self) -> bool:
-        return self.end > self.start
-
-    @property
-    def blocks(self) -> range:
-        """In the order that they are walked."""
-        if self.is_forward:
-            return range(self.start, self.end)
-        return range(self.start - 1, self.end - 1, -1)
-
-
-@dataclass
-class _Walked:
-    """A micro-batch after a walk with these blocks off.
-
-    `running` is the vector before each block in the order of the walk, and at the end; empty if
-    it is not kept. At first order blocks do not depend on each other: `sums` are of all blocks,
-    and `products` are the products of what any two of them give (the vector itself is last).
-    """
-
-    off: frozenset[int]
-    sums: Float[Tensor, "places d_model"]
-    square: float
-    running: list[Stream] = field(default_factory=list)
-    products: Float[Tensor, "places places"] | None = None
+Parts = tuple[Switch, ...] | int
+"""What a sum is split by: switches that are off in turn, or the heads of a block."""
 
 
 class Walk:
@@ -90,17 +46,19 @@ class Walk:
         transition: Transition = "full",
     ) -> None:
         self._recording = recording
-        self._vector = vector
         self._route = route
-        self._transition = transition
+        included = recording.reference.included
+        positions = Positions(included.start, included.stop)
+        self._walk = BatchWalk(recording.model, vector, route, transition, positions)
         self._version = recording.version
-        self._walked: dict[int, _Walked] = {}
-        # The summed vectors with one more block off, by micro-batch and by what was off before.
-        self._ablated: dict[tuple[int, frozenset[int]], Float[Tensor, "blocks d_model"]] = {}
+        self._walked: dict[int, Walked] = {}
+        # Sums of a micro-batch by what is asked and by what is off: with one more switch off in
+        # turn; of what each head of a block adds.
+        self._parts: dict[tuple[int, frozenset[Switch], Parts], Float[Tensor, "parts d_model"]] = {}
 
     def carried(
         self,
-        off: frozenset[int] = NO_BLOCKS,
+        off: frozenset[Switch] = NO_BLOCKS,
         tokens: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[Transported, int]:
@@ -109,15 +67,31 @@ class Walk:
 
     def ablated(
         self,
-        off: frozenset[int] = NO_BLOCKS,
+        switches: Sequence[Switch],
+        off: frozenset[Switch] = NO_BLOCKS,
         tokens: int | None = None,
         progress: Progress | None = None,
-    ) -> tuple[Float[Tensor, "blocks d_model"], int]:
-        """The mean vector with each block of the route off besides `off`, and how many tokens.
+    ) -> tuple[Float[Tensor, "switches d_model"], int]:
+        """The mean vector with each of `switches` off in turn, besides `off`, and how many tokens.
 
-        Zero for blocks that are not walked. What `carried` walked stays as it is.
+        What `carried` walked stays as it is.
         """
-        return self._recording.attempt(lambda: self._all_ablated(off, tokens, progress))
+        return self._recording.attempt(
+            lambda: self._mean_of_parts(tuple(switches), off, tokens, progress)
+        )
+
+    def of_heads(
+        self,
+        k: int,
+        off: frozenset[Switch] = NO_BLOCKS,
+        tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Float[Tensor, "heads d_model"], int]:
+        """The mean of what each head of block `k` adds, and how many tokens; zero for those off.
+
+        They add up to the block's row in `Transported.steps`, or to its step between `at_sites`.
+        """
+        return self._recording.attempt(lambda: self._mean_of_parts(k, off, tokens, progress))
 
     def at_sites(
         self, tokens: int | None = None, progress: Progress | None = None
@@ -140,14 +114,11 @@ class Walk:
             walked.running.clear()
 
     def _carried(
-        self, off: frozenset[int], tokens: int | None, progress: Progress | None
+        self, off: frozenset[Switch], tokens: int | None, progress: Progress | None
     ) -> tuple[Transported, int]:
         recording, route = self._recording, self._route
         numbers, version = recording.micro_batches(tokens), recording.version
-        if self._version != recording.version:
-            self._walked.clear()
-            self._ablated.clear()
-            self._version = recording.version
+        self._keep_up()
         n_features, n_tokens = self._counted(numbers)
         n_blocks = recording.model.n_blocks
         sums = torch.zeros(n_blocks + 1, recording.model.d_model, dtype=torch.float64)
@@ -163,7 +134,7 @@ class Walk:
 
             walked = self._walked.get(number)
             if walked is None or walked.off != off:
-                walked = self._walk(number, off, tick)
+                walked = self._walk.carried(recording.micro_batch(number), off, tick, walked)
                 if version != recording.version:  # a question inside `progress` took less at once
                     return self._carried(off, tokens, progress)
                 self._walked[number] = walked
@@ -172,52 +143,48 @@ class Walk:
             done += size * max(1, len(route.blocks))
         if progress is not None:
             progress(total, total)
-        sums[list(off)] = 0  # at first order they are of all blocks
+        sums[[k for k in off if isinstance(k, int)]] = 0  # at first order they are of all blocks
         return self._mean(sums / n_features, square, n_features, n_tokens), n_tokens
 
-    def _all_ablated(
-        self, off: frozenset[int], tokens: int | None, progress: Progress | None
-    ) -> tuple[Float[Tensor, "blocks d_model"], int]:
-        self._carried(off, tokens, progress)
-        recording, version = self._recording, self._recording.version
-        numbers = recording.micro_batches(tokens)
+    def _mean_of_parts(
+        self, asked: Parts, off: frozenset[Switch], tokens: int | None, progress: Progress | None
+    ) -> tuple[Float[Tensor, "parts d_model"], int]:
+        recording = self._recording
+        if not isinstance(asked, int):
+            self._carried(off, tokens, progress)
+        numbers, version = recording.micro_batches(tokens), recording.version
+        self._keep_up()
         n_features, n_tokens = self._counted(numbers)
-        sums = torch.zeros(recording.model.n_blocks, recording.model.d_model, dtype=torch.float64)
-        total = len(numbers) * len(self._route.blocks)
+        each = len(self._route.blocks)
+        sums = torch.zeros(1, recording.model.d_model, dtype=torch.float64)
         for done, number in enumerate(numbers):
-            found = self._ablated.get((number, off))
+            found = self._parts.get((number, off, asked))
             if found is None:
 
                 def tick(at: int, done: int = done) -> None:
                     if progress is not None:
-                        progress(done * len(self._route.blocks) + at, total)
+                        progress(done * each + at, len(numbers) * each)
 
-                found = self._ablate(number, off, tick)
+                batch, before = recording.micro_batch(number), self._walked.get(number)
+                if isinstance(asked, int):
+                    found = self._walk.of_heads(batch, asked, off, tick, before)
+                else:
+                    found = self._walk.ablated(batch, asked, off, tick, before)
                 if version != recording.version:  # a question inside `progress` took less at once
-                    return self._all_ablated(off, tokens, progress)
-                self._ablated[number, off] = found
-            sums += found
+                    return self._mean_of_parts(asked, off, tokens, progress)
+                self._parts[number, off, asked] = found
+            sums = sums + found
         if progress is not None:
-            progress(total, total)
+            progress(len(numbers) * each, len(numbers) * each)
         mean = sums / n_features
         return mean.to(device=recording.model.device, dtype=recording.model.dtype), n_tokens
 
-    def _ablate(
-        self, number: int, off: frozenset[int], tick: Callable[[int], None]
-    ) -> Float[Tensor, "blocks d_model"]:
-        """One micro-batch, each block off in turn; a block recorded for one serves all."""
-        model = self._recording.model
-        batch = self._recording.micro_batch(number)
-        found = torch.zeros(model.n_blocks, model.d_model, dtype=torch.float64)
-        self._record(batch, off, lambda _block: tick(0))
-        base = self._walk(number, off, lambda _block: tick(0), batch)
-        for at, k in enumerate(self._route.blocks):
-            if k not in off:
-                others = off | {k}
-                walked = self._walk(number, others, lambda _, at=at: tick(at), batch, base)  # type: ignore[misc]
-                on = [each for each in range(model.n_blocks + 1) if each not in others]
-                found[k] = walked.sums[on].sum(0)
-        return found
+    def _keep_up(self) -> None:
+        """Forget sums over micro-batches of another size."""
+        if self._version != self._recording.version:
+            self._walked.clear()
+            self._parts.clear()
+            self._version = self._recording.version
 
     def _counted(self, numbers: range) -> tuple[int, int]:
         """Tokens where the feature sits, and tokens that count, if the reference ended there."""
@@ -245,114 +212,3 @@ class Walk:
         whole = vector.to(device=model.device, dtype=model.dtype)
         is_normed = self._route.final is not None
         return Transported(whole, kept[-1], kept[:-1], max(0.0, variance), is_normed)
-
-    def _walk(
-        self,
-        number: int,
-        off: frozenset[int],
-        tick: Callable[[int], None],
-        batch: MicroBatch | None = None,
-        before: _Walked | None = None,
-    ) -> _Walked:
-        """Walk one micro-batch, from the first block that was switched since `before`."""
-        before = before or self._walked.get(number)
-        if before is not None and before.products is not None:
-            return self._switched(before, off)
-        route, batch = self._route, batch or self._recording.micro_batch(number)
-        blocks, n_blocks = list(route.blocks), self._recording.model.n_blocks
-        is_first_order = self._transition == "first-order"
-        begin = 0
-        if before is not None and before.running:
-            same = [(k in off) == (k in before.off) for k in blocks]
-            begin = same.index(False) if False in same else len(blocks)
-            running, sums = before.running[: begin + 1], before.sums.clone()
-        else:
-            running = [self._start(batch)]
-            sums = torch.zeros(n_blocks + 1, len(self._vector), dtype=torch.float64)
-            if not route.is_forward:
-                self._record(batch, off, tick)
-        final = None
-        if route.final is not None:
-            final = LinearMap(route.final, batch.site(n_blocks), forward_mode=True)
-
-        def counted(step: Stream) -> Float[Tensor, "batch counted d_model"]:
-            where: Bucket = route.positions if route.to_feature else "all"
-            return self._positions.part(step if final is None else final.jvp(step), where)
-
-        fresh: dict[int, Tensor] = {}  # sums on the device, fetched together
-        given: dict[int, Tensor] = {}
-        if begin == 0:
-            given[-1] = counted(running[0])
-            fresh[-1] = given[-1].sum((0, 1))
-        now = running[-1]
-        for at in range(begin, len(blocks)):
-            tick(at)
-            k = blocks[at]
-            sums[k] = 0
-            if self._walks(k, off):
-                step = self._step(batch, k, running[0] if is_first_order else now)
-                part = counted(step)
-                fresh[k] = part.sum((0, 1))
-                if is_first_order:
-                    given[k] = part
-                else:
-                    now = now + step
-            if not is_first_order:
-                running.append(now)
-        if fresh:
-            sums[list(fresh)] = torch.stack(list(fresh.values())).cpu().double()
-        if is_first_order:
-            products = torch.zeros(n_blocks + 1, n_blocks + 1, dtype=torch.float64)
-            found = torch.stack([_exact(part).flatten() for part in given.values()])
-            index = torch.tensor(list(given))
-            products[index[:, None], index] = (found @ found.T).cpu()
-            return self._switched(_Walked(off, sums, 0.0, [], products), off)
-        square = float(_exact(counted(now)).square().sum())
-        return _Walked(off, sums, square, [] if route.to_feature else running)
-
-    def _walks(self, k: int, off: frozenset[int]) -> bool:
-        """Whether block `k` is walked: at first order also if it is off, for the next switch."""
-        if self._transition == "first-order":
-            return True
-        return self._transition == "full" and k not in off
-
-    def _switched(self, walked: _Walked, off: frozenset[int]) -> _Walked:
-        """A micro-batch that was walked at first order, with other blocks off."""
-        assert walked.products is not None
-        on = [-1, *(k for k in self._route.blocks if k not in off)]
-        square = float(walked.products[on][:, on].sum())
-        return replace(walked, off=off, square=max(0.0, square))
-
-    def _record(self, batch: MicroBatch, off: frozenset[int], tick: Callable[[int], None]) -> None:
-        """Record in the order of the stream whatever the way of the walk: no block runs twice."""
-        for k in sorted(self._route.blocks):
-            tick(0)
-            if self._walks(k, off):
-                batch.block(k)
-
-    def _step(self, batch: MicroBatch, k: int, vector: Stream) -> Stream:
-        block = batch.block(k)
-        return block.jvp(vector) if self._route.is_forward else block.vjp(vector)
-
-    def _start(self, batch: MicroBatch) -> Stream:
-        route, model = self._route, self._recording.model
-        where: Bucket = "all" if route.to_feature else route.positions
-        spread = self._positions.spread(self._vector[None], batch.shape, where)
-        if route.norm is None:
-            return spread
-        if route.after_mlp:  # the post-norm reads the MLP's own output
-            with torch.no_grad():
-                site = route.start - 1
-                read = model.mlp_output(site // 2, batch.site(site))
-            return LinearMap(route.norm, read, forward_mode=True).jvp(spread)
-        return LinearMap(route.norm, batch.site(route.start), forward_mode=False).vjp(spread)
-
-    @property
-    def _positions(self) -> Positions:
-        included = self._recording.reference.included
-        return Positions(included.start, included.stop)
-
-
-def _exact(part: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """In float64, for squares; on the CPU for MPS, which has none."""
-    return (part.cpu() if part.device.type == "mps" else part).double()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lens_core.heads import HeadGate
+
 
 @dataclass
 class MixingToy:
@@ -47,6 +49,9 @@ class MixingToy:
     def embed(self, tokens: Tensor) -> Tensor:
         return self.table[tokens] + self.position[: tokens.shape[1]]
 
+    def n_heads(self, k: int) -> int:
+        return 0
+
     def block(self, k: int, h: Tensor) -> Tensor:
         query, key, value, _, _ = self.weights[k // 2]
         if k % 2:
@@ -70,6 +75,34 @@ class MixingToy:
 
 
 @dataclass
+class HeadedToy(MixingToy):
+    """The same with two heads in each attention, each with a pattern of its own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        generator = torch.Generator().manual_seed(3)
+        shape = self.n_layers, 2, 4, self.d_model, 3
+        self.heads = torch.randn(*shape, generator=generator, dtype=self.dtype) / 2
+
+    def n_heads(self, k: int) -> int:
+        return 0 if k % 2 else 2
+
+    def z(self, layer: int, head: int, h: Tensor) -> Tensor:
+        """The output of one head, before its part of the output projection."""
+        query, key, value, _ = self.heads[layer, head]
+        scores = (h @ query) @ (h @ key).transpose(-1, -2)
+        causal = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool).tril()
+        return scores.masked_fill(~causal, float("-inf")).softmax(-1) @ h @ value
+
+    def block(self, k: int, h: Tensor, gate: HeadGate | None = None) -> Tensor:
+        if k % 2:
+            return super().block(k, h)
+        z = torch.cat([self.z(k // 2, head, h) for head in range(2)], -1)
+        projection = self.heads[k // 2, :, 3].transpose(-1, -2).flatten(0, 1)
+        return torch.tanh((z if gate is None else gate.stand_at(z)) @ projection)
+
+
+@dataclass
 class LinearToy:
     """One layer whose two blocks are fixed matrices: transitions can be written down by hand."""
 
@@ -86,6 +119,9 @@ class LinearToy:
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.table[tokens]
+
+    def n_heads(self, k: int) -> int:
+        return 0
 
     def block(self, k: int, h: Tensor) -> Tensor:
         return h @ (self.mlp if k else self.attention).T

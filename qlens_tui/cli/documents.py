@@ -23,7 +23,7 @@ from lens_core.signature import (
     SideSignature,
     TokenList,
 )
-from lens_core.terms import block_names
+from lens_core.terms import switch_names
 
 
 def feature_document(report: FeatureReport) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
         "operators": None if report.operators is None else asdict(report.operators),
         "transition": settings.transition,
         "positions": settings.positions,
-        "blocks_off": block_names(settings.off),
+        "blocks_off": switch_names(settings.off),
         "settings": {"convention": settings.convention, "final_norm": settings.final_norm},
         "value": _side(signature.value, report.comparison.value),
         "key": _side(signature.key, report.comparison.key),

@@ -23,7 +23,7 @@ from lens_core.signature import (
     PathShare,
     SideSignature,
 )
-from lens_core.terms import SIDES, Side, Split, block_names
+from lens_core.terms import SIDES, Side, Split, switch_names
 from qlens_tui.cli.documents import computed_on
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import counted, density, number, ranks_moved, score_change, share
@@ -99,7 +99,7 @@ class _Page:
         if settings.positions != "all":
             yield Text(f"the feature only at {settings.positions} positions of a sample")
         if settings.off:
-            yield Text(f"off: {', '.join(block_names(settings.off))}")
+            yield Text(f"off: {', '.join(switch_names(settings.off))}")
         skipped = ""
         if reference.skip_first or reference.skip_last:
             skipped = f", without the first {reference.skip_first} and last {reference.skip_last}"

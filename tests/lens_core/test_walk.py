@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lens_core.batch_walk import Route
 from lens_core.direct import key_transition, pull_back, push_forward, value_transition
 from lens_core.errors import ModelError, UsageError
 from lens_core.linearization import recorded_bytes
 from lens_core.recording import Recording, stages
 from lens_core.reference import ReferenceSample
-from lens_core.walk import Route, Walk
+from lens_core.walk import Walk
 from tests.conftest import tolerance
 from tests.oracles import relative, vector
 

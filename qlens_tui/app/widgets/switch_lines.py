@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lens_core.terms import block_names
+from lens_core.terms import switch_names
 from qlens_tui.app.views import ListsView
 from qlens_tui.app.widgets.line_pane import Line, Run, facts
 from qlens_tui.engine.messages import ListChange, SideSignature
@@ -24,7 +24,7 @@ _NAMED = 4
 def off_blocks(off: Sequence[int], path: range) -> list[str]:
     """Which blocks are off and how to bring them back, in several wordings, longest first."""
     is_named = len(off) <= _NAMED
-    which = f"off: {' '.join(block_names(off))}" if is_named else f"{len(off)} of {len(path)} off"
+    which = f"off: {' '.join(switch_names(off))}" if is_named else f"{len(off)} of {len(path)} off"
     return [f"{which} (a: all on)", f"{len(off)} off (a: all on)"]
 
 
