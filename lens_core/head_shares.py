@@ -9,7 +9,7 @@ off at a time. Heads always need walks over the reference: operators hold whole 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxtyping import Float
@@ -32,6 +32,8 @@ from lens_core.terms import (
     Switch,
     block_name,
     block_of,
+    heads_of,
+    in_order,
     switch_name,
 )
 
@@ -126,3 +128,22 @@ def check_switch(model: ResidualModel, switch: Switch) -> None:
         raise UsageError(
             f"there is no {switch_name(switch)}: {name} has heads h0 to h{n_heads - 1}"
         )
+
+
+def all_but(model: ResidualModel, kept: Iterable[Switch]) -> frozenset[Switch]:
+    """Every block off but those of `kept`, and of a block with a kept head its other heads.
+
+    Raises:
+        UsageError: as `check_switch`.
+    """
+    kept = frozenset(kept)
+    for switch in in_order(kept):
+        check_switch(model, switch)
+    off: set[Switch] = set()
+    for block in set(range(model.n_blocks)) - kept:
+        heads = heads_of(kept, block)
+        if heads:
+            off |= {(block, head) for head in range(model.n_heads(block)) if head not in heads}
+        else:
+            off.add(block)
+    return frozenset(off)

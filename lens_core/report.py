@@ -1,4 +1,4 @@
-"""Answers about a session, a layer, a feature, a search and a prompt, for both front ends.
+"""Answers about a session, a layer, a feature and a prompt, for both front ends.
 
 The command line and the app's engine get all answers from these functions; the results are
 the plain data of `lens_core.signature`. Long work reports progress to `tick(what, done, total)`,
@@ -17,10 +17,9 @@ from lens_core.atlas.files import find_layer
 from lens_core.comparison import Comparison
 from lens_core.firing import firing, prompt_tokens
 from lens_core.head_shares import check_switch, head_shares
-from lens_core.lenses import LENSES, LOGIT, QUERY, Lens, lens_named
+from lens_core.lenses import LENSES, QUERY, Lens
 from lens_core.neighbours import neighbours
 from lens_core.paths import paths as shares
-from lens_core.search import ranks_among, scores_among
 from lens_core.session import Session
 from lens_core.signature import (
     NO_DIRECTION,
@@ -28,8 +27,6 @@ from lens_core.signature import (
     Evidence,
     FeatureReport,
     FiringFeatures,
-    Found,
-    Hit,
     LayerFacts,
     Neighbour,
     OperatorFacts,
@@ -46,7 +43,6 @@ Tick = Callable[[str, int, int], None]
 
 BEFORE, AFTER = 16, 8
 """Tokens of context on each side."""
-_BEST_TOKENS = 5  # of a feature that a search found
 
 
 def session_facts(session: Session) -> SessionFacts:
@@ -127,9 +123,12 @@ def feature_report(
     *,
     split: Split | None = None,
     with_paths: bool = True,
+    heads: Sequence[int] = (),
     contexts: int = 20,
 ) -> FeatureReport:
     """Everything about one feature; paths cost passes if there are no operators.
+
+    `heads` are attention blocks whose shares are split among their heads too.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
@@ -140,6 +139,18 @@ def feature_report(
         paths(session, layer, feature, side, settings, split=split)
         for side in (SIDES if with_paths else ())
     )
+    split_up = tuple(
+        paths(
+            session,
+            layer,
+            feature,
+            _side_of(session, layer, block),
+            settings,
+            split=split,
+            block=block,
+        )
+        for block in heads
+    )
     return FeatureReport(
         session=session_facts(session),
         layer=_dictionary_facts(session, layer),
@@ -148,7 +159,14 @@ def feature_report(
         comparison=comparison(session, layer, feature, settings, lenses=(QUERY,)),
         paths=ways,
         evidence=evidence(session, layer, feature, contexts=contexts),
+        heads=split_up,
     )
+
+
+def _side_of(session: Session, layer: int, block: int) -> Side:
+    """The side whose path a block is on; `value` if it is on neither."""
+    dictionary = session.lens.dictionary(layer)
+    return "key" if block in session.lens.carrier.path("key", dictionary) else "value"
 
 
 def _operator_facts(session: Session, found: Signature) -> OperatorFacts | None:
@@ -286,83 +304,6 @@ def _context(session: Session, sample: int, position: int, activation: float) ->
         token=texts[at],
         after=tuple(texts[at + 1 :]),
     )
-
-
-def search(
-    session: Session,
-    token_id: int,
-    *,
-    side: Side = "value",
-    lens: str = "query",
-    layers: Sequence[int] | None = None,
-    n: int = 25,
-    tick: Tick | None = None,
-) -> Found:
-    """The `n` best features for a token in `layers` (`None`: all that have a dictionary).
-
-    Raises:
-        UsageError: there is no such token, lens or layer.
-        OperatorError: the lens needs operators, and there are none.
-    """
-    ours, asked = session.lens, lens_named(lens)
-    token = ours.vocabulary.text(ours.vocabulary.check(token_id))
-    searched = tuple(ours.dictionaries.layers if layers is None else layers)
-    n = max(1, n)
-    rows: list[tuple[float, int, int, float]] = []
-    for done, layer in enumerate(searched):
-        if tick is not None:
-            tick("searching", done, len(searched))
-        frame = ours.search(token_id, side=side, lens=lens, layers=[layer], n=n)
-        rows += frame.select("score", "layer", "feature", "logit_score").iter_rows()
-    rows.sort(key=lambda row: (-row[0], row[1], row[2]))
-    hits = {(layer, feature): None for _, layer, feature, _ in rows[:n]}
-    beside = {
-        layer: _hits(session, layer, rows[:n], token_id, side, asked)
-        for layer in dict.fromkeys(layer for layer, _ in hits)
-    }
-    return Found(
-        token_id=token_id,
-        token=token,
-        side=side,
-        lens=lens,
-        layers=searched,
-        hits=tuple(beside[layer][feature] for layer, feature in hits),
-    )
-
-
-def _hits(
-    session: Session,
-    layer: int,
-    rows: Sequence[tuple[float, int, int, float]],
-    token_id: int,
-    side: Side,
-    lens: Lens,
-) -> dict[int, Hit]:
-    """The hits of one layer among `rows`, by feature."""
-    ours = session.lens
-    own = [row for row in rows if row[1] == layer]
-    features = [feature for _, _, feature, _ in own]
-    dictionary = ours.dictionaries[layer]
-    ranks = ranks_among(ours, dictionary, features, token_id, side, lens).tolist()
-    query: list[float | None] = [None] * len(own)
-    if lens is LOGIT and ours.carrier.has_operators(dictionary):
-        query = scores_among(ours, dictionary, features, token_id, side, QUERY).tolist()
-    best = ours.best_tokens(side, dictionary, features, lens, _BEST_TOKENS)
-    return {
-        feature: Hit(
-            layer=layer,
-            feature=feature,
-            score=score,
-            rank=rank,
-            logit_score=plain,
-            query_score=carried,
-            ids=tuple(ids),
-            tokens=tuple(ours.vocabulary.texts(ids)),
-        )
-        for (score, _, feature, plain), rank, carried, ids in zip(
-            own, ranks, query, best, strict=True
-        )
-    }
 
 
 def prompt(

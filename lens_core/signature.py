@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lens_core.comparison import Comparison
-from lens_core.terms import Method, OperatorSource, Settings, Side, Split
+from lens_core.terms import Method, OperatorSource, Settings, Side, Split, Switch
 
 NO_DIRECTION = "the vector has length zero: it has no direction"
 
@@ -319,6 +319,13 @@ class SessionFacts:
     cache: str
     heads: tuple[int, ...] = ()
 
+    def has_switch(self, switch: Switch) -> bool:
+        """Whether there is such a block or head."""
+        if isinstance(switch, int):
+            return switch < len(self.blocks)
+        block, head = switch
+        return block < len(self.heads) and head < self.heads[block]
+
 
 @dataclass(frozen=True)
 class BuildFacts:
@@ -373,8 +380,8 @@ class LayerFacts:
 class FeatureReport:
     """Everything about one feature, and what it was computed on.
 
-    `operators` is `None` for direct passes; `paths` is empty if not asked for. `comparison` is of
-    Query Lens's lists.
+    `operators` is `None` for direct passes; `paths` is empty if not asked for, as are `heads`, the
+    paths of the heads of some blocks. `comparison` is of Query Lens's lists.
     """
 
     session: SessionFacts
@@ -384,3 +391,4 @@ class FeatureReport:
     comparison: Comparison
     paths: tuple[Paths, ...]
     evidence: Evidence
+    heads: tuple[Paths, ...] = ()

@@ -118,6 +118,17 @@ def merged(off: Iterable[Switch], n_heads: Callable[[int], int]) -> frozenset[Sw
     return frozenset(blocks).union(each for each in heads if each[0] not in blocks)
 
 
+def toggled(
+    off: frozenset[Switch], switch: Switch, n_heads: Callable[[int], int]
+) -> frozenset[Switch]:
+    """`off` with one switch the other way; a head of a block that is off is then its only one."""
+    block = block_of(switch)
+    if block in off and block != switch:
+        others: set[Switch] = {(block, head) for head in range(n_heads(block))}
+        off = (off - {block}) | others
+    return merged(off ^ {switch}, n_heads)
+
+
 def switch_name(switch: Switch) -> str:
     """`attn.3` or `mlp.3` for a block, `attn.3.h5` for a head."""
     if isinstance(switch, int):

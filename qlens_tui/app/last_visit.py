@@ -22,6 +22,7 @@ from lens_core.directories import state_dir
 from lens_core.errors import StoreError
 from lens_core.lenses import LENSES
 from lens_core.storage.files import write_text_atomically
+from lens_core.terms import Switch
 from qlens_tui.engine.messages import OperatorSource
 from qlens_tui.table.known_layer import KnownLayer
 
@@ -41,7 +42,7 @@ class LastVisit:
     descending: bool = False
     filter: str = ""
     transition: str | None = None
-    off: tuple[int, ...] = ()
+    off: tuple[Switch, ...] = ()
     convention: str = "paper"
     final_norm: str = "apply"
     tab: str = "value"
@@ -71,7 +72,7 @@ def recall(config: Path) -> LastVisit:
         known = tuple(KnownLayer(**layer) for layer in found.pop("known", ()))
         names = {f.name: f for f in fields(LastVisit)}
         kept = {name: value for name, value in found.items() if name in names}
-        kept["off"] = tuple(int(block) for block in kept.get("off", ()))
+        kept["off"] = tuple(map(_switch, kept.get("off", ())))
         # Another version may have saved lenses, or names of lenses, that this one does not have.
         lenses = tuple(kept.get("lenses") or ())
         kept["lenses"] = lenses if lenses and set(lenses) <= _LENSES else None
@@ -79,6 +80,18 @@ def recall(config: Path) -> LastVisit:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return LastVisit()
     return place if _sane(place) else LastVisit()
+
+
+def _switch(saved: Any) -> Switch:
+    """A block, or a head as its block and number; negative or other numbers are a `ValueError`."""
+    numbers = saved if isinstance(saved, list) else [saved]
+    if all(type(each) is int and each >= 0 for each in numbers):
+        match saved:
+            case int():
+                return saved
+            case [block, head]:
+                return block, head
+    raise ValueError(f"{saved!r} is not a switch")
 
 
 def _sane(place: LastVisit) -> bool:
@@ -95,7 +108,7 @@ def _sane(place: LastVisit) -> bool:
     words = (place.filter, place.tab, place.pane, place.model)
     optional = (place.sort, place.transition, place.theme)
     return (
-        all(map(natural, (place.layer, place.feature, place.length, place.tokens, *place.off)))
+        all(map(natural, (place.layer, place.feature, place.length, place.tokens)))
         and all(isinstance(flag, bool) for flag in flags)
         and all(isinstance(word, str) for word in words)
         and all(word is None or isinstance(word, str) for word in optional)

@@ -63,6 +63,11 @@ class Opened:
         return None if self._facts is None else self._facts.k
 
     @property
+    def heads(self) -> tuple[int, ...]:
+        """The number of heads of each block; empty until it is known."""
+        return () if self.session is None else self.session.heads
+
+    @property
     def model_name(self) -> str:
         return self._remembered.model if self._facts is None else self._facts.model
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qlens_tui.app.alarm import After, Alarm
+from qlens_tui.app.one_block import heads_asked, tokens_asked
 from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES, Feature
 from qlens_tui.engine import messages as m
@@ -70,6 +71,7 @@ class Requests:
         """
         state = self._state
         wanted = {state.lists_asked, state.comparison_asked, *map(state.shares_asked, SIDES)}
+        wanted.add(heads_asked(state))
         if ahead is not None:
             wanted |= {state.shares_of(ahead, side) for side in SIDES}
         for work in state.under_way:
@@ -164,6 +166,7 @@ class FeatureRequests:
         self._ask(self._state.comparison_asked)
         for side in SIDES:
             self._ask(self._state.shares_asked(side))
+        self._ask(heads_asked(self._state))
         self._ask(self._state.evidence_asked)
         if ahead is not None and not self._state.under_way:
             self._ask_ahead(ahead)
@@ -178,7 +181,7 @@ class FeatureRequests:
     def _ask_block(self) -> None:
         """A block's tokens take passes of their own: ask only while the cursor is in the paths."""
         if self._reads_blocks():
-            self._ask(self._state.block_asked)
+            self._ask(tokens_asked(self._state))
             self._asked()
 
     def _ask(self, question: m.Request | None) -> None:

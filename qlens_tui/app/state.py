@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from lens_core.terms import block_name, splits
+from lens_core.terms import on_path, splits
 from qlens_tui.app.kept_answers import KeptAnswers, brought_by, has_more
+from qlens_tui.app.one_block import heads_shown, tokens_shown
 from qlens_tui.app.opened import Opened, content_of
 from qlens_tui.app.standing import Numbers, Standing
 from qlens_tui.app.switched import against_all_on, comparison_of
 from qlens_tui.app.views import (
     SIDES,
-    BlockTokens,
     Feature,
     ListsView,
     PathsView,
@@ -61,6 +61,10 @@ class State:
         """What the shares of blocks are of, where that can be asked; `None`: the usual."""
         self.block: int | None = None
         """The block under the cursor in the paths."""
+        self.heads: int | None = None
+        """The attention block whose heads are shown in the paths."""
+        self.last_heads: m.Paths | None = None
+        """The heads that were shown last."""
         self.work: dict[int, Work] = {}
         """Every request that the engine has not finished, by its number."""
         self._has_chosen = has_chosen
@@ -94,9 +98,9 @@ class State:
             self.forget_answers()
         self._content = content_of(session)
         self._n_layers = session.n_layers
-        off = self.settings.off.intersection(range(len(session.blocks)))
+        off = {each for each in self.settings.off if session.has_switch(each)}
         chosen = self.settings if self._has_chosen else session.settings
-        self.settings = replace(session.settings, transition=chosen.transition, off=off)
+        self.settings = replace(session.settings, transition=chosen.transition, off=frozenset(off))
         self._settle()
 
     def carry(self, settings: m.Settings) -> None:
@@ -124,7 +128,7 @@ class State:
         """Drop all answers: the same requests would now be answered differently."""
         self._answers.clear()
         self._problems.clear()
-        self._from_atlas = None
+        self._from_atlas = self.last_heads = None
         self._settle()
 
     # The panes' requests; `None` where there is nothing to ask.
@@ -152,7 +156,7 @@ class State:
         """What `shares_asked` would be with the cursor on this feature."""
         layer, feature = of
         blocks, off = self.opened.blocks(layer, side), self.settings.off
-        own = off if blocks is None else off.intersection(blocks)
+        own = off if blocks is None else on_path(off, blocks)
         settings = replace(self.settings, off=own)
         _, *others = splits(settings.transition, any_off=bool(own))
         split = self.split if self.split in others else None
@@ -165,23 +169,6 @@ class State:
         if self.feature is None:
             return None
         return m.ComputeEvidence(layer=self.feature[0], feature=self.feature[1])
-
-    @property
-    def block_asked(self) -> m.ComputeBlockTokens | None:
-        """The tokens of the block under the cursor, if the shares came without them."""
-        if self.feature is None or self.block is None:
-            return None
-        name = block_name(self.block)
-        for side in SIDES:
-            paths = self.answer(self.shares_asked(side))
-            if not isinstance(paths, m.Paths) or paths.split != "first-reader":
-                continue
-            if any(row.block == name and row.on and not row.tokens for row in paths.rows):
-                layer, feature = self.feature
-                return m.ComputeBlockTokens(
-                    layer=layer, feature=feature, side=side, block=self.block
-                )
-        return None
 
     # The outcome of a request.
 
@@ -319,9 +306,11 @@ class State:
             self._n_layers,
             self.settings.off,
             self.settings.transition,
-            self._block_tokens() if stand.of == self.feature else None,
+            tokens_shown(self) if stand.of == self.feature else None,
             self.opened.n_tokens,
             self.split,
+            heads_shown(self),
+            self.opened.heads,
         )
 
     def grace_ends(self) -> float | None:
@@ -387,14 +376,3 @@ class State:
         late = not is_there if stand.of == self.feature else stand.is_late
         waits = question is not None and not is_there and not problem
         return SideShares(paths, late, self.doing(question) if waits else "", problem)
-
-    def _block_tokens(self) -> BlockTokens | None:
-        question = self.block_asked
-        if question is None:
-            return None
-        found, problem = self.answer(question), self.problem(question)
-        if isinstance(found, tuple):
-            return BlockTokens(question.block, found)
-        waits = self.is_under_way(question)
-        awaits = self.doing(question, "computing its tokens") if waits else ""
-        return BlockTokens(question.block, (), awaits, problem)

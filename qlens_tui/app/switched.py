@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lens_core.terms import Settings, Side
+from lens_core.terms import Settings, Side, Switch, on_path
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.views import SIDES, AgainstAllOn, Feature, Shown, TokenLook
 from qlens_tui.engine import messages as m
 
 
-def off_on_path(opened: Opened, layer: int, side: Side, settings: Settings) -> frozenset[int]:
-    """The blocks of a side's path that are off; none until the layer is described."""
-    return settings.off.intersection(opened.blocks(layer, side) or ())
+def off_on_path(opened: Opened, layer: int, side: Side, settings: Settings) -> frozenset[Switch]:
+    """The blocks and heads of a side's path that are off; none until the layer is described."""
+    return on_path(settings.off, opened.blocks(layer, side) or ())
 
 
 def comparison_of(

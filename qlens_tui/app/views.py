@@ -113,20 +113,31 @@ class BlockTokens:
 
 
 @dataclass(frozen=True)
+class HeadShares:
+    """The heads of an attention block of the asked feature, as far as they are there."""
+
+    block: int
+    shares: SideShares
+
+
+@dataclass(frozen=True)
 class PathsView:
     """Both sides' shares of one feature; `off`, `transition` and `split` are those requested.
 
+    `heads` are those of the block that was opened; `n_heads` is the number that each block has.
     `n_tokens` is the size of the reference: shares may be over a part of it.
     """
 
     shown: Shown[Mapping[m.Side, m.Paths]] = Shown()
     sides: Mapping[m.Side, SideShares] = field(default_factory=dict)
     n_layers: int = 0
-    off: frozenset[int] = frozenset()
+    off: frozenset[m.Switch] = frozenset()
     transition: m.Transition = "full"
     block: BlockTokens | None = None
     n_tokens: int = 0
     split: m.Split | None = None
+    heads: HeadShares | None = None
+    n_heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
 
     session, layer, signature = report.session, report.layer, report.signature
     settings = signature.settings
-    document = {
+    document: dict[str, Any] = {
         "model": session.model,
         "model_fingerprint": session.model_fingerprint,
         "dictionary": layer.dictionary,
@@ -55,6 +55,8 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
     }
     if report.paths:
         document["paths"] = _paths(report.paths)
+    if report.heads:
+        document["heads"] = [_heads(each) for each in report.heads]
     return document
 
 
@@ -157,3 +159,13 @@ def _paths(paths: tuple[Paths, ...]) -> dict[str, Any]:
         document[f"n_tokens_{of_side.side}"] = of_side.n_tokens
         document[of_side.side] = [asdict(row) for row in of_side.rows]
     return document
+
+
+def _heads(paths: Paths) -> dict[str, Any]:
+    return {
+        "block": paths.block,
+        "side": paths.side,
+        "split": paths.split,
+        "n_tokens": paths.n_tokens,
+        "rows": [asdict(row) for row in paths.rows],
+    }

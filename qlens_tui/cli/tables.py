@@ -37,7 +37,7 @@ _SPLITS: dict[Split, str] = {
     "first-reader": "first-reader split",
     "last-writer": "last-writer split",
     "first-order": "first-order split",
-    "ablation": "what the score loses with one block off",
+    "ablation": "what the score loses with one of them off",
 }
 _MEANING = {"value": "what it promotes", "key": "what activates it"}
 _FIXED = 37  # width of a token table without the tokens
@@ -54,7 +54,7 @@ def feature_tables(report: FeatureReport, output: Output) -> Iterator[Renderable
         comparison = report.comparison.side(side)
         if comparison is not None:
             yield from page.against_all_on(report.signature.side(side), comparison)
-    for paths in report.paths:
+    for paths in (*report.paths, *report.heads):
         yield Text()
         yield page.paths(paths)
     yield Text()
@@ -107,7 +107,8 @@ class _Page:
             f"reference: {reference.samples} x {reference.length} tokens{skipped}, "
             f"{self.visible(reference.origin)}"
         )
-        used = min([signature.n_tokens, *(paths.n_tokens for paths in report.paths)])
+        counts = [each.n_tokens for each in (*report.paths, *report.heads)]
+        used = min(signature.n_tokens, *counts) if counts else signature.n_tokens
         if used < reference.n_tokens:
             yield Text(f"passes stopped after {used:,} of {reference.n_tokens:,} reference tokens")
         if report.layer.provenance.get("gated") == "True":
@@ -168,14 +169,17 @@ class _Page:
         return Text(fit(" ".join(labels), self._width - 5, ellipsis=self._ellipsis).rstrip(" "))
 
     def paths(self, paths: Paths) -> RenderableType:
+        what = "blocks" if paths.block is None else "heads"
+        of_block = "" if paths.block is None else f" {paths.block}"
+        name = Text.assemble((what.upper() if of_block else "PATHS", "bold"), of_block)
         if paths.reason:
-            return Text.assemble(("PATHS", "bold"), f"  {paths.side}: none: {paths.reason}")
+            return name.append(f"  {paths.side}: none: {paths.reason}")
         blocks = [row for row in paths.rows if row.block not in ("direct", "bias")]
         carrying = sorted((row for row in blocks if row.on), key=lambda row: -abs(row.share))
         kept = carrying[:_BLOCKS]
         ends = {row.block: row for row in paths.rows if row.block in ("direct", "bias")}
         table = plain_table()
-        table.add_column("block", min_width=8)
+        table.add_column(what.removesuffix("s"), min_width=8)
         is_ablation = paths.split == "ablation"
         table.add_column("lost" if is_ablation else "share", justify="right", min_width=6)
         if is_ablation:
@@ -186,12 +190,13 @@ class _Page:
             overlap = "" if row.overlap is None else f"{row.overlap:.2f}"
             middle = [overlap] if is_ablation else []
             table.add_row(row.block, share(row.share), *middle, self._tokens(row))
-        of = f"{sum(row.on for row in blocks)} of {len(blocks)} blocks on"
+        of = f"{sum(row.on for row in blocks)} of {len(blocks)} {what} on"
         rest = f", the {len(kept)} largest" if len(kept) < len(carrying) else ""
         title = f"  {paths.side}: {_SPLITS[paths.split]}, {of}{rest}"
-        parts: list[RenderableType] = [Text.assemble(("PATHS", "bold"), title), table]
+        parts: list[RenderableType] = [name.append(title), table]
         if kept and paths.split == "first-reader" and not any(row.tokens for row in kept):
-            parts.append(Text("tokens of blocks: run `qlens build`, or use --split last-writer"))
+            build = "run `qlens build`, or " if paths.block is None else ""
+            parts.append(Text(f"tokens of {what}: {build}use --split last-writer"))
         return Group(*parts)
 
     def _tokens(self, row: PathShare) -> Text:

@@ -170,7 +170,10 @@ class Answers:
         session, layer, feature = self._session, request.layer, request.feature
 
         def answer(settings: Settings) -> Paths:
-            return paths(session, layer, feature, request.side, settings, split=request.split)
+            return paths(
+                session, layer, feature, request.side, settings, split=request.split,
+                block=request.block,
+            )  # fmt: skip
 
         stages = (
             events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
@@ -216,7 +219,7 @@ class Answers:
         return events.EvidenceReady(id=request.id, evidence=found)
 
     def _search(self, request: requests.Search) -> events.Event:
-        from lens_core.report import search
+        from lens_core.search_report import search
 
         found = search(
             self._session,

@@ -118,7 +118,7 @@ class ComputeComparison(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputePaths(Request):
-    """The shares of one side's blocks; answered by `PathsReady`.
+    """The shares of one side's blocks, or of the heads of one `block`; answered by `PathsReady`.
 
     `ahead`: for a feature that the user may come to; over the first samples, when nothing else
     is asked.
@@ -131,11 +131,13 @@ class ComputePaths(Request):
     side: Side
     settings: Settings = _DEFAULTS
     split: Split | None = None
+    block: int | None = None
     ahead: bool = field(default=False, compare=False)
 
     @property
     def place(self) -> str:
-        return f"{self.pane}-{self.side}{'-ahead' if self.ahead else ''}"
+        what = "-ahead" if self.ahead else "" if self.block is None else "-heads"
+        return f"{self.pane}-{self.side}{what}"
 
     @property
     def urgency(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lens_core.terms import in_order
 from qlens_tui.engine.events import Event
 from qlens_tui.engine.requests import Request
 
@@ -103,7 +104,7 @@ def _plain(value: Any) -> Any:
         first = value[0] if value else None
         return [_plain(item) for item in value] if is_dataclass(first) else value
     if isinstance(value, frozenset):
-        return sorted(value)
+        return [_plain(item) for item in in_order(value)]
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lens_core.terms import in_order
 from qlens_tui.app.last_visit import LastVisit
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.table_rows import TableRows
@@ -42,7 +43,7 @@ def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> 
         descending=rows.descending,
         filter=rows.filter,
         transition=settings.transition,
-        off=tuple(sorted(settings.off)),
+        off=tuple(in_order(settings.off)),
         convention=settings.convention,
         final_norm=settings.final_norm,
         ids=look.ids,

@@ -215,8 +215,8 @@ class Workbench(Screen[None]):
     def on_paths_grid_transition_chosen(self, event: PathsGrid.TransitionChosen) -> None:
         self._carry(replace(self.state.settings, transition=event.transition))
 
-    def on_paths_grid_split_chosen(self, event: PathsGrid.SplitChosen) -> None:
-        self.state.split = event.split
+    def on_paths_grid_shares_chosen(self, event: PathsGrid.SharesChosen) -> None:
+        self.state.split, self.state.heads = event.split, event.heads
         self._settings_changed()
 
     def on_paths_grid_block_focused(self, event: PathsGrid.BlockFocused) -> None:

@@ -16,7 +16,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from lens_core.terms import splits
+from lens_core.terms import Switch, block_name, merged, splits, toggled
 from qlens_tui.app.views import PathsView
 from qlens_tui.app.widgets.block_shares import BlockShares
 from qlens_tui.app.widgets.feature_pane import FeaturePane
@@ -66,6 +66,10 @@ class PathsGrid(FeaturePane[PathsView]):
         Binding("O", "only", "Only this", tooltip="Only this block on, on its side of the feature"),
         Binding("a", "all", "All", tooltip="All blocks on"),
         Binding("n", "none", "None", tooltip="All blocks off"),
+        Binding(
+            "enter", "heads", "Heads", tooltip="Open the attention block's heads, or close them"
+        ),
+        Binding("escape", "close", "Close", show=False, tooltip="Close the heads"),
         Binding("c", "split", "Shares", tooltip="Next kind of share (see the glossary: split)"),
         Binding(
             "1",
@@ -89,10 +93,10 @@ class PathsGrid(FeaturePane[PathsView]):
 
     @dataclass
     class BlocksToggled(Message):
-        """The user wants these blocks off, and all others on."""
+        """The user wants these blocks and heads off, and all others on."""
 
         grid: PathsGrid
-        off: frozenset[int]
+        off: frozenset[Switch]
 
         @property
         def control(self) -> PathsGrid:
@@ -110,11 +114,12 @@ class PathsGrid(FeaturePane[PathsView]):
             return self.grid
 
     @dataclass
-    class SplitChosen(Message):
-        """The user wants another kind of share; `None`: the usual one."""
+    class SharesChosen(Message):
+        """The user wants this kind of share, `None` for the usual one, and this block's heads."""
 
         grid: PathsGrid
         split: Split | None
+        heads: int | None
 
         @property
         def control(self) -> PathsGrid:
@@ -145,6 +150,7 @@ class PathsGrid(FeaturePane[PathsView]):
         )
         self._shares = BlockShares()
         self._cursor = -1
+        self._at_head = 0
         self._left = 0
 
     @property
@@ -171,7 +177,21 @@ class PathsGrid(FeaturePane[PathsView]):
                 return ((f" {failed[0]}", "pane--problem"), (waits, "pane--waiting"))
         return super().instead()
 
+    @property
+    def heads(self) -> int:
+        """How many heads of the cursor's block are open, among which the cursor is; else 0."""
+        opened = self.view.heads
+        is_open = opened is not None and opened.block == self._cursor
+        return self._n_heads(self._cursor) if is_open else 0
+
     def action_move(self, by: int) -> None:
+        if self.heads:
+            if abs(by) == 2:
+                self._at_head = max(0, min(self._at_head + by // 2, self.heads - 1))
+                self.redraw()
+            elif by < 0:
+                self.action_close()
+            return
         wanted = self._cursor + by
         if abs(by) == 1 and wanted // 2 != self._cursor // 2:
             return
@@ -181,24 +201,65 @@ class PathsGrid(FeaturePane[PathsView]):
         if wanted in self._shares:
             self._move_to(wanted)
 
+    def action_heads(self) -> None:
+        """Open the heads of the block under the cursor, or close them."""
+        block = self._cursor
+        if self.view.heads is not None:
+            self.action_close()
+        elif self._n_heads(block):
+            self._at_head = 0
+            self.post_message(self.SharesChosen(self, self.view.split, block))
+        elif block in self._shares:
+            name = block_name(block)
+            is_mlp = f"{name} has no heads: it is an MLP"
+            self.notify(is_mlp if block % 2 else f"the heads of {name} cannot be told apart")
+
+    def action_close(self) -> None:
+        self.post_message(self.SharesChosen(self, self.view.split, None))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.view.heads is not None if action == "close" else True
+
     def action_end(self, way: int) -> None:
+        if self.heads:
+            self._at_head = self.heads - 1 if way > 0 else 0
+            self.redraw()
+            return
         row = [block for block in self._shares.rows if block % 2 == self._cursor % 2]
         if row:
             self._move_to(max(row) if way > 0 else min(row))
 
     def action_switch(self) -> None:
         if self._cursor in self._shares:
-            self._switch(self.view.off ^ {self._cursor})
+            switch = (self._cursor, self._at_head) if self.heads else self._cursor
+            self._switch(toggled(self.view.off, switch, self._n_heads))
 
     def action_row(self) -> None:
-        """Switch all attention or MLP blocks of the cursor's side off, or on if all are off."""
+        """Switch all attention or MLP blocks of the cursor's side off, or on if all are off.
+
+        Among heads, all of them.
+        """
+        if self.heads:
+            self._switch(toggled(self.view.off, self._cursor, self._n_heads))
+            return
         row = {block for block in self._own_side() if block % 2 == self._cursor % 2}
         off = self.view.off
-        self._switch(off - row if row <= off else off | row)
+        off = off - row if row <= off else off | row
+        self._switch(merged(off, self._n_heads))
 
     def action_only(self) -> None:
-        """The blocks of the cursor's side; the other side need not be computed again."""
-        self._switch((self.view.off | self._own_side()) - {self._cursor})
+        """The blocks of the cursor's side; the other side need not be computed again.
+
+        Among heads, those of their block.
+        """
+        others = self._own_side() - {self._cursor}
+        off = self.view.off - {self._cursor}
+        if self.heads:
+            every = frozenset((self._cursor, head) for head in range(self.heads))
+            self._switch((off | every) - {(self._cursor, self._at_head)})
+        else:
+            heads = {(self._cursor, head) for head in range(self._n_heads(self._cursor))}
+            self._switch(merged(off - heads | others, self._n_heads))
 
     def action_all(self) -> None:
         self._switch(frozenset())
@@ -216,12 +277,17 @@ class PathsGrid(FeaturePane[PathsView]):
         order: list[Split | None] = [None, *others]
         at = order.index(self.view.split) if self.view.split in order else 0
         if others:
-            self.post_message(self.SplitChosen(self, order[(at + 1) % len(order)]))
+            opened = self.view.heads
+            heads = None if opened is None else opened.block
+            self.post_message(self.SharesChosen(self, order[(at + 1) % len(order)], heads))
+
+    def _n_heads(self, block: int) -> int:
+        return self.view.n_heads[block] if 0 <= block < len(self.view.n_heads) else 0
 
     def _own_side(self) -> frozenset[int]:
         return self._shares.on_side(self._shares.side(self._cursor))
 
-    def _switch(self, off: frozenset[int]) -> None:
+    def _switch(self, off: frozenset[Switch]) -> None:
         if off != self.view.off:
             self.post_message(self.BlocksToggled(self, off))
 
@@ -236,15 +302,19 @@ class PathsGrid(FeaturePane[PathsView]):
             self.post_message(self.BlockFocused(self, block))
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        drawn = PathsLines(self.view, self._shares, self._cursor, self.has_focus, self.ascii_only)
+        head = self._at_head if self.heads else None
+        drawn = PathsLines(
+            self.view, self._shares, self._cursor, head, self.has_focus, self.ascii_only
+        )
         instead = self.instead()
         start = line((" PATHS ", self.title_style()), (f" {self.feature_name()}", "pane--strong"))
         if self.shown.answer is None:
             lines: list[Line] = [start, instead or ()]
         else:
             start = (*start, *self.kept_note("  {}"))
-            head = drawn.head(width - width_of(start) - 2, self.waiting_for())
-            lines = [(*start, *head), *drawn.grid(self._scrolled(drawn, width), width)]
+            said = drawn.head(width - width_of(start) - 2, self.waiting_for())
+            lines = [(*start, *said), *drawn.grid(self._scrolled(drawn, width), width)]
+            lines += drawn.heads(width)
             lines += [instead or drawn.block(), drawn.ends(width)]
             lines += drawn.strongest(height - len(lines))
         return [fitted(one, width, self.ellipsis) for one in lines], []

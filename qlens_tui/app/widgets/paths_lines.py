@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qlens_tui.app.views import SIDES, PathsView, SideShares
+from lens_core.terms import block_name, heads_of, on_path, switch_name
+from qlens_tui.app.views import SIDES, HeadShares, PathsView, SideShares
 from qlens_tui.app.widgets.block_shares import ENDS, BlockShares
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, line
 from qlens_tui.engine.messages import Paths, PathShare, Side
-from qlens_tui.formats import part_of
+from qlens_tui.formats import counted, part_of
 from qlens_tui.formats import share as percent
 from qlens_tui.text import cells, fit, token_label, visible
 
@@ -22,11 +23,15 @@ _WAYS: dict[Side, str] = {"value": "out of value", "key": "into key"}
 
 @dataclass(frozen=True)
 class PathsLines:
-    """Lays out one view; `cursor` is the block under the cursor, `has_focus` the pane's focus."""
+    """Lays out one view; `cursor` is the block under the cursor, `has_focus` the pane's focus.
+
+    `at_head` is the head under the cursor, `None` if the cursor is among the blocks.
+    """
 
     view: PathsView
     shares: BlockShares
     cursor: int
+    at_head: int | None
     has_focus: bool
     ascii_only: bool
 
@@ -40,8 +45,11 @@ class PathsLines:
         pieces: list[list[str]] = [[shown.transition if is_other else view.transition]]
         for side, paths in there.items():
             blocks = self.shares.on_side(side)
-            off = frozenset(paths.settings.off) if is_other else view.off
-            pieces.append([f"{side} {len(blocks - off)} of {len(blocks)} on"])
+            off = on_path(paths.settings.off if is_other else view.off, blocks)
+            n_heads = sum(not isinstance(each, int) for each in off)
+            n_on = len(blocks) - (len(off) - n_heads)
+            heads = f", {counted(n_heads, 'head')} off" if n_heads else ""
+            pieces.append([f"{side} {n_on} of {len(blocks)} on{heads}"])
         if view.off:
             pieces.append(["a: all on"])
         waiting = waiting_for or ("" if is_other else self._waiting())
@@ -71,7 +79,7 @@ class PathsLines:
         for side in late[:1]:
             paths = sides[side].paths
             assert paths is not None
-            off = len(set(paths.settings.off) & self.shares.rows.keys())
+            off = len(on_path(paths.settings.off, self.shares.rows))
             which = f"{off} off" if off else "all on"
             # Its kind, where another kind of share was asked for.
             is_other = (
@@ -122,10 +130,57 @@ class PathsLines:
                 runs.append((text.rjust(each - 1), here if at_cursor else style))
             yield line(*runs)
 
+    def heads(self, width: int) -> Iterator[Line]:
+        """The heads of the open block: a row of numbers and one of shares, as many as fit."""
+        opened = self.view.heads
+        if opened is None:
+            return
+        label = f" {fit(block_name(opened.block), LABELS + 1)}"
+        rows = self._heads()
+        if not rows:
+            said = self._outcome("value", opened.shares) or "none on this feature's paths"
+            yield (label, "pane--strong"), (said, "pane--waiting")
+            return
+        each = max(3, *(len(_digits(row.share, 1)) for row in rows)) + 1
+        each = max(each, min(6, (width - len(label) - 1) // len(rows)))
+        across = max(1, (width - len(label) - 1) // each)
+        left = max(0, min((self.at_head or 0) - across // 2, len(rows) - across))
+        shown = range(left, min(len(rows), left + across))
+        before, after = ("<", ">") if self.ascii_only else ("‹", "›")
+        ends = (before if left else " ", after if shown.stop < len(rows) else "")
+        numbers: list[Run] = [(" " * (len(label) - 1) + ends[0], "pane--quiet")]
+        cells_: list[Run] = [(label, "pane--strong")]
+        largest = max((abs(row.share) for row in rows if math.isfinite(row.share)), default=0.0)
+        for head in shown:
+            at_cursor = head == self.at_head
+            style = "pane--strong" if at_cursor else "pane--quiet"
+            numbers.append((f"{f'h{head}':>{each}}", style))
+            text, style = self._head_cell(opened, rows[head], head, largest)
+            here = "pane--cursor" if self.has_focus else "paths--here"
+            cells_.append((" ", ""))
+            cells_.append((text.rjust(each - 1), here if at_cursor else style))
+        numbers.append((ends[1], "pane--quiet"))
+        yield line(*numbers)
+        waiting = self._outcome("value", opened.shares)
+        yield line(*cells_, (f"  {waiting}" if waiting else "", "pane--waiting"))
+
+    def _heads(self) -> tuple[PathShare, ...]:
+        """The rows of the open block's heads, as far as they are there."""
+        opened = self.view.heads
+        return () if opened is None or opened.shares.paths is None else opened.shares.paths.rows
+
+    def _head_cell(self, opened: HeadShares, row: PathShare, head: int, largest: float) -> Run:
+        if opened.block in self.view.off or (opened.block, head) in self.view.off:
+            return ("x" if self.ascii_only else "×"), "paths--off"
+        style = "paths--large" if abs(row.share) >= largest / 2 else ""
+        return _digits(row.share, 1), "pane--quiet" if opened.shares.late else style
+
     def block(self) -> Line:
-        """The block under the cursor, with its own tokens."""
+        """The block or head under the cursor, with its own tokens."""
         if self.cursor not in self.shares:
             return ()
+        if self.at_head is not None:
+            return self._one_head(self.at_head)
         side, row = self.shares.rows[self.cursor]
         start = f" {row.block:<8}", "pane--strong"
         way = f"{_WAYS[side]}  ", "pane--quiet"
@@ -133,7 +188,22 @@ class PathsLines:
             return (start, way, ("off", "paths--off"))
         if not row.on:
             return (start, way, ("off in the shares shown", "paths--off"))
-        return (start, way, self._share(side, row), *self._tokens_of_block())
+        off = len(heads_of(self.view.off, self.cursor))
+        some = [(f"  {counted(off, 'head')} off", "paths--off")] if off else []
+        return (start, way, self._share(side, row), *some, *self._tokens_of_block())
+
+    def _one_head(self, head: int) -> Line:
+        side, _ = self.shares.rows[self.cursor]
+        name = f" {switch_name((self.cursor, head))}  "
+        start, way = (name, "pane--strong"), (f"{_WAYS[side]}  ", "pane--quiet")
+        if self.cursor in self.view.off or (self.cursor, head) in self.view.off:
+            return (start, way, ("off", "paths--off"))
+        rows, opened = self._heads(), self.view.heads
+        if opened is None or head >= len(rows):
+            return (start, way)
+        if not rows[head].on:
+            return (start, way, ("off in the shares shown", "paths--off"))
+        return (start, way, self._words(rows[head], late=opened.shares.late))
 
     def ends(self, width: int) -> Line:
         """The shares that do not belong to a block."""
@@ -152,14 +222,23 @@ class PathsLines:
         side = self.shares.side(self.cursor)
         if side is None or room < 2:
             return
-        paths = self.view.sides[side].paths
-        what = "losses" if paths is not None and paths.split == "ablation" else "shares"
-        yield ((f" largest {what} {_WAYS[side]}", "pane--quiet"),)
-        on = [self.shares.rows[block][1] for block in self.shares.on_side(side) - self.view.off]
-        counted = [row for row in on if math.isfinite(row.share)]
-        for row in sorted(counted, key=lambda row: -abs(row.share))[: room - 1]:
-            name = f" {row.block:<8}", self._shade(side, "pane--strong")
-            yield (name, self._share(side, row))
+        opened = self.view.heads
+        shares = self.view.sides[side] if opened is None else opened.shares
+        what = (
+            "losses" if shares.paths is not None and shares.paths.split == "ablation" else "shares"
+        )
+        of = "" if opened is None else f" among the heads of {block_name(opened.block)}"
+        yield ((f" largest {what} {_WAYS[side]}{of}", "pane--quiet"),)
+        if opened is None:
+            on = [
+                self.shares.rows[k][1] for k in self.shares.on_side(side) if k not in self.view.off
+            ]
+        else:
+            on = [row for row in self._heads() if row.on]
+        finite = [row for row in on if math.isfinite(row.share)]
+        for row in sorted(finite, key=lambda row: -abs(row.share))[: room - 1]:
+            name = f" {row.block:<8}", "pane--quiet" if shares.late else "pane--strong"
+            yield (name, self._words(row, late=shares.late))
 
     def _there(self) -> dict[Side, Paths]:
         sides = self.view.sides
@@ -199,9 +278,12 @@ class PathsLines:
         return (("  ".join(map(self._label, found.tokens)), ""),)
 
     def _share(self, side: Side, row: PathShare) -> Run:
+        return self._words(row, late=self.view.sides[side].late)
+
+    def _words(self, row: PathShare, *, late: bool) -> Run:
         labels = "  ".join(map(self._label, row.tokens))
         overlap = "" if row.overlap is None else f"overlap {row.overlap:.2f}  "
-        return f"{percent(row.share):>7}  {overlap}{labels}", self._shade(side)
+        return f"{percent(row.share):>7}  {overlap}{labels}", "pane--quiet" if late else ""
 
     def _label(self, token: str) -> str:
         return token_label(token, ascii_only=self.ascii_only)
@@ -214,9 +296,9 @@ class PathsLines:
         return "..." if self.ascii_only else "…"
 
 
-def _digits(part: float) -> str:
-    """A signed whole percentage, in three columns up to 99%."""
-    return f"{100 * part:+.0f}" if math.isfinite(part) else "?"
+def _digits(part: float, decimals: int = 0) -> str:
+    """A signed percentage; a whole one takes three columns up to 99%."""
+    return f"{100 * part:+.{decimals}f}" if math.isfinite(part) else "?"
 
 
 def _bar(part: float, largest: float) -> str:

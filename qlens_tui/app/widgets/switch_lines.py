@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lens_core.terms import switch_names
+from lens_core.terms import Switch, switch_names
 from qlens_tui.app.views import ListsView
 from qlens_tui.app.widgets.line_pane import Line, Run, facts
 from qlens_tui.engine.messages import ListChange, SideSignature
-from qlens_tui.formats import score_change
+from qlens_tui.formats import counted, score_change
 from qlens_tui.text import cells, token_label, visible
 
 CAME_IN = "+"
@@ -21,10 +21,14 @@ _NAMED = 4
 """The most blocks that are named; of more, only the number is said."""
 
 
-def off_blocks(off: Sequence[int], path: range) -> list[str]:
+def off_blocks(off: Sequence[Switch], path: range) -> list[str]:
     """Which blocks are off and how to bring them back, in several wordings, longest first."""
     is_named = len(off) <= _NAMED
-    which = f"off: {' '.join(switch_names(off))}" if is_named else f"{len(off)} of {len(path)} off"
+    blocks = [each for each in off if isinstance(each, int)]
+    heads = len(off) - len(blocks)
+    counts = [f"{len(blocks)} of {len(path)}"] if blocks else []
+    counts += [counted(heads, "head")] if heads else []
+    which = f"off: {' '.join(switch_names(off))}" if is_named else f"{' and '.join(counts)} off"
     return [f"{which} (a: all on)", f"{len(off)} off (a: all on)"]
 
 

@@ -17,6 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from lens_core.lenses import FIRST_ORDER, LOGIT, QUERY, lens_named
+from lens_core.terms import Switch, in_order, on_path
 from qlens_tui.app.views import End, ListsView, TokenLook
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
@@ -203,9 +204,9 @@ class TokenPane(FeaturePane[ListsView]):
             return None
         return SwitchLines(self.view, self._one_side(of), self.ascii_only)
 
-    def _off(self, of: Signature) -> list[int]:
-        """The blocks of the side's path that are off."""
-        return sorted(of.settings.off.intersection(self.view.blocks or ()))
+    def _off(self, of: Signature) -> list[Switch]:
+        """The blocks and heads of the side's path that are off."""
+        return in_order(on_path(of.settings.off, self.view.blocks or ()))
 
     def _nothing(self, columns: Sequence[Column]) -> str:
         """The text shown if all lists are empty."""
@@ -260,7 +261,7 @@ class TokenPane(FeaturePane[ListsView]):
     def _blocks_on(self, of: Signature, room: int) -> list[str]:
         off, blocks = of.settings.off, self.view.blocks
         if blocks is None:
-            return [f"{len(off)} blocks off" if off else "all blocks on"]
+            return [f"{len(off)} switched off" if off else "all blocks on"]
         if own := self._off(of):
             wordings = off_blocks(own, blocks)  # names go before the facts that follow
             return [each for each in wordings if cells(each) <= room][:1] or wordings[-1:]

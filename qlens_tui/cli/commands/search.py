@@ -92,7 +92,7 @@ def search(
         output.note(
             "search always uses convention paper, final norm apply, whatever the config says"
         )
-    from lens_core.report import search as search_features
+    from lens_core.search_report import search as search_features
 
     with watch.on("searching"):
         found = search_features(session, wanted, side=side, lens=lens, layers=layers, n=n)

@@ -14,7 +14,7 @@ from qlens_tui.cli.progress import Watch
 
 if TYPE_CHECKING:
     from lens_core.session import Session
-    from lens_core.terms import Bucket, Settings, Split
+    from lens_core.terms import Bucket, Settings, Split, Switch
 
 _CONTEXTS = 5
 
@@ -26,14 +26,15 @@ _CONTEXTS = 5
 @click.option(
     "--off",
     multiple=True,
-    metavar="BLOCKS",
-    help="Switch blocks off, such as attn.9,mlp.12, and say what that changed; may be repeated.",
+    metavar="SWITCHES",
+    help="Switch blocks or heads off, such as attn.9,mlp.12,attn.11.h3, and say what that changed; "
+    "may be repeated.",
 )
 @click.option(
     "--only",
     multiple=True,
-    metavar="BLOCKS",
-    help="Switch all but these blocks off, on both sides.",
+    metavar="SWITCHES",
+    help="Switch all but these blocks and heads off, on both sides.",
 )
 @click.option("--transition", type=click.Choice(["identity", "first-order", "full"]))
 @click.option(
@@ -62,6 +63,12 @@ _CONTEXTS = 5
     "it adds itself, or what the score loses with that block off (a walk from every block on).",
 )
 @click.option(
+    "--heads",
+    multiple=True,
+    metavar="BLOCKS",
+    help="Split the shares of these attention blocks, such as attn.9,attn.11, among their heads.",
+)
+@click.option(
     "--no-paths",
     is_flag=True,
     help="Do not compute the paths, which cost passes without operators.",
@@ -82,6 +89,7 @@ def show(
     positions: Bucket,
     tokens: int | None,
     split: Split | None,
+    heads: tuple[str, ...],
     no_paths: bool,
     reference_tokens: Path | None,
     device: str | None,
@@ -100,10 +108,14 @@ def show(
       qlens show gpt2-small-32k 8:1279 --off attn.9,mlp.10 --off mlp.11
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
       qlens show demo 10:453 --off mlp.20 --tokens 256
+      qlens show demo 10:453 --heads attn.22 --off attn.22.h3
     """
     if off and only:
         raise click.UsageError("give only one of --off and --only")
-    _blocks(only or off)  # refuses a wrong name before the model is loaded
+    if heads and no_paths:
+        raise click.UsageError("--heads splits paths: remove --no-paths")
+    _switches(only or off)  # refuses a wrong name before the model is loaded
+    _blocks(heads)
     watch = Watch(output)
     session = open_lens(
         output, config, offline=offline, progress=watch, layers=feature[:1], feature=feature[1],
@@ -120,7 +132,13 @@ def show(
 
     with watch.on("reading the reference"):
         report = feature_report(
-            session, *feature, settings, split=split, with_paths=not no_paths, contexts=_CONTEXTS
+            session,
+            *feature,
+            settings,
+            split=split,
+            with_paths=not no_paths,
+            heads=_blocks(heads, session.model.n_layers),
+            contexts=_CONTEXTS,
         )
     if as_json:
         from qlens_tui.cli.documents import feature_document
@@ -133,13 +151,23 @@ def show(
 
 
 def _settings(session: Session, off: tuple[str, ...], only: tuple[str, ...]) -> Settings:
-    blocks = _blocks(only or off, session.model.n_layers)
+    from lens_core.head_shares import all_but
+
+    switches = _switches(only or off, session.model.n_layers)
     if only:
-        blocks = frozenset(range(session.model.n_blocks)) - blocks
-    return replace(session.settings, off=blocks)
+        switches = all_but(session.model, switches)
+    return replace(session.settings, off=switches)
 
 
-def _blocks(lists: tuple[str, ...], n_layers: int | None = None) -> frozenset[int]:
+def _switches(lists: tuple[str, ...], n_layers: int | None = None) -> frozenset[Switch]:
+    from lens_core.terms import switch_index
+
+    return frozenset(switch_index(name, n_layers) for names in lists for name in names.split(","))
+
+
+def _blocks(lists: tuple[str, ...], n_layers: int | None = None) -> list[int]:
+    """The blocks, in the order given, each once."""
     from lens_core.terms import block_index
 
-    return frozenset(block_index(name, n_layers) for names in lists for name in names.split(","))
+    names = (name for names in lists for name in names.split(","))
+    return list(dict.fromkeys(block_index(name, n_layers) for name in names))

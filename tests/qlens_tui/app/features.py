@@ -12,12 +12,13 @@ from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.widget import Widget
 
-from lens_core.terms import MEASURES, splits
+from lens_core.terms import MEASURES, Switch, block_of, in_order, on_path, splits
 from qlens_tui.app.views import (
     SIDES,
     AgainstAllOn,
     BlockTokens,
     EvidenceView,
+    HeadShares,
     ListsView,
     PathsView,
     Shown,
@@ -51,6 +52,7 @@ from tests.qlens_tui.app.terminal import Terminal, leaks
 
 SIZES = [(80, 24), (160, 48)]
 LAYERS = 30
+HEADS = 3
 LOGIT = ("thood", "ondyl", " ometown", "tertiary", " dry")
 QUERY = (" dry", "Dry", " wildflowers", " dried", "\n")
 FIRST = ("lyn", " dry", "ymour", "qq", "\t")
@@ -122,14 +124,15 @@ def paths(
     feature: int = 35,
     *,
     layers: int = LAYERS,
-    off: tuple[int, ...] = (),
+    off: Iterable[Switch] = (),
     transition: Transition = "full",
     words: Sequence[str] = QUERY,
     split: Split | None = None,
+    block: int | None = None,
 ) -> Paths:
     """Of an MLP neuron: into the key up to the layer's attention, out of the value after its MLP.
 
-    Block `k` has a share of `(-1)**k * k / 100`.
+    Block `k` has a share of `(-1)**k * k / 100`, head `i` of `block` one of `i / 100`.
     """
     way = range(2 * layer + 2, 2 * layers) if side == "value" else range(2 * layer + 1)
     ids = tuple(range(len(words)))
@@ -138,9 +141,16 @@ def paths(
         PathShare(name_of(k), (-1) ** k * k / 100, k not in off, ids, tuple(words), overlap)
         for k in way
     ]
-    if split != "ablation":
+    if block is not None:
+        rows = [
+            PathShare(
+                f"{name_of(block)}.h{i}", i / 100, (block, i) not in off, ids, tuple(words), overlap
+            )
+            for i in range(HEADS)
+        ]
+    elif split != "ablation":
         rows.insert(0, PathShare("direct", 0.125, True, ids, tuple(words)))
-    if side == "value" and split != "ablation":
+    if side == "value" and split != "ablation" and block is None:
         rows.append(PathShare("bias", -0.01, True, (), ()))
     return Paths(
         layer=layer,
@@ -151,6 +161,7 @@ def paths(
         n_tokens=512,
         split=split or splits(transition, any_off=bool(off))[0],
         rows=tuple(rows),
+        block=None if block is None else name_of(block),
     )
 
 
@@ -177,7 +188,7 @@ def comparison(
         return ListChange(ids, moves, came_in, left, score * 0.75, score)
 
     def side(way: range) -> SideComparison | None:
-        off = tuple(sorted(settings.off.intersection(way)))
+        off = tuple(in_order(on_path(settings.off, way)))
         lists = {"query": change(words, 1), "first-order": change(FIRST, -1)}
         return SideComparison(off, k, 512, "shipped", lists, lists) if off else None
 
@@ -240,7 +251,8 @@ class Stage(App[None]):
     def toggle(self, message: PathsGrid.BlocksToggled) -> None:
         self.heard.append(message)
         view = message.grid.view
-        message.grid.draw(shares_view(*of(view), off=message.off, transition=view.transition))
+        shown = shares_view(*of(view), off=message.off, transition=view.transition)
+        message.grid.draw(replace(shown, heads=view.heads))
 
     @on(PathsGrid.TransitionChosen)
     def carry(self, message: PathsGrid.TransitionChosen) -> None:
@@ -248,13 +260,17 @@ class Stage(App[None]):
         view = message.grid.view
         message.grid.draw(shares_view(*of(view), off=view.off, transition=message.transition))
 
-    @on(PathsGrid.SplitChosen)
-    def split(self, message: PathsGrid.SplitChosen) -> None:
+    @on(PathsGrid.SharesChosen)
+    def shares(self, message: PathsGrid.SharesChosen) -> None:
         self.heard.append(message)
-        view = message.grid.view
+        view, block = message.grid.view, message.heads
         there = tuple(paths(each.side, split=message.split) for each in of(view))
         shown = shares_view(*there, off=view.off, transition=view.transition)
-        message.grid.draw(replace(shown, split=message.split))
+        heads = None
+        if block is not None:
+            found = paths("value", split=message.split, block=block, off=tuple(view.off))
+            heads = HeadShares(block, SideShares(found))
+        message.grid.draw(replace(shown, split=message.split, heads=heads))
 
     @on(PathsGrid.BlockFocused)
     @on(EvidencePane.FeatureChosen)
@@ -294,7 +310,7 @@ def lists_view(
 def shares_view(
     *of: Paths,
     asked: tuple[int, int] | None = None,
-    off: Iterable[int] = (),
+    off: Iterable[Switch] = (),
     transition: Transition = "full",
     late: bool = False,
     awaits: str = "computing",
@@ -310,7 +326,7 @@ def shares_view(
     def side_of(side: Side) -> SideShares:
         paths, problem = there.get(side), failed.get(side, "")
         blocks = {row.block for row in paths.rows} if paths is not None else set()
-        own = {block for block in off if name_of(block) in blocks}
+        own = {each for each in off if name_of(block_of(each)) in blocks}
         is_asked = (
             paths is not None
             and (asked is None or asked == feature)
@@ -324,7 +340,8 @@ def shares_view(
     waits = next((each.awaits for each in sides.values() if each.awaits), "")
     problem = failed.get("value", "") if len(failed) == 2 else ""
     shown = Shown(asked or feature, feature, there or None, late, waits, problem)
-    return PathsView(shown, sides, layers, frozenset(off), transition, block)
+    n_heads = (HEADS, 0) * layers
+    return PathsView(shown, sides, layers, frozenset(off), transition, block, n_heads=n_heads)
 
 
 def leaked(terminal: Terminal) -> set[str]:
@@ -338,7 +355,7 @@ def ready(layers: tuple[int, ...], n_layers: int, **facts: Any) -> m.SessionFact
         config="c", content="c", model="tiny", model_fingerprint="f", n_layers=n_layers,
         d_model=8, d_vocab=10, k=5, device="cpu", dtype="float32",
         blocks=tuple(map(name_of, range(2 * n_layers))),
-        layers=layers, dictionary_kind="sae", operators="built",
+        layers=layers, dictionary_kind="sae", operators="built", heads=(HEADS, 0) * n_layers,
         reference=m.ReferenceFacts(1, 1, 512, "s", "o", 0, 0), settings=Settings(), cache="x",
     )  # fmt: skip
     return replace(found, **facts)
@@ -369,7 +386,7 @@ def answer_to(
             off, transition, split = settings.off, settings.transition, request.split
             shares = paths(
                 side, layer, feature, layers=n_layers, words=(), off=off, transition=transition,
-                split=split,
+                split=split, block=request.block,
             )  # fmt: skip
             shares = replace(shares, settings=settings, n_tokens=n_tokens)
             return m.PathsReady(id=number, paths=shares, is_last=not request.ahead)

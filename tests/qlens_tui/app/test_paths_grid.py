@@ -268,7 +268,7 @@ def test_c_goes_through_the_kinds_of_share_and_back() -> None:
         for _ in range(3):
             await terminal.pilot.press("c")
             heard = stage.heard[-1]
-            assert isinstance(heard, PathsGrid.SplitChosen)
+            assert isinstance(heard, PathsGrid.SharesChosen)
             chosen.append(heard.split)
             screen = "\n".join(stage.painted)
             is_ablation = heard.split == "ablation"
@@ -278,13 +278,13 @@ def test_c_goes_through_the_kinds_of_share_and_back() -> None:
             assert ("largest losses" in screen) == is_ablation
         assert chosen == ["last-writer", "ablation", None]
         await terminal.pilot.press("1", "c")
-        assert not isinstance(stage.heard[-1], PathsGrid.SplitChosen)
+        assert not isinstance(stage.heard[-1], PathsGrid.SharesChosen)
 
     on_stage(walk)
 
 
 def test_no_key_is_without_a_test() -> None:
-    tested = "space r O n a c right l left h down j up k home end 1 2 3"
+    tested = "space r O n a c right l left h down j up k home end 1 2 3 enter escape"
     bound = {key for binding in PathsGrid.BINDINGS for key in binding.key.split(",")}
 
     assert bound == set(tested.split())

@@ -22,18 +22,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lens_core.terms import splits
+from lens_core.terms import block_name, in_order, on_path, splits
 from qlens_tui.app.last_visit import LastVisit
+from qlens_tui.app.one_block import heads_asked
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.requests import FeatureRequests, Requests
 from qlens_tui.app.standing import GRACE
 from qlens_tui.app.state import State
-from qlens_tui.app.views import SIDES, TokenLook
+from qlens_tui.app.views import SIDES, PathsView, TokenLook
 from qlens_tui.engine import messages as m
 from tests.qlens_tui.app.features import answer_to, layer_of, ready, signature
 
 LAYERS, FEATURES, MODEL_LAYERS = (1, 2), 2, 4
 ATLAS = 7
+HEAD = st.tuples(st.sampled_from(range(0, 2 * MODEL_LAYERS, 2)), st.integers(0, 2))
 FEATURE = st.tuples(st.sampled_from(LAYERS), st.integers(0, FEATURES - 1))
 
 
@@ -97,8 +99,8 @@ class Panes(RuleBasedStateMachine):
         self.state.focus(None)
         self.asking.moved()
 
-    @rule(off=st.sets(st.integers(0, 2 * MODEL_LAYERS - 1), max_size=3))
-    def switch(self, off: set[int]) -> None:
+    @rule(off=st.sets(st.integers(0, 2 * MODEL_LAYERS - 1) | HEAD, max_size=3))
+    def switch(self, off: set[m.Switch]) -> None:
         self.state.carry(replace(self.state.settings, off=frozenset(off)))
         self.asking.changed()
 
@@ -115,6 +117,11 @@ class Panes(RuleBasedStateMachine):
     @rule(split=st.sampled_from((None, "last-writer", "ablation")))
     def choose_split(self, split: m.Split | None) -> None:
         self.state.split = split
+        self.asking.changed()
+
+    @rule(block=st.none() | st.sampled_from(range(0, 2 * MODEL_LAYERS, 2)))
+    def open_heads(self, block: int | None) -> None:
+        self.state.heads = block
         self.asking.changed()
 
     @rule(
@@ -284,7 +291,7 @@ class Panes(RuleBasedStateMachine):
         if lists is None:
             assert against is None
             return
-        own = lists.settings.off.intersection(self.opened.blocks(lists.layer, side) or ())
+        own = on_path(lists.settings.off, self.opened.blocks(lists.layer, side) or ())
         is_switched = bool(own) and lists.settings.transition != "identity"
         assert (against is not None) == (is_switched and state.look.against_all_on)
         if against is None:
@@ -294,7 +301,7 @@ class Panes(RuleBasedStateMachine):
             change = against.change.top["query"]
             of = 1000.0 * lists.layer + lists.feature + 1
             said = against.change.off, against.change.k, change.all_on_score
-            assert said == (tuple(sorted(own)), lists.n_tokens, of)
+            assert said == (tuple(in_order(own)), lists.n_tokens, of)
         is_asked = (view.shown.of, lists.settings) == (state.feature, state.settings)
         if is_asked and not view.shown.late and lists.n_tokens == self.operators:
             assert against.change or against.awaits or against.problem
@@ -323,9 +330,28 @@ class Panes(RuleBasedStateMachine):
                 self._check(pane, False, shares.late)
             else:
                 self._check(pane, True, shares.late)
+        self._look_at_heads(view)
         if view.block is not None:
             assert view.shown.of == state.feature
             assert view.block.block == state.block
+
+    def _look_at_heads(self, view: PathsView) -> None:
+        state = self.state
+        assert (view.heads is None) == (state.heads is None)
+        if view.heads is None or view.heads.shares.paths is None:
+            return
+        assert view.heads.block == state.heads
+        paths, question = view.heads.shares.paths, heads_asked(state)
+        assert (paths.layer, paths.feature) == state.feature
+        assert paths.block == block_name(view.heads.block)
+        is_asked = question is not None and (
+            (paths.side, paths.settings, paths.n_tokens)
+            == (question.side, question.settings, self.operators)
+        )
+        if is_asked:
+            usual = splits(question.settings.transition, any_off=bool(question.settings.off))[0]
+            is_asked = paths.split == (question.split or usual)
+        assert is_asked or view.heads.shares.late, "heads of other switches as the asked ones"
 
     @invariant()
     def whatever_a_pane_waits_for_is_under_way_or_about_to_be_asked(self) -> None:
@@ -334,7 +360,7 @@ class Panes(RuleBasedStateMachine):
             return
         asked = [work.request for work in state.work.values()]
         for question in (
-            state.lists_asked, state.comparison_asked, state.evidence_asked,
+            state.lists_asked, state.comparison_asked, state.evidence_asked, heads_asked(state),
             *map(state.shares_asked, SIDES),
         ):  # fmt: skip
             has_outcome = state.answer(question) is not None or state.problem(question)
