@@ -139,7 +139,7 @@ class PathsLines:
         rows = self._heads()
         if not rows:
             said = self._outcome("value", opened.shares) or "none on this feature's paths"
-            yield (label, "pane--strong"), (said, "pane--waiting")
+            yield (label, "pane--strong"), (f"  {said}", "pane--waiting")
             return
         each = max(3, *(len(_digits(row.share, 1)) for row in rows)) + 1
         each = max(each, min(6, (width - len(label) - 1) // len(rows)))
