@@ -186,6 +186,11 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "each cell is a block: blocks before the feature lead into its key, blocks after "
                 "it carry its value",
             ),
+            Word(
+                "h0, h1",
+                "the heads of an attention block, opened with enter and switched like blocks; "
+                "their shares add up to the block's, but for ablation",
+            ),
             Word("◆", "the feature's own block, which carries neither side", plain="@"),
             Word("×", "a block that is switched off", plain="x"),
             Word("·", "a share too small to draw", plain="."),
