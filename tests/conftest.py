@@ -11,6 +11,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
@@ -20,6 +21,11 @@ from tests.toys import MixingToy
 
 torch.set_num_threads(1)
 check_shapes()
+# How long an example takes, or to draw one, depends on what else the machine does.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Hugging Face casts RMSNorm and softmax to float32 whatever the model's dtype, so that two
 # ways to the same number differ by float32 rounding; GPT-2 and the toys are float64 throughout.

@@ -225,7 +225,7 @@ def test_what_each_blocks_loss_costs_is_what_show_says_with_it_off(
             assert one["share"] == pytest.approx(other["share"], abs=1e-5)
             assert one["overlap"] == other["overlap"]
     shown = place.run(*asked, "--split", "ablation")
-    assert "what the score loses with one block off" in shown.stdout
+    assert "what the score loses with one of them off" in shown.stdout
     assert "overlap" in shown.stdout
 
 
