@@ -20,11 +20,14 @@ import torch
 
 from lens_core.config import load_config
 from lens_core.dictionaries.feature_dictionary import read_function
+from lens_core.directories import results_dir
 from lens_core.neighbours import neighbours
 from lens_core.session import open_session
+from lens_core.storage.results import ResultCache
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.client import COMMAND, Engine
 from qlens_tui.engine.handlers import LONGEST
+from qlens_tui.engine.kept_sessions import KeptEvents
 from qlens_tui.engine.process import Worker
 from qlens_tui.engine.scheduler import Desk
 from qlens_tui.engine.wire import LARGEST_FRAME, messages_of, write_message
@@ -190,6 +193,15 @@ def test_a_signature_is_the_lens_s(opened, session, settings):
                 one = getattr(ours, end)[lens]
                 assert (one.ids, one.tokens, one.moved) == (other.ids, other.tokens, other.moved)
                 assert one.scores == pytest.approx(other.scores, rel=1e-5, abs=1e-6)
+
+
+def test_an_answer_is_on_disk_once_it_was_told(opened, workplace, session):
+    asked = m.ComputeEvidence(layer=LAYER, feature=FEATURE)
+    given = opened.ask(asked)
+    of = session.content, session.lens.dictionary(LAYER).sha256
+    kept = KeptEvents(ResultCache(results_dir(workplace.cache)))
+    found = until(lambda: kept.answer(asked, *of), "the answer is kept")
+    assert found == m.EvidenceReady(evidence=given)
 
 
 def test_paths_are_the_lens_s(opened, session):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lens_core.directories import results_dir
+from lens_core.inputs import inputs_of
 from lens_core.storage.maintenance import cache_verify
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.handlers import Answers
@@ -316,6 +317,28 @@ def test_a_change_while_the_model_is_loaded_is_not_noted_as_what_was_read(place,
     inputs_of = session.inputs_of
     monkeypatch.setattr(session, "prepare_libraries", meanwhile)
     Engine(place.config)
+    assert kept(place) is None
+
+
+def test_what_the_hub_s_cache_got_while_the_session_was_open_is_no_change(place, monkeypatch):
+    fetched: dict[str, str] = {}
+
+    def with_hub(config):
+        found = inputs_of(config)
+        return replace(found, hub={**found.hub, **fetched})
+
+    monkeypatch.setattr("qlens_tui.engine.kept_sessions.inputs_of", with_hub)
+    engine = Engine(place.config)
+    given = engine.ask(LISTS)
+    fetched["refs/main"] = "one"
+    assert kept(place) is None
+    engine.ask(m.DescribeLayer(layer=0))
+    found = kept(place)
+    assert sorted(found.layers) == [0, LAYER]
+    assert found.answer(LISTS) == given
+    # What replaced something may have been read, or not.
+    fetched["refs/main"] = "other"
+    engine.ask(m.DescribeLayer(layer=2))
     assert kept(place) is None
 
 
