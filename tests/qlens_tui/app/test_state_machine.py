@@ -324,6 +324,7 @@ class Panes(RuleBasedStateMachine):
             if is_asked:
                 usual = splits(question.settings.transition, any_off=bool(question.settings.off))[0]
                 is_asked = paths.split == (question.split or usual)
+                is_asked &= not state.problem(question)  # a stage is there, and the rest failed
             if view.shown.of == state.feature and not is_asked:
                 assert shares.late, f"{pane} shows other switches as the asked ones"
             elif view.shown.of != state.feature:
