@@ -7,7 +7,7 @@ exception: a stage whose top tokens differ from those before is read back from i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,36 +19,37 @@ from lens_core.terms import Settings
 Answer = TypeVar("Answer", Signature, Paths)
 
 
-def in_stages(
-    answer: Callable[[Settings], Answer], settings: Settings, reference: ReferenceSample
-) -> Iterator[Answer]:
-    """`answer(settings)` over more and more tokens of the reference; the last is over all.
+def at_stage(
+    answer: Callable[[Settings], Answer], settings: Settings, reference: ReferenceSample, stage: int
+) -> Answer:
+    """`answer(settings)` over the tokens of a stage, from 0; the last, and those after, over all.
 
-    Only one if no walk is needed. Each names its tokens and has the settings asked for.
+    It names its tokens, which are all of them if no walk was needed.
     """
-    for tokens in stages(reference):
-        found = replace(answer(replace(settings, tokens=tokens)), settings=settings)
-        yield found
-        if found.n_tokens >= reference.n_tokens:
-            return
+    tokens = stages(reference)[: stage + 1][-1]
+    return replace(answer(replace(settings, tokens=tokens)), settings=settings)
 
 
-def with_overlaps(signatures: Iterable[Signature], k: int) -> Iterator[Signature]:
-    """Signatures in stages, each side with the overlap of its first `k` with those before."""
-    before: Signature | None = None
-    for found in signatures:
-        if before is not None:
-            found = replace(
-                found,
-                value=_with_overlap(found.value, before.value, k),
-                key=_with_overlap(found.key, before.key, k),
-            )
-        yield found
-        before = found
+def with_overlap(found: Signature, before: Signature | None, k: int) -> Signature:
+    """`found`, each side with the overlap of its first `k` tokens with those of a stage before.
+
+    `before` may be of anything: it counts only if it is of the same feature and settings.
+    """
+    if before is None or _asked(before) != _asked(found):
+        return found
+    return replace(
+        found,
+        value=_with_overlap(found.value, before.value, k),
+        key=_with_overlap(found.key, before.key, k),
+    )
+
+
+def _asked(of: Signature) -> tuple[int, int, Settings]:
+    return of.layer, of.feature, of.settings
 
 
 def _with_overlap(side: SideSignature, before: SideSignature, k: int) -> SideSignature:
     one, other = set(side.query_lens.ids[:k]), set(before.query_lens.ids[:k])
-    if before.n_tokens == side.n_tokens or not one | other:
+    if before.n_tokens >= side.n_tokens or not one | other:
         return side
     return replace(side, overlap=len(one & other) / len(one | other))

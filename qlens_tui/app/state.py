@@ -227,7 +227,9 @@ class State:
         question = work.request
         if isinstance(event, m.Status):
             work.take(event)
-        elif not has_more(event, question):
+        elif has_more(event, question):
+            work.rest()
+        else:
             del self.work[event.id]
         match event:
             case m.Failed(text=problem) if not work.is_withdrawn:

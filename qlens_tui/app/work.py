@@ -44,6 +44,10 @@ class Work:
         """The percentage, or else the progress text."""
         return f"{100 * self.done // self.total}%" if self.total else self.text or "waiting"
 
+    def rest(self) -> None:
+        """A stage is there, and the next one waits for its turn."""
+        self.text, self.done, self.total, self.eta = "", 0, 0, None
+
     def take(self, status: m.Status) -> None:
         """Record progress from the engine; requests that take counted passes become jobs."""
         self.text, self.done = status.text, status.done

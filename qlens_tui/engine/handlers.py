@@ -8,7 +8,7 @@ in `events`, and a method here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensError, UsageError
@@ -32,6 +32,7 @@ class Answers:
         self._tell = tell
         self._tick = tick
         self._holding = Holding(tell, tick)
+        self._stage_before: Signature | None = None
 
     @property
     def idle_seconds(self) -> float | None:
@@ -49,7 +50,7 @@ class Answers:
             self._opened.keeping.answered(request, event)
 
     def to(self, request: requests.Request) -> events.Event:
-        """The event that answers `request`.
+        """The event that answers `request`; of one in stages, its `stage`.
 
         Raises:
             LensError: it cannot be answered; the message is one line that says why.
@@ -137,7 +138,7 @@ class Answers:
 
     def _signature(self, request: requests.ComputeSignature) -> events.Event:
         from lens_core.report import signature
-        from lens_core.stages import in_stages, with_overlaps
+        from lens_core.stages import at_stage, with_overlap
 
         session, layer, feature = self._session, request.layer, request.feature
         length = max(LONGEST, session.lens.k)
@@ -145,14 +146,10 @@ class Answers:
         def answer(settings: Settings) -> Signature:
             return signature(session, layer, feature, settings, length=length, bottom=True)
 
-        stages = in_stages(answer, request.settings, session.reference)
-        return self._in_stages(
-            request,
-            (
-                events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
-                for found in with_overlaps(stages, session.lens.k)
-            ),
-        )
+        found = at_stage(answer, request.settings, session.reference, request.stage)
+        found = with_overlap(found, self._stage_before, session.lens.k)
+        self._stage_before = found
+        return events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
 
     def _comparison(self, request: requests.ComputeComparison) -> events.Event:
         from lens_core.report import comparison
@@ -165,7 +162,7 @@ class Answers:
 
     def _paths(self, request: requests.ComputePaths) -> events.Event:
         from lens_core.report import paths
-        from lens_core.stages import in_stages
+        from lens_core.stages import at_stage
 
         session, layer, feature = self._session, request.layer, request.feature
 
@@ -175,28 +172,12 @@ class Answers:
                 block=request.block,
             )  # fmt: skip
 
-        stages = (
-            events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
-            for found in in_stages(answer, request.settings, session.reference)
-        )
-        return next(stages) if request.ahead else self._in_stages(request, stages)
+        found = at_stage(answer, request.settings, session.reference, request.stage)
+        return events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
 
     def _is_whole(self, found: Signature | Paths) -> bool:
         """Whether this is over the whole reference, so that no further stage follows."""
         return found.n_tokens >= self._session.reference.n_tokens
-
-    def _in_stages(
-        self,
-        request: requests.Request,
-        stages: Iterable[events.SignatureReady | events.PathsReady],
-    ) -> events.Event:
-        """The last of these; those before are sent, and kept, as soon as they are there."""
-        for event in stages:
-            if event.is_last:
-                return event
-            self._tell(event)
-            self.keep(request, event)
-        raise AssertionError("no stage is over the whole reference")
 
     def _block_tokens(self, request: requests.ComputeBlockTokens) -> events.Event:
         side, layer, feature, block = request.side, request.layer, request.feature, request.block

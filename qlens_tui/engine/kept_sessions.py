@@ -28,7 +28,14 @@ from lens_core.signature import LayerFacts, SessionFacts
 from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
 from qlens_tui.engine.events import Event, LayerReady, PathsReady, Ready, SignatureReady
-from qlens_tui.engine.requests import OF_PANES, ComputePaths, DescribeLayer, Open, Request
+from qlens_tui.engine.requests import (
+    OF_PANES,
+    ComputePaths,
+    ComputeSignature,
+    DescribeLayer,
+    Open,
+    Request,
+)
 from qlens_tui.engine.wire import WireError, decode, encode
 
 if TYPE_CHECKING:
@@ -99,8 +106,11 @@ def _tokens(event: Event) -> int:
 
 def _key(question: Request, **of: str) -> str:
     asked = replace(question, id=0)
+    # When something is asked is no part of what is asked.
     if isinstance(asked, ComputePaths):
-        asked = replace(asked, ahead=False)  # which says when, not what
+        asked = replace(asked, ahead=False, stage=0)
+    elif isinstance(asked, ComputeSignature):
+        asked = replace(asked, stage=0)
     return fingerprint({"kind": "answer", "format": _FORMAT, "asked": encode(asked).decode()} | of)
 
 

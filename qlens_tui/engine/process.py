@@ -83,6 +83,8 @@ class Worker:
                 event = self._answers.to(request)
                 self._tell(event)
                 self._answers.keep(request, event)
+                for other in self._desk.put_back(request, event):
+                    self._tell(other)
             except Halted as halted:
                 self._tell(halted.event)
             except Exception as error:

@@ -14,14 +14,15 @@ Importing this must stay cheap: the app imports it before its first paint, and n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from lens_core.terms import Settings, Side, Split
 
-SESSION, AT_ONCE, SOON, NEXT, IN_SIGHT, WHEN_IDLE, BACKGROUND = range(7)
+SESSION, AT_ONCE, SOON, NEXT, IN_SIGHT, WHEN_IDLE, LATER_STAGE, BACKGROUND = range(8)
 """The order in which requests are taken. A running request gives way at its ticks to requests up
-to `SOON` and to those more urgent than itself; a session is opened when nothing runs."""
+to `SOON` and to those more urgent than itself, later stages to first ones; a session is opened when
+nothing runs."""
 
 
 _DEFAULTS = Settings()
@@ -93,13 +94,18 @@ class ReadVocabulary(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSignature(Request):
-    """Both sides of a feature under every lens; answered by `SignatureReady`."""
+    """Both sides of a feature under every lens; answered by `SignatureReady`, in stages."""
 
     pane: ClassVar[str] = "signature"
     usual_urgency: ClassVar[int] = AT_ONCE
     layer: int
     feature: int
     settings: Settings = _DEFAULTS
+    stage: int = field(default=0, compare=False)
+
+    @property
+    def urgency(self) -> int:
+        return LATER_STAGE if self.stage else self.usual_urgency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +124,10 @@ class ComputeComparison(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputePaths(Request):
-    """The shares of one side's blocks, or of the heads of one `block`; answered by `PathsReady`.
+    """The shares of one side's blocks, or of the heads of one `block`.
 
-    `ahead`: for a feature that the user may come to; over the first samples, when nothing else
-    is asked.
+    Answered by `PathsReady`, in stages. `ahead`: for a feature that the user may come to; over the
+    first samples, when nothing else is asked.
     """
 
     pane: ClassVar[str] = "paths"
@@ -133,6 +139,7 @@ class ComputePaths(Request):
     split: Split | None = None
     block: int | None = None
     ahead: bool = field(default=False, compare=False)
+    stage: int = field(default=0, compare=False)
 
     @property
     def place(self) -> str:
@@ -141,7 +148,9 @@ class ComputePaths(Request):
 
     @property
     def urgency(self) -> int:
-        return BACKGROUND if self.ahead else self.usual_urgency
+        if self.ahead:
+            return BACKGROUND
+        return LATER_STAGE if self.stage else self.usual_urgency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +186,13 @@ class ComputeEvidence(Request):
 
     def keeps(self, running: Request) -> bool:
         return isinstance(running, ComputeEvidence) and running.layer == self.layer
+
+
+def next_stage(request: Request) -> Request | None:
+    """The request for the stage after the one that was answered; `None` if it has no stages."""
+    if isinstance(request, ComputeSignature | ComputePaths):
+        return replace(request, stage=request.stage + 1)
+    return None
 
 
 OF_PANES = (

@@ -11,6 +11,8 @@ then `take_meanwhile`, so that a cursor move is served in the middle of a build.
   itself: a feature's lists give way to a search, but not to the feature's own paths. The urgent
   request may give way in turn, but never to its own place, so that at most one request of a
   place is under way.
+- A request in stages waits again after each stage, less urgent than first stages: what changed is
+  shown everywhere over some tokens before it is shown anywhere over all.
 - A new session drops all waiting requests and stops all running ones.
 - A request counts as running from the moment it is taken, so that neither thread can miss it.
 """
@@ -30,6 +32,7 @@ from qlens_tui.engine.messages import (
     Event,
     Open,
     Request,
+    next_stage,
 )
 
 
@@ -73,6 +76,23 @@ class Desk:
             self._waiting.append(request)
             self._changed.notify_all()
             return [Dropped(id=other.id) for other in dropped]
+
+    def put_back(self, request: Request, event: Event) -> list[Event]:
+        """Let a running request wait for its next stage, if `event` answered one before the last.
+
+        Returns the event with which it ends instead, if it was cancelled or replaced meanwhile.
+        """
+        later = next_stage(request)
+        if later is None or getattr(event, "is_last", True) or getattr(request, "ahead", False):
+            return []
+        with self._changed:
+            if request.id in self._halted:
+                return [self._halted[request.id]]
+            if any(isinstance(o, Open) or o.place == request.place for o in self._waiting):
+                return [Dropped(id=request.id)]
+            self._waiting.append(later)
+            self._changed.notify_all()
+            return []
 
     def close(self) -> None:
         """No more requests will come: `take` and `check` raise `Closed`."""
