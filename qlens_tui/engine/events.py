@@ -6,7 +6,7 @@ Like `requests`: frozen, plain data, checked by `wire`, cheap to import.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lens_core.comparison import Comparison
 from lens_core.signature import (
@@ -20,6 +20,7 @@ from lens_core.signature import (
     Signature,
 )
 from lens_core.terms import Side
+from qlens_tui.engine.requests import ComputePaths, ComputeSignature, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,3 +182,16 @@ class Built(Event):
     """The operators are finished and used from now on."""
 
     directory: str
+
+
+def next_stage(request: Request, event: Event) -> Request | None:
+    """The request for the stage that follows `event`, if it answered one before the last.
+
+    `None` too for what was asked ahead, which is the first stage alone.
+    """
+    match request, event:
+        case ComputeSignature() as lists, SignatureReady(is_last=False):
+            return replace(lists, stage=lists.stage + 1)
+        case ComputePaths(ahead=False) as shares, PathsReady(is_last=False):
+            return replace(shares, stage=shares.stage + 1)
+    return None

@@ -14,7 +14,7 @@ Importing this must stay cheap: the app imports it before its first paint, and n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from lens_core.terms import Settings, Side, Split
@@ -186,13 +186,6 @@ class ComputeEvidence(Request):
 
     def keeps(self, running: Request) -> bool:
         return isinstance(running, ComputeEvidence) and running.layer == self.layer
-
-
-def next_stage(request: Request) -> Request | None:
-    """The request for the stage after the one that was answered; `None` if it has no stages."""
-    if isinstance(request, ComputeSignature | ComputePaths):
-        return replace(request, stage=request.stage + 1)
-    return None
 
 
 OF_PANES = (

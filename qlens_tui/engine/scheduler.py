@@ -82,8 +82,8 @@ class Desk:
 
         Returns the event with which it ends instead, if it was cancelled or replaced meanwhile.
         """
-        later = next_stage(request)
-        if later is None or getattr(event, "is_last", True) or getattr(request, "ahead", False):
+        later = next_stage(request, event)
+        if later is None:
             return []
         with self._changed:
             if request.id in self._halted:

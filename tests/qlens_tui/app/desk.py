@@ -70,16 +70,14 @@ class AnswersAtOnce:
         else:
             self._on_event(event)
             self._answers.keep(request, event)
-            later = m.next_stage(request)
-            is_ahead = isinstance(request, m.ComputePaths) and request.ahead
-            if later is not None and not getattr(event, "is_last", True) and not is_ahead:
+            if later := m.next_stage(request, event):
                 self._serve(later)
 
     def answer(self, request: m.Request) -> m.Event:
         """The last answer to a request, without sending it to the app."""
         event = self._answers.to(request)
-        later = m.next_stage(request)
-        return event if later is None or getattr(event, "is_last", True) else self.answer(later)
+        later = m.next_stage(request, event)
+        return event if later is None else self.answer(later)
 
     @property
     def session(self) -> Session:

@@ -344,6 +344,24 @@ def test_what_needs_walks_arrives_in_stages_the_last_of_which_is_the_answer(clie
     assert (event.id, event.is_last) == (at_once, True)
 
 
+def test_after_a_switch_paths_have_shares_before_the_lists_are_over_all_tokens(client, workplace):
+    client.ask(m.Open(config=workplace.config, offline=True))
+    switched = m.Settings(off=frozenset({1}), method="direct")
+    feature = {"layer": LAYER, "feature": 8, "settings": switched}
+    asked = {client.send(m.ComputeSignature(**feature)): "lists"}
+    asked |= {client.send(m.ComputePaths(**feature, side=side)): side for side in ("value", "key")}
+    told = []
+    while len(told) < 9:
+        event = client.told.get(timeout=PATIENCE)
+        if isinstance(event, m.SignatureReady | m.PathsReady):
+            told.append((asked[event.id], event.is_last))
+    # However late the requests came: lists began alone, and gave way after their first stage.
+    assert told[0] == ("lists", False)
+    assert told.index(("value", False)) < told.index(("lists", True))
+    assert told.index(("key", False)) < told.index(("lists", True))
+    assert sum(is_last for _, is_last in told) == 3
+
+
 def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, workplace):
     assert isinstance(client.ask(m.Open(config=workplace.folder.joinpath("slow.toml").as_posix(),
                                         offline=True)), m.SessionFacts)  # fmt: skip

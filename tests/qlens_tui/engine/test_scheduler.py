@@ -13,8 +13,10 @@ from qlens_tui.engine.messages import (
     ComputeSignature,
     Dropped,
     Open,
+    PathsReady,
     ReadVocabulary,
     Search,
+    SignatureReady,
     Tabulate,
 )
 from qlens_tui.engine.scheduler import Closed, Desk, Halted
@@ -235,3 +237,80 @@ def test_paths_give_way_to_the_pass_that_serves_the_layer(desk):
         assert meanwhile.id == 3
         with desk.running(meanwhile):
             assert desk.take_meanwhile() is None
+
+
+def stage(request, *, is_last=False):
+    """The answer to a stage: only whether it is the last one counts."""
+    if isinstance(request, ComputePaths):
+        return PathsReady(id=request.id, paths=None, is_last=is_last)
+    return SignatureReady(id=request.id, signature=None, is_last=is_last)
+
+
+def test_the_first_stage_of_everything_comes_before_the_second_of_anything(desk):
+    asked = (
+        ComputeSignature(id=1, layer=0, feature=0),
+        ComputePaths(id=2, layer=0, feature=0, side="value"),
+        ComputePaths(id=3, layer=0, feature=0, side="key"),
+    )
+    put(desk, *asked, ComputeEvidence(id=4, layer=0, feature=0), Build(id=5))
+    order = []
+    while len(order) < 10:
+        request = desk.take()
+        order.append((request.id, getattr(request, "stage", 0)))
+        with desk.running(request):
+            last = getattr(request, "stage", 0) == 2 or request.id > 3
+            event = Dropped(id=request.id) if request.id > 3 else stage(request, is_last=last)
+            assert desk.put_back(request, event) == []
+        if request.id == 5:
+            break
+    assert order == [
+        (1, 0), (4, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2),
+    ]  # fmt: skip
+    assert desk.take().id == 5
+
+
+def test_a_running_later_stage_gives_way_to_a_first_one(desk):
+    put(desk, ComputeSignature(id=1, layer=0, feature=0, stage=1))
+    with desk.running(desk.take()):
+        put(desk, ComputePaths(id=2, layer=0, feature=0, side="value", stage=1))
+        assert desk.take_meanwhile() is None
+        put(desk, ComputePaths(id=3, layer=0, feature=0, side="key"))
+        assert desk.take_meanwhile().id == 3
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "event"),
+    [
+        (Cancel(target=1), Cancelled(id=1)),
+        (ComputeSignature(id=2, layer=0, feature=1), Dropped(id=1)),
+        (Open(id=2, config="c"), Dropped(id=1)),
+    ],
+)
+def test_what_was_cancelled_or_replaced_during_a_stage_has_no_next_one(desk, meanwhile, event):
+    put(desk, ComputeSignature(id=1, layer=0, feature=0))
+    request = desk.take()
+    with desk.running(request):
+        put(desk, meanwhile)
+        assert desk.put_back(request, stage(request)) == [event]
+    assert [each.id for each in desk._waiting] == ([2] if meanwhile.id else [])
+
+
+def test_a_next_stage_that_waits_can_be_cancelled_and_is_dropped_for_a_newer_request(desk):
+    for act, told in (
+        (Cancel(target=1), Cancelled(id=1)),
+        (ComputeSignature(id=2, layer=0, feature=1), Dropped(id=1)),
+    ):
+        put(desk, ComputeSignature(id=1, layer=0, feature=0))
+        request = desk.take()
+        with desk.running(request):
+            assert desk.put_back(request, stage(request)) == []
+        assert put(desk, act) == [told]
+    assert desk.take().id == 2
+
+
+def test_nothing_is_asked_twice_ahead_of_the_user(desk):
+    request = ComputePaths(id=1, layer=0, feature=0, side="key", ahead=True)
+    put(desk, request)
+    with desk.running(desk.take()):
+        assert desk.put_back(request, stage(request)) == []
+    assert not desk._waiting
