@@ -1,4 +1,4 @@
-"""A fake Hugging Face hub, so that no test uses the network."""
+"""Operators that are built once, and a fake Hugging Face hub, so that no test uses the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,33 @@ import httpx2
 import huggingface_hub
 import pytest
 
+from lens_core.model import ResidualModel
+from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.files import Operators
+from lens_core.operators.plan import plan_build
+from lens_core.reference import ReferenceSample
 from tests.lens_core.fake_hub import TOKEN, Respond
+
+
+@pytest.fixture(scope="session")
+def _built() -> dict[str, Operators]:
+    return {}
+
+
+@pytest.fixture(scope="session")
+def operators(
+    architecture: str,
+    tiny: ResidualModel,
+    reference: ReferenceSample,
+    _built: dict[str, Operators],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Operators:
+    """Those of `tiny` over `reference`; not to be changed."""
+    if architecture not in _built:  # pytest itself keeps one architecture's at a time
+        directory = tmp_path_factory.mktemp("operators")
+        build_operators(tiny, reference, plan_build(tiny, tiny.fingerprint, reference), directory)
+        _built[architecture] = assemble(directory)
+    return _built[architecture]
 
 
 @pytest.fixture

@@ -40,6 +40,9 @@ LAYER, FEATURE = 1, 7
 DIRECT = Settings(method="direct")
 OPERATOR = Settings(method="operator")
 
+of_one = pytest.mark.parametrize("architecture", ["gemma3"], indirect=True, scope="session")
+"""For what no architecture has a part in, such as keeping results."""
+
 
 def neuron_shelf(model):
     config = DictionaryConfig(kind="neurons")
@@ -52,13 +55,6 @@ def neuron_shelf(model):
 def make_lens(model, reference, tokenizer, operators=None, results=None):
     carrier = Carrier(model, reference, operators, results)
     return QueryLens(carrier, neuron_shelf(model), Vocabulary(tokenizer, model.d_vocab), k=10)
-
-
-@pytest.fixture(scope="module")
-def operators(tiny, reference, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("operators")
-    build_operators(tiny, reference, plan_build(tiny, "weights", reference), directory)
-    return assemble(directory)
 
 
 @pytest.fixture(scope="module")
@@ -488,6 +484,7 @@ def test_stability_is_the_overlap_of_the_lists_of_the_two_halves(tiny, reference
     assert len(seen - {1.0}) > 1
 
 
+@of_one
 def test_halves_that_are_alike_are_perfectly_stable(tiny, reference, word_tokenizer, tmp_path):
     twice = ReferenceSample(torch.cat([reference.tokens[:2]] * 2), origin="test")
     build_operators(tiny, twice, plan_build(tiny, "weights", twice), tmp_path)
@@ -545,6 +542,7 @@ def answered(tiny, reference, word_tokenizer, tmp_path):
     return fresh, answers
 
 
+@of_one
 def test_results_come_back_from_the_cache_as_they_were(answered, nothing_computes):
     fresh, (signature, value, key, last_writer, activity) = answered
     nothing_computes()
@@ -557,6 +555,7 @@ def test_results_come_back_from_the_cache_as_they_were(answered, nothing_compute
         assert torch.equal(getattr(kept, name), expected), name
 
 
+@of_one
 def test_what_was_not_asked_before_is_not_in_the_cache(answered, nothing_computes):
     fresh, _ = answered
     nothing_computes()
@@ -573,6 +572,7 @@ def test_what_was_not_asked_before_is_not_in_the_cache(answered, nothing_compute
         fresh().activity(LAYER + 1)
 
 
+@of_one
 @pytest.mark.parametrize("changes", [{"skip_first": 0}, {"tokens": torch.arange(40).view(2, 20)}])
 def test_another_reference_finds_nothing_in_the_cache(answered, nothing_computes, changes):
     fresh, _ = answered
@@ -585,6 +585,7 @@ def test_another_reference_finds_nothing_in_the_cache(answered, nothing_computes
         fresh(**changes).activity(LAYER)
 
 
+@of_one
 @pytest.mark.parametrize(
     ("what", "now"),
     [

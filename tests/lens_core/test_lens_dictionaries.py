@@ -18,8 +18,6 @@ from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import UsageError
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
-from lens_core.operators.build import assemble, build_operators
-from lens_core.operators.plan import plan_build
 from lens_core.terms import Settings, block_name
 from lens_core.vocabulary import Vocabulary
 from tests.conftest import tolerance
@@ -91,13 +89,6 @@ def make(place, layer, model_name, d_model):
     for parameter in sae.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     return sae
-
-
-@pytest.fixture(scope="module")
-def operators(tiny, reference, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("operators")
-    build_operators(tiny, reference, plan_build(tiny, "weights", reference), directory)
-    return assemble(directory)
 
 
 @pytest.fixture(scope="module", params=PLACES)

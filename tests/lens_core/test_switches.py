@@ -16,7 +16,7 @@ from lens_core.signature import NO_DIRECTION, SideSignature, TokenList
 from lens_core.storage.results import ResultCache
 from lens_core.switches import against_all_on
 from lens_core.terms import SIDES, Settings
-from tests.lens_core.test_lens import FEATURE, LAYER, lens, make_lens, operators  # noqa: F401
+from tests.lens_core.test_lens import FEATURE, LAYER, lens, make_lens  # noqa: F401
 
 K = 10
 MASKS = st.frozensets(st.integers(0, 5), max_size=6)

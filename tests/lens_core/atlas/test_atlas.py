@@ -78,8 +78,7 @@ def _small_pieces():
 
 
 @pytest.fixture(scope="module")
-def lens(tiny, reference, word_tokenizer, tmp_path_factory):
-    operators = built(tiny, reference, tmp_path_factory.mktemp("operators"))
+def lens(tiny, reference, word_tokenizer, operators):
     return make_lens(tiny, reference, word_tokenizer, operators)
 
 

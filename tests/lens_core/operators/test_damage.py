@@ -242,7 +242,7 @@ def test_operators_lack_nothing_if_only_means_are_missing(place: Path) -> None:
     assert "lacks sums" in lacks(place)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_any_flipped_bit_is_found_and_costs_at_most_the_units_that_it_hit(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

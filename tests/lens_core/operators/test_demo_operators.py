@@ -11,9 +11,7 @@ from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import OperatorError, StoreError
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
-from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.demo import shipped_operators
-from lens_core.operators.plan import plan_build
 from lens_core.operators.write_demo import write_shipped
 from lens_core.vocabulary import Vocabulary
 from tests.oracles import relative
@@ -24,10 +22,8 @@ FLOAT16 = 2e-3
 
 
 @pytest.fixture(scope="module")
-def built(tiny, reference, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("operators")
-    build_operators(tiny, reference, plan_build(tiny, tiny.fingerprint, reference), directory)
-    return assemble(directory)
+def built(operators):
+    return operators
 
 
 def residual_shelf(model, layers=LAYERS):

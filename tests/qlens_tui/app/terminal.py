@@ -100,14 +100,15 @@ def screen_of(written: str, columns: int, rows: int) -> str:
 
     def put(run: str) -> None:
         nonlocal x, y
-        for character in run:
-            if character == "\n":
+        for piece in re.split("([\n\r])", run):
+            if piece == "\n":
                 y, x = y + 1, 0
-            elif character == "\r":
+            elif piece == "\r":
                 x = 0
             elif 0 <= y < rows and 0 <= x < columns:
-                shown[y][x] = character
-                x += 1
+                fits = piece[: columns - x]
+                shown[y][x : x + len(fits)] = fits
+                x += len(fits)
 
     for found in _SEQUENCE.finditer(written):
         put(written[at : found.start()])
@@ -123,7 +124,7 @@ def leaks(written: str) -> set[str]:
     """Characters of a terminal's input that a text must not bring there."""
     return {
         character
-        for character in _OURS.sub("", written)
+        for character in set(_OURS.sub("", written))
         if unicodedata.category(character) in _UNSHOWN or character in _JOINERS
     }
 

@@ -28,10 +28,20 @@ def said(terminal) -> str:
 ENDS = ("\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
 
 
-@pytest.mark.parametrize("key", ["f", "slash", "t", "p", "colon"])
-def test_every_line_of_a_paste_arrives_in_every_prompt(place, key):
+async def leave(terminal, bench) -> None:
+    """Close all prompts: the first escape clears what was typed."""
+    while terminal.pilot.app.screen is not bench:
+        await settled(terminal.pilot, "escape")
+
+
+def test_every_line_of_a_paste_arrives_in_every_prompt(place):
     async def act(terminal, bench):
-        await settled(terminal.pilot, key)
+        for key in ("f", "slash", "t", "p", "colon"):
+            await settled(terminal.pilot, key)
+            await paste(terminal)
+            await leave(terminal, bench)
+
+    async def paste(terminal):
         prompt = terminal.pilot.app.screen
         for end in ENDS:
             typed = prompt.query_one(LineInput)
@@ -59,31 +69,26 @@ def test_a_note_keeps_the_lines_of_a_paste(place):
     run(place, act)
 
 
-@pytest.mark.parametrize(
-    ("keys", "hint"),
-    [
-        (("f",), RULE),
-        (("slash",), "type a token, up and down choose; a leading space (or ␣) counts; #7 is id 7"),
-        (("t",), "a tag it has is removed; -tag removes it from all; no commas"),
-        (("e", "enter"), ".csv (for spreadsheets), .parquet or .ndjson"),
-        (("p",), r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"),
-        (("colon", "x"), "write LAYER:FEATURE, such as 8:1279, or a feature of this layer"),
-        (
-            ("f", *"gain >"),
-            "no column gain: the nearest is key_gain; to look for words, put them in double quotes",
-        ),
-        (
-            ("e", "enter", *".doc"),
-            "cannot tell the format of features.csv.doc: end its name in .csv, .parquet, or "
-            ".ndjson for JSON lines",
-        ),
-    ],
-    ids=lambda given: "" if isinstance(given, str) else given[0],
-)
-def test_hints_and_problems_are_whole_at_80_columns(place, keys, hint):
+HINTS = {
+    ("f",): RULE,
+    ("slash",): "type a token, up and down choose; a leading space (or ␣) counts; #7 is id 7",
+    ("t",): "a tag it has is removed; -tag removes it from all; no commas",
+    ("e", "enter"): ".csv (for spreadsheets), .parquet or .ndjson",
+    ("p",): r"a leading space counts; \n is a newline, \t a tab, \\ a backslash",
+    ("colon", "x"): "write LAYER:FEATURE, such as 8:1279, or a feature of this layer",
+    ("f", *"gain >"): "no column gain: the nearest is key_gain; to look for words, put them in "
+    "double quotes",
+    ("e", "enter", *".doc"): "cannot tell the format of features.csv.doc: end its name in .csv, "
+    ".parquet, or .ndjson for JSON lines",
+}
+
+
+def test_hints_and_problems_are_whole_at_80_columns(place):
     async def act(terminal, bench):
-        await settled(terminal.pilot, *keys)
-        assert said(terminal) == hint
+        for keys, hint in HINTS.items():
+            await settled(terminal.pilot, *keys)
+            assert said(terminal) == hint
+            await leave(terminal, bench)
 
     run(place, act, size=(80, 24))
 

@@ -87,16 +87,22 @@ def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size
     run(place, act, size=size)
 
 
-@pytest.mark.parametrize("keys", [(), ("tab",), ("c",), ("c", "c"), ("tab", "c")])
-def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place, keys):
+def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place):
+    name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
+    seen = set()
+
     async def act(terminal, bench):
-        await settled(terminal.pilot, *TO_THE_HITS, *keys)
-        sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen.hits
-        name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}
-        for hit in hits[:4]:
-            lens = bench.app.engine.session.lens
-            side = lens.signature(hit.layer, hit.feature, length=1000).side(sought.side)
-            assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
+        await settled(terminal.pilot, *TO_THE_HITS)
+        for keys in ((), ("c",), ("c",), ("c", "tab"), ("c",)):
+            await settled(terminal.pilot, *keys)
+            sought, hits = terminal.pilot.app.screen.sought, terminal.pilot.app.screen.hits
+            seen.add((sought.side, sought.lens))
+            assert hits
+            for hit in hits[:4]:
+                lens = bench.app.engine.session.lens
+                side = lens.signature(hit.layer, hit.feature, length=1000).side(sought.side)
+                assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
+        assert seen == {*(("value", lens) for lens in name), ("key", "query"), ("key", "logit")}
 
     run(place, act)
 

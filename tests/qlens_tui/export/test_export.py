@@ -285,7 +285,7 @@ def test_any_token_and_any_note_survive_a_csv(tmp_path: Path) -> None:
     @given(st.tuples(ANYTHING, ANYTHING), ANYTHING, st.booleans())
     @example(("\\\\x41", "\\"), "\\\x1b\\x1b", False)
     @example(("'", "\n"), "''=", True)
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=30, deadline=None)
     def survive(tokens: tuple[str, str], note: str, raw: bool) -> None:
         note = whole_characters(note)
         marks = _marks((8, 0, True, False, [], note))
