@@ -17,6 +17,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): a few minutes, 2.3 GB with a CPU build of torch"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# The one that comes with Python may take twice as long for all the rest.
+	$(INSTALL) 'pip>=25'
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[dev]'
 	@# Its dependencies compile a C++ runtime that qlens does not use; it is here for its weights.

@@ -152,13 +152,21 @@ def random_vector(seed):
 
 JUDGED = {"value": (20, 301), "key": (4, 1402)}
 """A layer and a feature for each side, whose stability is compared with that of fresh passes."""
+SUMMED = {"value": 20, "key": 4}
+"""The layer of each side whose first-order sum is; those of other layers follow from it."""
+
+
+def path(side, layer):
+    """The blocks between a layer's output and the end of this side."""
+    site = 2 * layer + 2
+    return slice(site, None) if side == "value" else slice(None, site)
 
 
 @pytest.fixture(scope="module")
 def passes(demo):
     """Passes over the reference: `random_vector(1)` at every site, responses to (2), and halves.
 
-    The halves are those of the features `JUDGED`, carried over each half of the samples.
+    The responses are summed over the blocks of `SUMMED`. The halves are those of the features `JUDGED`, carried over each half of the samples.
     """
     model, reference = demo.model, demo.reference
     positions = Positions(reference.included.start, reference.included.stop)
@@ -166,8 +174,13 @@ def passes(demo):
     for number, tokens in enumerate(reference.tokens.split(8)):
         recording = Linearization(model, tokens, forward_mode=True)
         for family in FAMILIES:
-            vector = random_vector(2 if family.name == "response" else 1)
-            sums[family.name] += family.run(recording, vector[None], positions)[0].sum(1).double()
+            if family.name != "response":
+                carried = family.run(recording, random_vector(1)[None], positions)
+                sums[family.name] += carried[0].sum(1).double()
+        start = positions.spread(random_vector(2)[None], recording.shape)
+        for side, layer in SUMMED.items():
+            for block in recording.blocks[path(side, layer)]:
+                sums[f"response, {side}"] += positions.part(block.vjp(start)).sum((0, 1)).double()
         for side, (layer, feature) in JUDGED.items():
             vector = vectors_of(side, demo.lens.dictionary(layer))[feature]
             running = positions.spread(vector[None], recording.shape)
@@ -200,10 +213,9 @@ def test_the_operators_agree_with_a_fresh_pass_over_the_reference(demo, fresh, s
 
 @pytest.mark.parametrize("side", SIDES)
 def test_the_first_order_sums_agree_with_a_fresh_pass(demo, fresh, side):
-    site, vector = 2 * LAYERS[1] + 2, random_vector(2)
-    shipped = demo.lens.carrier.operators.first_order(side, site)
-    blocks = slice(site, None) if side == "value" else slice(None, site)
-    assert relative(vector @ shipped, vector + fresh["response"][blocks].sum(0)) < FLOAT16
+    vector = random_vector(2)
+    shipped = demo.lens.carrier.operators.first_order(side, 2 * SUMMED[side] + 2)
+    assert relative(vector @ shipped, vector + fresh[f"response, {side}"]) < FLOAT16
 
 
 @pytest.mark.parametrize("layer", [pytest.param(layer, marks=needs_model) for layer in LAYERS])

@@ -26,7 +26,9 @@ def models_are_loaded_once(
             return load(config, say=say, **how)
         files = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
         seen = [(str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in files]
-        key = (config, tuple(seen), *sorted((name, str(each)) for name, each in how.items()))
+        # The cache holds what is made of a GGUF; nothing of a folder's weights.
+        way = sorted((name, str(each)) for name, each in how.items() if name != "cache_dir")
+        key = (config, tuple(seen), *way)
         if key not in _loaded_models:
             _loaded_models[key] = load(config, say=say, **how)
         return _loaded_models[key]
