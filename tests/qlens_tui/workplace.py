@@ -157,6 +157,11 @@ def _program(first: str) -> str:
     return f"{first}\nfrom qlens_tui.cli.main import main; main()"
 
 
+def scores_by_id(tokens: dict[str, Any], name: str = "scores") -> dict[int, float]:
+    """The scores of a list of tokens in a document."""
+    return dict(zip(tokens["ids"], tokens[name], strict=True))
+
+
 def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")
 

@@ -1,4 +1,4 @@
-"""`qlens show` and `qlens search` on a real tiny model, as a person and as a script."""
+"""`qlens show` on a real tiny model, as a person and as a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from qlens_tui.text import token_label
 from tests.qlens_tui.workplace import (
     D_MLP,
     D_VOCAB,
@@ -20,25 +19,12 @@ from tests.qlens_tui.workplace import (
     HOSTILE,
     N_LAYERS,
     Workplace,
-    make_workplace,
+    scores_by_id,
 )
 from tests.waiting import PATIENCE
 
 BLOCKS = [f"{kind}.{layer}" for layer in range(N_LAYERS) for kind in ("attn", "mlp")]
 TOKENS = {"ids", "tokens", "scores", "moved", "measure", "readout"}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return make_workplace(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(scope="module")
-def built(place: Workplace) -> Workplace:
-    """The same with operators."""
-    built = place.with_cache("built")
-    assert built.document("build", built.config)["complete"]
-    return built
 
 
 def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> None:
@@ -158,7 +144,7 @@ def test_what_switches_changed_is_the_difference_of_two_documents(
     assert [each["id"] for each in found["tokens_out"]] == [
         i for i in before["ids"] if i not in after["ids"]
     ]
-    scores = _scores(whole["value"]["query_lens"])
+    scores = scores_by_id(whole["value"]["query_lens"])
     left = sum(scores[i] for i in before["ids"])
     assert found["all_on_score"] == pytest.approx(sum(before["scores"]), rel=1e-4)
     assert found["score"] == pytest.approx(left, rel=1e-4, abs=1e-5)
@@ -209,7 +195,10 @@ def test_what_each_blocks_loss_costs_is_what_show_says_with_it_off(
     whole = place.document(*asked, "--no-paths", "-k", str(D_VOCAB))
     for side, block in (("value", "attn.2"), ("key", "mlp.0")):
         off = place.document(*asked, "--no-paths", "-k", str(D_VOCAB), "--off", block)
-        before, after = _scores(whole[side]["query_lens"]), _scores(off[side]["query_lens"])
+        before, after = (
+            scores_by_id(whole[side]["query_lens"]),
+            scores_by_id(off[side]["query_lens"]),
+        )
         top = sorted(before, key=lambda token: -before[token])[:5]
         lost = sum(before[token] - after[token] for token in top)
         (row,) = [each for each in paths[side] if each["block"] == block]
@@ -311,8 +300,8 @@ def test_operators_answer_what_the_direct_method_answers(
     assert (ours["method"], theirs["method"], direct["method"]) == ("operator", "direct", "direct")
     for side in ("value", "key"):
         for lens in ("query_lens", "first_order"):
-            assert _scores(ours[side][lens]) == pytest.approx(
-                _scores(theirs[side][lens]), rel=1e-3, abs=1e-4
+            assert scores_by_id(ours[side][lens]) == pytest.approx(
+                scores_by_id(theirs[side][lens]), rel=1e-3, abs=1e-4
             )
         assert 0 <= ours[side]["stability"] <= 1
         assert ours[side]["relative_variance"] is None
@@ -320,104 +309,8 @@ def test_operators_answer_what_the_direct_method_answers(
         assert shares[0] == pytest.approx(shares[1], rel=1e-3, abs=1e-4)
 
 
-def _scores(tokens: dict[str, Any], name: str = "scores") -> dict[int, float]:
-    return dict(zip(tokens["ids"], tokens[name], strict=True))
-
-
 def _shares(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {row["block"]: row["share"] for row in rows}
-
-
-@pytest.mark.parametrize("lens", ["query", "logit", "first-order"])
-@pytest.mark.parametrize(("side", "scores"), [("value", "scores"), ("key", "unit_scores")])
-def test_search_prints_the_scores_that_show_prints(
-    built: Workplace, side: str, scores: str, lens: str
-) -> None:
-    found = built.document(
-        "search", built.config, "t", "--side", side, "--lens", lens, "-n", "3", "--layers", "0-1"
-    )
-
-    assert found["token"]["text"] == "t"
-    assert (found["side"], found["lens"], found["layers"]) == (side, lens, [0, 1])
-    assert (found["device"], found["dtype"]) == ("cpu", "float32")
-    assert len(found["results"]) == 3
-    assert sorted(hit["score"] for hit in found["results"])[::-1] == [
-        hit["score"] for hit in found["results"]
-    ]
-    best = found["results"][0]
-    shown = built.document(
-        "show", built.config, f"{best['layer']}:{best['feature']}", "-k", str(D_VOCAB), "--no-paths"
-    )
-    lists = shown[side]
-    name = {"query": "query_lens", "logit": "logit_lens", "first-order": "first_order"}[lens]
-    token = found["token"]["id"]
-    assert best["score"] == pytest.approx(_scores(lists[name], scores)[token], rel=1e-4)
-    assert best["logit_score"] == pytest.approx(
-        _scores(lists["logit_lens"], scores)[token], rel=1e-4
-    )
-    assert best["ids"] == lists[name]["ids"][:5]
-    assert best["tokens"] == lists[name]["tokens"][:5]
-
-
-def test_search_by_id_finds_what_search_by_text_finds(built: Workplace) -> None:
-    by_text = built.document("search", built.config, "t")
-
-    assert built.document("search", built.config, "--id", str(by_text["token"]["id"])) == by_text
-
-
-def test_a_token_is_also_given_as_lists_show_it_or_by_its_number(place: Workplace) -> None:
-    asked = place.config, "--lens", "logit", "-n", "1"
-    shown = place.document("show", place.config, "1:3", "-k", str(D_VOCAB), "--no-paths")
-    lists = shown["value"]["logit_lens"]
-    faces = dict(zip(lists["ids"], lists["tokens"], strict=True))
-    ids = {face: token for token, face in faces.items()}
-    assert len(ids) == D_VOCAB
-
-    for given in (r"\xe6", r"\x1b[31mred", "⏎", "␣", r"\u202elive", "<id 299>"):
-        found = place.document("search", *asked, given)["token"]
-        assert token_label(found["text"]) == given
-        assert ids[found["text"]] == found["id"]
-        named = place.document("search", *asked, f"#{found['id']}")
-        assert named["token"] == found
-    underscore = place.document("search", *asked, "_", PYTHONIOENCODING="ascii")["token"]
-    assert underscore["text"] == "_"  # a token of its own comes before the notation
-
-
-def test_search_without_operators_offers_logit_lens(place: Workplace) -> None:
-    line = place.refusal(1, "search", place.config, "t")
-
-    assert "run `qlens build` first" in line
-    assert "--lens logit" in line
-    found = place.document("search", place.config, "t", "--lens", "logit", "-n", "2")
-    assert [len(hit["tokens"]) for hit in found["results"]] == [5, 5]
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["the"], "'the' is not one token but 't' + 'h' + 'e'"),
-        ([""], "an empty string is not a token"),
-        (["--id", "300"], "outside the vocabulary, which has 300 tokens (ids 0 to 299)"),
-        (["t", "--lens", "logit", "--layers", "1,7"], "no dictionary for layer 7"),
-    ],
-)
-def test_a_bad_token_or_layer_is_one_line(place: Workplace, args: list[str], says: str) -> None:
-    assert says in place.refusal(2, "search", place.config, *args)
-
-
-def test_search_says_by_which_conventions_it_ranks_whatever_the_config_says(
-    built: Workplace,
-) -> None:
-    text = (built.folder / "tiny.toml").read_text("utf-8")
-    config = built.write(
-        "exact.toml", text.replace("k = 5", 'k = 5\nconvention = "exact"\nfinal_norm = "linearize"')
-    )
-
-    ours, theirs = (built.document("search", each, "t") for each in (config, built.config))
-
-    assert (ours["convention"], ours["final_norm"]) == ("paper", "apply")
-    assert ours == theirs
-    assert "convention paper, final norm apply" in built.run("search", config, "t").stderr
 
 
 def test_a_vector_of_length_zero_has_no_list_and_no_shares_and_says_why(
@@ -472,18 +365,6 @@ def test_people_see_both_lenses_side_by_side(place: Workplace) -> None:
     assert "model cpu float32 full transition" in " ".join(result.stdout.split())
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     assert not any(line.endswith(" ") for line in result.stdout.splitlines())
-
-
-def test_people_see_search_results_with_their_tokens(built: Workplace) -> None:
-    result = built.run("search", built.config, "t", "-n", "4")
-
-    title, head, *hits = result.stdout.splitlines()
-    assert title.startswith("features that promote t (id ")
-    assert head.split() == ["layer", "feature", "score", "logit", "rank", "its", "tokens"]
-    assert len(hits) == 4
-    assert all(len(line) <= 80 for line in result.stdout.splitlines())
-    plain = built.run("search", built.config, "t", "-n", "4", "--lens", "logit").stdout
-    assert plain.splitlines()[1].split() == ["layer", "feature", "score", "rank", "its", "tokens"]
 
 
 def test_a_silent_feature_is_called_silent_and_not_dead(place: Workplace) -> None:
