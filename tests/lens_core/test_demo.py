@@ -166,7 +166,8 @@ def path(side, layer):
 def passes(demo):
     """Passes over the reference: `random_vector(1)` at every site, responses to (2), and halves.
 
-    The responses are summed over the blocks of `SUMMED`. The halves are those of the features `JUDGED`, carried over each half of the samples.
+    The responses are summed over the blocks of `SUMMED`. The halves are those of the features
+    `JUDGED`, carried over each half of the samples.
     """
     model, reference = demo.model, demo.reference
     positions = Positions(reference.included.start, reference.included.stop)
