@@ -43,7 +43,7 @@ name = "./model"
 kind = "neurons"
 [reference]
 source = "text:long.txt"
-samples = 48
+samples = 24
 length = 20
 [lens]
 k = 5
@@ -53,7 +53,7 @@ batch = 1
 """
 
 
-UNIT_PASSES = 16 * 24  # rows of the model's width, samples of a half
+UNIT_PASSES = 16 * 12  # rows of the model's width, samples of a half
 
 
 def brought(event: m.Event) -> Any:
