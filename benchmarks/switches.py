@@ -65,12 +65,10 @@ def _measured(*, quick: bool) -> Report:
         took = [each for _ in range(2) for each in _switches(session, side, next(features), rounds)]
         rows.append(_p95(f"switch, {side} side: first list", [a for a, _ in took], unit, 0.17))
         rows.append(_p95(f"switch, {side} side: last list", [b for _, b in took], unit, 1.3))
-    planned = session.lens.carrier.recording.planned_bytes
+    counted = session.lens.carrier.recording.kept_bytes
     grown = psutil.Process().memory_info().rss - before
-    rows.append(Row("memory of the recording, planned", planned / 2**30, "GiB", "", 6))
-    rows.append(
-        Row("memory of this process since, against the plan", grown / planned, "x", "", 1.2)
-    )
+    rows.append(Row("memory of the recording, counted", counted / 2**30, "GiB", "", 6))
+    rows.append(Row("memory of this process since, against that", grown / counted, "x", "", 1.2))
     said = (
         f"{session.reference.n_tokens:,} tokens, stages of {_shown(stages(session.reference))}",
         f"p95 of {2 * rounds} switches a side, of two features, each of one block more or less",

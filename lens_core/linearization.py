@@ -18,6 +18,7 @@ skipping one gives a mask.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +47,12 @@ class LinearMap:
         self._walked: tuple[Tensor, Tensor] | None = None
         self.output = self._y.detach()
         if forward_mode:
-            self._record_walk()
+            self.prepare_jvp()
+
+    @property
+    def is_walked(self) -> bool:
+        """Whether what `jvp` needs was recorded."""
+        return self._walked is not None
 
     def vjp(self, cotangent: Tangent) -> Tangent:
         """`J^T cotangent`."""
@@ -57,14 +63,14 @@ class LinearMap:
 
     def jvp(self, tangent: Tangent) -> Tangent:
         """`J tangent`."""
-        pulled, dummy = self._walked or self._record_walk()
+        pulled, dummy = self._walked or self.prepare_jvp()
         (pushed,) = torch.autograd.grad(
             pulled, dummy, tangent, retain_graph=True, is_grads_batched=tangent.ndim == 4
         )
         return pushed
 
-    def _record_walk(self) -> tuple[Tensor, Tensor]:
-        """Walk back once on a dummy cotangent, recorded: `J^T u`, and `u`."""
+    def prepare_jvp(self) -> tuple[Tensor, Tensor]:
+        """Walk back once on a dummy cotangent, recorded: `J^T u`, and `u`. `jvp` does it too."""
         with torch.enable_grad():
             dummy = torch.zeros_like(self._y, requires_grad=True)
             (pulled,) = torch.autograd.grad(self._y, self._x, dummy, create_graph=True)
@@ -92,31 +98,54 @@ class Linearization:
             h = h + block.output
 
 
-def recorded_bytes(
-    model: ResidualStream, tokens: Int[Tensor, "batch pos"], *, forward_mode: bool
-) -> int:
-    """Bytes of memory that `Linearization(model, tokens)` keeps, measured by making one.
+@dataclass(frozen=True)
+class BlockBytes:
+    """Bytes of memory that a block's recording keeps, and those that `jvp` adds to it."""
 
-    The model's own weights, which the graph refers to, are not counted.
+    recorded: int
+    walked: int
+
+
+def block_bytes(model: ResidualStream, tokens: Int[Tensor, "batch pos"]) -> tuple[BlockBytes, ...]:
+    """What the recording of each block takes at `tokens`, measured by recording a few.
+
+    Blocks of one kind are alike: the first, middle and last layer are recorded, and the largest of
+    them stands for all. Weights, to which the graph refers, are not counted.
     """
+    bridge = getattr(model, "bridge", None)
+    parameters = () if bridge is None else bridge.parameters()
+    weights = {each.untyped_storage().data_ptr() for each in parameters}
+    with torch.no_grad():
+        h = model.embed(tokens)
+    layers = sorted({0, model.n_blocks // 4, model.n_blocks // 2 - 1})
+    kinds = []
+    for kind in (0, 1):
+        found = [_bytes_of(model, 2 * layer + kind, h, weights) for layer in layers]
+        kinds.append(
+            BlockBytes(max(each.recorded for each in found), max(each.walked for each in found))
+        )
+    return tuple(kinds[k % 2] for k in range(model.n_blocks))
+
+
+def _bytes_of(
+    model: ResidualStream, k: int, h: Float[Tensor, "batch pos d_model"], weights: set[int]
+) -> BlockBytes:
     storages: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
         if not isinstance(tensor, torch.nn.Parameter) and tensor.numel():
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            storages.setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
-    weights = {
-        parameter.untyped_storage().data_ptr()
-        for module in (getattr(model, "bridge", None),)
-        if module is not None
-        for parameter in module.parameters()
-    }
+    def total() -> int:
+        return sum(size for address, size in storages.items() if address not in weights)
+
     # The recording must stay alive until the count is read: freed addresses are reused.
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        recording = Linearization(model, tokens, forward_mode=forward_mode)
-    total = sum(size for address, size in storages.items() if address not in weights)
-    # Block inputs, outputs and dummies are held in addition to what the graph saves.
-    held = (4 if forward_mode else 2) * len(recording.blocks) * recording.blocks[0].output.nbytes
-    return total + held
+        block = LinearMap(lambda x: model.block(k, x), h, forward_mode=False)
+        recorded = total()
+        block.prepare_jvp()
+        walked = total() - recorded
+    # Input and output, dummy and its pullback, are held in addition to what the graphs save.
+    return BlockBytes(recorded + 2 * h.nbytes, walked + 2 * h.nbytes)

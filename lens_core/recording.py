@@ -4,7 +4,8 @@ A block's derivative at the reference depends on no feature, mask, side or trans
 one recording answers all of them (docs/method.md, section 8). The reference is cut into
 micro-batches of samples. The first of them, as many as the memory budget allows, stay recorded;
 the others are recorded again for each question. Blocks are recorded when a walk first comes to
-them, what forward mode needs when `jvp` is first asked for.
+them, what forward mode needs when `jvp` is first asked for; so how many stay depends on what was
+asked. Shares of both sides need one mode for each block, switches of values both for some.
 
 Cost of recording every block, in plain forward passes on SmolLM2-135M: 1.2 for reverse mode, 2.7
 for both; of a walk over all blocks: 1.15 (`python -m benchmarks --part switches`).
@@ -12,7 +13,7 @@ for both; of a walk over all blocks: 1.15 (`python -m benchmarks --part switches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from lens_core.errors import UsageError
 from lens_core.heads import HeadGate
-from lens_core.linearization import LinearMap, recorded_bytes
+from lens_core.linearization import BlockBytes, LinearMap, block_bytes
 from lens_core.memory import (
     free_bytes,
     give_way,
@@ -57,12 +58,24 @@ def stages(reference: ReferenceSample) -> tuple[int, ...]:
 class MicroBatch:
     """Some samples of the reference: the stream at every site, and the blocks recorded so far."""
 
-    def __init__(self, model: ResidualStream, tokens: Int[Tensor, "batch pos"]) -> None:
+    def __init__(
+        self, model: ResidualStream, tokens: Int[Tensor, "batch pos"], *, is_kept: bool = False
+    ) -> None:
+        """`is_kept`: other questions will follow, so that no block is run without recording it."""
         self._model = model
+        self._is_kept = is_kept
         with torch.no_grad():
             self._sites = [model.embed(tokens)]
         self._maps: dict[int, LinearMap] = {}
         self._gates: dict[int, HeadGate] = {}
+
+    def bytes(self, each: Sequence[BlockBytes]) -> int:
+        """What it takes, given what each block of one sample does."""
+        taken = sum(
+            each[k].recorded + (each[k].walked if block.is_walked else 0)
+            for k, block in self._maps.items()
+        )
+        return taken * len(self._sites[0])
 
     @property
     def shape(self) -> torch.Size:
@@ -73,9 +86,12 @@ class MicroBatch:
         """The stream that block `site` reads; that of the number of blocks is the final one."""
         while len(self._sites) <= site:
             k = len(self._sites) - 1
-            with torch.no_grad():
-                output = self._maps[k].output if k in self._maps else self._run(k, self._sites[k])
-                self._sites.append(self._sites[k] + output)
+            if k in self._maps or self._is_kept:
+                output = self.record(k).output
+            else:
+                with torch.no_grad():
+                    output = self._run(k, self._sites[k])
+            self._sites.append(self._sites[k] + output)
         return self._sites[site]
 
     def record(self, k: int) -> LinearMap:
@@ -138,8 +154,8 @@ class Recording:
         self._memory = memory
         self._batch = batch
         self._size: int | None = None
-        self._most_kept = 0
-        self._bytes_per_sample = 0
+        self._budget = 0
+        self._each: tuple[BlockBytes, ...] = ()
         self._kept: dict[int, MicroBatch] = {}
         give_way.add(self)
 
@@ -156,24 +172,11 @@ class Recording:
         return self._size
 
     @property
-    def planned_bytes(self) -> int:
-        """What the kept micro-batches take once every block of them was walked both ways.
-
-        With the running vectors that walks keep of the whole reference.
-        """
-        samples = min(self.size * self._most_kept, self.reference.samples)
-        return samples * self._bytes_per_sample + self._walks_bytes()
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether a question was asked, so that it is known what stays recorded."""
-        return self._size is not None
-
-    @property
-    def planned_tokens(self) -> int:
-        """Tokens of the reference, all positions, that stay recorded."""
-        samples = min(self.size * self._most_kept, self.reference.samples)
-        return samples * self.reference.length
+    def kept_bytes(self) -> int:
+        """What stays recorded now takes, with the running vectors that walks keep."""
+        if not self._kept:
+            return 0
+        return self._walks_bytes() + sum(map(self._bytes, self._kept.values()))
 
     def samples(self, number: int) -> range:
         """The samples of a micro-batch."""
@@ -190,14 +193,36 @@ class Recording:
 
     def micro_batch(self, number: int) -> MicroBatch:
         """A micro-batch, with what of it is recorded already."""
+        self._stay_within()
         found = self._kept.get(number)
         if found is None:
             samples = self.samples(number)
             tokens = self.reference.tokens[samples.start : samples.stop]
-            found = MicroBatch(self.model, tokens.to(self.model.device))
-            if number < self._most_kept:
+            is_kept = self._has_room(len(samples))
+            found = MicroBatch(self.model, tokens.to(self.model.device), is_kept=is_kept)
+            if is_kept:
                 self._kept[number] = found
         return found
+
+    def _has_room(self, samples: int) -> bool:
+        """Whether one more micro-batch may stay that takes as much as those that do."""
+        if not self._kept:
+            return self._budget >= samples * self._whole
+        largest = max(self._bytes(batch) // batch.shape[0] for batch in self._kept.values())
+        return self.kept_bytes + samples * largest <= self._budget
+
+    def _stay_within(self) -> None:
+        """Let go of the last micro-batches if what was asked since has made them too large."""
+        while len(self._kept) > 1 and self.kept_bytes > self._budget:
+            del self._kept[max(self._kept)]
+
+    def _bytes(self, batch: MicroBatch) -> int:
+        return int(_ALLOCATED * batch.bytes(self._each))
+
+    @property
+    def _whole(self) -> int:
+        """What one sample takes, recorded for both modes."""
+        return int(_ALLOCATED * sum(each.recorded + each.walked for each in self._each))
 
     def release(self) -> None:
         """Give the memory back; the next question records anew."""
@@ -215,9 +240,10 @@ class Recording:
 
     def _shrink(self) -> bool:
         """Keep less, or take less at once; whether there is anything left to give up."""
+        kept = self.kept_bytes
         self.release()
-        if self._most_kept:
-            self._most_kept //= 2
+        if self._budget >= self.size * self._whole:
+            self._budget = min(self._budget, kept or self._budget) // 2
         elif self.size > 1:
             self._size = self.size // 2
             self.version += 1
@@ -227,8 +253,8 @@ class Recording:
 
     def _plan(self) -> None:
         model, reference = self.model, self.reference
-        sample = reference.tokens[:1].to(model.device)
-        each = int(_ALLOCATED * recorded_bytes(model, sample, forward_mode=True))
+        self._each = block_bytes(model, reference.tokens[:1].to(model.device))
+        each = self._whole
         budget = self._memory
         if budget is None:
             budget = free_bytes(model.device) // _SHARE_OF_FREE
@@ -245,8 +271,7 @@ class Recording:
             )
             size = max(1, min(size, budget // each))
         self._size = min(size, reference.samples)
-        self._bytes_per_sample = each
-        self._most_kept = max(0, int(budget - self._walks_bytes()) // (each * self._size))
+        self._budget = budget
 
     def _walks_bytes(self) -> int:
         """The stream at every site of both sides, of every sample, for each kept feature."""

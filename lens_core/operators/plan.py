@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_core.linearization import recorded_bytes
+from lens_core.linearization import block_bytes
 from lens_core.memory import samples_at_once
 from lens_core.model import ResidualStream
 from lens_core.operators.passes import FAMILIES, Family, Positions
@@ -180,7 +180,7 @@ def plan_build(
     inputs = operator_inputs(model_fingerprint, reference, dtype)
     if batch is None:
         sample = reference.tokens[:1].to(model.device)
-        kept = recorded_bytes(model, sample, forward_mode=True)
+        kept = sum(each.recorded + each.walked for each in block_bytes(model, sample))
         batch = samples_at_once(model.device, reference.length, kept)
     largest_half = max(half.stop - half.start for half in reference.split_halves())
     batch = min(batch, largest_half)

@@ -178,8 +178,8 @@ def _content(session: Session) -> dict[str, object]:
 
 
 def _reading(*recordings: Recording) -> str:
-    """What a pass does, and the memory for what stays recorded once that was planned."""
-    kept = sum(each.planned_bytes for each in recordings if each.is_planned)
+    """What a pass does, and the memory that what stays recorded takes."""
+    kept = sum(each.kept_bytes for each in recordings)
     return f"reading the reference{f' ({in_bytes(kept)} kept)' if kept else ''}"
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lens_core.batch_walk import Route
 from lens_core.direct import key_transition, pull_back, push_forward, value_transition
 from lens_core.errors import ModelError, UsageError
-from lens_core.linearization import recorded_bytes
-from lens_core.recording import Recording, stages
+from lens_core.linearization import block_bytes
+from lens_core.recording import MicroBatch, Recording, stages
 from lens_core.reference import ReferenceSample
 from lens_core.walk import Walk
 from tests.conftest import tolerance
@@ -187,25 +187,85 @@ def test_a_switch_walks_only_what_comes_after_it(toy, many, monkeypatch):
         assert len(walked) == steps, off
 
 
-def test_a_budget_is_kept_and_one_too_small_is_named(toy, many):
-    recording = Recording(toy, many, batch=1)
-    everything, samples = recording.planned_bytes, many.samples
-    assert recording.planned_tokens == samples * many.length
-    vectors = 2 * (toy.n_blocks + 2) * many.tokens.numel() * toy.d_model * toy.dtype.itemsize
-    each = (everything - vectors) // samples
-    assert each >= recorded_bytes(toy, many.tokens[:1], forward_mode=True)
-    recording = Recording(toy, many, memory=5 * each + vectors, batch=1)
-    assert recording.planned_bytes == 5 * each + vectors
-    walk = Walk(recording, vector(toy.d_model), Route(0, 4))
-    walk.carried()
-    assert len(recording._kept) == 5
+@pytest.fixture(scope="module")
+def each(toy, many):
+    """What one sample takes recorded for `vjp`, and what `jvp` adds, with what a process grows."""
+    found = block_bytes(toy, many.tokens[:1])
+    recorded = sum(each.recorded for each in found)
+    return 1.3 * recorded, 1.3 * sum(each.walked for each in found)
+
+
+def vectors_of(toy, many):
+    """The running vectors that walks keep of two features and both sides."""
+    return 2 * (toy.n_blocks + 2) * many.tokens.numel() * toy.d_model * toy.dtype.itemsize
+
+
+@pytest.mark.parametrize("route", [Route(0, 4), Route(4, 0)])
+def test_as_many_samples_stay_as_the_budget_holds_of_what_was_asked(toy, many, each, route):
+    recorded, walked = each
+    one = recorded + (walked if route.is_forward else 0)
+    memory = int(5.5 * one) + vectors_of(toy, many)
+    recording = Recording(toy, many, memory=memory, batch=1)
+    walk = Walk(recording, vector(toy.d_model), route)
+    whole, _ = walk.carried()
+    assert sorted(recording._kept) == [0, 1, 2, 3, 4]
+    assert recording.kept_bytes == pytest.approx(5 * one + vectors_of(toy, many), rel=1e-3)
+    assert recording.kept_bytes <= memory
     running = [each for walked in walk._walked.values() for each in walked.running]
-    assert 0 < sum(each.nbytes for each in running) <= vectors / 2
-    # Enough for one sample at a time, and no more: nothing is kept.
-    recording = Recording(toy, many, memory=each)
-    assert recording.planned_tokens == 0
+    assert 0 < sum(each.nbytes for each in running) <= vectors_of(toy, many) / 2
+    recording.release()
+    assert recording.kept_bytes == 0
+    assert torch.equal(walk.carried()[0].vector, whole.vector)
+
+
+def test_what_is_asked_later_may_need_more_of_each_and_lets_the_last_go(toy, many, each):
+    recorded, walked = each
+    memory = int(11.5 * recorded) + vectors_of(toy, many)
+    recording = Recording(toy, many, memory=memory, batch=1)
+    v = vector(toy.d_model)
+    Walk(recording, v, Route(4, 0)).carried()
+    assert len(recording._kept) == 11
+    got, _ = Walk(recording, v, Route(0, 4)).carried()
+    fits = int(11.5 * recorded / (recorded + walked))
+    assert sorted(recording._kept) == list(range(fits)) != []
+    assert recording.kept_bytes <= memory
+    fresh, _ = Walk(Recording(toy, many, batch=1), v, Route(0, 4)).carried()
+    assert torch.equal(got.vector, fresh.vector)
+
+
+def test_a_budget_for_one_sample_at_a_time_keeps_nothing_and_a_smaller_one_is_named(
+    toy, many, each
+):
+    recording = Recording(toy, many, memory=int(sum(each)) + 9)
+    Walk(recording, vector(toy.d_model), Route(0, 4)).carried()
+    assert len(recording._kept) == 1
     with pytest.raises(UsageError, match=r"\[compute\]\.memory"):
-        Recording(toy, many, memory=each - 99).size  # noqa: B018
+        Recording(toy, many, memory=int(sum(each)) - 99).size  # noqa: B018
+
+
+def test_what_is_counted_is_what_a_whole_recording_saves(tiny, reference):
+    """Of the blocks measured and of those that they stand for, in both modes."""
+    tokens = reference.tokens[:1]
+    counted = block_bytes(tiny, tokens)
+    storages = {}
+
+    def count(tensor):
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = MicroBatch(tiny, tokens)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        blocks = [batch.record(k) for k in range(tiny.n_blocks)]
+        for block in blocks:
+            block.prepare_jvp()
+    weights = {each.untyped_storage().data_ptr() for each in tiny.bridge.parameters()}
+    saved = sum(size for address, size in storages.items() if address not in weights)
+    held = 4 * tiny.n_blocks * blocks[0].output.nbytes
+    total = sum(each.recorded + each.walked for each in counted)
+    assert batch.bytes(counted) == total
+    assert total == pytest.approx(saved + held, rel=0.1)
 
 
 def test_running_out_of_memory_keeps_less_then_takes_less_and_goes_on(toy, many):
@@ -273,7 +333,7 @@ def test_a_question_in_between_that_takes_less_at_once_changes_no_number(toy, ma
     def shrinks(done, total):
         told.append(done)
         if len(told) == 6:  # in the second of three micro-batches
-            recording._most_kept = 0
+            recording._budget = 0
             assert recording._shrink()
 
     got, n_tokens = Walk(recording, v, Route(0, 4)).carried(progress=shrinks)
