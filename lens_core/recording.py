@@ -207,7 +207,7 @@ class Recording:
     def _has_room(self, samples: int) -> bool:
         """Whether one more micro-batch may stay that takes as much as those that do."""
         if not self._kept:
-            return self._budget >= samples * self._whole
+            return self._budget >= samples * self._whole + self._walks_bytes()
         largest = max(self._bytes(batch) // batch.shape[0] for batch in self._kept.values())
         return self.kept_bytes + samples * largest <= self._budget
 
@@ -242,7 +242,7 @@ class Recording:
         """Keep less, or take less at once; whether there is anything left to give up."""
         kept = self.kept_bytes
         self.release()
-        if self._budget >= self.size * self._whole:
+        if self._budget >= self.size * self._whole + self._walks_bytes():
             self._budget = min(self._budget, kept or self._budget) // 2
         elif self.size > 1:
             self._size = self.size // 2

@@ -238,7 +238,7 @@ def test_a_budget_for_one_sample_at_a_time_keeps_nothing_and_a_smaller_one_is_na
 ):
     recording = Recording(toy, many, memory=int(sum(each)) + 9)
     Walk(recording, vector(toy.d_model), Route(0, 4)).carried()
-    assert len(recording._kept) == 1
+    assert recording.kept_bytes == len(recording._kept) == 0
     with pytest.raises(UsageError, match=r"\[compute\]\.memory"):
         Recording(toy, many, memory=int(sum(each)) - 99).size  # noqa: B018
 
