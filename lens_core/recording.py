@@ -198,7 +198,7 @@ class Recording:
         if found is None:
             samples = self.samples(number)
             tokens = self.reference.tokens[samples.start : samples.stop]
-            is_kept = self._has_room(len(samples))
+            is_kept = number == len(self._kept) and self._has_room(len(samples))
             found = MicroBatch(self.model, tokens.to(self.model.device), is_kept=is_kept)
             if is_kept:
                 self._kept[number] = found
