@@ -40,8 +40,8 @@ NO_HEADS: frozenset[int] = frozenset()
 
 FIRST_STAGE, SECOND_STAGE = 8, 2
 """The first and second stage of a result are over one part in so many of the reference."""
-_SHARE_OF_FREE = 4
-"""Of the memory that is free at the first question, one part in so many is taken."""
+_SHARE_OF_FREE = 0.3
+"""The part that is taken of the memory that is free at the first question."""
 _ALLOCATED = 1.3
 """What a process grows by for each byte that a recording holds (SmolLM2-135M: 1.28)."""
 _FEATURES = 2
@@ -143,7 +143,7 @@ class Recording:
         memory: int | None = None,
         batch: int | None = None,
     ) -> None:
-        """`memory` is the budget in bytes, `None` for a quarter of what is free when first used.
+        """`memory` is the budget in bytes, `None` for three tenths of what is free when first used.
 
         `batch` is the number of samples in a micro-batch, `None` to choose.
         """
@@ -257,7 +257,7 @@ class Recording:
         each = self._whole
         budget = self._memory
         if budget is None:
-            budget = free_bytes(model.device) // _SHARE_OF_FREE
+            budget = int(free_bytes(model.device) * _SHARE_OF_FREE)
         elif budget < each:
             raise UsageError(
                 f"[compute].memory = {budget / _GIB:.3g} (GiB) is too small: the recording of one "
