@@ -237,8 +237,8 @@ class LensConfig(Section):
 class ComputeConfig(Section):
     """Where to compute; `batch` is the number of reference samples per pass.
 
-    `memory` is how many GiB of the device the recorded reference may take; "auto": a
-    quarter of what is free.
+    `memory` is how many GiB of the device the recorded reference may take; "auto": 0.3 of
+    what is free.
     `release_after` is after how many idle minutes the app releases the model; "auto": 30 on a
     GPU, never on a CPU.
     """
