@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lens_core.direct import key_transition, pull_back, push_forward, value_transition
 from lens_core.linearization import Linearization, LinearMap
 from lens_core.reference import ReferenceSample
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.oracles import (
     last_writers_of_a_key,
     last_writers_of_a_value,

@@ -16,7 +16,7 @@ from lens_core.recording import MicroBatch, Recording, stages
 from lens_core.reference import ReferenceSample
 from lens_core.terms import Settings, block_name, merged, switch_index, switch_names
 from lens_core.walk import Walk
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.lens_core.test_lens import FEATURE, LAYER, make_lens
 from tests.oracles import relative, vector
 from tests.toys import HeadedToy

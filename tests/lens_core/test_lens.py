@@ -23,7 +23,7 @@ from lens_core.signature import NO_DIRECTION
 from lens_core.storage.results import ResultCache
 from lens_core.terms import SIDES, Settings, block_index, block_name
 from lens_core.vocabulary import Vocabulary
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.oracles import (
     first_readers_of_a_key,
     first_readers_of_a_value,

@@ -20,7 +20,7 @@ from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
 from lens_core.terms import Settings, block_name
 from lens_core.vocabulary import Vocabulary
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.oracles import mean, push, relative, run, spread
 
 N, K = 20, 10

@@ -14,7 +14,7 @@ from lens_core.linearization import block_bytes
 from lens_core.recording import MicroBatch, Recording, stages
 from lens_core.reference import ReferenceSample
 from lens_core.walk import Walk
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.oracles import relative, vector
 
 SITE = 2

@@ -20,7 +20,7 @@ from lens_core.dictionaries.feature_dictionary import (
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import DictionaryError
 from lens_core.model import ResidualModel
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.lens_core.toy_dictionaries import (
     MODEL,
     RESID,

@@ -25,7 +25,7 @@ from lens_core.operators.passes import FAMILIES, Positions
 from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
 from lens_core.storage.tensors import open_tensors, verify_tensors
-from tests.conftest import tolerance
+from tests.fixtures import tolerance
 from tests.models import tiny_hf
 from tests.oracles import first_readers_of_a_key, first_readers_of_a_value, relative, vector
 from tests.toys import MixingToy

@@ -396,7 +396,8 @@ def test_escape_at_the_table_goes_back_to_where_a_jump_came_from(place):
 
 def test_all_layers_are_shown_again_the_next_time(place):
     async def leave(terminal, bench):
-        await settled(terminal.pilot, "h", "G", "k")
+        await settled(terminal.pilot, "h")
+        await settled(terminal.pilot, "G", "k")
         assert bench.table.feature == (2, 22)
 
     async def come_back(terminal, bench):
