@@ -13,6 +13,7 @@ import fcntl
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -124,8 +125,9 @@ def _serve(address: str) -> dict[str, Any] | None:
                     os.kill(process, signal.SIGKILL)
                 if connection in keepers:
                     keepers.remove(connection)
-                    if not keepers:
-                        os.unlink(address)
+                    if not keepers and not select.select([listener], [], [], 0)[0]:
+                        for file in (address, f"{address}.lock"):
+                            os.unlink(file)
                         return None
 
 
