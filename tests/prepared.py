@@ -127,7 +127,7 @@ def _serve(address: str) -> dict[str, Any] | None:
                     keepers.remove(connection)
                     if not keepers and not select.select([listener], [], [], 0)[0]:
                         for file in (address, f"{address}.lock"):
-                            os.unlink(file)
+                            Path(file).unlink(missing_ok=True)
                         return None
 
 
