@@ -41,6 +41,8 @@ def _measured(*, quick: bool) -> Report:
     session = open_session(with_overrides(load_config("demo"), device="auto"), offline=True)
     rounds = 2 if quick else 12
     features = iter(_FEATURES)
+    session.lens.prepare()  # as the app does when it opens
+    session.lens.dictionary(_LAYER)
     progress("forward passes")
     tokens = session.reference.tokens.to(session.model.device)
     _forward(session.model, tokens)
