@@ -74,10 +74,19 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word("id", "the feature's number in its layer; LAYER:NUMBER among all layers"),
             Word("*xm", "marks: * starred, x rejected, m with a note"),
             Word("tags", "the tags you gave it"),
+            Word("note", "your note on it; shown where a filter or the order needs it"),
             Word(
-                "LL value, QL value, QL key",
+                "LL value, QL value, QL key, LL key",
                 "the best tokens of that lens and side, best first. QL is always full, with all "
-                "blocks on; switches change the panes of the feature, not the table",
+                "blocks on; switches change the panes of the feature, not the table. LL key is "
+                "shown where a filter or the order needs it",
+            ),
+            Word(
+                "filter",
+                "words, all of which a row must have: in a token of QL's lists, or with ll: before "
+                "it of LL's, with key: or value: of one side, with tag: or note: in those. What "
+                "matches is underlined; ... stands for better tokens that are left out. Or SQL: "
+                "gain k > 0.3 and not silent",
             ),
             Word(
                 "gain v, gain k",

@@ -34,6 +34,7 @@ EMPTY = r"\empty"
 _SPACE, _NEWLINE, _TAB, _BASE = "␣", "⏎", "⇥", "◌"
 _MEANINGS = {_SPACE: " ", _NEWLINE: "\n", _TAB: "\t", _BASE: ""}
 _MEANINGS |= {r"\n": "\n", r"\t": "\t", r"\r": "\r"}
+_IN_ASCII = {_SPACE: "_", _NEWLINE: r"\n", _TAB: r"\t"}
 # What may follow the backslash of an escape: see `_joined`.
 _ESCAPES = frozenset("\\xuUrnt_e")
 _UNIT = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\[\\nrt_]|.", re.DOTALL)
@@ -90,6 +91,21 @@ def token_label(face: str, *, ascii_only: bool = False) -> str:
 def context_label(face: str, *, ascii_only: bool = False) -> str:
     """Tokens (`lens_core.faces.joined`) in the middle of a line: outer spaces are plain spaces."""
     return visible(f"|{unescape_bytes(face)}|", ascii_only=ascii_only)[1:-1]
+
+
+def as_typed(text: str, *, ascii_only: bool = False) -> str:
+    """Text that a user typed, as one printable line: what is in the notation stays as it is."""
+    shapes: list[str] = []
+    sits_on_base = False
+    for character in text:
+        if character == " " or (has_shape(character) and (character.isascii() or not ascii_only)):
+            floating = _is_mark(character) and not sits_on_base
+            shapes.append(_BASE + character if floating else character)
+            sits_on_base = character != " "
+        else:
+            shapes.append(_IN_ASCII.get(character) or _escaped(character, ascii_only))
+            sits_on_base = False
+    return "".join(shapes)
 
 
 def read_back(shown: str, *, ascii_only: bool = False) -> str:

@@ -64,7 +64,7 @@ KEYMAP = (
     _quiet("v", "overview", "Overview of the layers"),
     _quiet("w", "jobs", "Jobs", "Jobs: see what is being computed, and stop it"),
     _quiet("B", "build", "Build operators and atlas"),
-    _quiet("escape", "back", "Back", "Back: to the table, or to before a jump or sort"),
+    _quiet("escape", "back", "Back", "Back to the table; undo a jump, a sort, a filter"),
     _shown("question_mark", "help", "All keys", "All keys and a glossary", "?"),
     _quiet("q", "app.quit", "Quit", "Quit qlens"),
 )

@@ -1,7 +1,7 @@
 """Where the user was in a configuration, so that the app opens there again.
 
 One small JSON file per configuration in the user's state directory (`lens_core.directories`). It
-holds no results: layer, feature, sort, filter, panes, and what the app last knew about the model
+holds no results: layer, feature, sort, filters, panes, and what the app last knew about the model
 and its dictionaries, so that a table with marks and atlas is shown before the engine has started.
 A file that cannot be read is ignored: the app then starts at the first feature. If two sessions
 use one configuration, the position of the one that moved last is kept.
@@ -41,6 +41,7 @@ class LastVisit:
     sort: str | None = None
     descending: bool = False
     filter: str = ""
+    filters: tuple[str, ...] = ()
     transition: str | None = None
     off: tuple[Switch, ...] = ()
     convention: str = "paper"
@@ -72,6 +73,8 @@ def recall(config: Path) -> LastVisit:
         known = tuple(KnownLayer(**layer) for layer in found.pop("known", ()))
         names = {f.name: f for f in fields(LastVisit)}
         kept = {name: value for name, value in found.items() if name in names}
+        filters = kept.get("filters", [])
+        kept["filters"] = tuple(filters) if isinstance(filters, list) else None
         kept["off"] = tuple(map(_switch, kept.get("off", ())))
         # Another version may have saved lenses, or names of lenses, that this one does not have.
         lenses = tuple(kept.get("lenses") or ())
@@ -105,7 +108,9 @@ def _sane(place: LastVisit) -> bool:
         return False
     if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):
         return False
-    words = (place.filter, place.tab, place.pane, place.model)
+    if place.filters is None:
+        return False
+    words = (place.filter, *place.filters, place.tab, place.pane, place.model)
     optional = (place.sort, place.transition, place.theme)
     return (
         all(map(natural, (place.layer, place.feature, place.length, place.tokens)))

@@ -2,7 +2,12 @@
 
 A filter is SQL if it starts with the name of a column, `not` or `(`, or contains `<`, `>` or `=`;
 everything else is words, and text in double quotes is always words. So `dry` and `"layer"`
-search for a word, and `silent`, `density > 0.01` and `note like '%kiln%'` are SQL.
+search for a word, and `silent`, `gain k > 0.3` and `note like '%kiln%'` are SQL. Columns have the
+names of the table's head, with spaces or underscores, and those of files
+(`qlens_tui.table.column_names`).
+
+A word is searched in Query Lens's two lists. `ll:` before it means Logit Lens's, `key:` or
+`value:` one side (`ll:key:war`), `tag:` the tags and `note:` the note.
 
 polars parses the SQL, and in a subquery its parser can read files (`read_csv`, in `SELECT`) even
 if only an expression is expected. So only known pieces are passed on: the text is split into the
@@ -19,16 +24,20 @@ notation of lists: `␣war` (in ASCII `_war`) is " war" (see `qlens_tui.text`).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 
 from lens_core.errors import UsageError
+from lens_core.lenses import LOGIT, QUERY, Lens
+from lens_core.terms import SIDES
+from qlens_tui.table.column_names import header, names_of
 from qlens_tui.text import read_back
 
 RULE = (
-    'each word, as lists show it or in "quotes", must be in a token of LL or QL (value, key), '
-    "a tag or the note; a column name first, or < > =, makes it SQL"
+    "each word must be in a token of QL's lists (ll: of LL's; key: or value: of one side), or "
+    'after tag: or note: there; "quotes" keep words together; a column first, or < > =, is SQL: '
+    "gain k > 0.3"
 )
 KEYWORDS = frozenset(
     (
@@ -50,19 +59,38 @@ _PIECE = re.compile(
     r"""\s*(?:
         (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
       | (?P<string>'(?:[^'\\]|'')*')
-      | (?P<name>[A-Za-z_]\w*+|"[A-Za-z_]\w*")(?!')
+      | (?P<name>[A-Za-z_]\w*+|"[A-Za-z_][\w ]*")(?!')
       | (?P<sign><>|<=|>=|!=|==|[<>=+*/%(),]|-(?!-))
     )\s*""",
     re.VERBOSE | re.ASCII,
 )
-_WORD = re.compile(r'"([^"]*)"|(\S+)')
+_LENSES = {"ql": QUERY, "ll": LOGIT}
+_TEXTS = {"tag": "tags", "note": "note"}
+_PREFIXES = (*_LENSES, *SIDES, *_TEXTS)
+_WORD = re.compile(rf'((?:(?:{"|".join(_PREFIXES)}):)*)(?:"([^"]*)"|(\S*))', re.IGNORECASE)
+_PREFIXED = re.compile(r"([a-z]+):.", re.IGNORECASE)
+_SPACED = re.compile(r"\s*((?:ll|ql)\s+(?:value|key)|(?:gain|stab)\s+[vk])(?![\w(])", re.IGNORECASE)
+"""The head's names of two words."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with its spaces, and the columns of which one must have it."""
+
+    text: str
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Words:
-    """Words that a row must all contain, with their spaces; none match every row."""
+    """Words that a row must all have; none match every row."""
 
-    words: tuple[str, ...]
+    words: tuple[Word, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns in which words are searched, in the order of the words."""
+        return tuple(dict.fromkeys(column for word in self.words for column in word.columns))
 
 
 @dataclass(frozen=True)
@@ -81,19 +109,62 @@ def parse_filter(
     Raises:
         UsageError: it is SQL with unknown names, or with SQL that is not allowed.
     """
-    if not _is_sql(text, columns):
-        typed = (quoted or word for quoted, word in _WORD.findall(text))
-        found = (read_back(word, ascii_only=ascii_only) for word in typed)
-        return Words(tuple(word for word in found if word))
-    return _expression(text, columns)
+    if _is_sql(text, columns):
+        return _expression(text, columns)
+    words = (_word(*parts, ascii_only=ascii_only) for parts in _WORD.findall(text) if any(parts))
+    return Words(tuple(word for word in words if word.text))
+
+
+def _word(prefixes: str, quoted: str, bare: str, *, ascii_only: bool) -> Word:
+    """A word and its prefixes (`ll:key:`), each kind once; others are the beginning of the text."""
+    if prefixes and not (quoted or bare):
+        raise UsageError(f"no word after {prefixes} such as {prefixes}war")
+    _check_prefix(prefixes, bare)
+    lens: Lens | None = None
+    sides: tuple[str, ...] = ()
+    rest = prefixes
+    while rest:
+        prefix, _, after = rest.partition(":")
+        name = prefix.lower()
+        if name in _TEXTS and rest == prefixes:
+            return Word(read_back(after + (quoted or bare), ascii_only=ascii_only), (_TEXTS[name],))
+        if name in _LENSES and lens is None:
+            lens = _LENSES[name]
+        elif name in SIDES and not sides:
+            sides = (name,)
+        else:
+            break
+        rest = after
+    lists = tuple(f"{side}_{(lens or QUERY).column}_ids" for side in sides or SIDES)
+    return Word(read_back(rest + (quoted or bare), ascii_only=ascii_only), lists)
+
+
+def _check_prefix(prefixes: str, bare: str) -> None:
+    """Refuse a word that seems to begin with a misspelt prefix."""
+    typed = _PREFIXED.match(bare)
+    if prefixes or typed is None:
+        return
+    for meant in get_close_matches(typed[1].lower(), _PREFIXES, 1, 0.75):
+        raise UsageError(
+            f"cannot look in {typed[1]}: the nearest is {meant}:; "
+            "to look for the text, put it in double quotes"
+        )
 
 
 def _expression(text: str, columns: Collection[str]) -> Expression:
     pieces: list[str] = []
     used: set[str] = set()
     end = 0
-    names = {name.lower(): name for name in columns}
+    names = names_of(columns)
     while end < len(text):
+        if len(pieces) > _MOST_PIECES:
+            raise UsageError("the filter is too long: filter in two steps, or mark and filter")
+        titled = _titled(text, end, names)
+        if titled is not None:
+            column, end = titled
+            used.add(column)
+            pieces.append(f'"{column}"')
+            continue
         piece = _PIECE.match(text, end)
         if piece is None:
             raise UsageError(
@@ -116,8 +187,6 @@ def _expression(text: str, columns: Collection[str]) -> Expression:
                 raise UsageError(_unknown(shown.strip('"'), is_call, columns))
         pieces.append("=" if shown == "==" else shown)
         end = piece.end()
-        if len(pieces) > _MOST_PIECES:
-            raise UsageError("the filter is too long: filter in two steps, or mark and filter")
     return Expression(" ".join(pieces), frozenset(used))
 
 
@@ -125,22 +194,36 @@ def nearest(name: str, names: Collection[str]) -> str:
     """The most similar name."""
 
     def likeness(candidate: str) -> tuple[float, bool]:
-        return SequenceMatcher(None, name.lower(), candidate).ratio(), name.lower() in candidate
+        folded = candidate.lower()
+        return SequenceMatcher(None, name.lower(), folded).ratio(), name.lower() in folded
 
     return max(sorted(names), key=likeness)
 
 
+def nearest_column(name: str, columns: Collection[str]) -> str:
+    """The most similar name of a column, in the head of the table or in files."""
+    return nearest(name, {*columns, *map(header, columns)})
+
+
 def _is_sql(text: str, columns: Collection[str]) -> bool:
     bare = re.sub(r'"[^"]*"', " ", text)
-    first = re.match(r"\s*([A-Za-z_]\w*|\()", bare)
-    opens = first is not None and first[1].lower() in {"(", "not", *map(str.lower, columns)}
-    return opens or any(sign in bare for sign in "<>=")
+    names = names_of(columns)
+    first = re.match(r"\s*([A-Za-z_]\w*(?![\w:])|\()", bare)
+    opens = first is not None and first[1].lower() in {"(", "not", *names}
+    return opens or _titled(bare, 0, names) is not None or any(sign in bare for sign in "<>=")
+
+
+def _titled(text: str, at: int, names: Mapping[str, str]) -> tuple[str, int] | None:
+    """The column whose name of two words, as in the head, is at a place, and where that ends."""
+    found = _SPACED.match(text, at)
+    column = names.get(" ".join(found[1].lower().split())) if found is not None else None
+    return None if found is None or column is None else (column, found.end())
 
 
 def _unknown(name: str, is_call: bool, columns: Collection[str]) -> str:
     if is_call:
         return f"no function {name} in a filter: the nearest is {nearest(name, FUNCTIONS)}"
     return (
-        f"no column {name}: the nearest is {nearest(name, columns)}; "
+        f"no column {name}: the nearest is {nearest_column(name, columns)}; "
         "to look for words, put them in double quotes"
     )

@@ -24,9 +24,13 @@ _MARKS = ("star", "reject", "tags", "note")
 class RowReader:
     """Reads layers from their atlases and keeps their frames."""
 
-    def __init__(self, triage: Future[Triage | None]) -> None:
-        """`triage`: the open triage file, or `None`, once this is known."""
+    def __init__(self, triage: Future[Triage | None], *, ascii_only: bool = False) -> None:
+        """`triage`: the open triage file, or `None`, once this is known.
+
+        `ascii_only`: filters are in the ASCII notation of lists.
+        """
         self._triage = triage
+        self._ascii = ascii_only
         self._frames: dict[int, tuple[KnownLayer, pl.DataFrame]] = {}
 
     def read(
@@ -62,7 +66,7 @@ class RowReader:
             frame = with_marks(frame, marks_frame(self._triage.result(), shas))
         rows = all_rows(frame)
         if keep:
-            rows = filtered(rows, keep, texts)
+            rows = filtered(rows, keep, texts, ascii_only=self._ascii)
         if sort is not None and sort in rows.frame.columns:
             rows = sorted_by(rows, sort, descending, texts)
         return rows

@@ -12,8 +12,8 @@ numpy release the interpreter lock.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from lens_core.faces import id_named, outside
+from qlens_tui.table.column_names import header
 from qlens_tui.table.filter_sql import answer, read_filter
-from qlens_tui.table.filter_words import Expression, nearest
+from qlens_tui.table.filter_words import Expression, nearest_column
+from qlens_tui.table.matches import NO_MATCHES, Matches
+from qlens_tui.table.word_search import having
 
 MARKS: Mapping[str, Any] = {
     "star": pl.Boolean,
@@ -33,7 +35,7 @@ MARKS: Mapping[str, Any] = {
 }
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
-"""The lists in which words are searched, in addition to tags and notes."""
+"""The lists in which words can be searched, besides tags and notes."""
 KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
@@ -43,18 +45,20 @@ _ROW = "row number"
 class Rows:
     """Rows of `frame`, which is in order of layer and feature (see `all_rows`).
 
-    `order` holds the row numbers in the order shown; None: all rows, in order.
+    `order` holds the row numbers in the order shown; None: all rows, in order. `matches` says what
+    the last filter looked for.
     """
 
     frame: pl.DataFrame
     order: pl.Series | None = None
+    matches: Matches = NO_MATCHES
 
     def __len__(self) -> int:
         return self.frame.height if self.order is None else len(self.order)
 
     def __getitem__(self, part: slice) -> Rows:
         """Some of the rows, with the same frame."""
-        return Rows(self.frame, self.numbers[part])
+        return replace(self, order=self.numbers[part])
 
     @property
     def numbers(self) -> pl.Series:
@@ -163,8 +167,7 @@ def filtered(
     """The rows that pass a filter (see `filter_words`), in the same order.
 
     In SQL, `tags` is one text ("draft, keep") and NaN is null. Words are searched in the texts of
-    the tokens of `SEARCHED`, in tags and in notes, ignoring case; `#24211` is also the token with
-    that id. A row must contain all of them.
+    the tokens of lists, in tags and in the note (see `word_search`). A row must have all of them.
 
     Args:
         texts: the faces of all token ids; None: not known yet.
@@ -175,15 +178,16 @@ def filtered(
     """
     asked = read_filter(text, KNOWN, ascii_only=ascii_only)
     if isinstance(asked, Expression):
-        kept = _matching(rows.frame, asked)
+        kept, matches = _matching(rows.frame, asked), Matches(tuple(sorted(asked.columns)))
     elif not asked.words:
         return rows
     else:
-        having = (_having(rows.frame, word.casefold(), texts) for word in asked.words)
-        kept = reduce(np.logical_and, having)
+        kept, matches = having(rows.frame, asked, texts)
     if rows.order is None:
-        return Rows(rows.frame, pl.Series(np.flatnonzero(kept), dtype=pl.UInt32))
-    return Rows(rows.frame, rows.order.filter(pl.Series(kept[rows.order.to_numpy()])))
+        order = pl.Series(np.flatnonzero(kept), dtype=pl.UInt32)
+    else:
+        order = rows.order.filter(pl.Series(kept[rows.order.to_numpy()]))
+    return Rows(rows.frame, order, matches)
 
 
 def sorted_by(
@@ -203,49 +207,14 @@ def sorted_by(
     order = values.to_frame("value").with_row_index(_ROW).sort(
         "value", descending=descending, nulls_last=True, maintain_order=True
     )[_ROW]  # fmt: skip
-    return Rows(rows.frame, order if rows.order is None else rows.order.sort()[order])
+    return replace(rows, order=order if rows.order is None else rows.order.sort()[order])
 
 
 def _matching(frame: pl.DataFrame, asked: Expression) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    for name in asked.columns:
+    for name in sorted(asked.columns):
         _check_present(name, frame)
     kept = answer(frame, asked).to_numpy()
     return kept if len(kept) == frame.height else np.full(frame.height, bool(kept.all()))
-
-
-def _having(
-    frame: pl.DataFrame, word: str, texts: Sequence[str] | None
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    found = np.zeros(frame.height, dtype=bool)
-    if "tags" in frame.columns and "\n" not in word:  # a separator that no tag contains
-        found |= _contains(frame["tags"].list.join("\n"), word)
-    if "note" in frame.columns:
-        found |= _contains(frame["note"], word)
-    lists = [frame[name] for name in SEARCHED if name in frame.columns]
-    if not lists:
-        raise UsageError("words are searched in the atlas, which is not built yet")
-    if texts is None:
-        raise UsageError("the vocabulary is still loading: filter by words in a moment")
-    named = id_named(word)
-    ids = [at for at, text in enumerate(texts) if at == named or word in text.casefold()]
-    wanted = pl.Series([ids], dtype=pl.List(pl.Int32))
-    for tokens in lists if ids else ():
-        flat = tokens.explode(empty_as_null=False, keep_nulls=False)
-        ends = tokens.list.len().fill_null(0).cast(pl.Int64).cum_sum()
-        hits = flat.is_in(wanted).arg_true()
-        found[ends.search_sorted(hits, side="right").to_numpy()] = True
-    if named is not None and named >= len(texts) and not found.any():
-        raise UsageError(outside(f"'{word}'", len(texts)))
-    return found
-
-
-def _contains(texts: pl.Series, word: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    # Few features have notes: skip blank ones when lowering case.
-    there = (texts.fill_null("") != "").arg_true()
-    found = np.zeros(len(texts), dtype=bool)
-    rows = [row for row, text in zip(there, texts[there], strict=True) if word in text.casefold()]
-    found[rows] = True
-    return found
 
 
 def _sort_values(values: pl.Series, texts: Sequence[str] | None) -> pl.Series:
@@ -269,5 +238,7 @@ def _check_present(name: str, frame: pl.DataFrame) -> None:
     if name in frame.columns:
         return
     if name in KNOWN:
-        raise UsageError(f"{name} is not known for these features: build the atlas (`qlens build`)")
-    raise UsageError(f"no column {name}: the nearest is {nearest(name, KNOWN)}")
+        raise UsageError(
+            f"{header(name)} is not known for these features: build the atlas (`qlens build`)"
+        )
+    raise UsageError(f"no column {name}: the nearest is {nearest_column(name, KNOWN)}")

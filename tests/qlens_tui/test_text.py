@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from lens_core.faces import escape_bytes
 from qlens_tui.text import (
+    as_typed,
     cells,
     context_label,
     fit,
+    has_shape,
     neutralise_formula,
     read_back,
     token_label,
@@ -242,3 +244,19 @@ def test_a_cell_that_a_spreadsheet_would_run_starts_with_an_apostrophe(text: str
 @pytest.mark.parametrize("text", ["", "a=1", " word", "1", "'", "_=1", "é"])
 def test_other_cells_are_left_alone(text: str) -> None:
     assert neutralise_formula(text) == text
+
+
+@given(ANYTHING, st.booleans())
+def test_what_was_typed_in_the_notation_stays_as_it_is_and_everything_is_printable(
+    text: str, ascii_only: bool
+) -> None:
+    shown = visible(text, ascii_only=ascii_only)
+    assert as_typed(shown, ascii_only=ascii_only) == shown
+    typed = as_typed(text, ascii_only=ascii_only)
+    assert all(character == " " or has_shape(character) for character in typed)
+    assert typed.isascii() or not ascii_only
+
+
+def test_a_filter_of_an_app_in_unicode_means_the_same_in_ascii() -> None:
+    assert as_typed("␣war a⏎b ⇥", ascii_only=True) == r"_war a\nb \t"
+    assert read_back("␣war", ascii_only=True) == read_back("_war", ascii_only=True) == " war"

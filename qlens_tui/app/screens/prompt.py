@@ -96,15 +96,25 @@ class Prompt(ModalScreen[Answer | None]):
         self.query_one(LineInput).focus()
         self._ask()
 
-    def offer(self, suggestions: Sequence[Suggestion], *, take_first: bool = False) -> None:
-        """Show these suggestions; `take_first`: enter accepts the first one."""
+    def offer(
+        self,
+        suggestions: Sequence[Suggestion],
+        *,
+        take_first: bool = False,
+        from_last: bool = False,
+    ) -> None:
+        """Show these suggestions; `take_first`: enter accepts the first one.
+
+        `from_last`: up and down begin at the last one, which is next to the line.
+        """
         if not self.is_attached:
             return
         self._offered = tuple(suggestions)
         self._chosen = 0 if take_first and suggestions else None
         offered = self.query_one("#offered", ChoiceList)
         offered.display = bool(suggestions)
-        offered.set_choices([each.shown for each in suggestions])
+        cursor = len(suggestions) - 1 if from_last else 0
+        offered.set_choices([each.shown for each in suggestions], cursor=cursor)
         offered.mark(self._chosen is not None)
 
     def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:

@@ -9,12 +9,13 @@ from textual.screen import Screen
 
 from lens_core.errors import LensError
 from qlens_tui.app.screens.choice import Choice
-from qlens_tui.app.screens.prompt import Answer, Prompt
+from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.table_columns import COLUMNS
+from qlens_tui.text import as_typed
 
 _MARKS = ("star", "reject", "tags", "note")
 
@@ -91,15 +92,22 @@ class RowPrompts:
                 return str(error)
             return None
 
+        def earlier(prompt: Prompt, text: str) -> None:
+            part = "" if text == self._rows.filter else text.casefold()
+            found = (f for f in self._rows.filters if f != text and part in f.casefold())
+            offers = [Suggestion(as_typed(f, ascii_only=self._ascii), f) for f in found]
+            prompt.offer(offers, from_last=True)
+
         def keep(answer: Answer | None) -> None:
             if answer is not None:
                 self._rows.filter_by(answer.text.strip())
 
         prompt = Prompt(
-            "filter features (empty: none)",
+            "filter features (empty: none; up: earlier filters)",
             value=self._rows.filter,
             hint=RULE,
             check=check,
+            typed=earlier,
             ascii_only=self._ascii,
         )
         self._screen.app.push_screen(prompt, keep)

@@ -15,6 +15,7 @@ from qlens_tui.app.state import State
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.key_line import Key, KeyLine
 from qlens_tui.app.widgets.status_line import StatusLine
+from qlens_tui.table.column_names import header
 
 _BEFORE: Mapping[str, list[Key]] = {
     "table": [("j/k", "feature"), ("h/l", "layer")],
@@ -43,7 +44,8 @@ def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list
     if rows.filter:
         facts.append([f"filter {_cut(rows.filter, room)}" for room in (30, 12)] + ["filtered"])
     if rows.sort is not None:
-        facts.append([f"{'down' if rows.descending else 'up'} by {rows.sort}", "sorted"])
+        way = "down" if rows.descending else "up"
+        facts.append([f"sort {header(rows.sort)} {way}", "sorted"])
     if settings.off or settings.transition != "full":
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])

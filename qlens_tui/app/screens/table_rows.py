@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from textual.screen import Screen
 
@@ -18,15 +18,26 @@ from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.row_reader import RowReader
 
-_STOPS = 100
+if TYPE_CHECKING:
+    from qlens_tui.table.rows import Rows
+
+_STEPS = 100
+_FILTERS = 30
 _WHILE_LAYERS_ARRIVE = 0.3  # seconds
 
 
-class _Stop(NamedTuple):
-    """A position to go back to: the layer that was shown (`None`: all) and the feature."""
+class _Step(NamedTuple):
+    """What escape goes back to: filter and order, and where the cursor was.
 
-    layer: int | None
-    feature: Feature
+    `feature` is `None` where the cursor stays, as after a filter; `layer` is the layer that was
+    shown then (`None`: all).
+    """
+
+    filter: str
+    sort: str | None
+    descending: bool
+    layer: int | None = None
+    feature: Feature | None = None
 
 
 class TableRows:
@@ -52,9 +63,11 @@ class TableRows:
         self._screen = screen
         self._changed = changed
         self.filter, self.sort, self.descending = visit.filter, visit.sort, visit.descending
+        self.filters = visit.filters
         state.layer = None if visit.everywhere else visit.layer
         self._last: dict[int, int] = {}
-        self._behind: list[_Stop] = []
+        self._here: Feature | None = None
+        self._behind: list[_Step] = []
         self._wanted: Feature | None = None
         if visit.layer is not None and visit.feature is not None:
             self._wanted = visit.layer, visit.feature
@@ -80,7 +93,8 @@ class TableRows:
             del self._opened.known[gone]
             self._reader.forget(gone)
             self._last.pop(gone, None)
-        self._behind = [stop for stop in self._behind if stop.feature[0] in layers]
+        steps = self._behind
+        self._behind = [each for each in steps if not each.feature or each.feature[0] in layers]
         if lost:
             self._empty("reading")  # rows of removed layers have no marks
             self.refresh()
@@ -99,6 +113,7 @@ class TableRows:
     def visited(self, layer: int, feature: int) -> None:
         """Remember the feature under the cursor, for when the layer is shown again."""
         self._last[layer] = feature
+        self._here = layer, feature
 
     def step(self, by: int) -> None:
         """Show the next or a previous layer."""
@@ -114,28 +129,52 @@ class TableRows:
                 last = self._last.get(layer) if layer is not None else None
                 self._show(layer, None if layer is None or last is None else (layer, last))
             return
-        here = self._table.feature
-        if here is not None and here != (layer, feature):
-            self._behind = [*self._behind[1 - _STOPS :], _Stop(self._state.layer, here)]
+        if self._table.feature != (layer, feature):
+            self._remember_place()
         shown = None if self._state.layer is None else layer
         self._show(shown, (layer, feature), insists=True)
 
     def back(self) -> None:
-        """Return to where the last jump came from, or clear a filter that keeps nothing."""
-        rows = self._table.rows
-        if self._behind:
-            stop = self._behind.pop()
-            self._screen.notify(f"back at {stop.feature[0]}:{stop.feature[1]}")
-            self._show(stop.layer, stop.feature, insists=True)
-        elif self.filter and rows is not None and not len(rows):
-            self._screen.notify(f"filter cleared: {self.filter}")
-            self.filter_by("")
-        else:
+        """Undo the last jump, sort or filter; without one, clear the filter of an earlier visit."""
+        now = _Step(self.filter, self.sort, self.descending)
+        while self._behind and self._behind[-1] == now:  # a jump cleared that filter
+            self._behind.pop()
+        if not self._behind and not self.filter:
             self._screen.notify("nothing to go back to: q quits")
+            return
+        step = self._behind.pop() if self._behind else now._replace(filter="")
+        changes = {
+            "filter restored" if step.filter else "filter cleared": step.filter != self.filter,
+            "sorted as before": step[1:3] != now[1:3],
+        }
+        said = [what for what, is_so in changes.items() if is_so]
+        self.filter, self.sort, self.descending = step.filter, step.sort, step.descending
+        if step.feature is None:
+            self._keep_cursor()
+            self.refresh()
+        else:
+            said.append(f"back at {step.feature[0]}:{step.feature[1]}")
+            self._show(step.layer, step.feature, insists=True, same_rows=len(said) == 1)
+        self._screen.notify(", ".join(said))
 
-    def _show(self, layer: int | None, wanted: Feature | None, *, insists: bool = False) -> None:
+    def _remember_place(self) -> None:
+        """Remember this place, for `back`."""
+        here = self._table.feature
+        if here is not None:
+            step = _Step(self.filter, self.sort, self.descending, self._state.layer, here)
+            self._behind = [*self._behind[1 - _STEPS :], step]
+
+    def _show(
+        self,
+        layer: int | None,
+        wanted: Feature | None,
+        *,
+        insists: bool = False,
+        same_rows: bool = True,
+    ) -> None:
         self._wanted, self._insists = wanted, insists
-        if layer == self._state.layer and wanted is not None and self._table.move_to(*wanted):
+        is_shown = same_rows and layer == self._state.layer
+        if is_shown and wanted is not None and self._table.move_to(*wanted):
             self._wanted = None
             return  # else a filter hides it, or rows are still being read
         if layer != self._state.layer:
@@ -161,26 +200,33 @@ class TableRows:
 
         The cursor goes to the first row; `back` returns to where it was.
         """
+        self._remember_place()
         falls = column not in ("feature", "layer", "tags", "note") and "ids" not in column
         self.descending = not self.descending if column == self.sort else falls
         self.sort = column
-        here = self._table.feature
-        self._behind = [_Stop(self._state.layer, here)] if here is not None else []
         self._to_top = True
         self.refresh()
 
     def filter_by(self, text: str) -> None:
-        """Show only the rows that pass a filter; all for an empty one.
+        """Show only the rows that pass a filter; all for an empty one. `back` clears it.
 
-        The cursor returns to its feature as soon as that is shown again. Earlier jumps are
-        forgotten, because the filter may hide where they came from.
+        The cursor stays on its feature, or returns to it as soon as that is shown again.
         """
+        cleared = _Step("", self.sort, self.descending)
+        if self._behind[-1:] != [cleared]:
+            self._behind = [*self._behind[1 - _STEPS :], cleared]
+        if text:
+            others = (each for each in self.filters if each != text)
+            self.filters = (*others, text)[-_FILTERS:]
         self.filter = text
-        self._behind = []
-        layer = self._state.layer
-        if layer is not None and layer in self._last:
-            self._wanted, self._insists = (layer, self._last[layer]), False
+        self._keep_cursor()
         self.refresh()
+
+    def _keep_cursor(self) -> None:
+        layer, here = self._state.layer, self._here
+        if layer is not None:
+            here = (layer, self._last[layer]) if layer in self._last else None
+        self._wanted, self._insists = here, False
 
     # Rows.
 
@@ -228,7 +274,7 @@ class TableRows:
         self._reader.drop_all_but(layers)
         table = self._table
         table.set_texts(self._opened.texts)
-        table.set_rows(rows, "no feature passes the filter" if self.filter else "no features")
+        table.set_rows(rows, _nothing(rows) if self.filter else "no features")
         table.set_sort(self.sort, self.descending)
         if self._to_top:
             self._to_top = False
@@ -243,3 +289,9 @@ class TableRows:
 
     def _empty(self, why: str) -> None:
         self._table.set_rows(self._reader.nothing(), why)
+
+
+def _nothing(rows: Rows) -> str:
+    """What the table says if a filter keeps no row."""
+    elsewhere = "; ll: tag: note: look elsewhere" if rows.matches.tokens else ""
+    return f"no feature passes the filter (esc: clear{elsewhere})"

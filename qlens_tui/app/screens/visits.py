@@ -42,6 +42,7 @@ def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> 
         sort=rows.sort,
         descending=rows.descending,
         filter=rows.filter,
+        filters=rows.filters,
         transition=settings.transition,
         off=tuple(in_order(settings.off)),
         convention=settings.convention,

@@ -89,7 +89,7 @@ class Workbench(Screen[None]):
         self._visit = visit
         self.table = FeatureTable(ascii_only=plain, id="table")
         self.state = state = begun(visit)
-        self.reader = reader = RowReader(triage)
+        self.reader = reader = RowReader(triage, ascii_only=plain)
         self.pane_layout = PaneLayout(self, Sources(state, reader), visit.tab, ascii_only=plain)
         early = EarlyAnswers(state, self.run_worker, self._answered_early)
         self.requests = requests = Requests(state, send, early=early.ask)

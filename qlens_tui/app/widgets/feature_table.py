@@ -5,8 +5,8 @@ painted again (see `line_pane`). A cursor move repaints two lines. When the curs
 window, the window jumps so that the cursor is in its middle: scrolling by a line would send every
 line at every key, a jump does so only once in half a window.
 
-`>` marks the cursor, `|` a selected range, `*`, `x` and `m` a star, a rejection and a note:
-nothing depends on colour.
+`>` marks the cursor, `|` a selected range, `*`, `x` and `m` a star, a rejection and a note, and
+what a filter found is underlined: nothing depends on colour.
 
 Cost of a key: some dozen rows are read if the window moves, else two lines of text.
 """
@@ -23,7 +23,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
-from qlens_tui.app.widgets.table_columns import SOURCES, Placed, Writing, fitted_columns
+from qlens_tui.app.widgets.table_columns import Placed, Writing, fitted_columns, sources_of
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import Mark
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from qlens_tui.table.rows import Rows
 
 _WHEEL = 3
+_MATCH, _CURSOR = "feature-table--match", "feature-table--cursor"
+_ON_CURSOR = {_MATCH: "feature-table--cursor-match"}
 
 
 class FeatureTable(LinePane):
@@ -39,16 +41,21 @@ class FeatureTable(LinePane):
     DEFAULT_CSS = """
     FeatureTable > .feature-table--head { text-style: bold; }
     FeatureTable > .feature-table--baseline { color: $foreground 70%; }
+    FeatureTable > .feature-table--match { color: $text-accent; text-style: bold underline; }
     FeatureTable > .feature-table--chosen { text-style: bold; }
     FeatureTable > .feature-table--cursor { text-style: bold; }
+    FeatureTable > .feature-table--cursor-match { text-style: bold underline; }
     FeatureTable:focus > .feature-table--cursor { text-style: bold reverse; }
+    FeatureTable:focus > .feature-table--cursor-match { text-style: bold reverse underline; }
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "feature-table--head",
         "feature-table--baseline",
+        "feature-table--match",
         "feature-table--chosen",
         "feature-table--cursor",
+        "feature-table--cursor-match",
     }
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -159,7 +166,7 @@ class FeatureTable(LinePane):
         self._rows, self._nothing = rows, self._printable(nothing)
         self._cursor = rows.follow(before, self._cursor) if before is not None else 0
         self._first = self._cursor - line_before
-        self._writing = replace(self._writing, with_layer=rows.spans_layers)
+        self._writing = replace(self._writing, with_layer=rows.spans_layers, matches=rows.matches)
         self._id_width = rows.widest_feature + 3 * rows.spans_layers
         self._show()
 
@@ -240,7 +247,8 @@ class FeatureTable(LinePane):
         self._go(self._cursor - _WHEEL)
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        self._columns = fitted_columns(self._id_width, width - 1, self._sorted[0])
+        wanted = (self._sorted[0], *self._writing.matches.columns)
+        self._columns = fitted_columns(self._id_width, width - 1, tuple(filter(None, wanted)))
         head = fitted(line((self._heading(), "feature-table--head")), width)
         if not self._count:
             return [head], [line("", (f"  {self._nothing}", "pane--quiet"))]
@@ -252,8 +260,8 @@ class FeatureTable(LinePane):
         body = []
         for position, text in enumerate(self._texts(window), self._first):
             if position == self._cursor:
-                whole = "".join(part for part, _ in text)
-                body.append(line((f">{whole}", "feature-table--cursor")))
+                styled = ((part, _ON_CURSOR.get(style, _CURSOR)) for part, style in text)
+                body.append(line((">", _CURSOR), *styled))
             elif position in chosen:
                 parts = ((part, style or "feature-table--chosen") for part, style in text)
                 body.append(line(("|", "feature-table--chosen"), *parts))
@@ -281,16 +289,17 @@ class FeatureTable(LinePane):
         assert self._rows is not None
         key = self._rows, self._first, window, self._columns, self._writing
         if self._page[0] != key:
-            page = self._rows.page(self._first, window, SOURCES)
+            page = self._rows.page(self._first, window, sources_of(self._columns))
             self._page = key, [self._text(values) for values in page]
         return self._page[1]
 
     def _text(self, values: Mapping[str, object]) -> Line:
         runs = []
         for placed in self._columns:
-            cell = placed.column.cell(self._writing, values, placed.width)
             style = "feature-table--baseline" if placed.column.is_baseline else ""
-            runs += [(cell, style), (self._writing.edge(placed), "")]
+            pieces = placed.column.pieces(self._writing, values, placed.width)
+            runs += [(text, _MATCH if matched else style) for text, matched in pieces]
+            runs.append((self._writing.edge(placed), ""))
         return line(*runs)
 
     def _heading(self) -> str:

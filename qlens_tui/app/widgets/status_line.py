@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, facts, fitted, line
-from qlens_tui.text import cells, fit, visible
+from qlens_tui.text import as_typed, cells, fit, visible
 
 _PLACE = 48  # least columns for `where`, if `now` has a shorter wording
 
@@ -27,9 +27,12 @@ class StatusLine(LinePane, can_focus=False):
         self._now: tuple[str, ...] = ("",)
 
     def tell(self, where: Sequence[Sequence[str]], now: Sequence[str]) -> None:
-        """`where`: facts, each in several wordings, longest first; `now`: the same for one fact."""
+        """`where`: facts, each in several wordings, longest first; `now`: the same for one fact.
+
+        A filter in `where` is shown as it was typed.
+        """
         said = tuple(
-            tuple(visible(words, ascii_only=self.ascii_only) for words in fact)
+            tuple(as_typed(words, ascii_only=self.ascii_only) for words in fact)
             for fact in where
             if any(fact)
         )

@@ -1,7 +1,9 @@
 """The columns of the feature table: their content, and which of them fit a width.
 
 A column is data, so that the table need not know any by name. On a narrow screen, columns are
-dropped by their rank in `COLUMNS`; on a wide one, lists of tokens take the extra width.
+dropped by their rank in `COLUMNS`; on a wide one, lists of tokens take the extra width. Columns
+that the rows are sorted by, or that a filter looked in, are dropped last, and are added where the
+table does not have them. What a filter found is in sight: a cell begins later if it must.
 
 Cost: only for the cells on the screen.
 """
@@ -9,21 +11,29 @@ Cost: only for the cells on the screen.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from qlens_tui.formats import density
+from qlens_tui.table.column_names import header
+from qlens_tui.table.matches import NO_MATCHES, Matches
 from qlens_tui.text import cells, fit, token_label, visible
 from qlens_tui.triage.marks import Mark
 
 Values = Mapping[str, Any]
 """The values of one feature by the frame's columns; unknown ones are null or missing."""
+Piece = tuple[str, bool]
+"""Text of a cell, and whether a filter looked for it."""
 
 _NO_MARK = Mark()
 _SHORTEST_PIECE = 4
 _NEEDED = 6
+_LAST = 12  # the rank of other columns of the frame
+_LONGEST_TITLE = 14
+_NOT_SHOWN = ("_scores", "_moved", "_samples", "_positions", "_activations")
 _MOST_LABELS = 8192
 
 
@@ -32,13 +42,14 @@ class Writing:
     """What is needed to write a cell besides the values.
 
     `texts` are the raw strings of all token ids (None: unknown yet, ids are shown), `marks` the
-    marked features by layer.
+    marked features by layer, `matches` what a filter looked for.
     """
 
     texts: Sequence[str] | None = None
     marks: Mapping[int, Mapping[int, Mark]] = field(default_factory=dict)
     ascii_only: bool = False
     with_layer: bool = False
+    matches: Matches = NO_MATCHES
     _labels: dict[int, str] = field(default_factory=dict)
 
     def label(self, token: int) -> str:
@@ -83,31 +94,42 @@ class Placed:
 class Column:
     """One column; it is sorted by `source`, and dropped before those of a lower `rank`.
 
-    `write` returns the cell's text, at most `width` columns wide. A column is `least` to `most`
-    wide, and gets `ample` before columns of a rank over `_NEEDED` are added. `is_baseline`: others
-    are compared with it; `has_edge`: it has a line to its left.
+    `write` returns the cell's text, which is cropped to the column's width. A column is `least` to
+    `most` wide, and gets `ample` before columns of a rank over `_NEEDED` are added. `is_baseline`:
+    others are compared with it; `has_edge`: it has a line to its left; `covers`: other columns of
+    the frame that it shows.
     """
 
     title: str
     source: str
-    rank: int
+    rank: float
     least: int
     ample: int
     most: int
-    write: Callable[[Writing, Values, int], str]
+    write: Callable[[Writing, Values, int], Sequence[Piece]]
     is_right: bool = False
     is_baseline: bool = False
     has_edge: bool = False
+    covers: tuple[str, ...] = ()
 
     @property
     def is_computed(self) -> bool:
         """Whether it needs an atlas."""
-        return self.source in SOURCES[3:]
+        return self.source not in _WITHOUT_ATLAS
+
+    def pieces(self, writing: Writing, values: Values, width: int) -> Sequence[Piece]:
+        """The cell in exactly `width` columns."""
+        written = self.write(writing, values, width)
+        blank = width - sum(cells(text) for text, _ in written)
+        if blank < 0:
+            return _cropped(writing, written, width)
+        return (
+            [(" " * blank, False), *written] if self.is_right else [*written, (" " * blank, False)]
+        )
 
     def cell(self, writing: Writing, values: Values, width: int) -> str:
-        """Exactly `width` columns."""
-        text = self.write(writing, values, width)
-        return " " * (width - cells(text)) + text if self.is_right else fit(text, width)
+        """The cell's text in exactly `width` columns."""
+        return "".join(text for text, _ in self.pieces(writing, values, width))
 
     def heading(self, width: int, arrow: str, edge: str) -> str:
         """The title in `width` columns, and the edge after it, which an arrow may replace."""
@@ -116,94 +138,185 @@ class Column:
         return fit(self.title + arrow, width) + edge
 
 
-def _feature(writing: Writing, values: Values, width: int) -> str:
+def _cropped(writing: Writing, pieces: Sequence[Piece], width: int) -> list[Piece]:
+    kept: list[Piece] = []
+    room = width
+    for text, matched in pieces:
+        taken = cells(text)
+        if taken > room:
+            return [*kept, (writing.fit(text, room), matched)]
+        kept.append((text, matched))
+        room -= taken
+    return kept
+
+
+def _feature(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
     feature = str(values["feature"])
-    return f"{values['layer']}:{feature}" if writing.with_layer else feature
+    return [(f"{values['layer']}:{feature}" if writing.with_layer else feature, False)]
 
 
-def _marks(writing: Writing, values: Values, width: int) -> str:
+def _marks(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
     mark = writing.mark(values)
-    return f"{'*' if mark.star else ' '}{'x' if mark.reject else ' '}{'m' if mark.note else ' '}"
+    signs = f"{'*' if mark.star else ' '}{'x' if mark.reject else ' '}{'m' if mark.note else ' '}"
+    return [(signs, False)]
 
 
-def _tags(writing: Writing, values: Values, width: int) -> str:
+def _tags(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
+    words = writing.matches.words.get("tags", ())
     tags = writing.mark(values).tags
-    return writing.fit(",".join(visible(tag, ascii_only=writing.ascii_only) for tag in tags), width)
+    folded = [tag.casefold() for tag in tags]
+    found = [[at for at, tag in enumerate(folded) if word in tag] for word in words]
+
+    def label(at: int) -> str:
+        return visible(tags[at], ascii_only=writing.ascii_only)
+
+    return _listed(writing, label, len(tags), found, width, ",")
 
 
-def _tokens(source: str) -> Callable[[Writing, Values, int], str]:
-    def write(writing: Writing, values: Values, width: int) -> str:
-        text, room = "", width
-        for token in values.get(source) or ():
-            label = writing.label(token)
-            needed = cells(label)
+def _note(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
+    note = writing.mark(values).note
+    words = writing.matches.words.get("note", ())
+    found = re.search("|".join(map(re.escape, words)), note, re.IGNORECASE) if words else None
+    if found is None:
+        return [(visible(note, ascii_only=writing.ascii_only), False)]
+    parts = (note[: found.start()], found[0], note[found.end() :])
+    before, hit, after = (visible(f"|{p}|", ascii_only=writing.ascii_only)[1:-1] for p in parts)
+    if cells(before) + cells(hit) > width:
+        before = writing.ellipsis
+    return [(before, False), (hit, True), (after, False)]
+
+
+def _tokens(source: str) -> Callable[[Writing, Values, int], Sequence[Piece]]:
+    def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
+        tokens = values.get(source) or ()
+        words = writing.matches.tokens.get(source, ())
+        found = [[at for at, token in enumerate(tokens) if token in ids] for ids in words]
+        return _listed(
+            writing, lambda at: writing.label(tokens[at]), len(tokens), found, width, " "
+        )
+
+    return write
+
+
+def _listed(
+    writing: Writing,
+    label: Callable[[int], str],
+    count: int,
+    found: Sequence[Sequence[int]],
+    width: int,
+    separator: str,
+) -> list[Piece]:
+    """The entries of a list that fit, from the best on.
+
+    `found` has the entries that match each word of a filter. If the best of each would not all be
+    whole, the cell begins with these, and an ellipsis stands for what is left out before one.
+    """
+    matched = {at for entries in found for at in entries}
+
+    def laid_out(entries: Sequence[int]) -> tuple[list[Piece], int]:
+        pieces: list[Piece] = []
+        room, last = width, -1
+        for number, at in enumerate(entries):
+            left_out = writing.ellipsis + separator if at > last + 1 else ""
+            between = (separator if number else "") + left_out
+            text, last = label(at), at
+            needed = len(between) + cells(text)
             if needed > room:
                 # Part of a token may look like another token: cut only if enough of it is visible.
-                if not text or room >= _SHORTEST_PIECE + len(writing.ellipsis):
-                    text += writing.fit(label, room)
-                break
-            text += label + " "
-            room -= needed + 1
-            if room <= 0:
-                break
-        return text.rstrip(" ")
+                if not number or room - len(between) >= _SHORTEST_PIECE + len(writing.ellipsis):
+                    cut = writing.fit(text, max(0, room - len(between)))
+                    pieces += [(between, False), (cut, at in matched)]
+                return pieces, number
+            pieces += [(between, False), (text, at in matched)]
+            room -= needed
+        return pieces, len(entries)
 
-    return write
+    pieces, whole = laid_out(range(count))
+    firsts = sorted({entries[0] for entries in found if entries})
+    if not firsts or firsts[-1] < whole:
+        return pieces
+    return laid_out([*firsts, *range(firsts[-1] + 1, count)])[0]
 
 
-def _number(source: str, form: str) -> Callable[[Writing, Values, int], str]:
-    def write(writing: Writing, values: Values, width: int) -> str:
+def _number(source: str, form: str) -> Callable[[Writing, Values, int], Sequence[Piece]]:
+    def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
         value = values.get(source)
-        return "" if value is None or not math.isfinite(value) else format(value, form)
+        return [("" if value is None or not math.isfinite(value) else format(value, form), False)]
 
     return write
 
 
-def _density(writing: Writing, values: Values, width: int) -> str:
+def _density(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
     if values.get("silent"):
-        return "silent"
+        return [("silent", False)]
     value = values.get("density")
-    return "" if value is None or not math.isfinite(value) else density(value)
+    return [("" if value is None or not math.isfinite(value) else density(value), False)]
 
 
-def _tokens_column(title: str, source: str, rank: int, least: int, **more: bool) -> Column:
+def _tokens_column(source: str, rank: int, least: int, *, is_baseline: bool = False) -> Column:
     return Column(
-        title, source, rank, least, least + 8, 1000, _tokens(source), has_edge=True, **more
+        header(source),
+        source,
+        rank,
+        least,
+        least + 8,
+        1000,
+        _tokens(source),
+        is_baseline=is_baseline,
+        has_edge=True,
     )
 
 
-def _number_column(title: str, source: str, rank: int, form: str) -> Column:
-    return Column(title, source, rank, 6, 6, 6, _number(source, form), is_right=True)
+def _number_column(source: str, rank: int, form: str) -> Column:
+    title = header(source)
+    width = max(6, min(len(title), _LONGEST_TITLE))
+    return Column(title, source, rank, width, width, width, _number(source, form), is_right=True)
 
 
 COLUMNS = (
-    Column("id", "feature", 0, 4, 4, 4, _feature, is_right=True),
-    Column("*xm", "star", 1, 3, 3, 3, _marks),
-    Column("tags", "tags", 6, 8, 8, 14, _tags),
-    _tokens_column("LL value", "value_logit_ids", 4, 14, is_baseline=True),
-    _tokens_column("QL value", "value_query_ids", 2, 16),
-    _tokens_column("QL key", "key_query_ids", 3, 16),
-    _number_column("gain v", "value_gain", 5, "+.2f"),
-    _number_column("gain k", "key_gain", 9, "+.2f"),
-    _number_column("stab v", "value_stability", 7, ".2f"),
-    _number_column("stab k", "key_stability", 10, ".2f"),
-    Column("dens", "density", 8, 6, 6, 6, _density, is_right=True),
+    Column(header("feature"), "feature", 0, 4, 4, 4, _feature, is_right=True, covers=("layer",)),
+    Column("*xm", "star", 1, 3, 3, 3, _marks, covers=("reject",)),
+    Column(header("tags"), "tags", 6, 8, 8, 14, _tags),
+    _tokens_column("value_logit_ids", 4, 14, is_baseline=True),
+    _tokens_column("value_query_ids", 2, 16),
+    _tokens_column("key_query_ids", 3, 16),
+    _number_column("value_gain", 5, "+.2f"),
+    _number_column("key_gain", 9, "+.2f"),
+    _number_column("value_stability", 7, ".2f"),
+    _number_column("key_stability", 10, ".2f"),
+    Column(header("density"), "density", 8, 6, 6, 6, _density, is_right=True, covers=("silent",)),
 )
-SOURCES = ("layer", "feature", "silent", *(column.source for column in COLUMNS[3:]))
-"""The frame's columns that the table reads."""
+"""The columns that a table has if there is room."""
+_NOTE = Column(header("note"), "note", 11, 12, 20, 40, _note, has_edge=True)
+_LL_KEY = _tokens_column("key_logit_ids", 11, 14, is_baseline=True)
+_BEFORE = {"value_logit_ids": _NOTE, "key_query_ids": _LL_KEY}
+"""Columns that a table has if they are asked for, by the one that they stand before."""
+_WITHOUT_ATLAS = ("layer", "feature", "star", "reject", "tags", "note")
+
+
+def sources_of(columns: Sequence[Placed]) -> list[str]:
+    """The frame's columns that are needed to write these."""
+    computed = (placed.column.source for placed in columns if placed.column.is_computed)
+    return ["layer", "feature", "silent", *computed]
 
 
 @lru_cache(maxsize=8)
-def fitted_columns(id_width: int, width: int, sorted_by: str | None = None) -> tuple[Placed, ...]:
-    """The columns that fit, each with a cell for its edge; the sort column is dropped last."""
+def fitted_columns(id_width: int, width: int, wanted: tuple[str, ...] = ()) -> tuple[Placed, ...]:
+    """The columns that fit, each with a cell for its edge.
+
+    Those that show `wanted`, the columns of the frame that matter most, best first, are dropped
+    last, and added if they are none of the table's own.
+    """
     wide = max(4, id_width)
-    kept = [replace(COLUMNS[0], least=wide, ample=wide, most=wide), *COLUMNS[1:]]
-
-    def rank(column: Column) -> int:
-        return 1 if column.source == sorted_by else column.rank
-
+    first = {name: number for number, name in reversed(list(enumerate(wanted, 1)))}
+    kept = []
+    for column in _offered(wanted):
+        numbers = [first[name] for name in (column.source, *column.covers) if name in first]
+        rank = min(column.rank, 1 + min(numbers) / 100) if numbers else column.rank
+        kept.append(replace(column, rank=rank))
+    kept[0] = replace(kept[0], least=wide, ample=wide, most=wide)
     while len(kept) > 1 and _room(kept) > width:
-        kept.remove(max(kept, key=rank))
+        kept.remove(max(kept, key=lambda column: column.rank))
     widths = {column.title: column.least for column in kept}
     spare = max(0, width - sum(column.least + 1 for column in kept))
     while spare and (growing := [c for c in kept if widths[c.title] < c.most]):
@@ -215,6 +328,24 @@ def fitted_columns(id_width: int, width: int, sorted_by: str | None = None) -> t
         Placed(column, widths[column.title], edge)
         for column, edge in zip(kept, [*edges, False], strict=True)
     )
+
+
+def _offered(wanted: Sequence[str]) -> list[Column]:
+    """The table's columns, and those that `wanted` adds, from left to right."""
+    columns = []
+    for column in COLUMNS:
+        before = _BEFORE.get(column.source)
+        if before is not None and before.source in wanted:
+            columns.append(before)
+        columns.append(column)
+    shown = {name for column in columns for name in (column.source, *column.covers)}
+    others = [name for name in wanted if name not in shown and not name.endswith(_NOT_SHOWN)]
+    return columns + [
+        _tokens_column(name, _LAST, 14)
+        if name.endswith("_ids")
+        else _number_column(name, _LAST, ".3g")
+        for name in dict.fromkeys(others)
+    ]
 
 
 def _room(kept: Sequence[Column]) -> int:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     "--tag", "tags", multiple=True, metavar="TAG", help="The features with a tag; may be repeated."
 )
 @click.option(
-    "--where", metavar="FILTER", help="The features that match: words, or SQL over the columns."
+    "--where",
+    metavar="FILTER",
+    help="The features that match: words in Query Lens's lists, or SQL over the columns.",
 )
 @click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
 @click.option(
@@ -71,8 +73,9 @@ def export(
     Examples:
       qlens export smollm2-neurons -o marked.csv
       qlens export smollm2-neurons --tag food --tag cooking -o food.parquet
-      qlens export smollm2-neurons --where "star and key_gain > 0.2" -o good.csv
+      qlens export smollm2-neurons --where "star and gain k > 0.2" -o good.csv
       qlens export smollm2-neurons --where kiln --layers 6-9 -o kiln.ndjson
+      qlens export smollm2-neurons --where "tag:food key:bread" -o bread.csv
     """
     from qlens_tui.export.write import check_destination
     from qlens_tui.export.write import export as write
@@ -142,11 +145,9 @@ def export(
 def _columns(where: str) -> list[str]:
     """The columns of the atlas that a filter needs; an invalid filter is refused at once."""
     from qlens_tui.table.filter_sql import read_filter
-    from qlens_tui.table.filter_words import Expression
-    from qlens_tui.table.rows import KNOWN, MARKS, SEARCHED
+    from qlens_tui.table.rows import KNOWN, MARKS
 
-    asked = read_filter(where, KNOWN)
-    needed = asked.columns if isinstance(asked, Expression) else SEARCHED
+    needed = read_filter(where, KNOWN).columns
     return ["layer", "feature", *sorted({*needed} - {"layer", "feature", *MARKS})]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from textual.message import Message
 
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.table_columns import COLUMNS, Writing, fitted_columns
-from qlens_tui.table.rows import Rows, all_rows, filtered, sorted_by
+from qlens_tui.table.matches import Matches
+from qlens_tui.table.rows import MARKS, Rows, all_rows, filtered, sorted_by, with_marks
 from qlens_tui.text import cells, token_label
 from qlens_tui.triage.marks import Mark
 from tests.qlens_tui.app.simulated_time import simulate
@@ -45,6 +46,7 @@ def atlas(rows: int = 200, layers: int = 1, vocabulary: int = len(WORDS)) -> Row
             "value_logit_ids": lists(0),
             "value_query_ids": lists(1),
             "key_query_ids": lists(2),
+            "key_logit_ids": lists(3),
             "value_gain": (-number / rows).astype(np.float32),
             "key_gain": np.full(rows, np.nan, np.float32),
             "value_stability": (number / rows).astype(np.float32),
@@ -457,6 +459,111 @@ def test_a_cell_of_any_tokens_is_exactly_as_wide_and_begins_with_the_best(
     assert not leaks(cell)
     first = token_label(texts[0], ascii_only=ascii_only) if texts else ""
     assert cell.startswith(first) or cells(first) > width
+
+
+@given(
+    st.lists(st.text(max_size=12), min_size=1, max_size=12),
+    st.lists(st.sets(st.integers(0, 11), max_size=3), min_size=1, max_size=3),
+    st.integers(1, 60),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_the_best_match_of_every_word_is_in_a_cell_with_room_for_it(
+    texts: list[str], words: list[set[int]], width: int, ascii_only: bool
+) -> None:
+    ids = tuple(frozenset(word) for word in words)
+    matches = Matches(("value_query_ids",), {"value_query_ids": ids})
+    writing = Writing(texts, ascii_only=ascii_only, matches=matches)
+    values = {"layer": 0, "feature": 0, "value_query_ids": list(range(len(texts)))}
+    column = next(column for column in COLUMNS if column.title == "QL value")
+
+    pieces = column.pieces(writing, values, width)
+
+    assert cells("".join(text for text, _ in pieces)) == width
+    labels = [token_label(text, ascii_only=ascii_only) for text in texts]
+    marked = [text for text, matched in pieces if matched]
+    wanted = {labels[at] for word in words for at in word if at < len(labels)}
+    assert set(marked[:-1]) <= wanted  # the last may be cut
+    firsts = sorted({min(there) for word in words if (there := word & set(range(len(texts))))})
+    needed = sum(cells(labels[at]) + 1 + len(writing.ellipsis) + 1 for at in firsts)
+    if needed <= width:
+        assert all(labels[at] in marked for at in firsts)
+
+
+def test_what_a_filter_found_is_underlined_and_in_view() -> None:
+    rows = filtered(atlas(vocabulary=5), "key:mometown", WORDS[:5])
+    marks = {8: {at: Mark(note="long before " * 9 + "the WAR", tags=("a", "b" * 20, "war"))
+                 for at in range(200)}}  # fmt: skip
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_rows(rows)
+        await terminal.pilot.pause()
+        assert len(rows) == 200
+        for at, line in enumerate(app.table.lines[1:8]):
+            found = app.table._painted[at + 1]
+            style = "feature-table--cursor-match" if at == 0 else "feature-table--match"
+            assert ("mometown", style) in found
+            assert line.count("mometown") >= 1
+        cell = app.table.lines[4].split("│")[-1]  # its list begins with another token
+        assert "mometown" in cell
+
+        app.table.set_marks(marks)
+        for typed, shown in (("note:war", "…WAR"), ("tag:war", "…,war")):
+            marked = with_marks(atlas().frame, frame_of(marks))
+            app.table.set_rows(filtered(all_rows(marked), typed, WORDS))
+            await terminal.pilot.pause()
+            assert shown in app.table.lines[3]
+        app.table.set_rows(atlas())
+        await terminal.pilot.pause()
+        assert not any(style.endswith("match") for row in app.table._painted for _, style in row)
+
+    for size in SIZES:
+        play(scene, size)
+
+
+def frame_of(marks: Mapping[int, Mapping[int, Mark]]) -> pl.DataFrame:
+    rows = [
+        (layer, feature, mark.star, mark.reject, list(mark.tags), mark.note)
+        for layer, features in marks.items()
+        for feature, mark in features.items()
+    ]
+    return pl.DataFrame(rows, {"layer": pl.Int32, "feature": pl.Int32, **MARKS}, orient="row")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "width", "title"),
+    [
+        (("key_logit_ids", "value_logit_ids"), 79, "LL key"),
+        (("key_logit_ids",), 40, "LL key"),
+        (("note",), 40, "note"),
+        (("max_activation",), 40, "max_activation"),
+        (("key_gain", "density", "value_overlap"), 50, "value_overlap"),
+        (("value_first_order_ids",), 79, "value_first_order_ids"),
+        (("silent",), 40, "dens"),
+        (("reject", "layer"), 40, "*xm"),
+        (("value_query_scores",), 79, "QL value"),
+    ],
+)
+def test_a_column_that_is_sorted_by_or_searched_is_there(
+    wanted: tuple[str, ...], width: int, title: str
+) -> None:
+    placed = fitted_columns(4, width, wanted)
+
+    titles = [each.column.title for each in placed]
+    assert title in titles
+    assert sum(each.width + 1 for each in placed) <= width
+    assert len(titles) == len(set(titles))
+
+
+def test_a_cursor_move_between_rows_full_of_matches_stays_within_its_bytes() -> None:
+    rows = filtered(atlas(), "e", WORDS)  # " wildflowers" and "mometown": every third token
+
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_rows(rows)
+        sent = [len((await terminal.written_for(key)).encode()) for key in "jk" * 20]
+        assert max(sent) < BYTES
+
+    play(scene, (120, 40))
 
 
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light", "nord", "ansi-dark"])

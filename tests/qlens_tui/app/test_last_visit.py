@@ -17,6 +17,7 @@ PLACE = LastVisit(
     sort="density",
     descending=True,
     filter="tag = 'a b'",
+    filters=("␣war", "tag = 'a b'"),
     transition="first-order",
     off=(3, 60),
     convention="exact",

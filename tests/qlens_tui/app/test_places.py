@@ -21,11 +21,13 @@ def test_a_sort_shows_what_was_sorted_for_and_escape_goes_back(place, size):
         assert bench.table.row == 0
         gains = bench.table.rows.page(0, 24, ["key_gain"])
         assert gains[0]["key_gain"] == max(row["key_gain"] for row in gains)
-        assert "key_gain" in status(bench)
+        assert "sort gain k down" in status(bench)
         assert "gain k" in bench.table.lines[0]  # also where it would not fit
         await settled(terminal.pilot, "escape")
         assert bench.table.feature == (0, 7)
-        assert "back at 0:7" in told(bench.app)
+        assert "sorted as before, back at 0:7" in told(bench.app)
+        assert bench.rows.sort is None
+        assert bench.table.row == 7
 
     run(place, act, size=size)
 
@@ -37,25 +39,89 @@ def test_a_filter_that_nothing_passes_does_not_lose_the_place(place):
         await settled(terminal.pilot, "escape")
         assert bench.rows.filter == ""
         assert bench.table.feature == (0, 7)
-        assert "filter cleared: zzqq" in told(bench.app)
+        assert "filter cleared" in told(bench.app)
         await settled(terminal.pilot, "f", *"feature < 3", "enter")
         assert bench.table.feature is not None
 
     run(place, act)
 
 
-def test_escape_keeps_a_filter_that_shows_something(place):
+def test_escape_clears_a_filter_and_the_cursor_stays_on_its_feature(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "colon", *"0:7", "enter", "colon", *"0:2", "enter")
-        await settled(terminal.pilot, "f", *"feature < 3", "enter")
-        assert bench.table.feature == (0, 2)
+        await settled(terminal.pilot, "f", *"id < 5", "enter", "j")
+        assert bench.table.feature == (0, 3)
+        await settled(terminal.pilot, "f", "end", *"0", "enter")
+        assert bench.rows.filter == "id < 50"
+        assert bench.table.feature == (0, 3)
+        assert "filter id < 50" in status(bench)
         await settled(terminal.pilot, "escape")
-        assert bench.rows.filter == "feature < 3"
-        assert bench.table.feature == (0, 2)
+        assert bench.rows.filter == ""
+        assert len(bench.table.rows) == 24
+        assert bench.table.feature == (0, 3)
+        assert "filter cleared" in told(bench.app)
+        await settled(terminal.pilot, "escape")
+        assert bench.table.feature == (0, 7)
+        await settled(terminal.pilot, "escape", "escape")
+        assert bench.table.feature == (0, 0)
         assert "nothing to go back to" in told(bench.app)
-        assert "filter feature < 3" in status(bench)
 
     run(place, act)
+
+
+def test_escape_goes_back_through_jumps_sorts_and_filters_one_by_one(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f", *"id < 9", "enter", "G")
+        bench.rows.sort_by("key_gain")
+        await settled(terminal.pilot, "colon", *"0:20", "enter")
+        assert bench.table.feature == (0, 20)
+        assert bench.rows.filter == ""  # it hid that feature
+        await settled(terminal.pilot, "escape")
+        assert (bench.rows.filter, bench.rows.sort) == ("id < 9", "key_gain")
+        assert bench.table.row == 0
+        await settled(terminal.pilot, "escape")
+        assert (bench.rows.filter, bench.rows.sort) == ("id < 9", None)
+        assert bench.table.feature == (0, 8)
+        await settled(terminal.pilot, "escape")
+        assert bench.rows.filter == ""
+        assert bench.table.feature == (0, 8)
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_filter_stands_in_the_status_line_as_typed_and_finds_a_space(place, ascii_only):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "m", *"a dry kiln", "ctrl+s", "j", "m", *"dry", "ctrl+s")
+        shown = f"note:{'_' if ascii_only else '␣'}dry"
+        await settled(terminal.pilot, "f")
+        terminal.pilot.app.screen.query_one("#typed").value = shown
+        await settled(terminal.pilot, "enter")
+        assert f"filter {shown} " in status(bench)
+        assert bench.table.rows.features().rows() == [(0, 0)]
+        assert "a dry kiln" in bench.table.lines[1]
+
+    run(place, act, ascii_only=ascii_only)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_up_offers_earlier_filters_also_after_a_restart(place, size):
+    async def leave(terminal, bench):
+        for text in ("id < 5", "silent", "id < 9", "id < 5"):
+            bench.rows.filter_by(text)
+            await settled(terminal.pilot)
+        await settled(terminal.pilot, "escape", "escape")
+
+    async def come_back(terminal, bench):
+        assert bench.rows.filters == ("silent", "id < 9", "id < 5")
+        await settled(terminal.pilot, "f", "up", "up", "enter")
+        assert bench.rows.filter == "id < 9"
+        assert len(bench.table.rows) == 9
+        await settled(terminal.pilot, "f", "ctrl+u", *"il", "up", "tab")
+        assert terminal.pilot.app.screen.query_one("#typed").value == "silent"
+
+    run(place, leave, size=size)
+    run(place, come_back, size=size)
 
 
 def test_words_wait_for_an_atlas_and_do_not_say_that_nothing_has_them(place):

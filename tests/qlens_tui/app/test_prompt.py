@@ -76,7 +76,7 @@ HINTS = {
     ("e", "enter"): ".csv (for spreadsheets), .parquet or .ndjson",
     ("p",): r"a leading space counts; \n is a newline, \t a tab, \\ a backslash",
     ("colon", "x"): "write LAYER:FEATURE, such as 8:1279, or a feature of this layer",
-    ("f", *"gain >"): "no column gain: the nearest is key_gain; to look for words, put them in "
+    ("f", *"gain >"): "no column gain: the nearest is gain k; to look for words, put them in "
     "double quotes",
     ("e", "enter", *".doc"): "cannot tell the format of features.csv.doc: end its name in .csv, "
     ".parquet, or .ndjson for JSON lines",

@@ -112,7 +112,7 @@ def test_a_colon_jumps_and_says_what_is_wrong_with_a_place_that_is_not_there(pla
 def test_a_filter_keeps_rows_and_an_empty_one_gives_them_back(place):
     async def act(terminal, bench):
         everything = bench.table.rows.frame["value_stability"].to_list()
-        await settled(terminal.pilot, "f", *"value_stability", "space", "greater_than_sign")
+        await settled(terminal.pilot, "f", *"stab", "space", "v", "space", "greater_than_sign")
         await settled(terminal.pilot, "space", *"0.3", "enter")
         kept = bench.table.rows.taken()["value_stability"].to_list()
         assert kept == [each for each in everything if each > 0.3]
@@ -127,11 +127,11 @@ def test_a_filter_keeps_rows_and_an_empty_one_gives_them_back(place):
 
 def test_a_filter_of_words_outlives_a_restart_and_a_jump_takes_it_off_where_it_hides(place):
     async def leave(terminal, bench):
-        await settled(terminal.pilot, "t", *"odd", "enter", "f", *"odd", "enter")
+        await settled(terminal.pilot, "t", *"odd", "enter", "f", *"tag:odd", "enter")
         assert len(bench.table.rows) == 1
 
     async def come_back(terminal, bench):
-        assert bench.rows.filter == "odd"
+        assert bench.rows.filter == "tag:odd"
         assert len(bench.table.rows) == 1
         await settled(terminal.pilot, "colon", *"0:9", "enter")
         assert bench.table.feature == (0, 9)

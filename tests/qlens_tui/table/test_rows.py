@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
+from qlens_tui.table.column_names import header, names_of
 from qlens_tui.table.filter_sql import read_filter
-from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Words
+from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Word, Words
 from qlens_tui.table.rows import (
     KNOWN,
     MARKS,
@@ -143,26 +144,76 @@ def test_an_expression_keeps_the_rows_for_which_it_is_true_and_not_unknown(
     assert names(kept) == wanted
 
 
-@given(
-    frames(), st.sampled_from(["dry", "WET", "dry keep", "寿", '"="', '"two"', '" no"', "zz", "["])
+QL = ("value_query_ids", "key_query_ids")
+PLACES = {
+    "": QL,
+    "ql:": QL,
+    "ll:": ("value_logit_ids", "key_logit_ids"),
+    "key:": ("key_query_ids",),
+    "VALUE:": ("value_query_ids",),
+    "ll:key:": ("key_logit_ids",),
+    "value:ll:": ("value_logit_ids",),
+    "tag:": ("tags",),
+    "Note:": ("note",),
+}
+"""Where each prefix looks."""
+TYPED = st.lists(
+    st.tuples(
+        st.sampled_from([*PLACES]), st.sampled_from(["dry", "WET", "寿", '"="', '" no"', "e", "#1"])
+    ),
+    min_size=1,
+    max_size=3,
 )
+
+
+def has(row: dict[str, Any], word: str, column: str) -> bool:
+    """Whether a word is in a column, in plain Python."""
+    word = word.strip('"').casefold()
+    if column == "note":
+        return word in row["note"].casefold()
+    if column == "tags":
+        return any(word in tag.casefold() for tag in row["tags"])
+    return any(
+        word == f"#{number}" or word in TEXTS[number].casefold()
+        for number in row[column] or ()
+        if number < len(TEXTS)
+    )
+
+
+@given(frames(), TYPED)
 @settings(deadline=None)
-def test_words_are_all_found_somewhere_in_tokens_tags_and_notes(
-    frame: pl.DataFrame, typed: str
+def test_words_are_all_found_where_their_prefixes_look(
+    frame: pl.DataFrame, typed: list[tuple[str, str]]
 ) -> None:
-    words = [typed.strip('"')] if '"' in typed else typed.split()
+    wanted = [
+        (row["layer"], row["feature"])
+        for row in frame.rows(named=True)
+        if all(any(has(row, word, name) for name in PLACES[place]) for place, word in typed)
+    ]
 
-    def has(row: dict[str, Any], word: str) -> bool:
-        ids = [number for name in SEARCHED for number in row[name] or ()]
-        texts = [TEXTS[number] for number in ids if number < len(TEXTS)]
-        return any(
-            word.casefold() in text.casefold() for text in [*texts, *row["tags"], row["note"]]
-        )
+    found = filtered(all_rows(frame), " ".join(place + word for place, word in typed), TEXTS)
 
-    rows = frame.rows(named=True)
-    wanted = [(r["layer"], r["feature"]) for r in rows if all(has(r, word) for word in words)]
+    assert names(found) == wanted
 
-    assert names(filtered(all_rows(frame), typed, TEXTS)) == wanted
+
+@given(frames(), TYPED)
+@settings(deadline=None)
+def test_what_matched_is_told_by_word_and_column(
+    frame: pl.DataFrame, typed: list[tuple[str, str]]
+) -> None:
+    found = filtered(all_rows(frame), " ".join(place + word for place, word in typed), TEXTS)
+
+    asked = [(name, word) for place, word in typed for name in PLACES[place]]
+    assert list(found.matches.columns) == list(dict.fromkeys(name for name, _ in asked))
+    for name in found.matches.columns:
+        words = [word for column, word in asked if column == name]
+        if name in MARKS:
+            assert list(found.matches.words[name]) == [word.strip('"').casefold() for word in words]
+            continue
+        for ids, word in zip(found.matches.tokens[name], words, strict=True):
+            tokens = range(len(TEXTS))
+            assert ids == {at for at in tokens if has({name: [at]}, word, name)}
+    assert sorted_by(found, "density").matches is found.matches
 
 
 @given(frames(), st.sampled_from(["density", "value_gain", "silent", "feature"]), st.booleans())
@@ -271,11 +322,12 @@ def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
     assert len(filtered(rows, "feature >= 3")) == 2
     assert names(sorted_by(rows, "feature", descending=True))[0] == (8, 4)
     assert rows.page(1, 2, ["feature", "density"]) == [{"feature": 1}, {"feature": 2}]
-    with pytest.raises(UsageError, match=r"density is not known .*qlens build"):
+    with pytest.raises(UsageError, match=r"dens is not known .*qlens build"):
         filtered(rows, "density > 0.1")
     with pytest.raises(UsageError, match="words are searched in the atlas"):
         filtered(rows, "dry", TEXTS)
-    with pytest.raises(UsageError, match="value_gain is not known"):
+    assert len(filtered(rows, "tag:dry")) == 0
+    with pytest.raises(UsageError, match="gain v is not known"):
         sorted_by(rows, "value_gain")
 
 
@@ -306,19 +358,20 @@ def test_a_token_can_be_looked_for_as_lists_show_it_or_by_its_number() -> None:
     assert found("_war", ascii_only=True) == [1, 6]
     assert found(r"\xe6") == [3, 4]
     assert found(r"\\xe6") == [4]
-    assert found("#1") == [0, 1, 5]
+    assert found("#1") == [1, 5]
+    assert found("note:#1") == [0]
     assert found("#6") == [6]
 
 
 @pytest.mark.parametrize("typed", ["#7", "#99999999999999999999"])
-def test_an_id_outside_the_vocabulary_is_no_filter_unless_a_note_has_it(typed: str) -> None:
+def test_an_id_outside_the_vocabulary_is_no_filter_but_a_note_may_have_it(typed: str) -> None:
     frame = pl.DataFrame({"layer": [0], "feature": [0], "value_query_ids": [[1]]})
     texts = ["a"] * 7
 
     with pytest.raises(UsageError, match=f"'{typed}' is outside the vocabulary, .* 7 tokens"):
         filtered(all_rows(frame), typed, texts)
     noted = frame.with_columns(note=pl.lit(f"see {typed}"))
-    assert len(filtered(all_rows(noted), typed, texts)) == 1
+    assert len(filtered(all_rows(noted), f"note:{typed}", texts)) == 1
 
 
 @pytest.mark.parametrize(
@@ -344,7 +397,53 @@ def test_an_id_outside_the_vocabulary_is_no_filter_unless_a_note_has_it(typed: s
     ],
 )
 def test_what_does_not_look_like_sql_is_words(typed: str, words: list[str]) -> None:
-    assert read_filter(typed, KNOWN) == Words(tuple(words))
+    assert read_filter(typed, KNOWN) == Words(tuple(Word(word, QL) for word in words))
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("tag:war", [("war", "tags")]),
+        ('note:"star wars" TAG:x', [("star wars", "note"), ("x", "tags")]),
+        ("key:war", [("war", "key_query_ids")]),
+        ("ql:key:war", [("war", "key_query_ids")]),
+        ("LL:Value:␣War", [(" War", "value_logit_ids")]),
+        ("note:key:war", [("key:war", "note")]),
+        ("key:value:war", [("value:war", "key_query_ids")]),
+        ("note:>", None),
+        ('tag:">"', [(">", "tags")]),
+        ("tag:http://x", [("http://x", "tags")]),
+        ('tag:""', None),
+    ],
+)
+def test_a_prefix_says_where_a_word_is_searched(
+    typed: str, words: list[tuple[str, str]] | None
+) -> None:
+    if words is None:
+        with pytest.raises(UsageError):
+            read_filter(typed, KNOWN)
+        return
+    assert read_filter(typed, KNOWN) == Words(tuple(Word(text, (at,)) for text, at in words))
+
+
+@given(st.sampled_from([*KNOWN]), st.booleans(), st.sampled_from(["{}", '"{}"']), st.data())
+def test_a_column_has_the_name_of_its_head_and_that_of_its_files(
+    column: str, old: bool, form: str, data: st.DataObject
+) -> None:
+    name = column if old else header(column)
+    spaces = data.draw(st.sampled_from([" ", "_"] if form != "{}" else [" ", "_", "  "]))
+    cased = data.draw(st.sampled_from([str.lower, str.upper, str]))
+    typed = form.format(cased(name.replace(" ", spaces)))
+
+    for sql in (f"{typed} is not null", f"(({typed}) is not null)", f"not {typed} is null"):
+        found = read_filter(sql if form == "{}" else f"({sql})", KNOWN)
+        assert isinstance(found, Expression)
+        assert found.columns == {column}
+
+
+def test_no_two_columns_have_the_same_name() -> None:
+    assert set(names_of(KNOWN).values()) == set(KNOWN)
+    assert len({header(column).lower() for column in KNOWN}) == len(KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -355,6 +454,14 @@ def test_what_does_not_look_like_sql_is_words(typed: str, words: list[str]) -> N
         ("not silent", 'not "silent"', {"silent"}),
         ("(star)", '( "star" )', {"star"}),
         ('"density" > .5', '"density" > .5', {"density"}),
+        (
+            "gain k > .5 and gain_v<1",
+            '"key_gain" > .5 and "value_gain" < 1',
+            {"key_gain", "value_gain"},
+        ),
+        ('"Stab V" > .5', '"value_stability" > .5', {"value_stability"}),
+        ("dens between 0 and 1", '"density" between 0 and 1', {"density"}),
+        ("id in (1, 2)", '"feature" in ( 1 , 2 )', {"feature"}),
         ("density==1e-3", '"density" = 1e-3', {"density"}),
         ("note like '%it''s%'", "\"note\" like '%it''s%'", {"note"}),
         ("abs(value_gain) > 1", 'abs ( "value_gain" ) > 1', {"value_gain"}),
@@ -371,7 +478,13 @@ def test_what_looks_like_sql_is_taken_apart_and_put_together(
     ("typed", "said"),
     [
         ("densty > 0.1", "no column densty: the nearest is density"),
-        ("gain > 0.1", "no column gain: the nearest is key_gain"),
+        ("gain > 0.1", "no column gain: the nearest is gain k"),
+        ("gain x > 0.1", "no column gain: the nearest is gain k"),
+        ("tags:war", "cannot look in tags: the nearest is tag:"),
+        ("ke:war", "cannot look in ke: the nearest is key:"),
+        ("war tag:", "no word after tag: such as tag:war"),
+        ("ll:key: war", "no word after ll:key: such as ll:key:war"),
+        (f"gain k{' gain k' * 300} > 1", "too long"),
         ("star wars", "no column wars: the nearest is star"),
         ("absolute(density) > 1", "no function absolute in a filter: the nearest is"),
         ("density + 1", "not a condition"),
@@ -455,14 +568,17 @@ def test_a_shown_space_tells_a_word_from_the_end_of_another() -> None:
         return [feature for _, feature in names(filtered(all_rows(frame), typed, texts))]
 
     assert found("war") == [0, 1, 2, 4]
-    assert found("␣war") == found('"␣war"') == found('" war"') == [0, 2, 4]
+    assert found("note:␣war") == [4]
+    assert found("note:war␣") == []
+    assert found("␣war") == found('"␣war"') == found('" war"') == [0, 2]
     assert found("war␣") == [4]
     assert found("a⏎b") == [3]
     assert found("⏎") == [3]
 
 
 LITERALS = ("''", "'%('", "'it''s'", "1", "-0.5", "1e400", "99999999999", "null", "true")
-PIECES = st.sampled_from([*KEYWORDS, *FUNCTIONS, *KNOWN, *"<>=+-*/%(),", *LITERALS])
+TITLES = sorted({*KNOWN, *map(header, KNOWN)})
+PIECES = st.sampled_from([*KEYWORDS, *FUNCTIONS, *TITLES, *PLACES, *"<>=+-*/%(),", *LITERALS])
 VALUES = st.recursive(
     st.sampled_from([*KNOWN, *LITERALS]),
     lambda each: (
@@ -513,4 +629,5 @@ def test_a_token_is_found_by_what_lists_show_of_it(text: str) -> None:
     shown = visible(text)
     assume('"' not in shown)
 
-    assert read_filter(f'"{shown}"', KNOWN) == Words((text,))
+    assert read_filter(f'"{shown}"', KNOWN) == Words((Word(text, QL),))
+    assert read_filter(f'tag:"{shown}"', KNOWN) == Words((Word(text, ("tags",)),))
