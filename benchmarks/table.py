@@ -149,12 +149,16 @@ async def measure(rows: int = ROWS) -> list[Row]:
         )
         turns = await keys.presses(*["ctrl+d"] * 40, *"Gg" * 10)
         found += _moves("table alone, ctrl+d, G and g", turns, None)
+        table.set_rows(filtered(many, "a", texts))
+        matched = await keys.presses(*"jk" * 100)
+        found += _moves("table alone, rows full of what a filter found", matched)
+        table.set_rows(many)
         ends = await keys.presses(*"gkkkGjjj")
         sent = sum(ends.sizes[1:4] + ends.sizes[5:])
         found.append(Row("table alone: k on the first row, j on the last", sent, "B", "", 0))
     expression = "density > 0.05 and value_gain > 0.1"
     some = filtered(many, expression)
-    word = f"filter by a word in {len(SEARCHED)} lists of {TOKENS}"
+    word = f"filter by a word in two lists of {TOKENS}"
     ways: dict[str, Callable[[], object]] = {
         f"filter {expression}": lambda: filtered(many, expression),
         word: lambda: filtered(many, "quaquaqua", texts),

@@ -36,7 +36,7 @@ from qlens_tui.text import read_back
 
 RULE = (
     "each word must be in a token of QL's lists (ll: of LL's; key: or value: of one side), or "
-    'after tag: or note: there; "quotes" keep words together; a column first, or < > =, is SQL: '
+    'after tag: or note: there; "quotes" keep spaces (" war"); a column first, or < > =, is SQL: '
     "gain k > 0.3"
 )
 KEYWORDS = frozenset(

@@ -71,7 +71,7 @@ def test_every_command_has_help_with_an_example(place: Workplace, command: str) 
         ("export demo -o a.csv --layers 5", "there is no dictionary for layer 5"),
         ("export demo -o a.csv --where key_gain>", "it is not a complete condition"),
         ("export demo -o a.csv --where note>1", "cannot compare string with numeric type"),
-        ("export demo -o a.csv --where gain>1", "no column gain: the nearest is key_gain"),
+        ("export demo -o a.csv --where gain>1", "no column gain: the nearest is gain k"),
     ],
 )
 def test_what_needs_no_model_is_refused_before_torch_is_imported(

@@ -459,13 +459,18 @@ def test_the_command_writes_the_selection(
     assert _exported(place, data, *args) == rows
 
 
-def test_words_are_looked_for_in_tokens_and_notes(place: Workplace, data: Path) -> None:
-    found = _exported(place, data, "--where", "skull")
+@pytest.mark.parametrize(("prefix", "lens"), [("", "query"), ("ll:", "logit")])
+def test_words_are_looked_for_in_the_lists_of_one_lens(
+    place: Workplace, data: Path, prefix: str, lens: str
+) -> None:
+    sides = [f"{side}_{lens}_ids" for side in ("value", "key")]
+    _exported(place, data, "--where", "feature >= 0")
+    lists = read_export(data / "out.csv").select("layer", "feature", *sides).rows()
+    wanted = lists[0][2][0]
 
-    table = read_export(data / "out.csv")
-    lists = [f"{side}_{lens}_tokens" for side in ("value", "key") for lens in ("query", "logit")]
-    for row in table.select(lists).rows():
-        assert any(":skull:" in tokens for tokens in row)
+    found = _exported(place, data, "--where", f"{prefix}#{wanted}")
+
+    assert found == [row[:2] for row in lists if wanted in (*row[2], *row[3])]
     assert 0 < len(found) < N_LAYERS * D_MLP
 
 
