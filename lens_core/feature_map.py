@@ -40,15 +40,15 @@ class FeatureMap:
         carried = vectors if self.matrix is None else vectors @ self.matrix
         return carried if self.shift is None else carried + self.shift
 
-    def pulled(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+    def pulled(self, direction: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
         """The `w` for which `x . w + offset(direction) = self(x) . direction` for every `x`."""
-        return direction if self.matrix is None else self.matrix @ direction
+        return direction if self.matrix is None else direction @ self.matrix.T
 
-    def offset(self, direction: Float[Tensor, " d_model"]) -> Float[Tensor, ""]:
+    def offset(self, direction: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many"]:
         """What the shift adds to the product with `direction`."""
         if self.shift is None:
-            return direction.new_zeros(())
-        return self.shift @ direction
+            return direction.new_zeros(direction.shape[:-1])
+        return direction @ self.shift
 
 
 def first_reader(side: Side, before: Tensor, behind: Tensor) -> Tensor:

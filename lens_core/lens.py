@@ -41,7 +41,8 @@ from lens_core.signature import (
     TokenList,
 )
 from lens_core.stability import jaccard
-from lens_core.terms import SIDES, Settings, Side, Split
+from lens_core.terms import SIDES, Progress, Settings, Side, Split
+from lens_core.token_query import By, TokenQuery
 from lens_core.vocabulary import Vocabulary
 
 
@@ -247,30 +248,42 @@ class QueryLens(Instruments):
 
     def search(
         self,
-        token_id: int,
+        tokens: int | Sequence[int] | TokenQuery,
         *,
         side: Side = "value",
         lens: str = "query",
         layers: Sequence[int] | None = None,
         n: int = 25,
+        by: By = "rank",
         settings: Settings | None = None,
+        progress: Progress | None = None,
     ) -> pl.DataFrame:
-        """The features that promote (`value`) or fire on (`key`) a token; see `lens_core.search`.
+        """The features that promote (`value`) or fire on (`key`) tokens; see `lens_core.search`.
+
+        `tokens` are one or several ids, or a `TokenQuery` with tokens that are not wanted. The
+        best come first: by their rank of the token (of several: the worst rank), or `by` score.
 
         Raises:
-            UsageError: the token id is out of range, a layer has no dictionary, there is no such
-                lens, or operators cannot answer `settings` (masks, the exact convention).
+            UsageError: a token id is out of range, there are none or too many, `n` is less than
+                1, a layer has no dictionary, there is no such lens or order, or operators cannot
+                answer `settings` (masks, the exact convention).
             OperatorError: `lens` needs operators that are not built.
         """
-        self.vocabulary.check(token_id)
+        if not isinstance(tokens, TokenQuery):
+            several = tokens if isinstance(tokens, Sequence) else [tokens]
+            tokens = TokenQuery(tuple(map(int, several)))
+        for token in tokens.ids:
+            self.vocabulary.check(token)
         return search(
             self,
-            token_id,
+            tokens,
             settings or Settings(),
             side=side,
             lens=lens_named(lens),
             layers=layers,
             n=n,
+            by=by,
+            progress=progress,
         )
 
     def best_tokens(

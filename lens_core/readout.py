@@ -116,6 +116,20 @@ class Readout:
             found = summed if found is None else found + summed
         return found
 
+    def directions(self, ids: Int[Tensor, " k"]) -> Float[Tensor, "k d_model"]:
+        """`direction` of each of `ids` by itself."""
+        rows = self.rows[ids]
+        return rows if self.norm is None else self.norm.pulled(rows)
+
+    def constants(self, ids: Int[Tensor, " k"]) -> Float[Tensor, " k"] | None:
+        """`constant` of each of `ids` by itself; `None` if none."""
+        found = None
+        if self.norm is not None and self.norm.bias is not None:
+            found = self.rows[ids] @ self.norm.bias
+        if self.bias is not None:
+            found = self.bias[ids] if found is None else found + self.bias[ids]
+        return found
+
     def norm_scale(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, " *many"]:
         """What the norm divides each vector by; 1 without a norm."""
         if self.norm is None:

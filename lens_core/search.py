@@ -1,78 +1,133 @@
-"""Reverse search: the features that promote a token or fire on it, indirect effects included.
+"""Reverse search: the features that promote tokens or fire on them, indirect effects included.
 
-    value   score_i(t) = v_i . T_value^T (gain * u_t, centred for a LayerNorm) / scale_i + bias_t
-    key     score_i(t) = k_i . T_key c_t / |k_i^T T_key|
+    by rank     the token's rank in each feature's own list, then its score
+    by score    the score alone
 
-with `scale_i` the final norm's scale for the transported `v_i`, so that the score is the same
-as in the feature's own signature: its `scores` on the value side, its `unit_scores` on the key
-side (docs/method.md, section 3). Costs one matrix-vector product per layer once the scales are
-known; these cost one matrix product per layer, lens and side, and are cached. A vector of length
-zero has no score and is never found.
+A score compares features by how far they move a token, whatever else they move further: a
+feature with large scores throughout leads the scores of many tokens that it ranks in the
+ten-thousands. A rank says whether the feature is about the token. With several tokens a feature
+counts with the worst of them: worst rank, lowest score (`lens_core.token_query`).
+
+Cost: by score, one matrix-vector product per token and layer; by rank, see `lens_core.best_ranks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import polars as pl
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
+from lens_core.best_ranks import Limit, Ranked, Ranker
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.errors import OperatorError, UsageError
-from lens_core.feature_map import vectors_of
+from lens_core.feature_scores import scores_among
 from lens_core.instruments import Instruments
 from lens_core.lenses import LOGIT, Lens
-from lens_core.ranking import top_k
-from lens_core.terms import Settings, Side
+from lens_core.terms import Progress, Settings, Side
+from lens_core.token_query import By, TokenQuery
 
-_ROWS_AT_ONCE = 8192
+_PARTS = 100  # of a layer, in reports of progress
 
 
 def search(
     tools: Instruments,
-    token_id: int,
+    query: TokenQuery,
     settings: Settings,
     *,
     side: Side,
     lens: Lens,
     layers: Sequence[int] | None,
     n: int,
+    by: By = "rank",
+    progress: Progress | None = None,
 ) -> pl.DataFrame:
-    """The `n` best features over `layers` (`None`: all): layer, feature, score, logit_score.
+    """The `n` best features over `layers` (`None`: all).
 
-    Equal scores are in the order of layer and feature. `logit_score` is Logit Lens's.
+    Columns: `layer`, `feature`, `rank` (1 is best), `score`, `logit_score` (Logit Lens's) and
+    `ranks`, those of every token of the query, wanted ones first. Equal features are in the order
+    of layer and feature. `progress` is called with the hundredths of layers that are done, and all.
 
     Raises:
-        UsageError: operators cannot answer `settings`, or the lens has no such side.
+        UsageError: the query cannot be answered, `n` is less than 1, there is no such order,
+            operators cannot answer `settings`, or the lens has no such side.
         OperatorError: the lens needs operators that are not built.
     """
+    query.check()
+    if by not in get_args(By):
+        raise UsageError(f"there is no order {by!r}: search by {' or '.join(get_args(By))}")
+    if n < 1:
+        raise UsageError(f"a search finds at least 1 feature, got n = {n}")
     missing = lens.missing(tools, side)
     if missing:
         raise UsageError(f"{missing}: search with another --lens or --side")
-    frames = []
-    for layer in tools.dictionaries.layers if layers is None else layers:
+    searched = tuple(tools.dictionaries.layers if layers is None else layers)
+    limit = Limit(n)
+    best: pl.DataFrame | None = None
+    for done, layer in enumerate(searched):
+        settled = _reporting(progress, done, len(searched))
+        settled(0)
         dictionary = tools.dictionaries[layer]
         _demand_operators(tools, dictionary, side, lens, settings)
-        scores = token_scores(tools, dictionary, token_id, side, lens)
-        best, found = top_k(scores.nan_to_num(nan=-torch.inf), n)
-        best, found = best[found > -torch.inf], found[found > -torch.inf]
-        plain = found
+        ranker = Ranker(tools, dictionary, query, side, lens)
+        found = ranker.best(limit, settled) if by == "rank" else _by_score(ranker, limit)
+        frame = _first(_frame(layer, found), by, n)
+        plain = frame["score"]
         if lens is not LOGIT:
-            plain = scores_among(tools, dictionary, best, token_id, side, LOGIT)
-        frames.append(
-            pl.DataFrame(
-                {
-                    "layer": pl.repeat(layer, len(best), dtype=pl.Int32, eager=True),
-                    "feature": best.cpu().numpy(),
-                    "score": found.cpu().numpy(),
-                    "logit_score": plain.cpu().numpy(),
-                }
-            )
-        )
-    hits = pl.concat(frames).sort("score", "layer", "feature", descending=[True, False, False])
-    return hits.head(n)
+            features = frame["feature"].to_list()
+            each = [
+                scores_among(tools, dictionary, features, token, side, LOGIT)
+                for token in query.wanted
+            ]
+            plain = pl.Series(torch.stack(each).amin(0).cpu().numpy())
+        frame = frame.with_columns(plain.alias("logit_score"))
+        best = frame if best is None else _first(pl.concat([best, frame]), by, n)
+    if best is None:
+        raise UsageError("no layers to search: name at least one")
+    return best.select("layer", "feature", "rank", "score", "logit_score", "ranks")
+
+
+def _by_score(ranker: Ranker, limit: Limit) -> Ranked:
+    """The features with the highest scores, as many as can be among the `n` best."""
+    features = ranker.with_direction()
+    order = ranker.scores[features].sort(descending=True, stable=True).indices
+    found = []
+    for chunk in torch.split(features[order], limit.n):
+        found.append(ranker.ranked(chunk[-ranker.scores[chunk] <= limit.worst]))
+        limit.take(-found[-1].scores)
+        if not len(chunk) or -ranker.scores[chunk[-1]] > limit.worst:
+            break
+    return Ranked.joined(found)
+
+
+def _frame(layer: int, found: Ranked) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "layer": pl.repeat(layer, len(found.features), dtype=pl.Int32, eager=True),
+            "feature": found.features.cpu().numpy(),
+            "rank": found.rank.cpu().numpy(),
+            "score": found.scores.cpu().numpy(),
+            "ranks": pl.Series(found.ranks.tolist(), dtype=pl.List(pl.Int64)),
+        }
+    )
+
+
+def _first(frame: pl.DataFrame, by: By, n: int) -> pl.DataFrame:
+    """The `n` best rows, best first."""
+    keys = ["rank", "score"] if by == "rank" else ["score"]
+    falling = [key == "score" for key in keys]
+    return frame.sort(*keys, "layer", "feature", descending=[*falling, False, False]).head(n)
+
+
+def _reporting(progress: Progress | None, done: int, total: int) -> Callable[[float], None]:
+    """A function to call with the part of the current layer that is done."""
+
+    def report(share: float) -> None:
+        if progress is not None:
+            progress(int(_PARTS * (done + share)), _PARTS * total)
+
+    return report
 
 
 def _demand_operators(
@@ -93,102 +148,3 @@ def _demand_operators(
         carrier.operators_for(dictionary)
     except OperatorError as error:
         raise OperatorError(f"{error}, or search with --lens {LOGIT.name}") from None
-
-
-def token_scores(
-    tools: Instruments, dictionary: FeatureDictionary, token_id: int, side: Side, lens: Lens
-) -> Float[Tensor, " n_features"]:
-    """The score of one token for every feature of a dictionary; NaN for a vector of length zero."""
-    divisor = scales(tools, dictionary, side, lens)
-    return _scores(tools, dictionary, slice(None), token_id, side, lens, divisor)
-
-
-def scores_among(
-    tools: Instruments,
-    dictionary: FeatureDictionary,
-    features: Sequence[int] | Int[Tensor, " n"],
-    token_id: int,
-    side: Side,
-    lens: Lens,
-) -> Float[Tensor, " n"]:
-    """The score of one token for some features under another lens than the one that searched.
-
-    Does not read the whole dictionary, which is the main cost of a search.
-    """
-    carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
-    divisor = tools.readout(lens.readouts[side]).divisor(carried)
-    return _scores(tools, dictionary, features, token_id, side, lens, divisor)
-
-
-def ranks_among(
-    tools: Instruments,
-    dictionary: FeatureDictionary,
-    features: Sequence[int] | Int[Tensor, " n"],
-    token_id: int,
-    side: Side,
-    lens: Lens,
-) -> Int[Tensor, " n"]:
-    """The token's rank (1 is best) in the list of each of some features.
-
-    Search ranks features by score; this ranks the token within each feature's list. Costs the
-    product of those features with the vocabulary.
-    """
-    carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
-    ids = torch.full((len(carried), 1), token_id, device=carried.device)
-    return tools.readout(lens.readouts[side]).ranks(carried, ids)[:, 0] + 1
-
-
-def _scores(
-    tools: Instruments,
-    dictionary: FeatureDictionary,
-    features: slice | Sequence[int] | Int[Tensor, " n"],
-    token_id: int,
-    side: Side,
-    lens: Lens,
-    divisor: Float[Tensor, " n"],
-) -> Float[Tensor, " n"]:
-    """The score of one token for some features with known `divisor`."""
-    vectors = vectors_of(side, dictionary)[features]
-    readout, carry = tools.readout(lens.readouts[side]), lens.map(tools, side, dictionary)
-    ids = torch.tensor([token_id], device=vectors.device)
-    direction = readout.direction(ids)
-    scores = (vectors @ carry.pulled(direction) + carry.offset(direction)) / divisor
-    constant = readout.constant(ids)
-    return scores if constant is None else scores + constant
-
-
-def scales(
-    tools: Instruments, dictionary: FeatureDictionary, side: Side, lens: Lens
-) -> Float[Tensor, " n_features"]:
-    """The divisor of each feature's score: stored with the operators, cached, or computed."""
-    place = side, lens.name, dictionary.sha256
-    if place not in tools.scales:
-        carrier, found = tools.carrier, None
-        if carrier.operators is not None and lens.needs_operators:
-            found = carrier.operators.scale(side, lens.name, dictionary.sha256)
-        if found is None:
-            asked = {
-                "kind": "scales",
-                "side": side,
-                "lens": lens.name,
-                "dictionary": dictionary.sha256,
-            }
-            if lens.needs_operators:
-                asked["operators"] = carrier.operators_for(dictionary).fingerprint
-            found = carrier.results.cached(
-                asked, lambda: {"scales": compute_scales(tools, dictionary, side, lens)}
-            )["scales"]
-        tools.scales[place] = found
-    return tools.scales[place]
-
-
-def compute_scales(
-    tools: Instruments, dictionary: FeatureDictionary, side: Side, lens: Lens
-) -> Float[Tensor, " n_features"]:
-    """The final norm's scale for each carried value, or the length of each carried key.
-
-    NaN for a vector of length zero.
-    """
-    carry, readout = lens.map(tools, side, dictionary), tools.readout(lens.readouts[side])
-    chunks = torch.split(vectors_of(side, dictionary), _ROWS_AT_ONCE)
-    return torch.cat([readout.divisor(carry(chunk)) for chunk in chunks])

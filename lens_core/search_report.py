@@ -4,88 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import polars as pl
+
+from lens_core.feature_scores import scores_among
 from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
 from lens_core.report import Tick
-from lens_core.search import ranks_among, scores_among
 from lens_core.session import Session
 from lens_core.signature import Found, Hit
 from lens_core.terms import Side
+from lens_core.token_query import By, TokenQuery
 
 _BEST_TOKENS = 5  # of a feature that a search found
 
 
 def search(
     session: Session,
-    token_id: int,
+    query: TokenQuery,
     *,
     side: Side = "value",
     lens: str = "query",
     layers: Sequence[int] | None = None,
     n: int = 25,
+    by: By = "rank",
     tick: Tick | None = None,
 ) -> Found:
-    """The `n` best features for a token in `layers` (`None`: all that have a dictionary).
+    """The `n` best features for the tokens of `query` in `layers` (`None`: all).
+
+    `by`: their order, see `lens_core.search`.
 
     Raises:
-        UsageError: there is no such token, lens or layer.
+        UsageError: there is no such token, lens or layer, or the query cannot be answered.
         OperatorError: the lens needs operators, and there are none.
     """
     ours, asked = session.lens, lens_named(lens)
-    token = ours.vocabulary.text(ours.vocabulary.check(token_id))
     searched = tuple(ours.dictionaries.layers if layers is None else layers)
-    n = max(1, n)
-    rows: list[tuple[float, int, int, float]] = []
-    for done, layer in enumerate(searched):
+
+    def progress(done: int, total: int) -> None:
         if tick is not None:
-            tick("searching", done, len(searched))
-        frame = ours.search(token_id, side=side, lens=lens, layers=[layer], n=n)
-        rows += frame.select("score", "layer", "feature", "logit_score").iter_rows()
-    rows.sort(key=lambda row: (-row[0], row[1], row[2]))
-    hits = {(layer, feature): None for _, layer, feature, _ in rows[:n]}
-    beside = {
-        layer: _hits(session, layer, rows[:n], token_id, side, asked)
-        for layer in dict.fromkeys(layer for layer, _ in hits)
-    }
+            tick("searching", done, total)
+
+    frame = ours.search(query, side=side, lens=lens, layers=searched, n=n, by=by, progress=progress)
+    hits: dict[tuple[int, int], Hit] = {}
+    for own in frame.partition_by("layer", maintain_order=True):
+        for hit in _hits(session, own, query, side, asked):
+            hits[hit.layer, hit.feature] = hit
     return Found(
-        token_id=token_id,
-        token=token,
+        query=query,
+        tokens=tuple(ours.vocabulary.texts(list(query.ids))),
         side=side,
         lens=lens,
+        by=by,
         layers=searched,
-        hits=tuple(beside[layer][feature] for layer, feature in hits),
+        hits=tuple(hits[place] for place in frame.select("layer", "feature").iter_rows()),
     )
 
 
 def _hits(
-    session: Session,
-    layer: int,
-    rows: Sequence[tuple[float, int, int, float]],
-    token_id: int,
-    side: Side,
-    lens: Lens,
-) -> dict[int, Hit]:
-    """The hits of one layer among `rows`, by feature."""
-    ours = session.lens
-    own = [row for row in rows if row[1] == layer]
-    features = [feature for _, _, feature, _ in own]
-    dictionary = ours.dictionaries[layer]
-    ranks = ranks_among(ours, dictionary, features, token_id, side, lens).tolist()
-    query: list[float | None] = [None] * len(own)
+    session: Session, rows: pl.DataFrame, query: TokenQuery, side: Side, lens: Lens
+) -> list[Hit]:
+    """The hits in some rows of one layer."""
+    ours, features = session.lens, rows["feature"].to_list()
+    dictionary = ours.dictionaries[rows["layer"][0]]
+    query_scores: list[float | None] = [None] * len(features)
     if lens is LOGIT and ours.carrier.has_operators(dictionary):
-        query = scores_among(ours, dictionary, features, token_id, side, QUERY).tolist()
+        each = [
+            scores_among(ours, dictionary, features, token, side, QUERY).tolist()
+            for token in query.wanted
+        ]
+        query_scores = [min(scores) for scores in zip(*each, strict=True)]
     best = ours.best_tokens(side, dictionary, features, lens, _BEST_TOKENS)
-    return {
-        feature: Hit(
-            layer=layer,
-            feature=feature,
-            score=score,
-            rank=rank,
-            logit_score=plain,
+    return [
+        Hit(
+            layer=row["layer"],
+            feature=row["feature"],
+            rank=row["rank"],
+            score=row["score"],
+            logit_score=row["logit_score"],
             query_score=carried,
+            ranks=tuple(row["ranks"]),
             ids=tuple(ids),
             tokens=tuple(ours.vocabulary.texts(ids)),
         )
-        for (score, _, feature, plain), rank, carried, ids in zip(
-            own, ranks, query, best, strict=True
-        )
-    }
+        for row, carried, ids in zip(rows.iter_rows(named=True), query_scores, best, strict=True)
+    ]

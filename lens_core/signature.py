@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lens_core.comparison import Comparison
 from lens_core.terms import Method, OperatorSource, Settings, Side, Split, Switch
+from lens_core.token_query import By, TokenQuery
 
 NO_DIRECTION = "the vector has length zero: it has no direction"
 
@@ -224,30 +225,36 @@ class Evidence:
 class Hit:
     """A feature that a search found, with its best tokens.
 
-    `score` is the token's under the lens that searched, `rank` its rank among all tokens of
-    the feature under that lens (1 is best), `ids` and `tokens` the feature's best ones. The
-    token's score under Logit Lens is given as well and, if Logit Lens searched and there are
-    operators, its score under Query Lens.
+    `rank` is the token's rank among all tokens of the feature under the lens that searched (1 is
+    best), `score` its score; with several tokens the worst rank and the lowest score of those
+    wanted. `ranks` are those of all tokens of the query, wanted ones first. `ids` and `tokens`
+    are the feature's best ones. The score under Logit Lens is given as well and, if Logit Lens
+    searched and there are operators, the score under Query Lens.
     """
 
     layer: int
     feature: int
-    score: float
     rank: int
+    score: float
     logit_score: float
     query_score: float | None
+    ranks: tuple[int, ...]
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best features for a token, best first, in the searched layers."""
+    """The best features for the tokens of a query, best first, in the searched layers.
 
-    token_id: int
-    token: str
+    `tokens` are the texts of the query's tokens, wanted ones first.
+    """
+
+    query: TokenQuery
+    tokens: tuple[str, ...]
     side: Side
     lens: str
+    by: By
     layers: tuple[int, ...]
     hits: tuple[Hit, ...]
 

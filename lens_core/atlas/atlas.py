@@ -48,9 +48,9 @@ from lens_core.coherence import coherence, overlap
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.directories import ATLAS
 from lens_core.feature_map import site_of, vectors_of
+from lens_core.feature_scores import scales
 from lens_core.lens import QueryLens
 from lens_core.lenses import LENSES, LOGIT, QUERY
-from lens_core.search import scales
 from lens_core.stability import stability
 from lens_core.storage.files import build_lock
 from lens_core.storage.fingerprint import fingerprint, versions

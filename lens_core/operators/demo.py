@@ -100,7 +100,7 @@ class ShippedOperators:
     def scale(
         self, side: str, transition: str, dictionary: str
     ) -> Float[Tensor, " n_features"] | None:
-        """What search divides by (`lens_core.search`), by the dictionary's checksum."""
+        """What search divides by (`lens_core.feature_scores`), by the dictionary's checksum."""
         return self._number(dictionary, f"{side}_scale_{transition}")
 
     def _number(self, dictionary: str, name: str) -> Tensor | None:

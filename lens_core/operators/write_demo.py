@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lens_core.errors import OperatorError
 from lens_core.feature_map import FeatureMap, vectors_of
+from lens_core.feature_scores import compute_scales
 from lens_core.lens import QueryLens
 from lens_core.lenses import LENSES, QUERY
 from lens_core.operators.demo import DEMO, FEATURES, FORMAT, MADE_FOR, OPERATORS, ShippedOperators
-from lens_core.search import compute_scales
 from lens_core.stability import split_half
 from lens_core.storage.files import write_text_atomically
 from lens_core.storage.fingerprint import fingerprint, versions

@@ -15,6 +15,15 @@ from qlens_tui.engine import messages as m
 Feature = tuple[int, int]
 """Layer, and number within the layer."""
 
+
+@dataclass(frozen=True)
+class Listed:
+    """Features that a search found, best first, and what they are, printable."""
+
+    words: str
+    features: tuple[Feature, ...]
+
+
 SIDES: tuple[m.Side, m.Side] = ("value", "key")
 
 End = Literal["top", "bottom"]

@@ -62,6 +62,11 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
 
 def search_document(session: SessionFacts, found: Found) -> dict[str, Any]:
     """The document of `qlens search`."""
+    n_wanted = len(found.query.wanted)
+    tokens = [
+        {"id": token, "text": text}
+        for token, text in zip(found.query.ids, found.tokens, strict=True)
+    ]
     return {
         "model": session.model,
         "model_fingerprint": session.model_fingerprint,
@@ -69,9 +74,12 @@ def search_document(session: SessionFacts, found: Found) -> dict[str, Any]:
         **computed_on(session),
         "convention": "paper",
         "final_norm": "apply",
-        "token": {"id": found.token_id, "text": found.token},
+        "token": tokens[0],
+        "tokens": tokens[:n_wanted],
+        "without": tokens[n_wanted:],
         "side": found.side,
         "lens": found.lens,
+        "by": found.by,
         "layers": found.layers,
         "results": [asdict(hit) for hit in found.hits],
     }

@@ -87,8 +87,8 @@ class Watch:
             self._draw(done, total)
 
     @contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        """Draw the progress reported inside the block."""
+    def on(self, what: str, *, in_passes: bool = True) -> Iterator[None]:
+        """Draw the progress reported inside the block; `in_passes`: say which pass it is."""
         if not self._output.errors.is_terminal:
             yield
             return
@@ -99,7 +99,8 @@ class Watch:
                 nonlocal passes, last
                 passes += done < last
                 last = done
-                bar.update(task, completed=done, total=total, description=f"{what}, pass {passes}")
+                which = f"{what}, pass {passes}" if in_passes else what
+                bar.update(task, completed=done, total=total, description=which)
 
             self._draw = draw
             try:

@@ -204,11 +204,12 @@ class Answers:
 
         found = search(
             self._session,
-            request.token_id,
+            request.query,
             side=request.side,
             lens=request.lens,
             layers=request.layers,
             n=request.n,
+            by=request.by,
             tick=self._tick,
         )
         return events.SearchReady(id=request.id, found=found)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from lens_core.terms import Settings, Side, Split
+from lens_core.token_query import By, TokenQuery
 
 SESSION, AT_ONCE, SOON, NEXT, IN_SIGHT, WHEN_IDLE, LATER_STAGE, BACKGROUND = range(8)
 """The order in which requests are taken. A running request gives way at its ticks to requests up
@@ -196,17 +197,18 @@ OF_PANES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Request):
-    """Features that promote a token or fire on it; answered by `SearchReady`.
+    """Features that promote tokens or fire on them; answered by `SearchReady`.
 
     `lens` is a name of `lens_core.lenses`; `layers` is `None` for all layers.
     """
 
     pane: ClassVar[str] = "search"
-    token_id: int
+    query: TokenQuery
     side: Side = "value"
     lens: str = "query"
     layers: tuple[int, ...] | None = None
     n: int = 100
+    by: By = "rank"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from lens_core.config import load_config, with_overrides
 from lens_core.errors import DictionaryError
 from lens_core.faces import joined, unescape_bytes
 from lens_core.feature_map import vectors_of
+from lens_core.feature_scores import compute_scales
 from lens_core.lenses import lens_named
 from lens_core.linearization import Linearization
 from lens_core.operators.demo import DEMO
 from lens_core.operators.passes import FAMILIES, Positions
-from lens_core.search import compute_scales
 from lens_core.session import open_session
 from tests.oracles import relative
 

@@ -12,13 +12,13 @@ from lens_core.dictionaries.feature_dictionary import read_function
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.direct import key_transition, value_transition
 from lens_core.errors import OperatorError, UsageError
+from lens_core.feature_scores import ranks_among, scores_among, token_scores
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
 from lens_core.lenses import QUERY, lens_named
 from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
-from lens_core.search import ranks_among, scores_among, token_scores
 from lens_core.signature import NO_DIRECTION
 from lens_core.storage.results import ResultCache
 from lens_core.terms import SIDES, Settings, block_index, block_name
@@ -157,9 +157,9 @@ def test_search_scores_are_those_that_show_prints(architecture, lens, side, lens
     assert listed == 9
 
 
-def test_search_ranks_over_layers_and_shows_logit_lens_beside(lens):
+def test_search_goes_over_layers_and_shows_logit_lens_beside(lens):
     hits = lens.search(5, n=12)
-    assert hits["score"].is_sorted(descending=True)
+    assert hits["rank"].is_sorted()
     assert set(hits["layer"]) <= set(range(lens.model.n_layers))
     plain = lens.search(5, lens="logit", n=10_000)
     both = hits.join(plain, on=["layer", "feature"], suffix="_plain")
@@ -193,10 +193,10 @@ def test_a_rank_is_the_place_in_the_features_own_list(lens, side, kind):
         signature = getattr(lens.signature(LAYER, feature, length=d_vocab), side)
         ids = getattr(signature, f"{kind}_lens" if kind != "first-order" else "first_order").ids
         for token in (0, 7, d_vocab - 1):
-            (rank,) = ranks_among(
-                lens, dictionary, [feature], token, side, lens_named(kind)
+            (ranks,) = ranks_among(
+                lens, dictionary, [feature], [token, 1], side, lens_named(kind)
             ).tolist()
-            assert list(ids)[rank - 1] == token
+            assert [ids[rank - 1] for rank in ranks] == [token, 1]
 
 
 @pytest.mark.parametrize("lens_name", ["query", "logit", "first-order"])

@@ -16,3 +16,6 @@ class AnswerScreen(ModalScreen[Result]):
     @abstractmethod
     def answered(self) -> None:
         """The state may have changed: draw again."""
+
+    def marks_changed(self) -> None:
+        """Marks may have changed: draw again if any are shown."""

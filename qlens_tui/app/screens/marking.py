@@ -18,6 +18,8 @@ from qlens_tui.app.notices import LONG
 from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
+from qlens_tui.app.screens.reading_marks import marks_of, opened_with_marks
+from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import DictionaryName, Mark, Step, tag_name
@@ -69,7 +71,7 @@ class Marking:
         """Open the triage file and read the marks of the known layers, off the UI thread."""
         try:
             known = {layer: each.sha256 for layer, each in self._opened.known.items()}
-            triage, marks, problem = await asyncio.to_thread(_opened_with_marks, known)
+            triage, marks, problem = await asyncio.to_thread(opened_with_marks, known)
             if self._file.done():  # the app has ended
                 triage.close()
                 return
@@ -96,15 +98,15 @@ class Marking:
             return None
         return self.triage
 
-    def toggle(self, kind: Literal["star", "reject"]) -> None:
-        """Mark the selection, or remove the mark if all of the selection has it."""
-        selection = self._selection()
+    def toggle(self, kind: Literal["star", "reject"], at: Feature | None = None) -> None:
+        """Mark the selection, or `at`; or remove the mark if all of the selection has it."""
+        selection = self._selection(at)
         if selection and (triage := self._usable()) is not None:
             self._edit(lambda: triage.toggle(selection, kind), selection)
 
-    def tag(self) -> None:
+    def tag(self, at: Feature | None = None) -> None:
         """Ask for a tag and add it; a tag that the feature has is removed."""
-        selection = self._selection()
+        selection = self._selection(at)
         if not selection or (triage := self._usable()) is None:
             return
         count = _count(selection)
@@ -162,10 +164,10 @@ class Marking:
         prompt = Prompt(f"tag {what}", hint=hint, typed=typed, check=check, ascii_only=self._ascii)
         self._screen.app.push_screen(prompt, apply)
 
-    def note(self) -> None:
-        """Open the note of the feature under the cursor."""
-        feature = self._table.feature
-        if feature is None or (triage := self._usable()) is None:
+    def note(self, at: Feature | None = None) -> None:
+        """Open the note of the feature under the cursor, or of `at`."""
+        feature = at or self._table.feature
+        if feature is None or not self._is_known(feature) or (triage := self._usable()) is None:
             return
         layer, number = feature
         dictionary = self._name(layer)
@@ -262,7 +264,20 @@ class Marking:
         model = self._opened.model_name
         return DictionaryName(known.sha256, known.name, model, layer)
 
-    def _selection(self) -> dict[DictionaryName, list[int]]:
+    def _is_known(self, feature: Feature) -> bool:
+        """Whether a feature's dictionary is known; if not, the user is told."""
+        if feature[0] in self._opened.known:
+            return True
+        self._screen.notify(f"layer {feature[0]} is still being read: try again in a moment")
+        return False
+
+    def mark(self, feature: Feature) -> Mark:
+        """The marks of one feature, as last read."""
+        return self.marks.get(feature[0], {}).get(feature[1], Mark())
+
+    def _selection(self, at: Feature | None) -> dict[DictionaryName, list[int]]:
+        if at is not None:
+            return {self._name(at[0]): [at[1]]} if self._is_known(at) else {}
         table = self._table
         if table.rows is None or not len(table.rows):
             return {}
@@ -364,33 +379,13 @@ class Marking:
             edits = self._edits
             known = {layer: each.sha256 for layer, each in self._opened.known.items()}
             try:
-                marks = await asyncio.to_thread(_marks_of, triage, known)
+                marks = await asyncio.to_thread(marks_of, triage, known)
             except LensError as error:
                 self._say_once(str(error))
                 return
         self.marks |= marks
         self._shas |= known
         self._changed()
-
-
-def _opened_with_marks(
-    known: Mapping[int, str],
-) -> tuple[Triage, dict[int, dict[int, Mark]], str]:
-    """The open triage file, the marks of layers by their sha256, and what the user should know.
-
-    Raises:
-        StoreError: it cannot be opened.
-    """
-    triage = Triage()
-    try:
-        marks = _marks_of(triage, known)
-    except LensError as error:
-        return triage, {}, str(error)
-    return triage, marks, triage.warning
-
-
-def _marks_of(triage: Triage, known: Mapping[int, str]) -> dict[int, dict[int, Mark]]:
-    return {layer: triage.marks(sha256) for layer, sha256 in known.items()}
 
 
 def _count(selection: Mapping[DictionaryName, Sequence[int]]) -> int:

@@ -2,7 +2,8 @@
 
 The user types a text; the model runs on it once. One feature's activation is shown at every token,
 at first that of the feature under the table's cursor. For the token under the cursor, the features
-of the layer that fire on it most strongly are listed; enter goes to one of them.
+of the layer that fire on it most strongly are listed, with the tokens of their key's list; enter
+goes to one of them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from qlens_tui.app.requests import Requests
-from qlens_tui.app.screens.answer_screen import AnswerScreen
+from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.prompt import Answer, Prompt
+from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ResultsScreen
 from qlens_tui.app.state import State
-from qlens_tui.app.views import Feature
+from qlens_tui.app.views import Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.firing_tokens import FiringTokens
 from qlens_tui.app.widgets.key_line import KeyLine
-from qlens_tui.app.widgets.text_line import TextLine
+from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.engine import messages as m
 from qlens_tui.formats import number
 from qlens_tui.table.feature_labels import labels
@@ -35,18 +37,17 @@ _HINT = r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"
 _LOADING = "the model is still loading: p tries again"
 
 
-class ProbeScreen(AnswerScreen[Feature | None]):
+class ProbeScreen(ResultsScreen):
     """A text's tokens, one feature's activations on them, and the other features that fire."""
 
     DEFAULT_CSS = """
-    ProbeScreen { align: center middle; background: transparent; }
     ProbeScreen > Vertical {
         width: 100%; max-width: 140; height: 90%; background: $surface;
         border: round $foreground 40%;
     }
     ProbeScreen Horizontal { height: 1fr; }
     ProbeScreen FiringTokens { width: 2fr; max-width: 50; height: 1fr; }
-    ProbeScreen ChoiceList { width: 3fr; height: 1fr; max-height: 100%; }
+    ProbeScreen ChoiceList { width: 3fr; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,6 +59,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         Binding("n", "fires(1)", "Next token that the feature fires on"),
         Binding("N", "fires(-1)", "Previous token that the feature fires on"),
         Binding("space", "watch", "Watch this feature along the text"),
+        *KEYS,
     ]
 
     def __init__(
@@ -68,6 +70,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         state: State,
         requests: Requests,
         reader: RowReader,
+        marking: Marking,
         *,
         ascii_only: bool,
     ) -> None:
@@ -79,6 +82,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         self._answers = state
         self._requests = requests
         self._reader = reader
+        self.marking = marking
         self._ascii = ascii_only
         self._question: m.ReadPrompt | None = None
         self._probed: m.PromptFirings | None = None
@@ -86,7 +90,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
     def compose(self) -> ComposeResult:
         plain = self._ascii
         with Vertical():
-            yield TextLine(ascii_only=plain)
+            yield TitleLine(ascii_only=plain)
             with Horizontal():
                 yield FiringTokens(ascii_only=plain)
                 yield ChoiceList(ascii_only=plain, nothing="")
@@ -152,9 +156,8 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         self.answered()
 
     def action_watch(self) -> None:
-        chosen = self._chosen()
-        if chosen is not None:
-            self._feature = chosen
+        if self.chosen is not None:
+            _, self._feature = self.chosen
             self._ask()
 
     def action_token(self, by: int) -> None:
@@ -165,21 +168,19 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         self.query_one(FiringTokens).seek(by)
         self._list()
 
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
-    def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
-        event.stop()
-        chosen = self._chosen()
-        if chosen is not None:
-            self.dismiss((self._layer, chosen))
-
     # What is shown.
 
-    def _chosen(self) -> int | None:
-        """The feature under the list's cursor."""
-        at = self.query_one(ChoiceList).cursor
-        return None if at is None else self._here()[0][at]
+    def listed(self) -> Listed:
+        if self._probed is None:
+            return Listed("", ())
+        at = self.query_one(FiringTokens).cursor
+        label = token_label(self._probed.tokens[at], ascii_only=self._ascii)
+        words = f"fire on {label} ({at + 1} of the text), layer {self._layer}"
+        return Listed(words, tuple((self._layer, feature) for feature in self._here()[0]))
+
+    def marks_changed(self) -> None:
+        if self.is_attached:
+            self._list(keep=True)
 
     def _here(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """List what fires on the token under the cursor."""
@@ -189,21 +190,23 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         return firing.features, firing.activations
 
     def _list(self, *, keep: bool = False) -> None:
-        features, activations = self._here()
-        names = [f"{self._layer}:{feature}" for feature in features]
+        numbers, activations = self._here()
+        features = [(self._layer, feature) for feature in numbers]
+        names = [f"{layer}:{feature}" for layer, feature in features]
         width = max([7, *map(len, names)])
         opened = self._answers.opened
-        here = [(self._layer, feature) for feature in features]
-        named = labels(here, self._reader.frames(opened.known), opened.texts)
+        named = labels(features, self._reader.frames(opened.known), opened.texts, "key")
+        watched = self._layer, None if self._probed is None else self._probed.feature
         lines = [
-            f"{'=' if self._probed and feature == self._probed.feature else ' '}"
-            f"{name:>{width}} {number(activation):>8}  "
-            f"{self._label(named.get((self._layer, feature), ()))}"
-            for feature, name, activation in zip(features, names, activations, strict=True)
+            f"{'=' if feature == watched else ' '}{name:>{width}} {signs}{number(activation):>8}  "
+            f"{self._label(named.get(feature, ()))}"
+            for feature, name, signs, activation in zip(
+                features, names, self.signs(features), activations, strict=True
+            )
         ]
         chosen = self.query_one(ChoiceList)
         chosen.say_nothing("no feature fires on this token" if self._probed is not None else "")
-        heading = f" {'feature':>{width}} {'fires':>8}  promotes" if lines else ""
+        heading = f" {'feature':>{width}} {' ' * SIGNS}{'fires':>8}  fires on" if lines else ""
         chosen.set_choices(lines, heading=heading, cursor=None if keep else 0)
         chosen.styles.height = "1fr"
 
@@ -211,7 +214,7 @@ class ProbeScreen(AnswerScreen[Feature | None]):
         return " ".join(token_label(token, ascii_only=self._ascii) for token in tokens)
 
     def _tell(self, text: str, style: str = "pane--title") -> None:
-        self.query_one(TextLine).tell(text, style)
+        self.query_one(TitleLine).tell(text, style)
 
 
 def meant(typed: str) -> str:

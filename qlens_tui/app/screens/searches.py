@@ -8,12 +8,13 @@ from typing import Any
 from textual.screen import Screen
 
 from qlens_tui.app.requests import Requests
+from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.prompt import Answer
 from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
-from qlens_tui.app.screens.token_prompt import sought_by, still_possible, token_prompt
+from qlens_tui.app.screens.token_prompt import TokenPrompt, still_possible
 from qlens_tui.app.state import State
-from qlens_tui.app.views import Feature
+from qlens_tui.app.views import Feature, Listed
 from qlens_tui.table.row_reader import RowReader
 
 
@@ -25,23 +26,27 @@ class Searches:
         state: State,
         requests: Requests,
         reader: RowReader,
+        marking: Marking,
         *,
         go: Callable[[int, int], None],
+        tabulate: Callable[[Listed], None],
         screen: Screen[Any],
         ascii_only: bool,
     ) -> None:
-        """`go` shows a feature that was found."""
+        """`go` shows a feature that was found, `tabulate` all of them in the table."""
         self._state = state
         self._requests = requests
         self._reader = reader
+        self._marking = marking
         self._go = go
+        self._tabulate = tabulate
         self._screen = screen
         self._ascii = ascii_only
         self.last: Sought | None = None
         self._typed = ""
 
     def by_token(self) -> None:
-        """Ask for a token, then list its features; with nothing typed, repeat the last search."""
+        """Ask for tokens, then list their features; with nothing typed, repeat the last search."""
         opened, layer = self._state.opened, self._state.layer
         completion, texts = opened.completion, opened.texts
         if opened.session is None or completion is None or texts is None:
@@ -49,22 +54,24 @@ class Searches:
             return
         last = still_possible(self.last, opened)
 
+        prompt = TokenPrompt(completion, texts, last, ascii_only=self._ascii)
+
         def search(answer: Answer | None) -> None:
-            sought = None if answer is None else sought_by(answer, layer, last)
+            sought = None if answer is None else prompt.sought(answer, layer)
             if sought is not None:
                 self._list(sought)
 
-        prompt = token_prompt(completion, texts, last, ascii_only=self._ascii)
         self._screen.app.push_screen(prompt, search)
 
     def _list(self, sought: Sought) -> None:
         screen = ReverseSearch(
-            sought, self._state, self._requests, self._reader, ascii_only=self._ascii
-        )
+            sought, self._state, self._requests, self._reader, self._marking,
+            ascii_only=self._ascii,
+        )  # fmt: skip
 
-        def leave(hit: Feature | None) -> None:
+        def leave(found: Feature | Listed | None) -> None:
             self.last = screen.sought
-            self._leave(hit)
+            self._leave(found)
 
         self._screen.app.push_screen(screen, leave)
 
@@ -87,15 +94,18 @@ class Searches:
             self._state,
             self._requests,
             self._reader,
+            self._marking,
             ascii_only=self._ascii,
         )
 
-        def leave(found: Feature | None) -> None:
+        def leave(found: Feature | Listed | None) -> None:
             self._typed = screen.typed
             self._leave(found)
 
         self._screen.app.push_screen(screen, leave)
 
-    def _leave(self, found: Feature | None) -> None:
-        if found is not None:
+    def _leave(self, found: Feature | Listed | None) -> None:
+        if isinstance(found, Listed):
+            self._tabulate(found)
+        elif found is not None:
             self._go(*found)

@@ -120,8 +120,9 @@ class Workbench(Screen[None]):
             rows=self.rows, table=self.table, changed=self._show_answers,
         )  # fmt: skip
         self.searches = Searches(
-            state, requests, reader, go=self.rows.go, screen=self, ascii_only=plain
-        )
+            state, requests, reader, self.marking, go=self.rows.go,
+            tabulate=self.rows.show_listed, screen=self, ascii_only=plain,
+        )  # fmt: skip
         self._row_prompts = RowPrompts(
             state, rows=self.rows, table=self.table, screen=self, ascii_only=plain
         )
@@ -379,6 +380,9 @@ class Workbench(Screen[None]):
         """Show the current marks."""
         self.table.set_marks(dict(self.marking.marks))
         self.show_layers()
+        for screen in self.app.screen_stack:
+            if isinstance(screen, AnswerScreen):
+                screen.marks_changed()
 
     # The visit.
 

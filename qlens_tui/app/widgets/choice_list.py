@@ -47,6 +47,9 @@ class ChoiceList(LinePane):
             super().__init__()
             self.index = index
 
+    class Left(Message):
+        """The user wants to go up from the first line."""
+
     def __init__(
         self, *, ascii_only: bool = False, id: str | None = None, nothing: str = "nothing"
     ) -> None:
@@ -93,6 +96,8 @@ class ChoiceList(LinePane):
         self._follow()
         if self._cursor != before:
             self.post_message(self.Moved(self._cursor))
+        elif by == -1 and self._choices:
+            self.post_message(self.Left())
 
     def action_take(self) -> None:
         if self._choices:

@@ -24,6 +24,11 @@ class TextLine(LinePane, can_focus=False):
         super().__init__(ascii_only=ascii_only, id=id)
         self._text, self._style = visible(text, ascii_only=ascii_only), style
 
+    @property
+    def text(self) -> str:
+        """The text as shown."""
+        return self._text
+
     def tell(self, text: str, style: str | None = None, *, printable: bool = False) -> None:
         """Show `text` in a component class of `LinePane`: the current one unless one is given.
 

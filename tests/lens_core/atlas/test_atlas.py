@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from lens_core import search as search_module
+from lens_core import feature_scores
 from lens_core.atlas import atlas as atlas_module
 from lens_core.atlas.atlas import CONTEXTS, atlas, atlas_fingerprint, atlas_layer
 from lens_core.atlas.files import (
@@ -311,7 +311,7 @@ def test_a_first_search_divides_by_what_came_with_the_atlas(gpt2, tmp_path, monk
     with ResultCache(tmp_path / "results") as results:
         atlas_layer(lens(results), LAYER, tmp_path)
         before = {side: gpt2.search(7, side=side, layers=[LAYER], n=N) for side in SIDES}
-        monkeypatch.setattr(search_module, "compute_scales", None)
+        monkeypatch.setattr(feature_scores, "compute_scales", None)
         for side in SIDES:
             found = lens(results).search(7, side=side, layers=[LAYER], n=N)
             assert_frame_equal(found, before[side], check_exact=True)

@@ -273,11 +273,11 @@ def test_a_text_is_read_behind_the_token_that_begins_the_reference(client, workp
 def test_what_needs_operators_says_how_to_get_them(client, workplace):
     bare = workplace.write("bare.toml", Path(workplace.config).read_text().replace("20", "19"))
     assert isinstance(client.ask(m.Open(config=bare, offline=True)), m.SessionFacts)
-    for request in (m.Search(token_id=5), m.Tabulate(layer=LAYER)):
+    for request in (m.Search(query=m.TokenQuery((5,))), m.Tabulate(layer=LAYER)):
         failed = client.ask(request)
         assert isinstance(failed, m.Failed)
         assert "qlens build" in failed.text
-    plain = client.ask(m.Search(token_id=5, lens="logit", n=2))
+    plain = client.ask(m.Search(query=m.TokenQuery((5,)), lens="logit", n=2))
     assert [hit.query_score for hit in plain.hits] == [None, None]
 
 
@@ -295,7 +295,10 @@ def test_what_needs_operators_says_how_to_get_them(client, workplace):
         (m.ReadPrompt(layer=0, text=""), "no tokens"),
         (m.ReadPrompt(layer=0, text="a\udc80"), "half of one"),
         (m.ReadPrompt(layer=0, text="a" * 65), "65 tokens and .* reads 64 at most: shorten it"),
-        (m.Search(token_id=-1, lens="logit"), "token id -1 is outside the vocabulary"),
+        (
+            m.Search(query=m.TokenQuery((-1,)), lens="logit"),
+            "token id -1 is outside the vocabulary",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_no_defect(opened, request_, complaint):
@@ -395,15 +398,17 @@ def test_a_build_gives_way_to_a_key_press_can_be_stopped_and_goes_on(client, wor
     atlas = client.ask(m.Tabulate(layer=LAYER))
     assert isinstance(atlas, m.AtlasReady), atlas
     assert client.ask(m.DescribeLayer(layer=LAYER)).atlas == atlas.directory
-    hits = client.ask(m.Search(token_id=5, n=4)).hits
+    hits = client.ask(m.Search(query=m.TokenQuery((5,)), n=4)).hits
     assert len(hits) == 4
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert [hit.rank for hit in hits] == sorted(hit.rank for hit in hits)
     best = client.ask(m.ComputeSignature(layer=hits[0].layer, feature=hits[0].feature))
     scores = dict(zip(best.value.top.query_lens.ids, best.value.top.query_lens.scores, strict=True))
     assert scores[5] == pytest.approx(hits[0].score, rel=1e-4)
     assert {hit.query_score for hit in hits} == {None}
-    by_query = {(hit.layer, hit.feature): hit for hit in client.ask(m.Search(token_id=5)).hits}
-    for hit in client.ask(m.Search(token_id=5, lens="logit", n=4)).hits:
+    by_query = {
+        (hit.layer, hit.feature): hit for hit in client.ask(m.Search(query=m.TokenQuery((5,)))).hits
+    }
+    for hit in client.ask(m.Search(query=m.TokenQuery((5,)), lens="logit", n=4)).hits:
         assert hit.score == hit.logit_score
         queried = by_query[hit.layer, hit.feature].score
         assert hit.query_score == pytest.approx(queried, rel=1e-4, abs=1e-6)

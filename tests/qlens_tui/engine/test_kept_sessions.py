@@ -115,7 +115,7 @@ def test_what_was_not_asked_is_not_found(place):
         replace(LISTS, feature=FEATURE + 1),
         replace(LISTS, layer=0),
         replace(LISTS, settings=m.Settings(transition="first-order")),
-        m.Search(token_id=1),
+        m.Search(query=m.TokenQuery((1,))),
     ):
         assert found.answer(other) is None
 

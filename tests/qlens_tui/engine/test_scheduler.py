@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from lens_core.token_query import TokenQuery
 from qlens_tui.engine.messages import (
     Build,
     Cancel,
@@ -55,7 +56,7 @@ def test_panes_do_not_drop_each_other_and_the_sides_of_the_paths_are_two(desk):
 
 
 def test_background_work_comes_after_everything_and_in_its_order(desk):
-    put(desk, Build(id=1), Tabulate(id=2, layer=3), Search(id=3, token_id=1))
+    put(desk, Build(id=1), Tabulate(id=2, layer=3), Search(id=3, query=TokenQuery((1,))))
     put(desk, Tabulate(id=4, layer=4))
     assert taken(desk, 4) == [3, 1, 2, 4]
 
@@ -180,7 +181,7 @@ def test_who_waits_without_patience_waits_on(desk):
 def test_a_new_session_drops_and_stops_everything_and_is_not_opened_meanwhile(desk):
     build, sign = Build(id=1), ComputeSignature(id=2, layer=0, feature=0)
     with desk.running(build), desk.running(sign):
-        put(desk, Search(id=3, token_id=0))
+        put(desk, Search(id=3, query=TokenQuery((0,))))
         assert put(desk, Open(id=4, config="other")) == [Dropped(id=3)]
         assert desk.take_meanwhile() is None
         for request in (sign, build):
@@ -221,7 +222,7 @@ def test_lists_give_way_to_a_search_and_not_to_the_features_own_passes(desk):
     with desk.running(desk.take()):
         put(desk, split, ComputeEvidence(id=3, layer=0, feature=0))
         assert desk.take_meanwhile() is None
-        put(desk, Search(id=4, token_id=1))
+        put(desk, Search(id=4, query=TokenQuery((1,))))
         assert desk.take_meanwhile().id == 4
 
 
