@@ -35,7 +35,9 @@ from lens_core.lenses import Lens
 from lens_core.terms import Side
 from lens_core.token_query import TokenQuery
 
-_FIRST, _GROWTH = 32, 4  # tokens of the first sample; how many times larger the next one is
+_FIRST, _LARGEST_FIRST = 32, 2048  # tokens of the first sample
+_GROWTH = 4  # how many times larger the next one is
+_OVERHEAD = 64  # the cost of ranking no features, as that of so many
 _BLOCK = 2**25  # scores that are held at once
 _AT_ONCE = 2e10  # multiplications between two reports of progress, about a second on two cores
 _ROUNDING = 1e-4  # of the largest score; errors of float32 are a hundred times smaller
@@ -146,14 +148,14 @@ class Ranker:
         def report() -> None:
             settled(1 - len(left) / max(1, len(every)))
 
-        for sample in self._samples():
+        for sample in self._samples(self._first_size(len(left), limit)):
             if not self._pays(len(sample), len(left), limit):
                 break
             counts, likely = self._above(left, sample, report)
             above += counts
             keep = above.amax(1) < limit.worst
             next_cost = len(sample) * _GROWTH * int(keep.sum())
-            if limit.worst == math.inf or limit.n * self._d_vocab < next_cost:
+            if limit.worst == math.inf or (limit.n + _OVERHEAD) * self._d_vocab < next_cost:
                 first = likely.masked_fill(~keep, -math.inf).topk(min(limit.n, len(left))).indices
                 first = first[keep[first]]
                 rank(left[first])
@@ -173,10 +175,19 @@ class Ranker:
             return False
         return 2 * n_tokens * (self._dictionary.d_model + n_features) < n_features * self._d_vocab
 
-    def _samples(self) -> Iterator[Int[Tensor, " tokens"]]:
+    def _first_size(self, n_features: int, limit: Limit) -> int:
+        """How many tokens to look at first: to choose `n` features, as many as ranking them costs.
+
+        Fewer are enough if other dictionaries already gave a limit.
+        """
+        if limit.worst < math.inf or not n_features:
+            return _FIRST
+        return max(_FIRST, min(_LARGEST_FIRST, limit.n * self._d_vocab // n_features))
+
+    def _samples(self, size: int) -> Iterator[Int[Tensor, " tokens"]]:
         """All tokens in a random order that is always the same, in growing parts."""
         order = torch.randperm(self._d_vocab, generator=torch.Generator().manual_seed(0))
-        start, size = 0, _FIRST
+        start = 0
         while start < self._d_vocab:
             yield order[start : start + size].to(self._own.device)
             start, size = start + size, size * _GROWTH

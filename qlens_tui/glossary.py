@@ -148,7 +148,14 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word(
                 "rank",
                 "the token's place in the feature's own list of all tokens; 1 is the best. "
-                "Search orders features by score, and a high score need not be a high rank",
+                "Search orders features by it, then by score (o: by score alone: a feature with "
+                "large scores throughout leads for tokens that it ranks in the ten-thousands). "
+                "With several tokens, the worst rank and the lowest score of those wanted",
+            ),
+            Word(
+                "a, b   a -b",
+                "in a search: features that rank both tokens well; those that rank a well, without "
+                "those that have b among their best k tokens or in front of a",
             ),
             Word(
                 "length, carried",

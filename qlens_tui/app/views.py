@@ -18,7 +18,7 @@ Feature = tuple[int, int]
 
 @dataclass(frozen=True)
 class Listed:
-    """Features that a search found, best first, and what they are, printable."""
+    """Features that a search found, best first, and what they are, raw."""
 
     words: str
     features: tuple[Feature, ...]

@@ -38,11 +38,15 @@ class RowReader:
         layers: Sequence[KnownLayer],
         texts: Sequence[str] | None,
         *,
+        only: Sequence[tuple[int, int]] | None = None,
         keep: str = "",
         sort: str | None = None,
         descending: bool = False,
     ) -> Rows:
         """The rows of layers that the filter `keep` keeps, sorted; in a worker thread.
+
+        `only`: no other features than these, in this order unless they are sorted.
+
 
         Waits for the triage file if marks are needed.
 
@@ -52,7 +56,7 @@ class RowReader:
             LensError: the filter or the order needs columns or token strings that are not there.
         """
         from qlens_tui.table.frames import layer_frame, together
-        from qlens_tui.table.rows import all_rows, filtered, sorted_by, with_marks
+        from qlens_tui.table.rows import all_rows, filtered, only_these, sorted_by, with_marks
 
         frames = []
         for known in layers:
@@ -65,6 +69,8 @@ class RowReader:
             shas = {known.layer: known.sha256 for known in layers}
             frame = with_marks(frame, marks_frame(self._triage.result(), shas))
         rows = all_rows(frame)
+        if only is not None:
+            rows = only_these(rows, only)
         if keep:
             rows = filtered(rows, keep, texts, ascii_only=self._ascii)
         if sort is not None and sort in rows.frame.columns:

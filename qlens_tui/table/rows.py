@@ -39,6 +39,7 @@ SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_id
 KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
+_NUMBER = pl.col("layer").cast(pl.Int64) * 2**32 + pl.col("feature")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +146,16 @@ class Rows:
 
 def all_rows(frame: pl.DataFrame) -> Rows:
     """All rows of a frame, by layer and feature; a frame in another order is copied."""
-    number = pl.col("layer").cast(pl.Int64) * 2**32 + pl.col("feature")
-    ordered = frame.select(number).to_series().is_sorted()
+    ordered = frame.select(_NUMBER).to_series().is_sorted()
     return Rows(frame if ordered else frame.sort("layer", "feature"))
+
+
+def only_these(rows: Rows, features: Sequence[tuple[int, int]]) -> Rows:
+    """The rows of these features, in their order, out of `all_rows`; others are left out."""
+    numbers = rows.frame.select(_NUMBER).to_series()
+    wanted = pl.Series([layer * 2**32 + feature for layer, feature in features], dtype=pl.Int64)
+    wanted = wanted.filter(wanted.is_in(numbers.implode()))
+    return Rows(rows.frame, numbers.search_sorted(wanted).cast(pl.UInt32))
 
 
 def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:

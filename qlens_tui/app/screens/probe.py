@@ -100,7 +100,8 @@ class ProbeScreen(ResultsScreen):
         self.query_one(ChoiceList).focus()
         self.query_one(KeyLine).tell(
             [("j/k", "token"), ("up/down", "feature"), ("enter", "open"), ("space", "watch"),
-             ("p", "text"), ("n/N", "where it fires"), ("esc", "back")]
+             ("p", "text"), ("n/N", "where it fires"), ("T", "as table"), ("s x t m", "mark"),
+             ("esc", "back")]
         )  # fmt: skip
         self._tell(f"what fires on a text, layer {self._layer}")
         self.action_edit()
@@ -174,8 +175,8 @@ class ProbeScreen(ResultsScreen):
         if self._probed is None:
             return Listed("", ())
         at = self.query_one(FiringTokens).cursor
-        label = token_label(self._probed.tokens[at], ascii_only=self._ascii)
-        words = f"fire on {label} ({at + 1} of the text), layer {self._layer}"
+        token = self._probed.tokens[at]
+        words = f"what fires on {token.strip(' ') or token} (token {at + 1})"
         return Listed(words, tuple((self._layer, feature) for feature in self._here()[0]))
 
     def marks_changed(self) -> None:

@@ -72,6 +72,16 @@ class Sought:
         return f"{_VERBS[self.side]} {tokens}, {where}, {self.lens} by {self.by}"
 
     @property
+    def summary(self) -> str:
+        """The search in a few words, raw."""
+        n_wanted = len(self.query.wanted)
+        tokens = (
+            f"{'-' * (at >= n_wanted)}{token.strip(' ') or token}"
+            for at, token in enumerate(self.tokens)
+        )
+        return f"what {_HEADINGS[self.side]} {', '.join(tokens)}"
+
+    @property
     def layers(self) -> tuple[int, ...] | None:
         """The layers to search; `None`: all."""
         return None if self.everywhere or self.layer is None else (self.layer,)
@@ -133,8 +143,7 @@ class ReverseSearch(ResultsScreen):
         return () if self._drawn is None else self._drawn.hits
 
     def listed(self) -> Listed:
-        words = self.sought.in_words(ascii_only=self._ascii)
-        return Listed(words, tuple((hit.layer, hit.feature) for hit in self.hits))
+        return Listed(self.sought.summary, tuple((hit.layer, hit.feature) for hit in self.hits))
 
     def compose(self) -> ComposeResult:
         plain = self._ascii

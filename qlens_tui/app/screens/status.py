@@ -41,6 +41,9 @@ def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list
     facts = [[model, model[:12]], [layer], [f"{row} of {total:,}" if count != total else row]]
     if len(table.chosen) > 1:
         facts.append([f"{len(table.chosen):,} selected"])
+    if rows.listed is not None:
+        words = rows.listed.words
+        facts.append([*(_cut(words, room) for room in (40, 20)), "results"])
     if rows.filter:
         facts.append([f"filter {_cut(rows.filter, room)}" for room in (30, 12)] + ["filtered"])
     if rows.sort is not None:

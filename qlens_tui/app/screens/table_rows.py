@@ -13,7 +13,7 @@ from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.last_visit import LastVisit
 from qlens_tui.app.layer_requests import LayerRequests
 from qlens_tui.app.state import State
-from qlens_tui.app.views import Feature
+from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.row_reader import RowReader
@@ -27,10 +27,10 @@ _WHILE_LAYERS_ARRIVE = 0.3  # seconds
 
 
 class _Step(NamedTuple):
-    """What escape goes back to: filter and order, and where the cursor was.
+    """What escape goes back to: filter, order and results, and where the cursor was.
 
     `feature` is `None` where the cursor stays, as after a filter; `layer` is the layer that was
-    shown then (`None`: all).
+    shown then (`None`: all); `listed` are the results that were shown, if any.
     """
 
     filter: str
@@ -38,6 +38,7 @@ class _Step(NamedTuple):
     descending: bool
     layer: int | None = None
     feature: Feature | None = None
+    listed: Listed | None = None
 
 
 class TableRows:
@@ -64,6 +65,8 @@ class TableRows:
         self._changed = changed
         self.filter, self.sort, self.descending = visit.filter, visit.sort, visit.descending
         self.filters = visit.filters
+        self.listed: Listed | None = None
+        """The results of a search that the table shows, in their order; `None`: all features."""
         state.layer = None if visit.everywhere else visit.layer
         self._last: dict[int, int] = {}
         self._here: Feature | None = None
@@ -96,6 +99,8 @@ class TableRows:
         steps = self._behind
         self._behind = [each for each in steps if not each.feature or each.feature[0] in layers]
         if lost:
+            self.listed = None
+            self._behind = [each._replace(listed=None) for each in self._behind]
             self._empty("reading")  # rows of removed layers have no marks
             self.refresh()
 
@@ -127,28 +132,40 @@ class TableRows:
         if layer is None or feature is None:
             if layer != self._state.layer:
                 last = self._last.get(layer) if layer is not None else None
+                self.listed = None
                 self._show(layer, None if layer is None or last is None else (layer, last))
             return
         if self._table.feature != (layer, feature):
             self._remember_place()
+        if self.listed is not None and (layer, feature) not in self.listed.features:
+            self.listed = None
         shown = None if self._state.layer is None else layer
         self._show(shown, (layer, feature), insists=True)
 
+    def show_listed(self, listed: Listed) -> None:
+        """Show only these features, in this order, without a filter; `back` shows all again."""
+        self._remember_place()
+        self.listed, self.filter, self.sort, self._to_top = listed, "", None, True
+        layers = {layer for layer, _ in listed.features}
+        self._show(layers.pop() if len(layers) == 1 else None, None, same_rows=False)
+
     def back(self) -> None:
         """Undo the last jump, sort or filter; without one, clear the filter of an earlier visit."""
-        now = _Step(self.filter, self.sort, self.descending)
+        now = _Step(self.filter, self.sort, self.descending, listed=self.listed)
         while self._behind and self._behind[-1] == now:  # a jump cleared that filter
             self._behind.pop()
-        if not self._behind and not self.filter:
+        if not self._behind and not self.filter and self.listed is None:
             self._screen.notify("nothing to go back to: q quits")
             return
-        step = self._behind.pop() if self._behind else now._replace(filter="")
+        step = self._behind.pop() if self._behind else now._replace(filter="", listed=None)
         changes = {
             "filter restored" if step.filter else "filter cleared": step.filter != self.filter,
             "sorted as before": step[1:3] != now[1:3],
+            "results restored" if step.listed else "all features": step.listed != now.listed,
         }
         said = [what for what, is_so in changes.items() if is_so]
         self.filter, self.sort, self.descending = step.filter, step.sort, step.descending
+        self.listed = step.listed
         if step.feature is None:
             self._keep_cursor()
             self.refresh()
@@ -161,7 +178,8 @@ class TableRows:
         """Remember this place, for `back`."""
         here = self._table.feature
         if here is not None:
-            step = _Step(self.filter, self.sort, self.descending, self._state.layer, here)
+            order = self.filter, self.sort, self.descending
+            step = _Step(*order, self._state.layer, here, self.listed)
             self._behind = [*self._behind[1 - _STEPS :], step]
 
     def _show(
@@ -212,7 +230,7 @@ class TableRows:
 
         The cursor stays on its feature, or returns to it as soon as that is shown again.
         """
-        cleared = _Step("", self.sort, self.descending)
+        cleared = _Step("", self.sort, self.descending, listed=self.listed)
         if self._behind[-1:] != [cleared]:
             self._behind = [*self._behind[1 - _STEPS :], cleared]
         if text:
@@ -251,8 +269,10 @@ class TableRows:
         self._screen.run_worker(self._refresh(), exclusive=True, group="rows")
 
     async def _refresh(self) -> None:
-        layer, known = self._state.layer, self._opened.known
+        layer, known, listed = self._state.layer, self._opened.known, self.listed
         layers = [layer] if layer is not None else sorted(known)
+        if listed is not None:
+            layers = sorted({each for each, _ in listed.features})
         if not layers or not known.keys() >= set(layers):
             return
         try:
@@ -260,6 +280,7 @@ class TableRows:
                 self._reader.read,
                 [known[each] for each in layers],
                 self._opened.texts,
+                only=None if listed is None else listed.features,
                 keep=self.filter,
                 sort=self.sort,
                 descending=self.descending,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.firing_tokens import FiringTokens
 from qlens_tui.app.widgets.key_line import KeyLine
-from qlens_tui.app.widgets.text_line import TextLine
+from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.engine import messages as m
 from qlens_tui.table import feature_labels
 from qlens_tui.text import cells
@@ -73,7 +74,7 @@ class Trial:
 
     @property
     def title(self) -> str:
-        return self.screen.query_one(TextLine).lines[0].strip()
+        return self.screen.query_one(TitleLine).lines[0].strip()
 
     @property
     def tokens(self) -> FiringTokens:
@@ -139,7 +140,8 @@ def test_the_strongest_features_of_the_token_are_listed_and_enter_goes_to_one(tr
         opened = at.bench.state.opened
         frames = at.bench.reader.frames(opened.known)
         named = (0, here.features[0])
-        labels = feature_labels.labels([named], frames, opened.texts)[named]
+        labels = feature_labels.labels([named], frames, opened.texts, "key")[named]
+        assert at.features.lines[0].rstrip().endswith("fires on")
         assert labels[0].strip() in rows[0] or "\\" in rows[0]
         await at.press("down")
         assert at.features.cursor == 1
@@ -347,7 +349,7 @@ def test_whatever_is_typed_or_told_is_shown_and_never_sent_raw(trial, ascii_only
         await at.type("abc")
         await at.tell(m.Failed(id=at.asked.id, text="".join(tokens).replace("\n", " ")))
         if ascii_only:
-            panes = (at.tokens, at.features, at.screen.query_one(TextLine))
+            panes = (at.tokens, at.features, at.screen.query_one(TitleLine))
             assert all(line.isascii() for pane in panes for line in pane.lines)
 
     trial(act, ascii_only=ascii_only, size=(80, 24))
@@ -405,3 +407,22 @@ def test_the_screens_of_one_text_after_another_leave_nothing_waiting(trial):
         await asyncio.sleep(0)
 
     trial(act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_fires_can_be_marked_and_becomes_the_table(trial, size):
+    async def act(at: Trial) -> None:
+        await at.ask()
+        here = at.last.strongest[at.tokens.cursor].features
+        await at.press("down", "s", "t", *"river", "enter")
+        mark = at.bench.marking.mark((0, here[1]))
+        assert (mark.star, mark.tags) == (True, ("river",))
+        assert re.match(r"> +0:\d+ \*  t", at.features.lines[2].replace("=", " "))
+        await at.press("T")
+        assert at.bench.app.screen is at.bench
+        assert at.bench.table.rows.features()["feature"].to_list() == list(here)
+        assert "what fires on" in at.bench.query_one("#status").lines[0]
+        await at.press("escape")
+        assert len(at.bench.table.rows) > len(here)
+
+    trial(act, size=size)

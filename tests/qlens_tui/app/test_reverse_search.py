@@ -16,6 +16,7 @@ from qlens_tui.app.screens.reverse_search import ReverseSearch
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_input import LineInput
+from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
@@ -34,7 +35,7 @@ def lines(terminal) -> list[str]:
 def rows(terminal) -> dict[tuple[int, int], str]:
     """What stands after the scores, by layer and feature, of the lines on the screen."""
     found = (
-        re.match(r"[> ] +(\d+):(\d+) +\S+ +\S+ +[\d,]+(?:  (.*))?", line)
+        re.match(r"[> ] +(\d+):(\d+)[ *xmt]+ +[\d,]+ +\S+ +\S+(?:  (.*))?", line)
         for line in lines(terminal)
     )
     return {(int(row[1]), int(row[2])): row[3].strip() for row in found if row}
@@ -49,11 +50,11 @@ def told(terminal) -> str:
 
 
 async def offered(terminal, typed: str) -> list[int]:
-    """The tokens that the prompt offers for what was typed."""
+    """The last token of each query that the prompt offers for what was typed."""
     prompt = terminal.pilot.app.screen
     prompt.query_one(LineInput).value = typed
     await settled(terminal.pilot)
-    return [each.number for each in prompt._offered]
+    return [each.query.ids[-1] for each in prompt._offers]
 
 
 @pytest.mark.parametrize(("side", "heading"), [("value", "promotes"), ("key", "fires on")])
@@ -101,7 +102,7 @@ def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place):
             for hit in hits[:4]:
                 lens = bench.app.engine.session.lens
                 side = lens.signature(hit.layer, hit.feature, length=1000).side(sought.side)
-                assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.token_id
+                assert getattr(side.top, name[sought.lens]).ids[hit.rank - 1] == sought.query.ids[0]
         assert seen == {*(("value", lens) for lens in name), ("key", "query"), ("key", "logit")}
 
     run(place, act)
@@ -133,18 +134,18 @@ def test_every_lens_stands_under_its_name_and_no_score_stands_there_twice(place,
         await settled(terminal.pilot, *TO_THE_HITS)
         screen = terminal.pilot.app.screen
         by_query = {(hit.layer, hit.feature): hit for hit in screen.hits}
-        assert lines(terminal)[0].split()[:3] == ["feature", "query", "logit"]
+        assert lines(terminal)[0].split()[:4] == ["feature", "rank", "query", "logit"]
         await settled(terminal.pilot, "c")
-        assert lines(terminal)[0].split()[:3] == ["feature", "logit", "query"]
+        assert lines(terminal)[0].split()[:4] == ["feature", "rank", "logit", "query"]
         for hit in screen.hits:
             queried = by_query[hit.layer, hit.feature].score
             assert hit.query_score == pytest.approx(queried, rel=1e-4, abs=1e-6)
         await settled(terminal.pilot, "c")
-        assert lines(terminal)[0].split()[:3] == ["feature", "first-order", "logit"]
+        assert lines(terminal)[0].split()[:4] == ["feature", "rank", "first-order", "logit"]
         heading, first = lines(terminal)[:2]
         assert (
             heading.index("first-order") + len("first-order")
-            == re.match(r". +\S+ +\S+", first).end()
+            == re.match(r". +\S+ +\S+ +\S+", first).end()
         )  # the numbers end where their names do
 
     run(place, act, size=size)
@@ -163,7 +164,7 @@ def test_without_operators_logit_lens_has_the_only_column_of_scores(place):
 
         engine._on_event = tell_less
         await settled(terminal.pilot, *TO_THE_HITS, "c")
-        assert lines(terminal)[0].split() == ["feature", "logit", "rank", "promotes"]
+        assert lines(terminal)[0].split() == ["feature", "rank", "logit", "promotes"]
 
     run(place, act)
 
@@ -181,7 +182,7 @@ def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(p
         again = terminal.pilot.app.screen
         assert isinstance(again, ReverseSearch)
         shown = lines(terminal)
-        assert shown[0].split()[:3] == ["feature", "logit", "query"]
+        assert shown[0].split()[:4] == ["feature", "rank", "logit", "query"]
         assert shown[4].startswith(">")  # the hits before it are on the screen as well
         hit = again.hits[again.query_one(ChoiceList).cursor]
         assert (hit.layer, hit.feature) == arrived
@@ -200,7 +201,7 @@ def test_another_token_may_be_typed_where_the_last_results_are_offered(place):
         await settled(terminal.pilot, *TO_THE_HITS, "escape", "slash", "o")
         assert "enter alone" not in told(terminal)
         await settled(terminal.pilot, "enter")
-        assert terminal.pilot.app.screen.sought.token == "o"
+        assert terminal.pilot.app.screen.sought.tokens == ("o",)
         assert terminal.pilot.app.screen.sought.cursor == 0
 
     run(place, act)
@@ -220,7 +221,7 @@ def test_the_last_results_outlive_a_crash_of_the_engine(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("gone", [{"token": "another model's"}, {"layer": 99}])
+@pytest.mark.parametrize("gone", [{"tokens": ("another model's",)}, {"layer": 99}])
 def test_the_last_results_are_not_offered_for_what_is_not_there_any_more(place, gone):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "escape")
@@ -275,6 +276,143 @@ def test_a_token_may_be_typed_as_the_screen_shows_it_or_by_its_id(place, ascii_o
         assert "no token begins with that" in told(terminal)
         await offered(terminal, "#65")
         await settled(terminal.pilot, "enter")
-        assert terminal.pilot.app.screen.sought.token == texts[65]
+        assert terminal.pilot.app.screen.sought.tokens == (texts[65],)
 
     run(place, act, size=(80, 24), ascii_only=ascii_only)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_hits_come_in_the_order_of_ranks_or_with_o_of_scores(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "a")
+        screen = terminal.pilot.app.screen
+        title, keys = screen.query_one(TitleLine), screen.query_one(KeyLine)
+        order = [(hit.rank, -hit.score) for hit in screen.hits]
+        assert order == sorted(order)
+        assert "query by rank" in title.lines[0]
+        assert "o by score" in keys.lines[0]
+        await settled(terminal.pilot, "o")
+        scores = [hit.score for hit in screen.hits]
+        assert scores == sorted(scores, reverse=True)
+        assert "query by score" in title.lines[0]
+        assert "o by rank" in keys.lines[0]
+        assert lines(terminal)[0].split()[:4] == ["feature", "query", "logit", "rank"]
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_several_tokens_are_typed_in_one_line_and_each_has_its_rank(place, ascii_only):
+    async def act(terminal, bench):
+        texts = bench.state.opened.texts
+        await settled(terminal.pilot, "slash")
+        assert "a, b: both; a -b: not b" in told(terminal)
+        assert (await offered(terminal, "e, #9"))[0] == 9
+        assert await offered(terminal, "e, ") == []
+        assert "type a token here" in told(terminal)
+        assert texts.index("e") not in await offered(terminal, "e, e")
+        assert await offered(terminal, 'e, "') == []
+        assert "is not closed" in told(terminal)
+        assert await offered(terminal, "#99999, e") == []
+        assert "'#99999' is outside the vocabulary" in told(terminal)
+        await offered(terminal, "e, o -t")
+        await settled(terminal.pilot, "enter")
+        screen = terminal.pilot.app.screen
+        assert screen.sought.tokens == ("e", "o", "t")
+        assert len(screen.sought.query.wanted) == 2
+        assert lines(terminal)[0].split()[:5] == ["feature", "rank", "e", "o", "-t"]
+        assert screen.hits
+        for hit in screen.hits:
+            assert hit.rank == max(hit.ranks[:2])
+            assert hit.ranks[2] > max(hit.rank, bench.state.opened.k)
+
+    run(place, act, size=(160, 48), ascii_only=ascii_only)
+
+
+def test_a_completed_token_in_a_list_can_be_read_back(place):
+    async def act(terminal, bench):
+        texts = bench.state.opened.texts
+        await settled(terminal.pilot, "slash")
+        prompt = terminal.pilot.app.screen
+        for token in range(len(texts)):
+            found = await offered(terminal, f"e -#{token}")
+            if texts[token] == "e":
+                assert found == []
+                continue
+            await settled(terminal.pilot, "tab")
+            typed = prompt.query_one(LineInput).value
+            assert prompt._offers[0].query.ids == (texts.index("e"), token), typed
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_marks_work_in_the_hits_as_in_the_table(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "j")
+        screen = terminal.pilot.app.screen
+        hit = screen.hits[1]
+        feature, before = (hit.layer, hit.feature), bench.table.feature
+
+        def signs() -> str:
+            return re.match(r"> +\d+:\d+ (.{4})", lines(terminal)[2])[1]
+
+        assert signs() == "    "
+        await settled(terminal.pilot, "s", "x")
+        assert signs() == "*x  "
+        await settled(terminal.pilot, "t", *"kiln", "enter")
+        await settled(terminal.pilot, "m", *"hot", "ctrl+s")
+        assert signs() == "*xmt"
+        mark = bench.marking.mark(feature)
+        assert (mark.star, mark.reject, mark.tags, mark.note) == (True, True, ("kiln",), "hot")
+        await settled(terminal.pilot, "u", "u")
+        assert signs() == "*x  "
+        await settled(terminal.pilot, "ctrl+r")
+        assert signs() == "*x t"
+        assert bench.marking.mark(before).star is False
+        assert screen.query_one(ChoiceList).cursor == 1
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("keys", [("T",), ("k", "enter")])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_the_hits_become_the_table_and_escape_shows_all_again(place, keys, everywhere):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "B")
+        await settled(terminal.pilot, "j", "j", "f", *"feature < 9", "enter")
+        before, all_rows = bench.table.feature, len(bench.table.rows)
+        await settled(terminal.pilot, *TO_THE_HITS, *(["a"] if everywhere else []))
+        hits = [(hit.layer, hit.feature) for hit in terminal.pilot.app.screen.hits]
+        await settled(terminal.pilot, *keys)
+        shown = bench.table.rows.features().rows()
+        assert shown == hits
+        assert bench.table.feature == hits[0]
+        assert "promotes e" in bench.query_one("#status").lines[0]
+        await settled(terminal.pilot, "j", "s", "f", *"star", "enter")
+        assert bench.table.rows.features().rows() == [hits[1]]
+        await settled(terminal.pilot, "escape")
+        assert bench.table.rows.features().rows() == hits
+        await settled(terminal.pilot, "escape")
+        assert (bench.table.feature, len(bench.table.rows)) == (before, all_rows)
+        assert bench.rows.filter == "feature < 9"
+        assert "promotes e" not in bench.query_one("#status").lines[0]
+
+    run(place, act, size=(160, 48))
+
+
+def test_the_title_is_above_the_first_hit(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "k")
+        screen = terminal.pilot.app.screen
+        assert screen.query_one(TitleLine).has_focus
+        assert screen.query_one(TitleLine).lines[0].startswith(">features that promote e")
+        assert screen.chosen is None
+        await settled(terminal.pilot, "s")
+        assert not any(bench.marking.marks.values())
+        assert not any(line.startswith(">") for line in lines(terminal))
+        await settled(terminal.pilot, "j")
+        assert screen.chosen == (screen.hits[0].layer, screen.hits[0].feature)
+        assert lines(terminal)[1].startswith(">")
+
+    run(place, act)

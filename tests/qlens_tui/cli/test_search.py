@@ -110,7 +110,9 @@ def test_several_tokens_are_named_with_the_rank_of_each(built: Workplace) -> Non
     alone = built.document("search", built.config, "t", "-n", "100")
     assert len(alone["results"]) > len(found["results"])
 
-    title, head, *_ = built.run("search", built.config, typed, "-n", "2").stdout.splitlines()
+    printed = built.run("search", built.config, typed, "-n", "2").stdout.splitlines()
+    head = next(line for line in printed if line.split()[0] == "layer")
+    title = " ".join(printed[: printed.index(head)])
     assert title.startswith("features that promote t (id ")
     assert " and e (id " in title
     unwanted = title.partition(", not ")[2].partition(" (id 104)")[0]
