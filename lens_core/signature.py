@@ -226,10 +226,10 @@ class Hit:
     """A feature that a search found, with its best tokens.
 
     `rank` is the token's rank among all tokens of the feature under the lens that searched (1 is
-    best), `score` its score; with several tokens the worst rank and the lowest score of those
-    wanted. `ranks` are those of all tokens of the query, wanted ones first. `ids` and `tokens`
-    are the feature's best ones. The score under Logit Lens is given as well and, if Logit Lens
-    searched and there are operators, the score under Query Lens.
+    best), `score` its score; with several tokens the worst rank and lowest score of those wanted.
+    `ranks` are those of all tokens of the query, wanted ones first. `ids` and `tokens` are the
+    feature's best ones. The score under Logit Lens is given as well and, if Logit Lens searched
+    and there are operators, under Query Lens.
     """
 
     layer: int
@@ -245,10 +245,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """The best features for the tokens of a query, best first, in the searched layers.
-
-    `tokens` are the texts of the query's tokens, wanted ones first.
-    """
+    """The best features for a query, best first; `tokens` are its texts, wanted ones first."""
 
     query: TokenQuery
     tokens: tuple[str, ...]

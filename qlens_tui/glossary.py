@@ -153,7 +153,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "With several tokens, the worst rank and the lowest score of those wanted",
             ),
             Word(
-                "a, b   a -b",
+                "a, b and a -b",
                 "in a search: features that rank both tokens well; those that rank a well, without "
                 "those that have b among their best k tokens or in front of a",
             ),

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from lens_core.errors import StoreError
-from qlens_tui.app.screens import marking
+from qlens_tui.app.screens import marking, reading_marks
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.export.write import read_export
@@ -272,7 +272,7 @@ def test_marks_are_read_after_the_first_paint_and_until_then_keys_say_so(place, 
         assert let.wait(PATIENCE)
         return Triage(path)
 
-    monkeypatch.setattr(marking, "Triage", held)
+    monkeypatch.setattr(reading_marks, "Triage", held)
     app = Desk(Path(place.config))
 
     async def whole() -> None:
@@ -318,7 +318,7 @@ def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
 def test_many_marks_are_read_again_off_the_ui_thread_and_no_later_edit_is_lost(place, monkeypatch):
     monkeypatch.setattr(marking, "_AT_ONCE", 1)
     reading, let = threading.Event(), threading.Event()
-    marks_of = marking._marks_of
+    marks_of = marking.marks_of
 
     def held(triage: Triage, known: Mapping[int, str]) -> dict[int, dict[int, Mark]]:
         found = marks_of(triage, known)
@@ -328,7 +328,7 @@ def test_many_marks_are_read_again_off_the_ui_thread_and_no_later_edit_is_lost(p
 
     async def act(terminal, bench):
         await settled(terminal.pilot, "s", "j", "s", "j", "x")
-        monkeypatch.setattr(marking, "_marks_of", held)
+        monkeypatch.setattr(marking, "marks_of", held)
         await terminal.pilot.press("u")
         await until(reading.is_set, "the marks are being read after an undo")
         await terminal.pilot.press("x")
