@@ -25,6 +25,7 @@ from qlens_tui.table.rows import (
     Rows,
     all_rows,
     filtered,
+    only_these,
     sorted_by,
     with_marks,
 )
@@ -271,6 +272,24 @@ def test_rows_of_a_frame_in_any_order_are_those_of_its_features_in_order() -> No
     frame = pl.DataFrame({"layer": [1, 0, 0], "feature": [0, 7, 2]})
 
     assert names(all_rows(frame)) == [(0, 2), (0, 7), (1, 0)]
+
+
+@given(
+    frames(),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=20, unique=True),
+    CONDITIONS,
+)
+@settings(deadline=None, max_examples=40)
+def test_some_features_are_shown_in_their_order_and_filtered_like_all(
+    frame: pl.DataFrame, some: list[tuple[int, int]], asked: Asked
+) -> None:
+    rows = all_rows(frame)
+
+    found = only_these(rows, some)
+
+    assert names(found) == [name for name in some if name in names(rows)]
+    kept = names(filtered(rows, asked.sql))
+    assert names(filtered(found, asked.sql)) == [name for name in names(found) if name in kept]
 
 
 @given(frames(least=1), CONDITIONS, st.randoms())
