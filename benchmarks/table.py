@@ -25,6 +25,7 @@ from benchmarks.terminal import Presses
 from benchmarks.workplace import TOKENS, VOCABULARY, vocabulary
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.table.rows import SEARCHED, Rows, all_rows, filtered, sorted_by
+from qlens_tui.table.sort_key import useful_end_first
 
 ROWS = 1_000_000
 LATENCY, BYTES = 50, 1536
@@ -158,12 +159,14 @@ async def measure(rows: int = ROWS) -> list[Row]:
         found.append(Row("table alone: k on the first row, j on the last", sent, "B", "", 0))
     expression = "density > 0.05 and value_gain > 0.1"
     some = filtered(many, expression)
+    gain, silent, token = map(useful_end_first, ("value_gain", "silent", "value_query_ids"))
     word = f"filter by a word in two lists of {TOKENS}"
     ways: dict[str, Callable[[], object]] = {
         f"filter {expression}": lambda: filtered(many, expression),
         word: lambda: filtered(many, "quaquaqua", texts),
-        "sort by value_gain": lambda: sorted_by(many, "value_gain", descending=True),
-        "sort by the first token's text": lambda: sorted_by(many, "value_query_ids", texts=texts),
+        "sort by value_gain": lambda: sorted_by(many, [gain]),
+        "sort by silent, then value_gain": lambda: sorted_by(many, [silent, gain]),
+        "sort by the first token's text": lambda: sorted_by(many, [token], texts),
         f"follow the cursor to {len(some):,} rows": lambda: some.follow(many, len(many) // 2),
     }
     return [*found, *(Row(f"  {what}", 1000 * timed(way), "ms") for what, way in ways.items())]

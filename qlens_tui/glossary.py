@@ -95,6 +95,12 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "from the vocabulary's mean (unembedding rows for values, embedding rows for "
                 "keys): about 0 for random tokens. It does not judge meaning",
             ),
+            Word(
+                "▼, ▲",
+                "the rows are sorted by this column, large or small values first; by 1, then by 2, "
+                "where 1 leaves them equal",
+                plain="\\, /",
+            ),
             Word("stab v, stab k", "stability of the Query Lens list, value and key: see below"),
             Word(
                 "dens",

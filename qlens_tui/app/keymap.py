@@ -37,7 +37,7 @@ KEYMAP = (
         "p", "search('by_text')", "What fires on a text", "Type a text and see what fires on it"
     ),
     _shown("f", "ask('filter')", "Filter", "Filter the table's rows"),
-    _shown("o", "ask('sort')", "Sort", "Sort the table's rows"),
+    _shown("o", "ask('sort')", "Sort", "Sort the table's rows; again: by one more"),
     _shown("s", "toggle_mark('star')", "Star", "Star or unstar the selection"),
     _shown("x", "toggle_mark('reject')", "Reject", "Reject the selection, or undo that"),
     _shown("t", "mark('tag')", "Tag", "Tag the selection, or remove a tag"),

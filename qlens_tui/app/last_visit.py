@@ -25,6 +25,7 @@ from lens_core.storage.files import write_text_atomically
 from lens_core.terms import Switch
 from qlens_tui.engine.messages import OperatorSource
 from qlens_tui.table.known_layer import KnownLayer
+from qlens_tui.table.sort_key import SortKey
 
 FORMAT = 1
 _LENSES = {lens.name for lens in LENSES}
@@ -38,8 +39,7 @@ class LastVisit:
     layer: int | None = None
     feature: int | None = None
     everywhere: bool = False
-    sort: str | None = None
-    descending: bool = False
+    sort: tuple[SortKey, ...] = ()
     filter: str = ""
     filters: tuple[str, ...] = ()
     transition: str | None = None
@@ -73,6 +73,7 @@ def recall(config: Path) -> LastVisit:
         known = tuple(KnownLayer(**layer) for layer in found.pop("known", ()))
         names = {f.name: f for f in fields(LastVisit)}
         kept = {name: value for name, value in found.items() if name in names}
+        kept["sort"] = _sort_keys(found)
         filters = kept.get("filters", [])
         kept["filters"] = tuple(filters) if isinstance(filters, list) else None
         kept["off"] = tuple(map(_switch, kept.get("off", ())))
@@ -83,6 +84,18 @@ def recall(config: Path) -> LastVisit:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return LastVisit()
     return place if _sane(place) else LastVisit()
+
+
+def _sort_keys(found: Any) -> tuple[SortKey, ...]:
+    """The saved order; an earlier version saved one column, and beside it its direction."""
+    saved = found.get("sort") or []
+    if isinstance(saved, str):
+        saved = [[saved, found.get("descending", False)]]
+    if isinstance(saved, list):
+        keys = tuple(SortKey(column, descending) for column, descending in saved)
+        if all(type(key.column) is str and type(key.descending) is bool for key in keys):
+            return keys
+    raise ValueError(f"{saved!r} is no order")
 
 
 def _switch(saved: Any) -> Switch:
@@ -101,9 +114,7 @@ def _sane(place: LastVisit) -> bool:
     def natural(value: object) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
-    flags = (
-        place.descending, place.ids, place.bottom, place.everywhere, place.against_all_on,
-    )  # fmt: skip
+    flags = (place.ids, place.bottom, place.everywhere, place.against_all_on)
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
         return False
     if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):
@@ -111,7 +122,7 @@ def _sane(place: LastVisit) -> bool:
     if place.filters is None:
         return False
     words = (place.filter, *place.filters, place.tab, place.pane, place.model)
-    optional = (place.sort, place.transition, place.theme)
+    optional = (place.transition, place.theme)
     return (
         all(map(natural, (place.layer, place.feature, place.length, place.tokens)))
         and all(isinstance(flag, bool) for flag in flags)

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from qlens_tui.table.known_layer import KnownLayer
+from qlens_tui.table.sort_key import SortKey
 from qlens_tui.triage.triage import Triage, marks_frame
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class RowReader:
         *,
         only: Sequence[tuple[int, int]] | None = None,
         keep: str = "",
-        sort: str | None = None,
-        descending: bool = False,
+        sort: Sequence[SortKey] = (),
     ) -> Rows:
         """The rows of layers that the filter `keep` keeps, sorted; in a worker thread.
 
@@ -65,7 +65,7 @@ class RowReader:
                 kept = self._frames[known.layer] = known, layer_frame(known)
             frames.append(kept[1])
         frame = together(frames)
-        if keep or sort in _MARKS:
+        if keep or any(key.column in _MARKS for key in sort):
             shas = {known.layer: known.sha256 for known in layers}
             frame = with_marks(frame, marks_frame(self._triage.result(), shas))
         rows = all_rows(frame)
@@ -73,9 +73,8 @@ class RowReader:
             rows = only_these(rows, only)
         if keep:
             rows = filtered(rows, keep, texts, ascii_only=self._ascii)
-        if sort is not None and sort in rows.frame.columns:
-            rows = sorted_by(rows, sort, descending, texts)
-        return rows
+        keys = [key for key in sort if key.column in rows.frame.columns]
+        return sorted_by(rows, keys, texts) if keys else rows
 
     def nothing(self) -> Rows:
         """No rows at all."""

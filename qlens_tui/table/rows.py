@@ -25,6 +25,7 @@ from qlens_tui.table.column_names import header
 from qlens_tui.table.filter_sql import answer, read_filter
 from qlens_tui.table.filter_words import Expression, nearest_column
 from qlens_tui.table.matches import NO_MATCHES, Matches
+from qlens_tui.table.sort_key import SortKey
 from qlens_tui.table.word_search import having
 
 MARKS: Mapping[str, Any] = {
@@ -198,24 +199,25 @@ def filtered(
     return Rows(rows.frame, order, matches)
 
 
-def sorted_by(
-    rows: Rows, column: str, descending: bool = False, texts: Sequence[str] | None = None
-) -> Rows:
-    """The rows sorted by a column, those without a value last, ties by layer and feature.
+def sorted_by(rows: Rows, keys: Sequence[SortKey], texts: Sequence[str] | None = None) -> Rows:
+    """The rows sorted by the first key, ties by the next, and at last by layer and feature.
 
-    A list is sorted by its first, best entry; a list of token ids by that token's text, if `texts`
-    are given. Text is sorted ignoring case and outer spaces.
+    Those without a value come last. A list is sorted by its first, best entry; a list of token ids
+    by that token's text, if `texts` are given. Text is sorted ignoring case and outer spaces.
 
     Raises:
         UsageError: there is no such column.
     """
-    _check_present(column, rows.frame)
-    shown = rows.frame if rows.order is None else rows.frame[rows.order.sort()]
-    values = _sort_values(shown.select(column).to_series(), texts)
-    order = values.to_frame("value").with_row_index(_ROW).sort(
-        "value", descending=descending, nulls_last=True, maintain_order=True
+    for key in keys:
+        _check_present(key.column, rows.frame)
+    numbers = None if rows.order is None else rows.order.sort()
+    shown = rows.frame.select(list(dict.fromkeys(key.column for key in keys)))
+    shown = shown if numbers is None else shown[numbers]
+    values = {str(at): _sort_values(shown[key.column], texts) for at, key in enumerate(keys)}
+    order = pl.DataFrame(values).with_row_index(_ROW).sort(
+        *values, descending=[key.descending for key in keys], nulls_last=True, maintain_order=True
     )[_ROW]  # fmt: skip
-    return replace(rows, order=order if rows.order is None else rows.order.sort()[order])
+    return replace(rows, order=order if numbers is None else numbers[order])
 
 
 def _matching(frame: pl.DataFrame, asked: Expression) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -62,6 +62,7 @@ class Prompt(ModalScreen[Answer | None]):
         confirm: Callable[[str], str | None] | None = None,
         typed: Callable[[Prompt, str], None] | None = None,
         must_choose: bool = False,
+        refusal: str = "no such token: choose one from the list",
         ascii_only: bool = False,
     ) -> None:
         """Ask for `title`.
@@ -71,13 +72,13 @@ class Prompt(ModalScreen[Answer | None]):
             check: returns in one line what is wrong with a text, `None` if nothing is.
             confirm: returns in one line why a second enter is needed, `None` if it is not.
             typed: called at every change; may call `offer`, now or later.
-            must_choose: only a suggestion is accepted.
+            must_choose: only a suggestion is accepted; else `refusal` is told.
         """
         super().__init__()
         self._title, self._value, self._hint = title, value, hint
         self._check, self._confirm, self._typed = check, confirm, typed
         self._asked: str | None = None
-        self._must_choose = must_choose
+        self._must_choose, self._refusal = must_choose, refusal
         self._ascii = ascii_only
         self._offered: tuple[Suggestion, ...] = ()
         self._chosen: int | None = None
@@ -101,20 +102,19 @@ class Prompt(ModalScreen[Answer | None]):
         suggestions: Sequence[Suggestion],
         *,
         take_first: bool = False,
-        from_last: bool = False,
+        at: int = 0,
     ) -> None:
-        """Show these suggestions; `take_first`: enter accepts the first one.
+        """Show these suggestions; up and down begin at number `at`.
 
-        `from_last`: up and down begin at the last one, which is next to the line.
+        `take_first`: enter accepts that one before any other is chosen.
         """
         if not self.is_attached:
             return
         self._offered = tuple(suggestions)
-        self._chosen = 0 if take_first and suggestions else None
+        self._chosen = at if take_first and suggestions else None
         offered = self.query_one("#offered", ChoiceList)
         offered.display = bool(suggestions)
-        cursor = len(suggestions) - 1 if from_last else 0
-        offered.set_choices([each.shown for each in suggestions], cursor=cursor)
+        offered.set_choices([each.shown for each in suggestions], cursor=at)
         offered.mark(self._chosen is not None)
 
     def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:
@@ -177,7 +177,7 @@ class Prompt(ModalScreen[Answer | None]):
         text = self.query_one(LineInput).value
         problem = self._check(text) if self._check is not None else None
         if problem is None and self._must_choose:
-            problem = "no such token: choose one from the list"
+            problem = self._refusal
         if problem is None and self._confirm is not None and text != self._asked:
             problem, self._asked = self._confirm(text), text
         if problem is not None:

@@ -8,8 +8,8 @@ from typing import Any
 from textual.screen import Screen
 
 from lens_core.errors import LensError
-from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
+from qlens_tui.app.screens.sort_prompt import NONE, SortPrompt
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature
@@ -62,22 +62,20 @@ class RowPrompts:
         self._screen.app.push_screen(prompt, go)
 
     def sort(self) -> None:
-        """Ask for a column to sort by; choosing the current column reverses the order."""
-        rows, by = self._table.rows, self._rows.sort
+        """Ask for a column to sort by, alone or after the others."""
+        rows, keys = self._table.rows, self._rows.sort
         columns = sortable(rows.frame.columns if rows is not None else ())
-        way = "down" if self._rows.descending else "up"
+        prompt = SortPrompt(columns, keys, self._table.values_of(columns), ascii_only=self._ascii)
 
-        def sort(index: int | None) -> None:
-            if index is not None:
-                self._rows.sort_by(columns[index])
+        def sort(answer: Answer | None) -> None:
+            if answer is None or answer.number is None:
+                return
+            if answer.number == NONE:
+                self._rows.order(())
+            else:
+                self._rows.sort_by(columns[answer.number], adds=bool(keys) and not prompt.is_alone)
 
-        choice = Choice(
-            "sort by (the same column again: reverse)",
-            [f"{column:<28}{way if column == by else ''}" for column in columns],
-            cursor=columns.index(by) if by in columns else 0,
-            ascii_only=self._ascii,
-        )
-        self._screen.app.push_screen(choice, sort)
+        self._screen.app.push_screen(prompt, sort)
 
     def filter(self) -> None:
         """Ask for words, or SQL over the columns."""
@@ -96,7 +94,7 @@ class RowPrompts:
             part = "" if text == self._rows.filter else text.casefold()
             found = (f for f in self._rows.filters if f != text and part in f.casefold())
             offers = [Suggestion(as_typed(f, ascii_only=self._ascii), f) for f in found]
-            prompt.offer(offers, from_last=True)
+            prompt.offer(offers, at=max(0, len(offers) - 1))
 
         def keep(answer: Answer | None) -> None:
             if answer is not None:

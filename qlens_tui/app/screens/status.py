@@ -46,9 +46,10 @@ def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list
         facts.append([*(_cut(words, room) for room in (40, 20)), "results"])
     if rows.filter:
         facts.append([f"filter {_cut(rows.filter, room)}" for room in (30, 12)] + ["filtered"])
-    if rows.sort is not None:
-        way = "down" if rows.descending else "up"
-        facts.append([f"sort {header(rows.sort)} {way}", "sorted"])
+    if rows.sort:
+        keys = [f"{header(key.column)} {'down' if key.descending else 'up'}" for key in rows.sort]
+        more = f" +{len(keys) - 1}" if keys[1:] else ""
+        facts.append([f"sort {', '.join(keys)}", f"sort {keys[0]}{more}", "sorted"])
     if settings.off or settings.transition != "full":
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from textual.screen import Screen
@@ -17,6 +17,7 @@ from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.row_reader import RowReader
+from qlens_tui.table.sort_key import SortKey, useful_end_first
 
 if TYPE_CHECKING:
     from qlens_tui.table.rows import Rows
@@ -34,8 +35,7 @@ class _Step(NamedTuple):
     """
 
     filter: str
-    sort: str | None
-    descending: bool
+    sort: tuple[SortKey, ...]
     layer: int | None = None
     feature: Feature | None = None
     listed: Listed | None = None
@@ -63,8 +63,7 @@ class TableRows:
         self._layer_requests = layer_requests
         self._screen = screen
         self._changed = changed
-        self.filter, self.sort, self.descending = visit.filter, visit.sort, visit.descending
-        self.filters = visit.filters
+        self.filter, self.filters, self.sort = visit.filter, visit.filters, visit.sort
         self.listed: Listed | None = None
         """The results of a search that the table shows, in their order; `None`: all features."""
         state.layer = None if visit.everywhere else visit.layer
@@ -145,13 +144,13 @@ class TableRows:
     def show_listed(self, listed: Listed) -> None:
         """Show only these features, in this order, without a filter; `back` shows all again."""
         self._remember_place()
-        self.listed, self.filter, self.sort, self._to_top = listed, "", None, True
+        self.listed, self.filter, self.sort, self._to_top = listed, "", (), True
         layers = {layer for layer, _ in listed.features}
         self._show(layers.pop() if len(layers) == 1 else None, None, same_rows=False)
 
     def back(self) -> None:
         """Undo the last jump, sort or filter; without one, clear the filter of an earlier visit."""
-        now = _Step(self.filter, self.sort, self.descending, listed=self.listed)
+        now = _Step(self.filter, self.sort, listed=self.listed)
         while self._behind and self._behind[-1] == now:  # a jump cleared that filter
             self._behind.pop()
         if not self._behind and not self.filter and self.listed is None:
@@ -160,11 +159,11 @@ class TableRows:
         step = self._behind.pop() if self._behind else now._replace(filter="", listed=None)
         changes = {
             "filter restored" if step.filter else "filter cleared": step.filter != self.filter,
-            "sorted as before": step[1:3] != now[1:3],
+            "sorted as before": step.sort != self.sort,
             "results restored" if step.listed else "all features": step.listed != now.listed,
         }
         said = [what for what, is_so in changes.items() if is_so]
-        self.filter, self.sort, self.descending = step.filter, step.sort, step.descending
+        self.filter, self.sort = step.filter, step.sort
         self.listed = step.listed
         if step.feature is None:
             self._keep_cursor()
@@ -178,8 +177,7 @@ class TableRows:
         """Remember this place, for `back`."""
         here = self._table.feature
         if here is not None:
-            order = self.filter, self.sort, self.descending
-            step = _Step(*order, self._state.layer, here, self.listed)
+            step = _Step(self.filter, self.sort, self._state.layer, here, self.listed)
             self._behind = [*self._behind[1 - _STEPS :], step]
 
     def _show(
@@ -213,15 +211,26 @@ class TableRows:
 
     # Order and filter.
 
-    def sort_by(self, column: str) -> None:
-        """Sort by a column, largest first where that is useful; the same column again: reverse.
+    def sort_by(self, column: str, *, adds: bool = False) -> None:
+        """Sort by a column, its useful end first; by it alone already: reverse.
 
-        The cursor goes to the first row; `back` returns to where it was.
+        `adds`: as a further key, which orders the rows that the keys before it leave equal; one of
+        the keys already: reverse that one.
+        """
+        key = useful_end_first(column)
+        keys = self.sort if adds else [each for each in self.sort[:1] if len(self.sort) == 1]
+        if column in (each.column for each in keys):
+            self.order(each.reversed if each.column == column else each for each in keys)
+        else:
+            self.order((*self.sort, key) if adds else (key,))
+
+    def order(self, keys: Iterable[SortKey]) -> None:
+        """Sort by these keys; none: in order of layer and feature.
+
+        The cursor goes to the first row; `back` returns to where it was, and to the order before.
         """
         self._remember_place()
-        falls = column not in ("feature", "layer", "tags", "note") and "ids" not in column
-        self.descending = not self.descending if column == self.sort else falls
-        self.sort = column
+        self.sort = tuple(keys)
         self._to_top = True
         self.refresh()
 
@@ -230,7 +239,7 @@ class TableRows:
 
         The cursor stays on its feature, or returns to it as soon as that is shown again.
         """
-        cleared = _Step("", self.sort, self.descending, listed=self.listed)
+        cleared = _Step("", self.sort, listed=self.listed)
         if self._behind[-1:] != [cleared]:
             self._behind = [*self._behind[1 - _STEPS :], cleared]
         if text:
@@ -261,7 +270,7 @@ class TableRows:
     def texts_arrived(self) -> None:
         """The vocabulary has arrived: apply the filter or order that waited for it."""
         self._table.set_texts(self._opened.texts)
-        if self.filter or (self.sort or "").endswith("_ids"):
+        if self.filter or any(key.column.endswith("_ids") for key in self.sort):
             self.refresh()
 
     def refresh(self) -> None:
@@ -283,7 +292,6 @@ class TableRows:
                 only=None if listed is None else listed.features,
                 keep=self.filter,
                 sort=self.sort,
-                descending=self.descending,
             )
         except (LensError, OSError) as error:
             # The filter stays as typed: the atlas or the vocabulary may still arrive.
@@ -296,7 +304,7 @@ class TableRows:
         table = self._table
         table.set_texts(self._opened.texts)
         table.set_rows(rows, _nothing(rows) if self.filter else "no features")
-        table.set_sort(self.sort, self.descending)
+        table.set_sort(self.sort)
         if self._to_top:
             self._to_top = False
             table.action_first()

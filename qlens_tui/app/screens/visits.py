@@ -40,7 +40,6 @@ def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> 
     visit = LastVisit(
         layer=state.layer,
         sort=rows.sort,
-        descending=rows.descending,
         filter=rows.filter,
         filters=rows.filters,
         transition=settings.transition,

@@ -23,7 +23,15 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
-from qlens_tui.app.widgets.table_columns import Placed, Writing, fitted_columns, sources_of
+from qlens_tui.app.widgets.table_columns import (
+    Column,
+    Placed,
+    Writing,
+    fitted_columns,
+    sources_of,
+    value_text,
+)
+from qlens_tui.table.sort_key import SortKey
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import Mark
 
@@ -75,7 +83,9 @@ class FeatureTable(LinePane):
         Binding("shift+end", "last(True)", "Select to the last", show=False),
         Binding("A", "select_all", "Select all rows", show=False),
         Binding("escape", "deselect", "Deselect", show=False, tooltip="Clear the selection"),
-        Binding("o", "sort", "Sort", show=False, tooltip="Sort the table's rows"),
+        Binding(
+            "o", "sort", "Sort", show=False, tooltip="Sort the table's rows; again: by one more"
+        ),
     ]
 
     class FeatureFocused(Message):
@@ -110,7 +120,7 @@ class FeatureTable(LinePane):
         super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
         self._rows: Rows | None = None
         self._writing = Writing(ascii_only=ascii_only)
-        self._sorted: tuple[str | None, bool] = (None, False)
+        self._sorted: tuple[SortKey, ...] = ()
         self._nothing = "no features"
         self._lacking = ""
         self._cursor = 0
@@ -187,10 +197,18 @@ class FeatureTable(LinePane):
         self._writing = replace(self._writing, texts=texts, _labels={})
         self._show()
 
-    def set_sort(self, column: str | None, descending: bool = False) -> None:
+    def set_sort(self, keys: Sequence[SortKey]) -> None:
         """The order of the rows, as shown in the head."""
-        self._sorted = column, descending
+        self._sorted = tuple(keys)
         self._show()
+
+    def values_of(self, columns: Sequence[str]) -> dict[str, str]:
+        """What the table says of the feature under the cursor in each column of the frame."""
+        if self._rows is None or not self._count:
+            return {}
+        needed = dict.fromkeys(("layer", "feature", "silent", *columns))
+        (values,) = self._rows.page(self._cursor, 1, list(needed))
+        return {name: value_text(name, self._writing, values) for name in columns}
 
     def move_to(self, layer: int, feature: int) -> bool:
         """Put the cursor on a feature; False if it has no row."""
@@ -247,8 +265,10 @@ class FeatureTable(LinePane):
         self._go(self._cursor - _WHEEL)
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        wanted = (self._sorted[0], *self._writing.matches.columns)
-        self._columns = fitted_columns(self._id_width, width - 1, tuple(filter(None, wanted)))
+        sorted_by = tuple(key.column for key in self._sorted)
+        self._columns = fitted_columns(
+            self._id_width, width - 1, sorted_by, self._writing.matches.columns
+        )
         head = fitted(line((self._heading(), "feature-table--head")), width)
         if not self._count:
             return [head], [line("", (f"  {self._nothing}", "pane--quiet"))]
@@ -303,18 +323,22 @@ class FeatureTable(LinePane):
         return line(*runs)
 
     def _heading(self) -> str:
-        by, descending = self._sorted
-        arrow = ("\\" if descending else "/") if self.ascii_only else "▼" if descending else "▲"
         text = " "
         for placed in self._columns:
             if self._lacking and placed.column.is_computed:
                 return text + self._lacking
             text += placed.column.heading(
-                placed.width,
-                arrow if placed.column.source == by else "",
-                self._writing.edge(placed),
+                placed.width, self._arrow(placed.column), self._writing.edge(placed)
             )
         return text
+
+    def _arrow(self, column: Column) -> str:
+        """The sign of a column that the rows are sorted by, with a number if others are too."""
+        down, up = ("\\", "/") if self.ascii_only else ("▼", "▲")
+        for number, key in enumerate(self._sorted, 1):
+            if key.column in column.sources:
+                return (down if key.descending else up) + (str(number) if self._sorted[1:] else "")
+        return ""
 
     def _go(self, to: int, *, extend: bool = False, roll: int = 0) -> None:
         self._all = False

@@ -131,11 +131,18 @@ class Column:
         """The cell's text in exactly `width` columns."""
         return "".join(text for text, _ in self.pieces(writing, values, width))
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The columns of the frame that it shows."""
+        return self.source, *self.covers
+
     def heading(self, width: int, arrow: str, edge: str) -> str:
         """The title in `width` columns, and the edge after it, which an arrow may replace."""
-        if self.is_right:
-            return self.title.rjust(width) + (arrow or edge)
-        return fit(self.title + arrow, width) + edge
+        room = width + (self.is_right and bool(arrow))
+        title = self.title[: max(0, room - len(arrow))] + arrow
+        return (
+            title.rjust(room) + edge[room - width :] if self.is_right else fit(title, width) + edge
+        )
 
 
 def _cropped(writing: Writing, pieces: Sequence[Piece], width: int) -> list[Piece]:
@@ -300,20 +307,39 @@ def sources_of(columns: Sequence[Placed]) -> list[str]:
     return ["layer", "feature", "silent", *computed]
 
 
+def value_text(source: str, writing: Writing, values: Values) -> str:
+    """The value of one feature in a column of the frame, as the table would say it."""
+    mark = writing.mark(values)
+    flags = {"star": mark.star, "reject": mark.reject, "silent": values.get("silent")}
+    if source in flags:
+        return {None: "", True: "yes", False: "no"}[flags[source]]
+    if source == "layer":
+        return str(values["layer"])
+    column = next(each for each in _offered((source,)) if each.source == source)
+    return "".join(text for text, _ in column.write(writing, values, column.least + 8)).rstrip()
+
+
 @lru_cache(maxsize=8)
-def fitted_columns(id_width: int, width: int, wanted: tuple[str, ...] = ()) -> tuple[Placed, ...]:
+def fitted_columns(
+    id_width: int, width: int, sorted_by: tuple[str, ...] = (), wanted: tuple[str, ...] = ()
+) -> tuple[Placed, ...]:
     """The columns that fit, each with a cell for its edge.
 
-    Those that show `wanted`, the columns of the frame that matter most, best first, are dropped
-    last, and added if they are none of the table's own.
+    Those that show columns of the frame that the rows are sorted by, and after these `wanted`, are
+    dropped last, and added if they are none of the table's own.
     """
+    wanted = (*sorted_by, *wanted)
     wide = max(4, id_width)
     first = {name: number for number, name in reversed(list(enumerate(wanted, 1)))}
     kept = []
     for column in _offered(wanted):
-        numbers = [first[name] for name in (column.source, *column.covers) if name in first]
+        numbers = [first[name] for name in column.sources if name in first]
         rank = min(column.rank, 1 + min(numbers) / 100) if numbers else column.rank
         kept.append(replace(column, rank=rank))
+        if len(sorted_by) > 1 and column.is_right and set(sorted_by) & {*column.sources}:
+            # The arrow has a number.
+            wider = kept[-1].least + (len(column.title) >= column.least)
+            kept[-1] = replace(kept[-1], least=wider, ample=wider, most=wider)
     kept[0] = replace(kept[0], least=wide, ample=wide, most=wide)
     while len(kept) > 1 and _room(kept) > width:
         kept.remove(max(kept, key=lambda column: column.rank))
@@ -338,7 +364,7 @@ def _offered(wanted: Sequence[str]) -> list[Column]:
         if before is not None and before.source in wanted:
             columns.append(before)
         columns.append(column)
-    shown = {name for column in columns for name in (column.source, *column.covers)}
+    shown = {name for column in columns for name in column.sources}
     others = [name for name in wanted if name not in shown and not name.endswith(_NOT_SHOWN)]
     return columns + [
         _tokens_column(name, _LAST, 14)

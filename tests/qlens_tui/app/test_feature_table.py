@@ -20,6 +20,7 @@ from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.table_columns import COLUMNS, Writing, fitted_columns
 from qlens_tui.table.matches import Matches
 from qlens_tui.table.rows import MARKS, Rows, all_rows, filtered, sorted_by, with_marks
+from qlens_tui.table.sort_key import SortKey, useful_end_first
 from qlens_tui.text import cells, token_label
 from qlens_tui.triage.marks import Mark
 from tests.qlens_tui.app.simulated_time import simulate
@@ -294,8 +295,9 @@ def test_the_cursor_stays_on_its_feature_and_its_line_when_rows_are_sorted() -> 
         await terminal.pilot.press("j", "j", "J")
         line = [line[:1] for line in app.table.lines].index(">")
 
-        app.table.set_rows(sorted_by(app.table.rows, "value_gain"))
-        app.table.set_sort("value_gain")
+        keys = [SortKey("value_gain", False)]
+        app.table.set_rows(sorted_by(app.table.rows, keys))
+        app.table.set_sort(keys)
         await terminal.pilot.pause()
 
         assert app.table.feature == (8, 104)
@@ -317,7 +319,7 @@ def test_a_feature_is_told_of_once() -> None:
     async def scene(terminal: Terminal, app: TableApp) -> None:
         await terminal.pilot.press("k", "j", "j", "G", "G", "j")
         app.table.set_marks({})
-        app.table.set_sort("density", True)
+        app.table.set_sort([SortKey("density", True)])
         app.table.set_rows(app.table.rows)
         await terminal.pilot.pause()
 
@@ -547,12 +549,38 @@ def frame_of(marks: Mapping[int, Mapping[int, Mark]]) -> pl.DataFrame:
 def test_a_column_that_is_sorted_by_or_searched_is_there(
     wanted: tuple[str, ...], width: int, title: str
 ) -> None:
-    placed = fitted_columns(4, width, wanted)
+    for placed in (fitted_columns(4, width, (), wanted), fitted_columns(4, width, wanted)):
+        titles = [each.column.title for each in placed]
+        assert title in titles
+        assert sum(each.width + 1 for each in placed) <= width
+        assert len(titles) == len(set(titles))
 
-    titles = [each.column.title for each in placed]
-    assert title in titles
-    assert sum(each.width + 1 for each in placed) <= width
-    assert len(titles) == len(set(titles))
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "signs"),
+    [
+        (("value_gain",), ["gain v▼"]),
+        (("value_stability", "density", "value_gain"), ["stab v▼1", "dens▼2", "gain v▼3"]),
+        (("silent", "value_query_ids", "feature"), ["dens▼1", "QL value▲2", "id▲3"]),
+        (("tags", "reject"), ["tags▲1", "*▼2"]),
+        (("key_gain", "max_activation"), ["gain k▼1", "max_activation▼2"]),
+        (("value_first_order_coherence", "note"), ["value_first_or▼1", "note▲2"]),
+    ],
+)
+def test_the_columns_sorted_by_are_in_the_head_with_arrows_and_numbers(
+    columns: tuple[str, ...], signs: list[str], ascii_only: bool
+) -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_sort([useful_end_first(column) for column in columns])
+        await terminal.pilot.pause()
+        head = app.table.lines[0].translate({ord("\\"): "▼", ord("/"): "▲"})
+        for sign in signs:
+            assert sign in head
+        assert {cells(line) for line in app.table.lines} == {80}
+        assert app.table.lines[0].isascii() or not ascii_only
+
+    play(scene, (80, 24), TableApp(ascii_only=ascii_only))
 
 
 def test_a_cursor_move_between_rows_full_of_matches_stays_within_its_bytes() -> None:

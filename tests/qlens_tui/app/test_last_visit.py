@@ -9,13 +9,13 @@ import pytest
 from lens_core.directories import state_dir
 from qlens_tui.app.last_visit import LastVisit, recall, remember
 from qlens_tui.table.known_layer import KnownLayer
+from qlens_tui.table.sort_key import SortKey
 
 PLACE = LastVisit(
     layer=10,
     feature=1160,
     everywhere=True,
-    sort="density",
-    descending=True,
+    sort=(SortKey("density", True), SortKey("feature", False)),
     filter="tag = 'a b'",
     filters=("␣war", "tag = 'a b'"),
     transition="first-order",
@@ -82,8 +82,21 @@ def test_a_value_that_cannot_be_is_no_place_or_is_never_passed_on(name, wrong):
     file().write_text(json.dumps(document))
     found = recall(CONFIG)
     right = type(wrong) is type(kept) and isinstance(getattr(found, name), type(kept) | tuple)
-    at_first = name == "lenses" and found == replace(PLACE, lenses=None)
+    at_first = (name, wrong) == ("sort", "x")  # as an earlier version saved it
+    at_first |= name == "lenses" and found == replace(PLACE, lenses=None)
     assert right or at_first or found == LastVisit()
+
+
+def test_the_order_that_an_earlier_version_saved_is_kept():
+    remember(CONFIG, PLACE)
+    document = json.loads(file().read_text("utf-8"))
+    for sort, descending, keys in (
+        ("density", True, (SortKey("density", True),)),
+        ("density", False, (SortKey("density", False),)),
+        (None, False, ()),
+    ):
+        file().write_text(json.dumps(document | {"sort": sort, "descending": descending}))
+        assert recall(CONFIG) == replace(PLACE, sort=keys)
 
 
 def test_lenses_of_another_version_are_forgotten_alone():

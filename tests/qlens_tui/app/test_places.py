@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from qlens_tui.engine import messages as m
+from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -26,7 +27,7 @@ def test_a_sort_shows_what_was_sorted_for_and_escape_goes_back(place, size):
         await settled(terminal.pilot, "escape")
         assert bench.table.feature == (0, 7)
         assert "sorted as before, back at 0:7" in told(bench.app)
-        assert bench.rows.sort is None
+        assert bench.rows.sort == ()
         assert bench.table.row == 7
 
     run(place, act, size=size)
@@ -77,10 +78,10 @@ def test_escape_goes_back_through_jumps_sorts_and_filters_one_by_one(place):
         assert bench.table.feature == (0, 20)
         assert bench.rows.filter == ""  # it hid that feature
         await settled(terminal.pilot, "escape")
-        assert (bench.rows.filter, bench.rows.sort) == ("id < 9", "key_gain")
+        assert (bench.rows.filter, bench.rows.sort) == ("id < 9", (SortKey("key_gain", True),))
         assert bench.table.row == 0
         await settled(terminal.pilot, "escape")
-        assert (bench.rows.filter, bench.rows.sort) == ("id < 9", None)
+        assert (bench.rows.filter, bench.rows.sort) == ("id < 9", ())
         assert bench.table.feature == (0, 8)
         await settled(terminal.pilot, "escape")
         assert bench.rows.filter == ""

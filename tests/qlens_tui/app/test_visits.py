@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qlens_tui.engine import messages as m
+from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import Desk, engine_dies, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import in_terminal
@@ -23,7 +24,7 @@ def test_what_was_left_is_found_again_the_next_time(place):
 
     async def come_back(terminal, bench):
         assert bench.table.feature == (1, 5)
-        assert bench.rows.sort == "value_gain"
+        assert bench.rows.sort == (SortKey("value_gain", True),)
         assert bench.pane("key").look.ids
         assert bench.pane("key").look.end == "bottom"
         assert bench.pane("key").look.lenses == ("first-order", "query")

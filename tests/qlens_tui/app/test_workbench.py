@@ -11,16 +11,17 @@ import pytest
 
 from lens_core.terms import SIDES
 from qlens_tui.app.last_visit import recall
-from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.screens.key_sections import in_workbench
 from qlens_tui.app.screens.pane_layout import NAMES as PANES
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.reverse_search import ReverseSearch
+from qlens_tui.app.screens.sort_prompt import SortPrompt
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.layer_column import LayerColumn
 from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m
+from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import SIZES, Desk, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate, until
 from tests.qlens_tui.app.terminal import in_terminal
@@ -210,19 +211,50 @@ def test_a_filter_that_is_no_whole_condition_is_refused_in_the_prompt(place):
     run(place, act, size=(160, 48))
 
 
-def test_sorting_by_a_column_and_again_the_other_way(place):
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sort_is_typed_reversed_and_added_to(place, size):
+    def shown(bench, *columns):
+        return bench.table.rows.taken().select(columns).rows()
+
     async def act(terminal, bench):
-        await settled(terminal.pilot, "o")
-        choice = terminal.pilot.app.screen
-        assert isinstance(choice, Choice)
-        column = [line.split()[0] for line in choice.query_one("ChoiceList")._choices]
-        for _ in range(column.index("value_gain")):
-            await settled(terminal.pilot, "down")
+        await settled(terminal.pilot, "j", "s", "j", "s", "o", *"gain v")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, SortPrompt)
+        (line,) = prompt.query_one("ChoiceList")._choices
+        value = bench.table.rows.frame["value_gain"][2]
+        assert line.split() == ["gain", "v", f"{value:+.2f}"]
         await settled(terminal.pilot, "enter")
-        gains = bench.table.rows.taken()["value_gain"].to_list()
-        assert gains == sorted(gains, reverse=True)
+        gains = sorted(bench.table.rows.frame["value_gain"].to_list(), reverse=True)
+        assert [gain for (gain,) in shown(bench, "value_gain")] == gains
         await settled(terminal.pilot, "o", "enter")
-        assert bench.table.rows.taken()["value_gain"].to_list() == sorted(gains)
+        assert [gain for (gain,) in shown(bench, "value_gain")] == gains[::-1]
+        assert "gain v▲" in bench.table.lines[0]
+
+        await settled(terminal.pilot, "o", *"sta", "ctrl+o", "o", *"key_gain", "enter")
+        assert bench.rows.sort == (SortKey("star", True), SortKey("key_gain", True))
+        rows = shown(bench, "star", "key_gain")
+        assert rows == sorted(rows, reverse=True)
+        assert [star for star, _ in rows[:3]] == [True, True, False]
+        assert "sort star down, gain k down" in status(bench) or size[0] < 100
+        assert "gain k▼2" in bench.table.lines[0]
+        assert "*▼1" in bench.table.lines[0]
+        await settled(terminal.pilot, "escape")
+        assert bench.rows.sort == (SortKey("star", True),)
+        await settled(terminal.pilot, "o", *"none", "enter")
+        assert bench.rows.sort == ()
+        assert shown(bench, "feature") == [(feature,) for feature in range(24)]
+
+    run(place, act, size=size)
+
+
+def test_a_sort_by_nothing_there_is_refused(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "o", *"gian", "enter")
+        prompt = terminal.pilot.app.screen
+        assert isinstance(prompt, SortPrompt)
+        assert "no column has that in its name" in prompt.query_one("#told").lines[0]
+        await settled(terminal.pilot, "escape")
+        assert bench.rows.sort == ()
 
     run(place, act)
 

@@ -29,6 +29,7 @@ from qlens_tui.table.rows import (
     sorted_by,
     with_marks,
 )
+from qlens_tui.table.sort_key import SortKey, useful_end_first
 from qlens_tui.text import visible
 
 TEXTS = [
@@ -214,25 +215,51 @@ def test_what_matched_is_told_by_word_and_column(
         for ids, word in zip(found.matches.tokens[name], words, strict=True):
             tokens = range(len(TEXTS))
             assert ids == {at for at in tokens if has({name: [at]}, word, name)}
-    assert sorted_by(found, "density").matches is found.matches
+    assert sorted_by(found, [SortKey("density", False)]).matches is found.matches
 
 
-@given(frames(), st.sampled_from(["density", "value_gain", "silent", "feature"]), st.booleans())
+KEYS = st.lists(
+    st.builds(
+        SortKey,
+        st.sampled_from(["density", "value_gain", "silent", "star", "feature"]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(frames(), KEYS)
 @settings(deadline=None)
-def test_rows_are_sorted_with_unknown_last_and_ties_by_layer_and_feature(
-    frame: pl.DataFrame, column: str, descending: bool
+def test_rows_are_sorted_by_each_key_with_unknown_last_and_ties_by_layer_and_feature(
+    frame: pl.DataFrame, keys: list[SortKey]
 ) -> None:
-    def place(row: dict[str, Any]) -> tuple[Any, ...]:
-        value = row[column]
+    def place(row: dict[str, Any], key: SortKey) -> tuple[bool, float]:
+        value = row[key.column]
         unknown = value is None or (isinstance(value, float) and math.isnan(value))
-        number = 0 if unknown else -value if descending else value
-        return unknown, number, row["layer"], row["feature"]
+        return unknown, 0 if unknown else -value if key.descending else value
 
-    wanted = sorted(frame.rows(named=True), key=place)
+    wanted = sorted(
+        frame.rows(named=True),
+        key=lambda row: (*(place(row, key) for key in keys), row["layer"], row["feature"]),
+    )
 
-    ordered = sorted_by(all_rows(frame), column, descending)
+    ordered = sorted_by(all_rows(frame), keys)
     assert names(ordered) == [(row["layer"], row["feature"]) for row in wanted]
-    assert names(sorted_by(sorted_by(ordered, "silent"), column, descending)) == names(ordered)
+    assert names(sorted_by(sorted_by(ordered, [SortKey("silent", False)]), keys)) == names(ordered)
+    half = filtered(ordered, "feature < 5")
+    assert names(sorted_by(half, keys)) == [each for each in names(ordered) if each[1] < 5]
+
+
+@pytest.mark.parametrize("column", KNOWN)
+def test_every_order_has_a_useful_end(column: str) -> None:
+    key = useful_end_first(column)
+    text = KNOWN[column] in (pl.String, pl.List(pl.String)) or column.endswith("_ids")
+    assert key.reversed.reversed == key
+    assert not (text and key.descending)
+    assert key.descending == (
+        not text and column not in ("layer", "feature") and "overlap" not in column
+    )
 
 
 @given(frames(), CONDITIONS, st.booleans())
@@ -242,15 +269,15 @@ def test_it_does_not_matter_whether_rows_are_filtered_or_sorted_first(
 ) -> None:
     rows = all_rows(frame)
 
-    one = sorted_by(filtered(rows, asked.sql), "density", descending)
-    other = filtered(sorted_by(rows, "density", descending), asked.sql)
+    one = sorted_by(filtered(rows, asked.sql), [SortKey("density", descending)])
+    other = filtered(sorted_by(rows, [SortKey("density", descending)]), asked.sql)
     assert names(one) == names(other)
 
 
 @given(frames())
 @settings(deadline=None, max_examples=40)
 def test_a_column_of_tokens_is_sorted_by_the_best_ones_text(frame: pl.DataFrame) -> None:
-    ordered = sorted_by(all_rows(frame), "value_query_ids", texts=TEXTS).taken()
+    ordered = sorted_by(all_rows(frame), [SortKey("value_query_ids", False)], TEXTS).taken()
 
     firsts = [(ids or [len(TEXTS)])[0] for ids in ordered["value_query_ids"].to_list()]
     known = [TEXTS[number] for number in firsts if number < len(TEXTS)]
@@ -264,8 +291,11 @@ def test_tags_are_sorted_as_text_with_the_untagged_last() -> None:
         {"layer": [0] * 4, "feature": [0, 1, 2, 3], "tags": [["b"], [], ["a", "z"], ["A"]]}
     )
 
-    assert [feature for _, feature in names(sorted_by(all_rows(frame), "tags"))] == [3, 2, 0, 1]
-    assert [f for _, f in names(sorted_by(all_rows(frame), "tags", True))] == [0, 2, 3, 1]
+    def tagged(descending: bool) -> Rows:
+        return sorted_by(all_rows(frame), [SortKey("tags", descending)])
+
+    assert [feature for _, feature in names(tagged(False))] == [3, 2, 0, 1]
+    assert [f for _, f in names(tagged(True))] == [0, 2, 3, 1]
 
 
 def test_rows_of_a_frame_in_any_order_are_those_of_its_features_in_order() -> None:
@@ -297,7 +327,7 @@ def test_some_features_are_shown_in_their_order_and_filtered_like_all(
 def test_the_cursor_stays_on_its_feature_or_goes_to_the_next_that_is_left(
     frame: pl.DataFrame, asked: Asked, random: Any
 ) -> None:
-    before = sorted_by(all_rows(frame), "density")
+    before = sorted_by(all_rows(frame), [SortKey("density", False)])
     position = random.randrange(len(before))
     after = filtered(before, asked.sql)
     assume(len(after))
@@ -339,7 +369,7 @@ def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
     rows = all_rows(pl.DataFrame({"layer": [8] * 5, "feature": range(5)}))
 
     assert len(filtered(rows, "feature >= 3")) == 2
-    assert names(sorted_by(rows, "feature", descending=True))[0] == (8, 4)
+    assert names(sorted_by(rows, [SortKey("feature", True)]))[0] == (8, 4)
     assert rows.page(1, 2, ["feature", "density"]) == [{"feature": 1}, {"feature": 2}]
     with pytest.raises(UsageError, match=r"dens is not known .*qlens build"):
         filtered(rows, "density > 0.1")
@@ -347,7 +377,7 @@ def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
         filtered(rows, "dry", TEXTS)
     assert len(filtered(rows, "tag:dry")) == 0
     with pytest.raises(UsageError, match="gain v is not known"):
-        sorted_by(rows, "value_gain")
+        sorted_by(rows, [SortKey("value_gain", True)])
 
 
 def test_words_wait_for_the_vocabulary() -> None:
