@@ -137,8 +137,8 @@ class Column:
         return self.source, *self.covers
 
     def heading(self, width: int, arrow: str, edge: str) -> str:
-        """The title in `width` columns, and the edge after it, which an arrow may replace."""
-        room = width + (self.is_right and bool(arrow))
+        """The title in `width` columns, and the edge after it, which a bare arrow may replace."""
+        room = width + (self.is_right and len(arrow) == 1)
         title = self.title[: max(0, room - len(arrow))] + arrow
         return (
             title.rjust(room) + edge[room - width :] if self.is_right else fit(title, width) + edge
@@ -337,8 +337,8 @@ def fitted_columns(
         rank = min(column.rank, 1 + min(numbers) / 100) if numbers else column.rank
         kept.append(replace(column, rank=rank))
         if len(sorted_by) > 1 and column.is_right and set(sorted_by) & {*column.sources}:
-            # The arrow has a number.
-            wider = kept[-1].least + (len(column.title) >= column.least)
+            arrow = 2  # it has a number
+            wider = max(column.least, min(len(column.title), column.least) + arrow)
             kept[-1] = replace(kept[-1], least=wider, ample=wider, most=wider)
     kept[0] = replace(kept[0], least=wide, ample=wide, most=wide)
     while len(kept) > 1 and _room(kept) > width:

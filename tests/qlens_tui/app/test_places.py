@@ -9,6 +9,7 @@ import pytest
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
+from tests.qlens_tui.app.terminal import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -103,6 +104,21 @@ def test_a_filter_stands_in_the_status_line_as_typed_and_finds_a_space(place, as
         assert "a dry kiln" in bench.table.lines[1]
 
     run(place, act, ascii_only=ascii_only)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_no_filter_of_a_saved_visit_reaches_the_terminal_raw(place, ascii_only):
+    async def act(terminal, bench):
+        bench.rows.filters = tuple(HOSTILE.values())
+        await settled(terminal.pilot, "f", "up", "up", "escape")
+        for text in HOSTILE.values():
+            bench.rows.filter_by(text)
+            await settled(terminal.pilot)
+        await settled(terminal.pilot, "o", "down", "escape")
+        assert not terminal.leaks()
+        assert terminal.written.isascii() or not ascii_only
+
+    run(place, act, size=(80, 24), ascii_only=ascii_only)
 
 
 @pytest.mark.parametrize("size", SIZES)
