@@ -230,7 +230,7 @@ def test_a_sort_is_typed_reversed_and_added_to(place, size):
         assert [gain for (gain,) in shown(bench, "value_gain")] == gains[::-1]
         assert "gain v▲" in bench.table.lines[0]
 
-        await settled(terminal.pilot, "o", *"sta", "ctrl+o", "o", *"key_gain", "enter")
+        await settled(terminal.pilot, "o", *"star", "ctrl+o", "o", *"key_gain", "enter")
         assert bench.rows.sort == (SortKey("star", True), SortKey("key_gain", True))
         rows = shown(bench, "star", "key_gain")
         assert rows == sorted(rows, reverse=True)
