@@ -70,27 +70,23 @@ def ranks_among(
     return tools.readout(lens.readouts[side]).ranks(carried, ids) + 1
 
 
-def scores_at(
+def directions_of(
     tools: Instruments,
     dictionary: FeatureDictionary,
-    features: slice | Int[Tensor, " n"],
     ids: Int[Tensor, " tokens"],
     side: Side,
     lens: Lens,
-    divisor: Float[Tensor, " n"],
-) -> Float[Tensor, "n tokens"]:
-    """The scores of some tokens for some features whose `divisor` (`scales`) is known.
+) -> Float[Tensor, "tokens d_model+2"]:
+    """The rows `w` with `lifted @ w = score * divisor`, for `lifted` = vector, divisor, 1.
 
-    Does not carry the features: the tokens are carried the other way, which is cheaper for fewer
-    tokens than features.
+    Carries the tokens to the features, which is cheaper than the reverse for fewer tokens than
+    features.
     """
-    vectors = vectors_of(side, dictionary)[features]
     readout, carry = tools.readout(lens.readouts[side]), lens.map(tools, side, dictionary)
-    directions = readout.directions(ids)
-    scores = vectors @ carry.pulled(directions).T + carry.offset(directions)
-    scores /= divisor[:, None]
-    constants = readout.constants(ids)
-    return scores if constants is None else scores + constants
+    directions, constants = readout.directions(ids), readout.constants(ids)
+    constants = directions.new_zeros(len(ids)) if constants is None else constants
+    offsets = carry.offset(directions)
+    return torch.cat([carry.pulled(directions), constants[:, None], offsets[:, None]], 1)
 
 
 def _scores(

@@ -162,14 +162,13 @@ def test_few_features_are_ranked_over_the_whole_vocabulary(lens, monkeypatch):
 
 def test_a_sample_that_is_rounded_otherwise_loses_nothing(lens, monkeypatch):
     """Screening scores may differ from the exact ones by rounding."""
-    plain = best_ranks.scores_at
+    plain = best_ranks.directions_of
 
     def rough(*args):
-        scores = plain(*args)
-        noise = torch.rand(scores.shape, dtype=scores.dtype) - 0.5
-        return scores + 1e-5 * scores.abs().amax(1, True) * noise
+        rows = plain(*args)
+        return rows + 1e-6 * rows.abs().amax() * (torch.rand(rows.shape, dtype=rows.dtype) - 0.5)
 
-    monkeypatch.setattr(best_ranks, "scores_at", rough)
+    monkeypatch.setattr(best_ranks, "directions_of", rough)
     for token in range(0, 100, 9):
         check(lens, TokenQuery((token,)), side="key", kind="logit", n=5, by="rank")
 

@@ -83,8 +83,8 @@ def search(
     written in double quotes, or as # and its id.
 
     The rank is the token's in the feature's own list (1 is best); the score is the same as in
-    `qlens show`. Ranking takes up to one product of the dictionary with the vocabulary, mostly a
-    tenth of it; --by score takes none.
+    `qlens show`. Ranking takes at most one product of the dictionaries with the vocabulary
+    (the demo's 25 best of one layer: half a second); --by score takes none.
 
     \b
     Examples:
