@@ -76,7 +76,7 @@ def directions_of(
     ids: Int[Tensor, " tokens"],
     side: Side,
     lens: Lens,
-) -> Float[Tensor, "tokens d_model+2"]:
+) -> Float[Tensor, "tokens lifted"]:
     """The rows `w` with `lifted @ w = score * divisor`, for `lifted` = vector, divisor, 1.
 
     Carries the tokens to the features, which is cheaper than the reverse for fewer tokens than
