@@ -78,8 +78,8 @@ class Requests:
             match work.request:
                 case m.ComputeSignature() | m.ComputeComparison() | m.ComputePaths():
                     stale = work.request not in wanted
-                case m.ComputeBlockTokens(layer=layer, feature=feature):
-                    stale = (layer, feature) != state.feature
+                case m.ComputeBlockTokens():
+                    stale = work.request != tokens_asked(state)
                 case m.ComputeEvidence(layer=layer):  # one pass serves the layer
                     stale = state.feature is None or layer != state.feature[0]
                 case _:

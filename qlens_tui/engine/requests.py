@@ -159,11 +159,11 @@ class ComputeBlockTokens(Request):
     """The tokens that a block raises most; answered by `BlockTokensReady`.
 
     For paths that came without tokens. First-reader split with all blocks on; takes two passes
-    over the reference.
+    over the reference, so that first stages come before it.
     """
 
     pane: ClassVar[str] = "block tokens"
-    usual_urgency: ClassVar[int] = WHEN_IDLE
+    usual_urgency: ClassVar[int] = LATER_STAGE
     layer: int
     feature: int
     side: Side

@@ -83,7 +83,14 @@ def test_who_is_not_in_the_pane_asks_for_no_passes(place):
     run(place, act)
 
 
-def test_what_is_being_done_is_said_and_a_move_to_another_feature_stops_it(place):
+STOPS = {
+    "another feature": lambda bench: bench.action_feature(1),
+    "a switch": lambda bench: bench.paths.action_switch(),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+def test_what_is_being_done_is_said_and_what_needs_it_no_more_stops_it(place, stop):
     async def act(terminal, bench):
         await bare(terminal, bench)
         bench.app.engine.alive = False
@@ -94,7 +101,7 @@ def test_what_is_being_done_is_said_and_a_move_to_another_feature_stops_it(place
         bench.hear(m.Status(id=asked.id, text="reading the reference", done=1, total=4))
         assert "reading the reference 25%" in info(bench)
         assert asked.id in [job.id for job in bench.state.jobs]
-        bench.action_feature(1)
+        stop(bench)
         await settled(terminal.pilot)
         assert asked.id not in [work.id for work in bench.state.under_way]
         cancelled = [r.target for r in bench.app.engine.requests if isinstance(r, m.Cancel)]

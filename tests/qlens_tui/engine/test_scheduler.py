@@ -9,6 +9,7 @@ from qlens_tui.engine.messages import (
     Build,
     Cancel,
     Cancelled,
+    ComputeBlockTokens,
     ComputeEvidence,
     ComputePaths,
     ComputeSignature,
@@ -315,3 +316,10 @@ def test_nothing_is_asked_twice_ahead_of_the_user(desk):
     with desk.running(desk.take()):
         assert desk.put_back(request, stage(request)) == []
     assert not desk._waiting
+
+
+def test_a_blocks_tokens_give_way_to_first_stages(desk):
+    put(desk, ComputeBlockTokens(id=1, layer=0, feature=0, side="value", block=3))
+    with desk.running(desk.take()):
+        put(desk, ComputePaths(id=2, layer=0, feature=0, side="value"))
+        assert desk.take_meanwhile().id == 2
