@@ -129,7 +129,7 @@ class HeadWatch:
         if read.shape[-1] != n_heads * d_head:
             return f"its output projection reads {read.shape[-1]} numbers, not {n_heads} x {d_head}"
         if any(each.data_ptr() == read.data_ptr() for each in outputs):
-            return "a norm over all of them stands before its output projection"
+            return "its output projection reads them from another module, which may mix them"
         return ""
 
 

@@ -8,7 +8,7 @@ them, what forward mode needs when `jvp` is first asked for; so how many stay de
 asked. Shares of both sides need one mode for each block, switches of values both for some.
 
 Cost of recording every block, in plain forward passes on SmolLM2-135M: 1.2 for reverse mode, 2.7
-for both; of a walk over all blocks: 1.15 (`python -m benchmarks --part switches`).
+for both; of a walk over all blocks: 1.15. `python -m benchmarks --part switches` times questions.
 """
 
 from __future__ import annotations

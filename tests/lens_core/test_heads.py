@@ -305,7 +305,7 @@ def normed():
 
 def test_heads_that_are_normed_together_are_not_split(normed):
     assert normed.n_heads(0) == 0
-    with pytest.raises(UsageError, match=r"attn\.0 cannot be told apart: .*norm"):
+    with pytest.raises(UsageError, match=r"attn\.0 cannot be told apart: .*may mix them"):
         check_switch(normed, (0, 1))
     check_switch(normed, 0)
 
