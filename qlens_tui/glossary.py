@@ -74,6 +74,7 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word("id", "the feature's number in its layer; LAYER:NUMBER among all layers"),
             Word("*xm", "marks: * starred, x rejected, m with a note"),
             Word("tags", "the tags you gave it"),
+            Word("label", "your name for it, one line; a column as soon as a feature has one"),
             Word("note", "your note on it; shown where a filter or the order needs it"),
             Word(
                 "LL value, QL value, QL key, LL key",
@@ -84,9 +85,9 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word(
                 "filter",
                 "words, all of which a row must have: in a token of QL's lists, or with ll: before "
-                "it of LL's, with key: or value: of one side, with tag: or note: in those. What "
-                "matches is underlined; ... stands for better tokens that are left out. Or SQL: "
-                "gain k > 0.3 and not silent",
+                "it of LL's, with key: or value: of one side, with tag:, label: or note: in those. "
+                "What matches is underlined; ... stands for better tokens that are left out. Or "
+                "SQL: gain k > 0.3 and not silent",
             ),
             Word(
                 "gain v, gain k",

@@ -53,7 +53,7 @@ def examine_machine() -> Iterator[Finding]:
     if find_spec("torch") is not None:
         yield from _devices()
     yield _cache()
-    yield _folder("marks", DATA, "stars, tags and notes")
+    yield _folder("marks", DATA, "stars, labels, tags and notes")
     yield _folder("state", STATE, "where the app was left")
     yield _terminal()
     yield _hub()

@@ -9,10 +9,11 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA as ATLAS
 
-FORMAT = 1
+FORMAT = 2
 
 MARKS: Mapping[str, Any] = {
-    "star": pl.Boolean(), "reject": pl.Boolean(), "tags": pl.List(pl.String), "note": pl.String(),
+    "star": pl.Boolean(), "reject": pl.Boolean(), "label": pl.String(),
+    "tags": pl.List(pl.String), "note": pl.String(),
 }  # fmt: skip
 TOKENS: Mapping[str, str] = {
     name: name.removesuffix("_ids") + "_tokens" for name in ATLAS if name.endswith("_ids")
@@ -39,9 +40,10 @@ def _columns() -> dict[str, Any]:
 SCHEMA: Mapping[str, Any] = _columns()
 """Names and types of the columns, in order. Changing them needs a new `FORMAT`.
 
-`layer`, `feature`; `star`, `reject`, `tags` (in alphabetical order), `note` ("" if none), never
-null; the columns of `lens_core.atlas.files.SCHEMA`, explained there, each list of ids
-followed by the strings of its tokens; then what is the same for all features of a layer:
+`layer`, `feature`; `star`, `reject`, `label` ("" if none), `tags` (in alphabetical order),
+`note` ("" if none), never null; the columns of `lens_core.atlas.files.SCHEMA`, explained there,
+each list of ids followed by the strings of its tokens; then what is the same for all features of a
+layer:
 `export_schema` (`FORMAT`), `export_raw`, the model's and the dictionary's names, content
 (sha256) of dictionary, reference and operators, size and origin of the reference, settings,
 tokens per list, and the version of qlens.

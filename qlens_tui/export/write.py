@@ -188,7 +188,10 @@ def _table(
     # Lists become text one by one; strings are converted before they are repeated.
     strings = pl.Series([(json_text if csv else whole_characters)(text) for text in texts])
     named = [_named(ids, strings).alias(tokens) for ids, tokens in TOKENS.items()]
-    blank = {"star": False, "reject": False, "tags": pl.lit([], pl.List(pl.String)), "note": ""}
+    blank = {
+        "star": False, "reject": False, "label": "",
+        "tags": pl.lit([], pl.List(pl.String)), "note": "",
+    }  # fmt: skip
     joined = (
         wanted.join(atlas, on=keys, how="left", maintain_order="left")
         .join(marks.lazy(), on=keys, how="left", maintain_order="left")

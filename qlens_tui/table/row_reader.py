@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qlens_tui.table.rows import Rows
 
 _KEPT_BYTES = 1 << 28  # for frames of layers that are not shown
-_MARKS = ("star", "reject", "tags", "note")
+_MARKS = ("star", "reject", "label", "tags", "note")
 
 
 class RowReader:

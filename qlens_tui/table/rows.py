@@ -31,12 +31,13 @@ from qlens_tui.table.word_search import having
 MARKS: Mapping[str, Any] = {
     "star": pl.Boolean,
     "reject": pl.Boolean,
+    "label": pl.String,
     "tags": pl.List(pl.String),
     "note": pl.String,
 }
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
-"""The lists in which words can be searched, besides tags and notes."""
+"""The lists in which words can be searched, besides the texts of marks."""
 KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
@@ -165,7 +166,9 @@ def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
     marks = frame.select(keys).join(
         marked.with_columns(keys), on=["layer", "feature"], how="left", maintain_order="left"
     )
-    blanks = {"star": False, "reject": False, "tags": pl.lit([], MARKS["tags"]), "note": ""}
+    blanks = {
+        "star": False, "reject": False, "label": "", "tags": pl.lit([], MARKS["tags"]), "note": "",
+    }  # fmt: skip
     filled = (pl.col(name).fill_null(blank) for name, blank in blanks.items())
     return frame.with_columns(marks.select(filled).get_columns())
 
@@ -176,7 +179,7 @@ def filtered(
     """The rows that pass a filter (see `filter_words`), in the same order.
 
     In SQL, `tags` is one text ("draft, keep") and NaN is null. Words are searched in the texts of
-    the tokens of lists, in tags and in the note (see `word_search`). A row must have all of them.
+    the tokens of lists, in tags, label and note (see `word_search`). A row must have all of them.
 
     Args:
         texts: the faces of all token ids; None: not known yet.

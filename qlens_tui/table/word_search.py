@@ -1,7 +1,7 @@
 """Which rows have the words of a filter, and what of them matches.
 
 A word is in a list if it is in the text of one of the list's tokens, ignoring case; `#24211` is
-also the token with that id. Tags and notes are texts.
+also the token with that id. Tags, labels and notes are texts.
 
 Cost at a million rows: see benchmarks/table.py. The texts of the vocabulary are read once per
 word, the lists' ids once per word and list.
@@ -21,7 +21,7 @@ from qlens_tui.table.filter_words import Word, Words
 from qlens_tui.table.matches import Matches
 
 _Kept = np.ndarray[Any, np.dtype[np.bool_]]
-_TEXTS = ("tags", "note")
+_TEXTS = ("tags", "label", "note")
 
 
 def having(frame: pl.DataFrame, asked: Words, texts: Sequence[str] | None) -> tuple[_Kept, Matches]:
@@ -82,7 +82,7 @@ def _in_text(frame: pl.DataFrame, name: str, word: str) -> _Kept:
     if name not in frame.columns or (name == "tags" and "\n" in word):
         return found  # the separator of tags, which no tag contains
     texts = frame[name].list.join("\n") if name == "tags" else frame[name]
-    # Few features have tags or notes: skip blank ones when lowering case.
+    # Few features have any: skip blank ones when lowering case.
     there = (texts.fill_null("") != "").arg_true()
     rows = [row for row, text in zip(there, texts[there], strict=True) if word in text.casefold()]
     found[rows] = True

@@ -1,1 +1,1 @@
-"""Stars, rejections, tags and notes, kept in SQLite."""
+"""Stars, rejections, labels, tags and notes, kept in SQLite."""

@@ -30,10 +30,11 @@ from lens_core.storage.disk_space import cannot_write, free_bytes, in_bytes
 from lens_core.storage.files import sync, temporary_beside
 from qlens_tui.triage.schema import (
     APPLICATION,
+    FIRST_SEALED,
     VERSION,
-    add_seals,
     has_seals,
     make_tables,
+    migrate,
     version_of,
 )
 from qlens_tui.triage.seals import add_functions
@@ -46,7 +47,7 @@ RESTORE = "`qlens triage restore` restores a backup, or saves what is undamaged"
 
 @dataclass(frozen=True)
 class OpenFile:
-    """An open triage file; `sealed` is false for a read-only one of an older version.
+    """An open triage file; `sealed` is false for a read-only one of version 1.
 
     `refusal` is the message for an edit if the file is read-only, else "".
     """
@@ -110,7 +111,7 @@ def open_to_read(path: Path, refusal: str = "") -> OpenFile:
     demand_content(path)
     database = _connection(path, sqlite_files.read_mode(path))
     try:
-        return OpenFile(database, _demand_ours(database, path) == VERSION, refusal)
+        return OpenFile(database, _demand_ours(database, path) >= FIRST_SEALED, refusal)
     except BaseException:
         database.close()
         raise
@@ -233,11 +234,10 @@ def _opened(path: Path, keep: Callable[[sqlite3.Connection], object]) -> OpenFil
         database.execute("PRAGMA synchronous = EXTRA")
         database.execute("PRAGMA fullfsync = ON")  # macOS: also flush the drive's cache
         database.execute(f"PRAGMA journal_size_limit = {1 << 22}")
-        if version_of(database) == 1:
+        if version_of(database) != VERSION:
             keep(database)
             with transaction(database):
-                if version_of(database) == 1:  # another session may have been first
-                    add_seals(database)
+                migrate(database)  # nothing if another session was first
     except BaseException:
         database.close()
         raise
@@ -319,7 +319,7 @@ def _refused(error: sqlite3.Error, path: Path) -> StoreError:
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(f"the disk fails on {path}: nothing was changed; check it, or the mount")
     if code == sqlite3.SQLITE_TOOBIG:
-        return StoreError(f"a note is too long for {path}: nothing was changed; shorten it")
+        return StoreError(f"a text is too long for {path}: nothing was changed; shorten it")
     return DamagedError(
         f"{path} is damaged ({one_line(error)}): {RESTORE}; to start without marks, move it away"
     )

@@ -1,7 +1,7 @@
-"""Marks of a feature as plain data, the result of an edit, and the rules for tags and notes.
+"""Marks of a feature as plain data, the result of an edit, and the rules for texts.
 
 Tags that look the same must be the same, so a tag is normalised and invisible characters are
-refused. A note is kept unchanged, as far as UTF-8 allows.
+refused; so is a label, which is one line. A note is kept unchanged, as far as UTF-8 allows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lens_core.errors import UsageError
 
 TAG_LENGTH = 64
+LABEL_LENGTH = 200
 NOTE_LENGTH = 100_000
 
 
@@ -33,10 +34,11 @@ Selection = Mapping[DictionaryName, Iterable[int]]
 
 @dataclass(frozen=True)
 class Mark:
-    """The marks of one feature; `tags` in alphabetical order, `note` "" if none."""
+    """The marks of one feature; `tags` in alphabetical order, `label` and `note` "" if none."""
 
     star: bool = False
     reject: bool = False
+    label: str = ""
     tags: tuple[str, ...] = ()
     note: str = ""
 
@@ -62,9 +64,7 @@ def tag_name(text: str) -> str:
     Raises:
         UsageError: it is empty, too long, or contains a comma or an invisible character.
     """
-    composed = unicodedata.normalize("NFC", text).strip()
-    name = "".join(" " if unicodedata.category(c) == "Zs" else c for c in composed)
-    name = re.sub(" +", " ", name)
+    name = _single_spaced(text)
     if not name:
         raise UsageError("a tag needs a name: type one or more letters")
     if len(name) > TAG_LENGTH:
@@ -74,12 +74,24 @@ def tag_name(text: str) -> str:
         )
     if "," in name:
         raise UsageError("a tag cannot hold a comma: give tags one at a time")
-    for character in name:
-        if character != " " and unicodedata.category(character)[0] in "CZ":
-            raise UsageError(
-                f"a tag cannot hold U+{ord(character):04X}, which is invisible: remove it"
-            )
+    _demand_visible(name, "a tag")
     return name
+
+
+def label_text(text: str) -> str:
+    """A label as it is kept: as `tag_name`, but longer, with commas; "" for none.
+
+    Raises:
+        UsageError: it is too long, or contains an invisible character.
+    """
+    label = _single_spaced(text)
+    if len(label) > LABEL_LENGTH:
+        raise UsageError(
+            f"a label may have at most {LABEL_LENGTH} characters, this one has {len(label):,}: "
+            "shorten it, or write a note"
+        )
+    _demand_visible(label, "a label")
+    return label
 
 
 def note_text(text: str) -> str:
@@ -98,6 +110,20 @@ def note_text(text: str) -> str:
         )
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
     return whole_characters(text) if text.strip() else ""
+
+
+def _single_spaced(text: str) -> str:
+    composed = unicodedata.normalize("NFC", text).strip()
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in composed)
+    return re.sub(" +", " ", spaced)
+
+
+def _demand_visible(text: str, what: str) -> None:
+    for character in text:
+        if character != " " and unicodedata.category(character)[0] in "CZ":
+            raise UsageError(
+                f"{what} cannot hold U+{ord(character):04X}, which is invisible: remove it"
+            )
 
 
 def whole_characters(text: str) -> str:

@@ -1,8 +1,8 @@
 """The tables of the triage file, and the migration of an older file.
 
-One row of `marks` is one cell: one feature's star, rejection, note or one tag. Its `edit` is the
-last edit of the cell, so that an undo can see whether another edit followed. Rows of `changes` are
-never deleted: they hold the state before and after every edit, as runs of features that were
+One row of `marks` is one cell: one feature's star, rejection, label, note or one tag. Its `edit` is
+the last edit of the cell, so that an undo can see whether another edit followed. Rows of `changes`
+are never deleted: they hold the state before and after every edit, as runs of features that were
 equal before. `seal` is a checksum of the row (`seals`). The views `features` and `history` are for
 people who open the file.
 """
@@ -14,7 +14,9 @@ from contextlib import closing
 
 from qlens_tui.triage.seals import dictionaries_of, fields_of, is_value, seal
 
-VERSION = 2
+VERSION = 3
+FIRST_SEALED = 2
+"""The first version whose rows have seals."""
 # "qlns": identifies our file among SQLite databases.
 APPLICATION = 0x716C6E73
 
@@ -31,12 +33,12 @@ CREATE TABLE dictionaries (
 );
 CREATE TABLE fields (
     id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('star', 'reject', 'note', 'tag')),
+    kind TEXT NOT NULL CHECK (kind IN ('star', 'reject', 'label', 'note', 'tag')),
     tag TEXT NOT NULL CHECK ((kind = 'tag') = (tag <> '')),
     UNIQUE (kind, tag)
 );
-INSERT INTO fields (kind, tag) VALUES ('star', ''), ('reject', ''), ('note', '');
--- value: 1, the text of a note, or NULL where a mark was taken off again.
+INSERT INTO fields (kind, tag) VALUES ('star', ''), ('reject', ''), ('label', ''), ('note', '');
+-- value: 1, the text of a label or a note, or NULL where a mark was taken off again.
 CREATE TABLE marks (
     dictionary INTEGER NOT NULL REFERENCES dictionaries,
     feature INTEGER NOT NULL,
@@ -66,6 +68,7 @@ CREATE TABLE changes (
 CREATE VIEW features AS
     SELECT d.model, d.name AS dictionary, d.layer, m.feature,
         MAX(f.kind = 'star') AS star, MAX(f.kind = 'reject') AS reject,
+        MAX(CASE f.kind WHEN 'label' THEN m.value END) AS label,
         GROUP_CONCAT(NULLIF(f.tag, ''), ', ') AS tags,
         MAX(CASE f.kind WHEN 'note' THEN m.value END) AS note
     FROM marks m JOIN dictionaries d ON d.id = m.dictionary JOIN fields f ON f.id = m.field
@@ -85,11 +88,21 @@ def make_tables(database: sqlite3.Connection) -> None:
     _sign(database)
 
 
-def add_seals(database: sqlite3.Connection) -> None:
-    """Migrate a file of version 1, which had no seals, to this version.
+def migrate(database: sqlite3.Connection) -> None:
+    """Bring tables of an older version to this one; inside a transaction.
 
-    Inside a transaction. Invalid values get no matching seal, and are reported as damaged.
+    Invalid values get no matching seal, and are reported as damaged.
     """
+    version = version_of(database)
+    if version == 1:
+        _add_seals(database)
+    if version in (1, 2):
+        _add_labels(database)
+        _sign(database)
+
+
+def _add_seals(database: sqlite3.Connection) -> None:
+    """Version 1 had no seals."""
     for table in ("marks", "changes"):
         database.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
     fields = fields_of(database)
@@ -110,7 +123,20 @@ def add_seals(database: sqlite3.Connection) -> None:
         "UPDATE changes SET seal = ? WHERE (edit, dictionary, field, first) = (?, ?, ?, ?)",
         ((seal(*row), *row[:4]) for row in rows),
     )
-    _sign(database)
+
+
+def _add_labels(database: sqlite3.Connection) -> None:
+    """Version 2 allowed no label as the kind of a field, and had none in the view `features`."""
+    database.execute("CREATE TEMP TABLE kept AS SELECT id, kind, tag FROM fields NOT INDEXED")
+    for view in ("features", "history"):
+        database.execute(f"DROP VIEW IF EXISTS {view}")
+    database.execute("DROP TABLE fields")
+    for statement in _TABLES.split(";\n"):
+        if "TABLE fields" in statement or "CREATE VIEW" in statement:
+            database.execute(statement)
+    database.execute("DELETE FROM fields")
+    database.execute("INSERT INTO fields SELECT id, kind, tag FROM kept")
+    database.execute("DROP TABLE kept")
 
 
 def version_of(database: sqlite3.Connection) -> int | None:
@@ -124,7 +150,9 @@ def version_of(database: sqlite3.Connection) -> int | None:
         make_tables(new)
         ours = _columns(new)
     if found == ours:
-        return 2
+        definition = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'fields'"
+        ((sql,),) = database.execute(definition).fetchall()
+        return VERSION if "'label'" in sql else 2
     if found == [column for column in ours if column[1] != "seal"]:
         return 1
     return None if database.execute("SELECT 1 FROM sqlite_master").fetchone() else 0

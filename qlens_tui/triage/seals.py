@@ -21,7 +21,9 @@ SEAL = "seal(d.sha256, m.feature, f.kind, f.tag, m.value, m.edit)"
 """The seal of a mark `m` of dictionary `d` and field `f`, in SQL."""
 
 _COMMON = 1000  # ends of rows that are remembered
-_KINDS = {"star": "the star", "reject": "the rejection", "note": "the note"}
+_KINDS = {
+    "star": "the star", "reject": "the rejection", "label": "the label", "note": "the note",
+}  # fmt: skip
 
 
 class Dictionary(NamedTuple):

@@ -1,4 +1,4 @@
-"""Marks: stars, rejections, tags and notes on features.
+"""Marks: stars, rejections, labels, tags and notes on features.
 
 A mark belongs to (sha256 of the dictionary, feature), so that it is found whatever the dictionary
 is called. Every method that changes something is one transaction and is on disk when it returns
@@ -36,7 +36,7 @@ from qlens_tui.triage.edits import (
     replay,
     set_chosen,
 )
-from qlens_tui.triage.marks import Mark, Selection, Step, note_text, tag_name
+from qlens_tui.triage.marks import Mark, Selection, Step, label_text, note_text, tag_name
 from qlens_tui.triage.seals import (
     SEAL,
     Field,
@@ -113,6 +113,7 @@ class Triage:
         *,
         star: bool | None = None,
         reject: bool | None = None,
+        label: str | None = None,
         note: str | None = None,
         add: Iterable[str] = (),
         remove: Iterable[str] = (),
@@ -122,11 +123,11 @@ class Triage:
         Returns `None` if nothing changed, so that there is nothing to undo.
 
         Args:
-            note: replaces the note; "" removes it.
+            label, note: replaces it; "" removes it.
             add, remove: tags.
 
         Raises:
-            UsageError: a tag or the note cannot be kept.
+            UsageError: a tag, the label or the note cannot be kept.
             StoreError: the file cannot be written, or is damaged; nothing was changed.
         """
         wanted: Wanted = {}
@@ -134,6 +135,8 @@ class Triage:
             wanted["star", ""] = star or None
         if reject is not None:
             wanted["reject", ""] = reject or None
+        if label is not None:
+            wanted["label", ""] = label_text(label) or None
         if note is not None:
             wanted["note", ""] = note_text(note) or None
         wanted |= {("tag", tag_name(tag)): True for tag in add}
@@ -179,12 +182,13 @@ class Triage:
         return self._marks(sha256)
 
     def columns(self, sha256: str) -> dict[str, list[Any]]:
-        """The same as columns: feature, star, reject, tags (in alphabetical order), note."""
+        """The same as columns: feature, star, reject, label, tags (by alphabet), note."""
         found = self._marks(sha256)
         return {
             "feature": list(found),
             "star": [mark.star for mark in found.values()],
             "reject": [mark.reject for mark in found.values()],
+            "label": [mark.label for mark in found.values()],
             "tags": [list(mark.tags) for mark in found.values()],
             "note": [mark.note for mark in found.values()],
         }
@@ -307,7 +311,7 @@ def marks_frame(triage: Triage | None, dictionaries: Mapping[int, str]) -> pl.Da
     """The marked features of several layers, to be joined on `layer` and `feature`.
 
     `dictionaries` is the sha256 of each layer's dictionary. Columns: layer, feature, star, reject,
-    tags (a list in alphabetical order), note; never null. Without `triage` there are no rows.
+    label, tags (a list by alphabet), note; never null. Without `triage` there are no rows.
 
     Raises:
         StoreError: marks cannot be read.
@@ -316,7 +320,7 @@ def marks_frame(triage: Triage | None, dictionaries: Mapping[int, str]) -> pl.Da
 
     schema: dict[str, Any] = {
         "feature": pl.Int32, "star": pl.Boolean, "reject": pl.Boolean,
-        "tags": pl.List(pl.String), "note": pl.String,
+        "label": pl.String, "tags": pl.List(pl.String), "note": pl.String,
     }  # fmt: skip
     frames = [pl.DataFrame(schema={"layer": pl.Int32, **schema})]
     if triage is not None:
@@ -333,4 +337,5 @@ class _NothingToDoError(Exception):
 def _mark(cells: Iterable[tuple[int, Any]], fields: Mapping[int, Field]) -> Mark:
     kinds = {fields[field].kind: value for field, value in cells}
     tags = sorted(fields[field].tag for field, _ in cells if fields[field].kind == "tag")
-    return Mark("star" in kinds, "reject" in kinds, tuple(tags), str(kinds.get("note", "")))
+    label, note = (str(kinds.get(kind, "")) for kind in ("label", "note"))
+    return Mark("star" in kinds, "reject" in kinds, label, tuple(tags), note)

@@ -1,4 +1,4 @@
-"""Stars, rejections, tags and notes by key: for a feature, a range, or all filtered rows.
+"""Marks of the known layers, and edits of them: of a feature, a range, or all filtered rows.
 
 An edit of a few features is on disk before the key press is over; one of many thousands takes
 seconds and is made off the UI thread, in one transaction.
@@ -16,13 +16,10 @@ from textual.screen import Screen
 from lens_core.errors import LensError
 from qlens_tui.app.notices import LONG
 from qlens_tui.app.opened import Opened
-from qlens_tui.app.screens.note import NoteEditor
-from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
-from qlens_tui.app.screens.reading_marks import marks_of, opened_with_marks
+from qlens_tui.app.screens.reading_marks import any_labels, marks_of, opened_with_marks
 from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
-from qlens_tui.text import visible
-from qlens_tui.triage.marks import DictionaryName, Mark, Step, tag_name
+from qlens_tui.triage.marks import DictionaryName, Mark, Step
 from qlens_tui.triage.triage import Triage
 
 _AT_ONCE = 20_000  # features
@@ -41,20 +38,20 @@ class Marking:
         table: FeatureTable,
         screen: Screen[Any],
         changed: Callable[[], None],
-        ascii_only: bool,
     ) -> None:
         """`open` sets `triage`; `changed` is called when marks changed."""
         self._file = triage
         self.marks: dict[int, dict[int, Mark]] = {}
         self._shas: dict[int, str] = {}
         """The dictionary whose marks were read, by layer."""
+        self.has_labels = False
+        """Whether any of these has or had a label since all were read."""
         self._edits = 0
         self._refusal = _READING
         self._opened = opened
         self._table = table
         self._screen = screen
         self._changed = changed
-        self._ascii = ascii_only
         self._problem = ""
 
     @property
@@ -77,6 +74,7 @@ class Marking:
                 return
             self._file.set_result(triage)
             self.marks, self._shas, self._refusal = marks, known, ""
+            self.has_labels = any_labels(marks)
             if problem:
                 self._screen.notify(problem, severity="error", timeout=LONG)
             for layer in self._opened.known:  # others may have become known meanwhile
@@ -89,7 +87,7 @@ class Marking:
                 self._file.set_result(None)  # others wait for it
         self._changed()
 
-    def _usable(self) -> Triage | None:
+    def usable(self) -> Triage | None:
         """The triage file; `None`, and the user is told why, if it cannot be used."""
         if self._refusal:
             self._screen.notify(
@@ -100,110 +98,18 @@ class Marking:
 
     def toggle(self, kind: Literal["star", "reject"], at: Feature | None = None) -> None:
         """Mark the selection, or `at`; or remove the mark if all of the selection has it."""
-        selection = self._selection(at)
-        if selection and (triage := self._usable()) is not None:
-            self._edit(lambda: triage.toggle(selection, kind), selection)
-
-    def tag(self, at: Feature | None = None) -> None:
-        """Ask for a tag and add it; a tag that the feature has is removed."""
-        selection = self._selection(at)
-        if not selection or (triage := self._usable()) is None:
-            return
-        count = _count(selection)
-        try:
-            tags = triage.tags()
-            here = self._tags_of(selection) if count == 1 else frozenset()
-        except LensError as error:
-            self._say(error)
-            return
-
-        def typed(prompt: Prompt, text: str) -> None:
-            sign = "-" if text.strip().startswith("-") else ""
-            wanted = text.strip().removeprefix("-").casefold()
-            matching = [tag for tag in tags if wanted in tag.casefold()][:50]
-            prompt.offer(
-                [
-                    Suggestion(
-                        f"{sign}{shown(tag)}{'  (remove)' if sign or tag in here else ''}",
-                        f"{sign}{tag}",
-                    )
-                    for tag in matching
-                ]
-            )
-
-        def shown(tag: str) -> str:
-            return visible(tag, ascii_only=self._ascii)
-
-        def check(text: str) -> str | None:
-            if not text.strip():
-                return None
-            try:
-                tag, off = meant(text)
-            except LensError as error:
-                return str(error)
-            return f"there is no tag {shown(tag)} to remove" if off and tag not in tags else None
-
-        def meant(text: str) -> tuple[str, bool]:
-            """The normalised tag, and whether it is to be removed."""
-            tag = tag_name(text)
-            if tag not in tags and tag.startswith("-"):
-                return tag_name(tag[1:]), True
-            return tag, tag in here
-
-        def apply(answer: Answer | None) -> None:
-            if answer is None or not answer.text.strip():
-                return
-            tag, off = meant(answer.text)
-            if off:
-                self._edit(lambda: triage.apply(selection, remove=[tag]), selection)
-            else:
-                self._edit(lambda: triage.apply(selection, add=[tag]), selection)
-
-        what = f"{count:,} features" if count > 1 else "this feature"
-        hint = "a tag it has is removed; -tag removes it from all; no commas"
-        prompt = Prompt(f"tag {what}", hint=hint, typed=typed, check=check, ascii_only=self._ascii)
-        self._screen.app.push_screen(prompt, apply)
-
-    def note(self, at: Feature | None = None) -> None:
-        """Open the note of the feature under the cursor, or of `at`."""
-        feature = at or self._table.feature
-        if feature is None or not self._is_known(feature) or (triage := self._usable()) is None:
-            return
-        layer, number = feature
-        dictionary = self._name(layer)
-        try:
-            before = triage.mark(dictionary.sha256, number).note
-        except LensError as error:
-            self._say(error)
-            return
-
-        def keep(note: str) -> str | None:
-            nonlocal before
-            try:
-                there = triage.mark(dictionary.sha256, number).note
-                if there != before:
-                    before = there
-                    return (
-                        "another session changed this note: "
-                        "ctrl+s again replaces it, escape twice keeps theirs"
-                    )
-                selection = {dictionary: [number]}
-                self._tell(triage.apply(selection, note=note), selection)
-            except LensError as error:
-                return str(error)
-            return None
-
-        title = f"note on {layer}:{number}"
-        self._screen.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._ascii))
+        selection = self.selection(at)
+        if selection and (triage := self.usable()) is not None:
+            self.edit(lambda: triage.toggle(selection, kind), selection)
 
     def undo(self) -> None:
         """Undo this session's last edit."""
-        if (triage := self._usable()) is not None:
+        if (triage := self.usable()) is not None:
             self._replay(triage.undo, triage.next_undo, "undone", "undo")
 
     def redo(self) -> None:
         """Redo the last undone edit."""
-        if (triage := self._usable()) is not None:
+        if (triage := self.usable()) is not None:
             self._replay(triage.redo, triage.next_redo, "redone", "redo")
 
     def read(self, *layers: int) -> None:
@@ -215,6 +121,7 @@ class Marking:
             for layer in known.keys() & set(layers):
                 sha256 = known[layer].sha256
                 self.marks[layer], self._shas[layer] = triage.marks(sha256), sha256
+                self.has_labels |= any_labels({layer: self.marks[layer]})
         except LensError as error:
             self._say_once(str(error))
 
@@ -249,7 +156,8 @@ class Marking:
             self._problem = problem
             self._screen.notify(problem, severity="error")
 
-    def _say(self, error: LensError) -> None:
+    def say(self, error: LensError) -> None:
+        """Tell the user about a failure."""
         self._screen.notify(str(error), severity="error")
 
     @property
@@ -259,12 +167,13 @@ class Marking:
             layer: sum(mark.star for mark in marks.values()) for layer, marks in self.marks.items()
         }
 
-    def _name(self, layer: int) -> DictionaryName:
+    def name_of(self, layer: int) -> DictionaryName:
+        """A layer's dictionary."""
         known = self._opened.known[layer]
         model = self._opened.model_name
         return DictionaryName(known.sha256, known.name, model, layer)
 
-    def _is_known(self, feature: Feature) -> bool:
+    def is_known(self, feature: Feature) -> bool:
         """Whether a feature's dictionary is known; if not, the user is told."""
         if feature[0] in self._opened.known:
             return True
@@ -275,9 +184,10 @@ class Marking:
         """The marks of one feature, as last read."""
         return self.marks.get(feature[0], {}).get(feature[1], Mark())
 
-    def _selection(self, at: Feature | None) -> dict[DictionaryName, list[int]]:
+    def selection(self, at: Feature | None) -> dict[DictionaryName, list[int]]:
+        """The selected features of the table, or `at`; none if its dictionary is not known."""
         if at is not None:
-            return {self._name(at[0]): [at[1]]} if self._is_known(at) else {}
+            return {self.name_of(at[0]): [at[1]]} if self.is_known(at) else {}
         table = self._table
         if table.rows is None or not len(table.rows):
             return {}
@@ -285,25 +195,21 @@ class Marking:
         features = table.rows[chosen.start : chosen.stop].features()
         found: dict[DictionaryName, list[int]] = {}
         for (layer,), rows in features.group_by("layer", maintain_order=True):
-            found[self._name(int(str(layer)))] = rows["feature"].to_list()
+            found[self.name_of(int(str(layer)))] = rows["feature"].to_list()
         return found
 
-    def _tags_of(self, selection: Mapping[DictionaryName, list[int]]) -> frozenset[str]:
-        assert self.triage is not None
-        ((dictionary, (feature,)),) = selection.items()
-        return frozenset(self.triage.mark(dictionary.sha256, feature).tags)
-
-    def _edit(
+    def edit(
         self, act: Callable[[], Step | None], selection: Mapping[DictionaryName, list[int]]
     ) -> None:
-        self._do(act, _count(selection), lambda step: self._tell(step, selection))
+        """Make an edit of a selection, and show it."""
+        self._do(act, count_of(selection), lambda step: self.tell(step, selection))
 
     def _replay(self, act: Callable[[], Step | None], count: int, verb: str, name: str) -> None:
         def tell(step: Step | None) -> None:
             if step is None:
                 self._screen.notify(f"nothing to {name}")
             else:
-                self._tell(step, None, verb)
+                self.tell(step, None, verb)
 
         self._do(act, count, tell)
 
@@ -315,19 +221,19 @@ class Marking:
             try:
                 tell(act())
             except LensError as error:
-                self._say(error)
+                self.say(error)
             return
 
         async def off_this_thread() -> None:
             try:
                 tell(await asyncio.to_thread(act))
             except LensError as error:
-                self._say(error)
+                self.say(error)
 
         self._screen.notify(f"marking {count:,} features")
         self._screen.run_worker(off_this_thread(), group="marking")
 
-    def _tell(
+    def tell(
         self,
         step: Step | None,
         selection: Mapping[DictionaryName, Sequence[int]] | None,
@@ -341,7 +247,7 @@ class Marking:
             said = f"{verb + ': ' if verb else ''}{step.what} ({step.changed:,}){left}"
             self._screen.notify(said)
         self._edits += 1
-        if selection is None or _count(selection) > _FEW:
+        if selection is None or count_of(selection) > _FEW:
             self._read_again()
             return
         for dictionary, features in selection.items():
@@ -358,6 +264,7 @@ class Marking:
         try:
             for feature in features:
                 marks[feature] = triage.mark(sha256, feature)
+                self.has_labels |= bool(marks[feature].label)
                 if marks[feature] == Mark():
                     del marks[feature]
         except LensError as error:
@@ -385,8 +292,10 @@ class Marking:
                 return
         self.marks |= marks
         self._shas |= known
+        self.has_labels |= any_labels(marks)
         self._changed()
 
 
-def _count(selection: Mapping[DictionaryName, Sequence[int]]) -> int:
+def count_of(selection: Mapping[DictionaryName, Sequence[int]]) -> int:
+    """How many features a selection has."""
     return sum(map(len, selection.values()))

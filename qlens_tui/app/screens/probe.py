@@ -16,7 +16,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from qlens_tui.app.requests import Requests
-from qlens_tui.app.screens.marking import Marking
+from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.prompt import Answer, Prompt
 from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ResultsScreen
 from qlens_tui.app.state import State
@@ -70,7 +70,7 @@ class ProbeScreen(ResultsScreen):
         state: State,
         requests: Requests,
         reader: RowReader,
-        marking: Marking,
+        mark_keys: MarkKeys,
         *,
         ascii_only: bool,
     ) -> None:
@@ -82,7 +82,7 @@ class ProbeScreen(ResultsScreen):
         self._answers = state
         self._requests = requests
         self._reader = reader
-        self.marking = marking
+        self.mark_keys = mark_keys
         self._ascii = ascii_only
         self._question: m.ReadPrompt | None = None
         self._probed: m.PromptFirings | None = None
@@ -100,7 +100,7 @@ class ProbeScreen(ResultsScreen):
         self.query_one(ChoiceList).focus()
         self.query_one(KeyLine).tell(
             [("j/k", "token"), ("up/down", "feature"), ("enter", "open"), ("space", "watch"),
-             ("p", "text"), ("n/N", "where it fires"), ("T", "as table"), ("s x t m", "mark"),
+             ("p", "text"), ("n/N", "where it fires"), ("T", "as table"), ("s x t L m", "mark"),
              ("esc", "back")]
         )  # fmt: skip
         self._tell(f"what fires on a text, layer {self._layer}")

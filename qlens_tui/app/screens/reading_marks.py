@@ -25,6 +25,11 @@ def opened_with_marks(
     return triage, marks, triage.warning
 
 
+def any_labels(marks: Mapping[int, Mapping[int, Mark]]) -> bool:
+    """Whether any of the marks, by layer and feature, has a label."""
+    return any(mark.label for those in marks.values() for mark in those.values())
+
+
 def marks_of(triage: Triage, known: Mapping[int, str]) -> dict[int, dict[int, Mark]]:
     """The marks of layers, by their sha256."""
     return {layer: triage.marks(sha256) for layer, sha256 in known.items()}

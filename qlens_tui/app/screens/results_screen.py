@@ -14,23 +14,24 @@ from typing import Literal
 from textual.binding import Binding
 
 from qlens_tui.app.screens.answer_screen import AnswerScreen
-from qlens_tui.app.screens.marking import Marking
+from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.title_line import TitleLine
 
 KEYS = (
     Binding("T", "tabulate", "As table", tooltip="Show these features in the table (title: enter)"),
-    Binding("s", "toggle_mark('star')", "Star", tooltip="Star the feature, or unstar it"),
-    Binding("x", "toggle_mark('reject')", "Reject", tooltip="Reject the feature, or undo that"),
+    Binding("s", "mark('star')", "Star", tooltip="Star the feature, or unstar it"),
+    Binding("x", "mark('reject')", "Reject", tooltip="Reject the feature, or undo that"),
     Binding("t", "mark('tag')", "Tag", tooltip="Tag the feature, or remove a tag"),
+    Binding("L", "mark('label')", "Label", tooltip="Write a label for the feature"),
     Binding("m", "mark('note')", "Note", tooltip="Write a note on the feature"),
-    Binding("u", "again('undo')", "Undo", tooltip="Undo the last change of marks"),
-    Binding("ctrl+r", "again('redo')", "Redo", tooltip="Redo what was undone"),
+    Binding("u", "replay('undo')", "Undo", tooltip="Undo the last change of marks"),
+    Binding("ctrl+r", "replay('redo')", "Redo", tooltip="Redo what was undone"),
 )
 """Keys of every list of results."""
 
-SIGNS = 4
+SIGNS = 5
 """The columns of `ResultsScreen.signs`."""
 
 
@@ -45,7 +46,7 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
     ResultsScreen ChoiceList { height: 1fr; max-height: 100%; }
     """
 
-    marking: Marking
+    mark_keys: MarkKeys
 
     @abstractmethod
     def listed(self) -> Listed:
@@ -65,11 +66,14 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
         return features[at]
 
     def signs(self, features: Sequence[Feature]) -> list[str]:
-        """The marks of features, as in the table, and `t` for tags: `SIGNS` columns each."""
+        """The marks of features, as in the table, `t` for tags and `l` for a label."""
         found = []
         for feature in features:
-            mark = self.marking.mark(feature)
-            there = (mark.star, "*"), (mark.reject, "x"), (mark.note, "m"), (mark.tags, "t")
+            mark = self.mark_keys.marking.mark(feature)
+            there = (
+                (mark.star, "*"), (mark.reject, "x"), (mark.note, "m"), (mark.tags, "t"),
+                (mark.label, "l"),
+            )  # fmt: skip
             found.append("".join(sign if has else " " for has, sign in there))
         return found
 
@@ -101,16 +105,12 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
         if self.listed().features:
             self.leave(self.listed())
 
-    def action_toggle_mark(self, kind: Literal["star", "reject"]) -> None:
+    def action_mark(self, what: str) -> None:
         if self.chosen is not None:
-            self.marking.toggle(kind, self.chosen)
+            getattr(self.mark_keys, what)(self.chosen)
 
-    def action_mark(self, what: Literal["tag", "note"]) -> None:
-        if self.chosen is not None:
-            getattr(self.marking, what)(self.chosen)
-
-    def action_again(self, what: Literal["undo", "redo"]) -> None:
-        getattr(self.marking, what)()
+    def action_replay(self, what: Literal["undo", "redo"]) -> None:
+        getattr(self.mark_keys, what)()
 
     def action_leave(self) -> None:
         self.leave(None)

@@ -17,7 +17,7 @@ from textual.containers import Vertical
 
 from lens_core.lenses import LENSES, LOGIT, QUERY, lens_named
 from qlens_tui.app.requests import Requests
-from qlens_tui.app.screens.marking import Marking
+from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ResultsScreen
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature, Listed
@@ -122,13 +122,13 @@ class ReverseSearch(ResultsScreen):
         state: State,
         requests: Requests,
         reader: RowReader,
-        marking: Marking,
+        mark_keys: MarkKeys,
         *,
         ascii_only: bool,
     ) -> None:
         super().__init__()
         self.sought = sought
-        self.marking = marking
+        self.mark_keys = mark_keys
         self._answers = state
         self._requests = requests
         self._reader = reader
@@ -162,7 +162,7 @@ class ReverseSearch(ResultsScreen):
         self.query_one(KeyLine).tell(
             [("enter", "go there"), ("tab", "value/key"),
              ("o", f"by {_OTHER_ORDER[self.sought.by]}"), ("c", "lens"), ("a", "one layer/all"),
-             ("T", "as table"), ("s x t m", "mark"), ("esc", "back")]
+             ("T", "as table"), ("s x t L m", "mark"), ("esc", "back")]
         )  # fmt: skip
         question, self._drawn = self.sought.question, None
         if self._answers.answer(question) is None and not self._requests.ask(question):

@@ -17,7 +17,7 @@ from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.table_columns import COLUMNS
 from qlens_tui.text import as_typed
 
-_MARKS = ("star", "reject", "tags", "note")
+_MARKS = ("star", "reject", "label", "tags", "note")
 
 
 class RowPrompts:

@@ -8,7 +8,7 @@ from typing import Any
 from textual.screen import Screen
 
 from qlens_tui.app.requests import Requests
-from qlens_tui.app.screens.marking import Marking
+from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.prompt import Answer
 from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
@@ -26,7 +26,7 @@ class Searches:
         state: State,
         requests: Requests,
         reader: RowReader,
-        marking: Marking,
+        mark_keys: MarkKeys,
         *,
         go: Callable[[int, int], None],
         tabulate: Callable[[Listed], None],
@@ -37,7 +37,7 @@ class Searches:
         self._state = state
         self._requests = requests
         self._reader = reader
-        self._marking = marking
+        self._mark_keys = mark_keys
         self._go = go
         self._tabulate = tabulate
         self._screen = screen
@@ -65,7 +65,7 @@ class Searches:
 
     def _list(self, sought: Sought) -> None:
         screen = ReverseSearch(
-            sought, self._state, self._requests, self._reader, self._marking,
+            sought, self._state, self._requests, self._reader, self._mark_keys,
             ascii_only=self._ascii,
         )  # fmt: skip
 
@@ -94,7 +94,7 @@ class Searches:
             self._state,
             self._requests,
             self._reader,
-            self._marking,
+            self._mark_keys,
             ascii_only=self._ascii,
         )
 

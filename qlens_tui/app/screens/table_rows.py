@@ -322,5 +322,5 @@ class TableRows:
 
 def _nothing(rows: Rows) -> str:
     """What the table says if a filter keeps no row."""
-    elsewhere = "; ll: tag: note: look elsewhere" if rows.matches.tokens else ""
+    elsewhere = "; ll: tag: label: note: look elsewhere" if rows.matches.tokens else ""
     return f"no feature passes the filter (esc: clear{elsewhere})"

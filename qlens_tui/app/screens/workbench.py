@@ -34,6 +34,7 @@ from qlens_tui.app.screens.exporting import Exporting
 from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.jobs import Jobs
 from qlens_tui.app.screens.key_sections import in_help, title_of
+from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.opening import Opening
 from qlens_tui.app.screens.overview import OverviewScreen
@@ -103,9 +104,9 @@ class Workbench(Screen[None]):
             screen=self, changed=self._rows_changed,
         )  # fmt: skip
         self.marking = Marking(
-            triage, state.opened, table=self.table, screen=self, changed=self.show_marks,
-            ascii_only=plain,
-        )  # fmt: skip
+            triage, state.opened, table=self.table, screen=self, changed=self.show_marks
+        )
+        self.mark_keys = MarkKeys(self.marking, table=self.table, screen=self, ascii_only=plain)
         self._building = Building(
             state, requests, self.layer_requests, need_layer=self.rows.need, engine=engine,
             screen=self, ascii_only=plain,
@@ -120,7 +121,7 @@ class Workbench(Screen[None]):
             rows=self.rows, table=self.table, changed=self._show_answers,
         )  # fmt: skip
         self.searches = Searches(
-            state, requests, reader, self.marking, go=self.rows.go,
+            state, requests, reader, self.mark_keys, go=self.rows.go,
             tabulate=self.rows.show_listed, screen=self, ascii_only=plain,
         )  # fmt: skip
         self._row_prompts = RowPrompts(
@@ -251,7 +252,7 @@ class Workbench(Screen[None]):
 
     def _rows_changed(self) -> None:
         """The table's rows changed, or are being read."""
-        self.table.set_marks(self.marking.marks)
+        self.table.set_marks(self.marking.marks, has_labels=self.marking.has_labels)
         self._follow_cursor()
         self.feature_requests.changed()
         self.draw()
@@ -317,11 +318,8 @@ class Workbench(Screen[None]):
         look: TokenLook = getattr(self.query_one("#value", TokenPane), what)(*by)
         self._look(look)
 
-    def action_toggle_mark(self, kind: Literal["star", "reject"]) -> None:
-        self.marking.toggle(kind)
-
-    def action_mark(self, what: Literal["tag", "note", "undo", "redo"]) -> None:
-        getattr(self.marking, what)()
+    def action_mark(self, what: str) -> None:
+        getattr(self.mark_keys, what)()
 
     def action_export(self) -> None:
         self._exporting.ask()
@@ -378,7 +376,7 @@ class Workbench(Screen[None]):
 
     def show_marks(self) -> None:
         """Show the current marks."""
-        self.table.set_marks(dict(self.marking.marks))
+        self.table.set_marks(dict(self.marking.marks), has_labels=self.marking.has_labels)
         self.show_layers()
         for screen in self.app.screen_stack:
             if isinstance(screen, AnswerScreen):

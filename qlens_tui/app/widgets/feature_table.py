@@ -120,6 +120,7 @@ class FeatureTable(LinePane):
         super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
         self._rows: Rows | None = None
         self._writing = Writing(ascii_only=ascii_only)
+        self._has_labels = False
         self._sorted: tuple[SortKey, ...] = ()
         self._nothing = "no features"
         self._lacking = ""
@@ -187,8 +188,14 @@ class FeatureTable(LinePane):
             self._lacking = said
             self._show()
 
-    def set_marks(self, marks: Mapping[int, Mapping[int, Mark]]) -> None:
-        """Show these marks, by layer and feature; unchanged lines are not repainted."""
+    def set_marks(
+        self, marks: Mapping[int, Mapping[int, Mark]], *, has_labels: bool = False
+    ) -> None:
+        """Show these marks, by layer and feature; unchanged lines are not repainted.
+
+        `has_labels`: some have labels, so that there is a column for them.
+        """
+        self._has_labels = has_labels
         self._writing = replace(self._writing, marks=marks)
         self._show()
 
@@ -266,9 +273,10 @@ class FeatureTable(LinePane):
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         sorted_by = tuple(key.column for key in self._sorted)
-        self._columns = fitted_columns(
-            self._id_width, width - 1, sorted_by, self._writing.matches.columns
-        )
+        wanted = self._writing.matches.columns
+        if self._has_labels:
+            wanted = (*wanted, "label")
+        self._columns = fitted_columns(self._id_width, width - 1, sorted_by, wanted)
         head = fitted(line((self._heading(), "feature-table--head")), width)
         if not self._count:
             return [head], [line("", (f"  {self._nothing}", "pane--quiet"))]

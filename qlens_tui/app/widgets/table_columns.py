@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from qlens_tui.formats import density
 from qlens_tui.table.column_names import header
@@ -180,17 +180,20 @@ def _tags(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
     return _listed(writing, label, len(tags), found, width, ",")
 
 
-def _note(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-    note = writing.mark(values).note
-    words = writing.matches.words.get("note", ())
-    found = re.search("|".join(map(re.escape, words)), note, re.IGNORECASE) if words else None
-    if found is None:
-        return [(visible(note, ascii_only=writing.ascii_only), False)]
-    parts = (note[: found.start()], found[0], note[found.end() :])
-    before, hit, after = (visible(f"|{p}|", ascii_only=writing.ascii_only)[1:-1] for p in parts)
-    if cells(before) + cells(hit) > width:
-        before = writing.ellipsis
-    return [(before, False), (hit, True), (after, False)]
+def _text(source: Literal["label", "note"]) -> Callable[[Writing, Values, int], Sequence[Piece]]:
+    def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
+        text: str = getattr(writing.mark(values), source)
+        words = writing.matches.words.get(source, ())
+        found = re.search("|".join(map(re.escape, words)), text, re.IGNORECASE) if words else None
+        if found is None:
+            return [(visible(text, ascii_only=writing.ascii_only), False)]
+        parts = (text[: found.start()], found[0], text[found.end() :])
+        before, hit, after = (visible(f"|{p}|", ascii_only=writing.ascii_only)[1:-1] for p in parts)
+        if cells(before) + cells(hit) > width:
+            before = writing.ellipsis
+        return [(before, False), (hit, True), (after, False)]
+
+    return write
 
 
 def _tokens(source: str) -> Callable[[Writing, Values, int], Sequence[Piece]]:
@@ -294,11 +297,12 @@ COLUMNS = (
     Column(header("density"), "density", 8, 6, 6, 6, _density, is_right=True, covers=("silent",)),
 )
 """The columns that a table has if there is room."""
-_NOTE = Column(header("note"), "note", 11, 12, 20, 40, _note, has_edge=True)
+_LABEL = Column(header("label"), "label", 11, 10, 16, 40, _text("label"), has_edge=True)
+_NOTE = Column(header("note"), "note", 11, 12, 20, 40, _text("note"), has_edge=True)
 _LL_KEY = _tokens_column("key_logit_ids", 11, 14, is_baseline=True)
-_BEFORE = {"value_logit_ids": _NOTE, "key_query_ids": _LL_KEY}
+_BEFORE = {"value_logit_ids": (_LABEL, _NOTE), "key_query_ids": (_LL_KEY,)}
 """Columns that a table has if they are asked for, by the one that they stand before."""
-_WITHOUT_ATLAS = ("layer", "feature", "star", "reject", "tags", "note")
+_WITHOUT_ATLAS = ("layer", "feature", "star", "reject", "label", "tags", "note")
 
 
 def sources_of(columns: Sequence[Placed]) -> list[str]:
@@ -360,9 +364,7 @@ def _offered(wanted: Sequence[str]) -> list[Column]:
     """The table's columns, and those that `wanted` adds, from left to right."""
     columns = []
     for column in COLUMNS:
-        before = _BEFORE.get(column.source)
-        if before is not None and before.source in wanted:
-            columns.append(before)
+        columns += [each for each in _BEFORE.get(column.source, ()) if each.source in wanted]
         columns.append(column)
     shown = {name for column in columns for name in column.sources}
     others = [name for name in wanted if name not in shown and not name.endswith(_NOT_SHOWN)]

@@ -66,8 +66,8 @@ def export(
     """Write features of CONFIG with their marks, token lists, metrics and provenance.
 
     Without --starred, --tag or --where: all that are starred, tagged, rejected or have a
-    note. The columns are those of `qlens atlas`, and star, reject, tags and note. Layers
-    that have no atlas yet are tabulated first (`qlens atlas`).
+    label or note. The columns are those of `qlens atlas`, and star, reject, label, tags and
+    note. Layers that have no atlas yet are tabulated first (`qlens atlas`).
 
     \b
     Examples:
@@ -76,6 +76,7 @@ def export(
       qlens export smollm2-neurons --where "star and gain k > 0.2" -o good.csv
       qlens export smollm2-neurons --where kiln --layers 6-9 -o kiln.ndjson
       qlens export smollm2-neurons --where "tag:food key:bread" -o bread.csv
+      qlens export smollm2-neurons --where "label:body" -o body.csv
     """
     from qlens_tui.export.write import check_destination
     from qlens_tui.export.write import export as write

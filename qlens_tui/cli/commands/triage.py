@@ -1,4 +1,4 @@
-"""`qlens triage`: the backups of stars, tags and notes, and restoring one."""
+"""`qlens triage`: the backups of stars, labels, tags and notes, and restoring one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def triage() -> None:
-    """Manage the file of stars, tags and notes (QLENS_DATA_DIR).
+    """Manage the file of stars, labels, tags and notes (QLENS_DATA_DIR).
 
     \b
     Examples:

@@ -407,7 +407,7 @@ def test_every_line_is_as_wide_as_the_table(width: int, ascii_only: bool) -> Non
     rows = atlas(60, vocabulary=len(texts))
 
     async def scene(terminal: Terminal, app: TableApp) -> None:
-        app.table.set_marks({8: {1: Mark(True, True, tuple(texts), "x")}})
+        app.table.set_marks({8: {1: Mark(True, True, texts[0], tuple(texts), "x")}})
         await terminal.pilot.pause()
         lines = app.table.lines
         assert {cells(line) for line in lines} == {width}
@@ -422,12 +422,14 @@ def test_hostile_tokens_and_tags_never_reach_the_terminal(
     size: tuple[int, int], ascii_only: bool
 ) -> None:
     texts = list(HOSTILE.values())
-    marks = {8: {i: Mark(star=True, tags=(text,), note=text) for i, text in enumerate(texts)}}
+    marks = {
+        8: {i: Mark(star=True, label=text, tags=(text,), note=text) for i, text in enumerate(texts)}
+    }
     app = TableApp(
         atlas(len(texts) * 2, vocabulary=len(texts)),
         texts,
         ascii_only,
-        lambda table: table.set_marks(marks),
+        lambda table: table.set_marks(marks, has_labels=True),
     )
 
     async def scene(terminal: Terminal, app: TableApp) -> None:
@@ -494,8 +496,9 @@ def test_the_best_match_of_every_word_is_in_a_cell_with_room_for_it(
 
 def test_what_a_filter_found_is_underlined_and_in_view() -> None:
     rows = filtered(atlas(vocabulary=5), "key:mometown", WORDS[:5])
-    marks = {8: {at: Mark(note="long before " * 9 + "the WAR", tags=("a", "b" * 20, "war"))
-                 for at in range(200)}}  # fmt: skip
+    long = "long before " * 9 + "the WAR"
+    mark = Mark(note=long, label=long, tags=("a", "b" * 20, "war"))
+    marks = {8: dict.fromkeys(range(200), mark)}
 
     async def scene(terminal: Terminal, app: TableApp) -> None:
         app.table.set_rows(rows)
@@ -510,7 +513,7 @@ def test_what_a_filter_found_is_underlined_and_in_view() -> None:
         assert "mometown" in cell
 
         app.table.set_marks(marks)
-        for typed, shown in (("note:war", "…WAR"), ("tag:war", "…,war")):
+        for typed, shown in (("note:war", "…WAR"), ("label:war", "…WAR"), ("tag:war", "…,war")):
             marked = with_marks(atlas().frame, frame_of(marks))
             app.table.set_rows(filtered(all_rows(marked), typed, WORDS))
             await terminal.pilot.pause()
@@ -525,7 +528,7 @@ def test_what_a_filter_found_is_underlined_and_in_view() -> None:
 
 def frame_of(marks: Mapping[int, Mapping[int, Mark]]) -> pl.DataFrame:
     rows = [
-        (layer, feature, mark.star, mark.reject, list(mark.tags), mark.note)
+        (layer, feature, mark.star, mark.reject, mark.label, list(mark.tags), mark.note)
         for layer, features in marks.items()
         for feature, mark in features.items()
     ]
@@ -538,6 +541,7 @@ def frame_of(marks: Mapping[int, Mapping[int, Mark]]) -> pl.DataFrame:
         (("key_logit_ids", "value_logit_ids"), 79, "LL key"),
         (("key_logit_ids",), 40, "LL key"),
         (("note",), 40, "note"),
+        (("label",), 40, "label"),
         (("max_activation",), 40, "max_activation"),
         (("key_gain", "density", "value_overlap"), 50, "value_overlap"),
         (("value_first_order_ids",), 79, "value_first_order_ids"),

@@ -74,11 +74,71 @@ def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
     run(place, act)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_label_is_written_changed_found_and_undone(place, size):
+    async def act(terminal, bench):
+        assert "label" not in bench.table.lines[0]
+        await settled(terminal.pilot, "L", *"what burns, and how", "enter")
+        assert bench.marking.marks[0] == {0: Mark(label="what burns, and how")}
+        assert "label" in bench.table.lines[0]
+        await settled(terminal.pilot, "L")
+        prompt = terminal.pilot.app.screen
+        assert prompt.query_one("#typed").value == "what burns, and how"
+        await settled(terminal.pilot, *"!", "enter", "f", *"label:BURNS", "enter")
+        assert bench.table.feature == (0, 0)
+        assert len(bench.table.rows) == 1
+        assert "what burns" in bench.table.lines[1]
+        await settled(terminal.pilot, "f")
+        terminal.pilot.app.screen.query_one("#typed").value = "label = 'what burns, and how!'"
+        await settled(terminal.pilot, "enter")
+        assert len(bench.table.rows) == 1
+        await settled(terminal.pilot, "u", "u")
+        assert bench.marking.marks[0] == {}
+
+    run(place, act, size=size)
+
+
+def test_a_range_gets_one_label_and_loses_its_labels_only_when_asked_twice(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "J", "J", "L", *"war", "enter")
+        assert bench.marking.marks[0] == dict.fromkeys(range(3), Mark(label="war"))
+        await settled(terminal.pilot, "L", "enter")
+        told = terminal.pilot.app.screen.query_one("#told").lines[0]
+        assert "enter again to remove the labels of 3 features" in told
+        await settled(terminal.pilot, "enter")
+        assert bench.marking.marks[0] == {}
+        await settled(terminal.pilot, "u")
+        assert bench.marking.marks[0] == dict.fromkeys(range(3), Mark(label="war"))
+
+    run(place, act)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_hostile_label_is_pasted_as_one_visible_line_and_a_long_one_refused(place, ascii_only):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "L")
+        prompt = terminal.pilot.app.screen
+        prompt.query_one("#typed").insert_text_at_cursor("[red]\x1b[31mq\n\u202eevil\u200b")
+        await settled(terminal.pilot, "enter")
+        assert bench.marking.marks[0][0].label == "[red][31mq evil"
+        assert "[red][31mq" in "".join(bench.table.lines)
+        await settled(terminal.pilot, "L")
+        terminal.pilot.app.screen.query_one("#typed").value = "x" * 201
+        await settled(terminal.pilot, "enter")
+        prompt = terminal.pilot.app.screen
+        assert "at most 200 characters, this one has 201" in prompt.query_one("#told").lines[0]
+        assert bench.marking.marks[0][0].label == "[red][31mq evil"
+        await settled(terminal.pilot, "escape")
+        assert not terminal.leaks()
+
+    run(place, act, ascii_only=ascii_only)
+
+
 def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):
     hostile = "  - indented\n\\nu is not mu\n\ttab\n\x1b[31mred\u202e"
 
     async def act(terminal, bench):
-        dictionary = bench.marking._name(0)
+        dictionary = bench.marking.name_of(0)
         bench.marking.triage.apply({dictionary: [0]}, note=hostile)
         await settled(terminal.pilot, "m", "enter", *"more", "ctrl+s")
         assert bench.marking.triage.mark(dictionary.sha256, 0).note == hostile + "\nmore"
@@ -104,7 +164,7 @@ def test_a_note_that_cannot_be_kept_stays_in_the_editor(place):
 @pytest.mark.parametrize("decides", [True, False])
 def test_a_note_that_another_session_changed_meanwhile_is_not_lost_unasked(place, decides):
     async def act(terminal, bench):
-        dictionary = bench.marking._name(0)
+        dictionary = bench.marking.name_of(0)
         await settled(terminal.pilot, "m", *"mine")
         with Triage() as other:
             other.apply({dictionary: [0]}, note="theirs")

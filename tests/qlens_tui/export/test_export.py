@@ -50,7 +50,7 @@ PROVENANCE: dict[str, Any] = {
     ],
 }
 FIRST_COLUMNS = (
-    "layer", "feature", "star", "reject", "tags", "note", "silent", "density", "max_activation",
+    "layer", "feature", "star", "reject", "label", "tags", "note", "silent", "density",
 )  # fmt: skip
 LAST_COLUMNS = (
     "export_schema", "export_raw", "model", "dictionary", "dictionary_sha256", "reference",
@@ -92,7 +92,7 @@ def _rows(*features: tuple[int, int]) -> pl.DataFrame:
     return pl.DataFrame(features, {"layer": pl.Int32, "feature": pl.Int32}, orient="row")
 
 
-def _marks(*rows: tuple[int, int, bool, bool, list[str], str]) -> pl.DataFrame:
+def _marks(*rows: tuple[int, int, bool, bool, str, list[str], str]) -> pl.DataFrame:
     return pl.DataFrame(rows, no_marks.schema, orient="row")
 
 
@@ -114,7 +114,7 @@ def _written(
 
 
 HOSTILE_MARKS = _marks(
-    *((8, at, at % 2 == 0, True, ["b c", '"q"'], text) for at, text in enumerate(
+    *((8, at, at % 2 == 0, True, text, ["b c", '"q"'], text) for at, text in enumerate(
         ["=cmd|' /C calc'!A0", "'=1", "''=1", "@x", "-\x1b", "\t1", "a\nb\r", "\\x1b", "\\\\\x1b",
          "\\u202e \u202e \\", 'say "hi", twice', "\ufeff", " =1", "日本 👩\u200d🔬", "\x9b2J", "\0"]
     )),
@@ -133,7 +133,8 @@ def test_an_export_reads_back_as_the_rows_that_were_asked_for(
     assert found.select(atlas.columns).equals(atlas)
     marked = found.filter("reject")
     assert marked.select(HOSTILE_MARKS.columns).equals(HOSTILE_MARKS)
-    assert found.filter(~pl.col("reject"))["note"].unique().to_list() == [""]
+    unmarked = found.filter(~pl.col("reject"))
+    assert unmarked["note"].unique().to_list() == unmarked["label"].unique().to_list() == [""]
     whole = [whole_characters(text) for text in VOCABULARY]
     for name in (name for name in SCHEMA if name.endswith("_tokens")):
         ids = found[name.replace("_tokens", "_ids")].to_list()
@@ -224,8 +225,8 @@ def test_what_a_spreadsheet_cuts_is_said_in_one_line_that_names_the_features(
 ) -> None:
     fits, longer = "x" * CELL, "x" * (CELL - 1) + "\U0001f389"
     marks = _marks(
-        *((8, at, True, False, [], longer if at else fits) for at in range(len(VOCABULARY))),
-        (9, 0, True, False, [], "=" + fits[:-1]),  # and the apostrophe
+        *((8, at, True, False, "", [], longer if at else fits) for at in range(len(VOCABULARY))),
+        (9, 0, True, False, "", [], "=" + fits[:-1]),  # and the apostrophe
     )
     atlas = _atlas(len(VOCABULARY), len(VOCABULARY))
     more = {"atlas": atlas, "texts": VOCABULARY, "provenance": PROVENANCE}
@@ -276,7 +277,7 @@ def test_no_text_in_a_csv_is_a_formula_unless_raw_is_asked_for(tmp_path: Path) -
     for row in _cells(_written(tmp_path / "x.csv", marks=HOSTILE_MARKS)):
         assert not [name for name in texts if row[name] and _runs(row[name])]
     raw = _cells(_written(tmp_path / "x.csv", marks=HOSTILE_MARKS, raw=True))
-    assert raw[0]["note"] == "=cmd|' /C calc'!A0"
+    assert raw[0]["note"] == raw[0]["label"] == "=cmd|' /C calc'!A0"
 
 
 def test_any_token_and_any_note_survive_a_csv(tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_any_token_and_any_note_survive_a_csv(tmp_path: Path) -> None:
     @settings(max_examples=30, deadline=None)
     def survive(tokens: tuple[str, str], note: str, raw: bool) -> None:
         note = whole_characters(note)
-        marks = _marks((8, 0, True, False, [], note))
+        marks = _marks((8, 0, True, False, note, [], note))
         path = tmp_path / "x.csv"
         export(
             _rows((8, 0)), path, atlas=atlas, marks=marks, texts=tokens,
@@ -296,7 +297,7 @@ def test_any_token_and_any_note_survive_a_csv(tmp_path: Path) -> None:
         )  # fmt: skip
         (found,) = read_export(path).to_dicts()
 
-        assert found["note"] == note
+        assert found["note"] == found["label"] == note
         ids = found["value_query_ids"]
         assert found["value_query_tokens"] == [whole_characters(tokens[i]) for i in ids]
         (cells,) = _cells(path)
@@ -397,7 +398,7 @@ def test_what_is_no_export_is_refused_in_one_line(
 def test_another_version_of_the_schema_is_refused(tmp_path: Path, ending: str) -> None:
     path = _written(tmp_path / f"x{ending}", rows=_rows((8, 1)))
     content = path.read_bytes()
-    old = {".csv": (b',1,"false",', b',2,"false",'), ".ndjson": (b'_schema":1', b'_schema":2')}
+    old = {".csv": (b',2,"false",', b',1,"false",'), ".ndjson": (b'_schema":2', b'_schema":1')}
     path.write_bytes(content.replace(*old[ending]))
     assert path.read_bytes() != content
 
@@ -425,6 +426,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Workplace) -> P
         triage.apply({names[0]: [3, 4], names[2]: [0]}, star=True)
         triage.apply({names[1]: [5], names[2]: [0]}, add=["food"], note="=1\n2")
         triage.apply({names[1]: [6]}, reject=True)
+        triage.apply({names[2]: [8]}, label="=what burns")
         triage.apply({names[1]: [7]}, star=True)
         triage.undo()
     return tmp_path
@@ -442,7 +444,7 @@ def _exported(place: Workplace, data: Path, *args: str) -> list[tuple[int, int]]
 @pytest.mark.parametrize(
     ("args", "rows"),
     [
-        ([], [(0, 3), (0, 4), (1, 5), (1, 6), (2, 0)]),
+        ([], [(0, 3), (0, 4), (1, 5), (1, 6), (2, 0), (2, 8)]),
         (["--starred"], [(0, 3), (0, 4), (2, 0)]),
         (["--starred", "--layers", "1-2"], [(2, 0)]),
         (["--tag", " food "], [(1, 5), (2, 0)]),
@@ -450,6 +452,8 @@ def _exported(place: Workplace, data: Path, *args: str) -> list[tuple[int, int]]
         (["--tag", "none"], []),
         (["--where", "star and layer < 1"], [(0, 3), (0, 4)]),
         (["--where", "tags like '%food%' and not star"], [(1, 5)]),
+        (["--where", "label:BURNS"], [(2, 8)]),
+        (["--where", "label like '%burns%'"], [(2, 8)]),
         (["--where", "feature = 9"], [(0, 9), (1, 9), (2, 9)]),
     ],
 )
@@ -532,7 +536,7 @@ def test_a_damaged_mark_is_told_and_the_others_are_exported(place: Workplace, da
     assert "the star of feature 4 of" in result.stderr
     assert "qlens triage restore" in result.stderr
     rows = read_export(data / "x.csv").select("layer", "feature").rows()
-    assert rows == [(0, 3), (1, 5), (1, 6), (2, 0)]
+    assert rows == [(0, 3), (1, 5), (1, 6), (2, 0), (2, 8)]
 
 
 def test_a_damaged_triage_file_stops_the_command(place: Workplace, data: Path) -> None:

@@ -61,6 +61,7 @@ def features(draw: st.DrawFn) -> dict[str, Any]:
         "star": draw(st.booleans()),
         "reject": draw(st.booleans()),
         "tags": sorted(draw(st.sets(st.sampled_from(["keep", "Dry goods", "草"])))),
+        "label": draw(st.sampled_from(["", "dry Wood", "草"])),
         "note": draw(st.sampled_from(["", "smells of WET wool", "two\nlines", "it's"])),
     }
 
@@ -156,6 +157,7 @@ PLACES = {
     "ll:key:": ("key_logit_ids",),
     "value:ll:": ("value_logit_ids",),
     "tag:": ("tags",),
+    "label:": ("label",),
     "Note:": ("note",),
 }
 """Where each prefix looks."""
@@ -171,8 +173,8 @@ TYPED = st.lists(
 def has(row: dict[str, Any], word: str, column: str) -> bool:
     """Whether a word is in a column, in plain Python."""
     word = word.strip('"').casefold()
-    if column == "note":
-        return word in row["note"].casefold()
+    if column in ("label", "note"):
+        return word in row[column].casefold()
     if column == "tags":
         return any(word in tag.casefold() for tag in row["tags"])
     return any(
@@ -351,18 +353,19 @@ def test_the_cursor_stays_on_its_feature_when_other_layers_come() -> None:
 def test_marks_take_the_place_of_the_marks_that_were_there() -> None:
     frame = pl.DataFrame({"layer": [8, 8, 9], "feature": [0, 1, 0]})
     types = {"layer": pl.Int32, "feature": pl.Int32, **MARKS}
-    starred = pl.DataFrame([(8, 1, True, False, ["keep"], "so\nso")], types, orient="row")
-    rejected = pl.DataFrame([(9, 0, False, True, [], "")], types, orient="row")
+    starred = pl.DataFrame([(8, 1, True, False, "dry", ["keep"], "so\nso")], types, orient="row")
+    rejected = pl.DataFrame([(9, 0, False, True, "", [], "")], types, orient="row")
 
     once = with_marks(frame, starred)
     twice = with_marks(once, rejected)
 
     assert once["star"].to_list() == [False, True, False]
     assert once["tags"].to_list() == [[], ["keep"], []]
+    assert once["label"].to_list() == ["", "dry", ""]
     assert names(filtered(all_rows(once), "tags like '%keep%' and note <> ''")) == [(8, 1)]
     assert names(filtered(all_rows(twice), "star")) == []
     assert names(filtered(all_rows(twice), "reject")) == [(9, 0)]
-    assert twice.select("star", "reject", "tags", "note").null_count().sum_horizontal()[0] == 0
+    assert twice.select(MARKS.keys()).null_count().sum_horizontal()[0] == 0
 
 
 def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
@@ -454,6 +457,7 @@ def test_what_does_not_look_like_sql_is_words(typed: str, words: list[str]) -> N
     [
         ("tag:war", [("war", "tags")]),
         ('note:"star wars" TAG:x', [("star wars", "note"), ("x", "tags")]),
+        ('Label:"on war"', [("on war", "label")]),
         ("key:war", [("war", "key_query_ids")]),
         ("ql:key:war", [("war", "key_query_ids")]),
         ("LL:Value:␣War", [(" War", "value_logit_ids")]),

@@ -7,8 +7,10 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,14 +30,16 @@ OTHER = DictionaryName("b" * 64, "resid_post", "SmolLM2-135M", 12)
 MARKS = {
     453: Mark(star=True, tags=("keep", "war"), note="change, in the sense of money"),
     454: Mark(reject=True),
-    455: Mark(star=True),
+    455: Mark(star=True, label="war, as a name"),
 }
+UNLABELLED = {feature: replace(mark, label="") for feature, mark in MARKS.items()}
 
 
 def _filled(path: Path) -> Path:
     with Triage(path) as triage:
         triage.apply({SAE: [453, 455]}, star=True)
         triage.apply({SAE: [453]}, note=MARKS[453].note, add=["war", "keep"])
+        triage.apply({SAE: [455]}, label=MARKS[455].label)
         triage.apply({SAE: [454]}, reject=True, add=["mistyped"])
         triage.apply({SAE: [454]}, remove=["mistyped"])
         triage.apply({OTHER: [7]}, star=True)
@@ -68,6 +72,7 @@ def _is_part(mark: Mark, whole: Mark) -> bool:
     return (
         mark.star <= whole.star
         and mark.reject <= whole.reject
+        and mark.label in ("", whole.label)
         and set(mark.tags) <= set(whole.tags)
         and mark.note in ("", whole.note)
     )
@@ -183,13 +188,14 @@ def test_damage_that_comes_while_the_file_is_open_is_an_error(path: Path) -> Non
     ("statement", "said"),
     [
         ("UPDATE marks SET value = 'x' WHERE value LIKE 'change%'", "the note of feature 453"),
+        ("UPDATE marks SET value = 'x' WHERE value LIKE 'war,%'", "the label of feature 455"),
         ("UPDATE marks SET feature = 9 WHERE feature = 455", "the star of feature 9"),
         ("UPDATE marks SET edit = 9 WHERE feature = 455", "the star of feature 455"),
         ("UPDATE marks SET dictionary = 2 WHERE feature = 455", "the star of feature 455"),
         ("UPDATE fields SET tag = 'keez' WHERE tag = 'keep'", "the tag keez of feature 453"),
         ("DELETE FROM fields WHERE tag = 'keep'", "a mark of feature 453"),
         ("UPDATE dictionaries SET sha256 = 'c' WHERE layer = 10", "the note of feature 453"),
-        ("DELETE FROM dictionaries WHERE layer = 10", "the dictionary of 7 marks is missing"),
+        ("DELETE FROM dictionaries WHERE layer = 10", "the dictionary of 8 marks is missing"),
     ],
 )
 def test_what_another_program_changed_is_found(path: Path, statement: str, said: str) -> None:
@@ -265,49 +271,88 @@ def test_a_new_file_is_never_seen_empty(tmp_path: Path) -> None:
     assert damage_of_file(tmp_path / NAME) == []
 
 
-def _without_seals(path: Path) -> None:
-    """Write the marks of a file as version 1 did, which had no seals."""
+def _as_version(path: Path, version: int) -> None:
+    """Write the marks of a file as an older version did: 1 had no seals, both had no labels."""
     old = path.with_name("old")
+    sealed = ", seal" if version > 1 else ""
     with closing(sqlite3.connect(old)) as database, database:
-        database.executescript(Path(__file__).with_name("version_1.sql").read_text())
+        database.executescript(Path(__file__).with_name(f"version_{version}.sql").read_text())
         database.execute("DELETE FROM fields")
         database.execute("ATTACH ? AS new", (str(path),))
-        for table, columns in {
-            "dictionaries": "id, sha256, name, model, layer",
-            "fields": "id, kind, tag",
-            "marks": "dictionary, feature, field, value, edit",
-            "edits": "id, at, what",
-            "changes": "edit, dictionary, field, first, last, before, before_edit, after",
-        }.items():
-            database.execute(f"INSERT INTO {table} SELECT {columns} FROM new.{table}")
+        ours = "field IN (SELECT id FROM fields)"
+        for table, columns, kept in (
+            ("dictionaries", "id, sha256, name, model, layer", "TRUE"),
+            ("fields", "id, kind, tag", "kind <> 'label'"),
+            ("marks", f"dictionary, feature, field, value, edit{sealed}", ours),
+            ("edits", "id, at, what", "TRUE"),
+            (
+                "changes",
+                f"edit, dictionary, field, first, last, before, before_edit, after{sealed}",
+                ours,
+            ),
+        ):
+            database.execute(f"INSERT INTO {table} SELECT {columns} FROM new.{table} WHERE {kept}")
     old.replace(path)
 
 
-def test_marks_of_an_older_file_are_all_kept_sealed_and_backed_up(path: Path) -> None:
-    _without_seals(path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_marks_of_an_older_file_are_all_kept_sealed_and_backed_up(path: Path, version: int) -> None:
+    _as_version(path, version)
     with Triage(path) as triage:
         assert triage.warning == ""
-        assert triage.marks(SAE.sha256) == MARKS
+        assert triage.marks(SAE.sha256) == UNLABELLED
         assert triage.marks(OTHER.sha256) == {7: Mark(star=True)}
-        assert triage.apply({SAE: [1]}, add=["war"]) is not None
+        assert triage.apply({SAE: [455]}, add=["peace"], label=MARKS[455].label) is not None
+        assert triage.mark(SAE.sha256, 455) == replace(MARKS[455], tags=("peace",))
         triage.undo()
 
     assert damage_of_file(path) == []
+    with closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("SELECT MAX(label) FROM features").fetchone() == (None,)
+        assert reader.execute("SELECT COUNT(*) FROM history WHERE kind = 'label'").fetchone() == (
+            1,
+        )
     (backup,) = backups_of(path)
     assert (backup.features, backup.damage) == (4, "")
-    restore(path, backup.path)  # which has no seals
+    restore(path, backup.path)  # which is of that version
     with Triage(path) as triage:
-        assert triage.marks(SAE.sha256) == MARKS
+        assert triage.marks(SAE.sha256) == UNLABELLED
 
 
+def test_two_sessions_may_open_an_older_file_at_the_same_time(path: Path) -> None:
+    _as_version(path, 2)
+    opened = []
+
+    def session() -> None:
+        with Triage(path) as triage:
+            opened.append(triage.marks(SAE.sha256))
+
+    sessions = [threading.Thread(target=session) for _ in range(4)]
+    for each in sessions:
+        each.start()
+    for each in sessions:
+        each.join()
+    assert opened == [UNLABELLED] * 4
+
+
+def test_a_field_that_was_damaged_in_an_older_file_is_told_and_all_else_kept(path: Path) -> None:
+    _as_version(path, 2)
+    _sql(path, "UPDATE fields SET tag = CAST(x'ff77' AS TEXT) WHERE tag = 'war'")
+    with Triage(path) as triage:
+        assert "w of feature 453 of resid_post (layer 10) is damaged" in triage.warning
+        marks = triage.marks(SAE.sha256)
+    assert marks == UNLABELLED | {453: replace(UNLABELLED[453], tags=("keep",))}
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_an_older_file_that_cannot_be_written_is_read(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    _without_seals(path)
+    _as_version(path, version)
     monkeypatch.setattr(os, "access", lambda *_: False)
 
     with Triage(path) as triage:
-        assert triage.marks(SAE.sha256) == MARKS
+        assert triage.marks(SAE.sha256) == UNLABELLED
         assert triage.tags() == ["keep", "war"]
         assert "cannot write" in triage.warning
         with pytest.raises(StoreError, match="cannot write"):

@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 import qlens_tui.triage.database
 from lens_core.errors import LensError, StoreError, UsageError
 from qlens_tui.triage.database import VERSION, triage_path
-from qlens_tui.triage.marks import NOTE_LENGTH, DictionaryName, Mark, note_text, tag_name
+from qlens_tui.triage.marks import (
+    LABEL_LENGTH,
+    NOTE_LENGTH,
+    DictionaryName,
+    Mark,
+    label_text,
+    note_text,
+    tag_name,
+)
 from qlens_tui.triage.triage import Triage, marks_frame
 from tests.waiting import PATIENCE
 
@@ -47,11 +55,12 @@ def _one_line(error: pytest.ExceptionInfo[LensError], *parts: str) -> None:
 def test_marks_are_there_when_the_file_is_opened_again(path: Path) -> None:
     with Triage(path) as triage:
         triage.apply({SAE: [5]}, star=True, add=["keep", "food"], note="kiln\n窯 👩‍🔬")
+        triage.apply({SAE: [5]}, label="kilns, 窯")
         triage.apply({SAE: [6], OTHER: [5]}, reject=True)
 
     with Triage(path) as triage:
         assert triage.mark(SAE.sha256, 5) == Mark(
-            star=True, tags=("food", "keep"), note="kiln\n窯 👩‍🔬"
+            star=True, label="kilns, 窯", tags=("food", "keep"), note="kiln\n窯 👩‍🔬"
         )
         assert triage.marks(SAE.sha256) == {
             5: triage.mark(SAE.sha256, 5),
@@ -63,8 +72,8 @@ def test_marks_are_there_when_the_file_is_opened_again(path: Path) -> None:
 
 
 def test_a_mark_taken_off_leaves_none(triage: Triage) -> None:
-    triage.apply({SAE: [5]}, star=True, reject=True, note="x", add=["keep"])
-    triage.apply({SAE: [5]}, star=False, reject=False, note=" ", remove=["keep"])
+    triage.apply({SAE: [5]}, star=True, reject=True, label="a", note="x", add=["keep"])
+    triage.apply({SAE: [5]}, star=False, reject=False, label="", note=" ", remove=["keep"])
 
     assert triage.marks(SAE.sha256) == {}
     assert triage.tags() == []
@@ -146,14 +155,15 @@ def test_very_many_features_are_marked_and_unmarked_in_one_step(triage: Triage) 
 
 
 def test_a_person_can_read_the_file(triage: Triage) -> None:
-    triage.apply({SAE: [5]}, star=True, add=["b", "a"], note="kiln")
+    triage.apply({SAE: [5]}, star=True, label="fire", add=["b", "a"], note="kiln")
 
     with sqlite3.connect(triage.path) as reader:
         (row,) = reader.execute("SELECT * FROM features").fetchall()
 
     assert row[:6] == ("SmolLM2-135M", "res 2304", 8, 5, 1, 0)
-    assert sorted(row[6].split(", ")) == ["a", "b"]
-    assert row[7] == "kiln"
+    assert row[6] == "fire"
+    assert sorted(row[7].split(", ")) == ["a", "b"]
+    assert row[8] == "kiln"
 
 
 def test_a_dictionary_is_found_by_its_content_under_its_latest_name(triage: Triage) -> None:
@@ -177,15 +187,15 @@ def test_tags_are_offered_the_most_used_first(triage: Triage) -> None:
 
 
 def test_marks_join_a_table_by_layer_and_feature(triage: Triage) -> None:
-    triage.apply({SAE: [1]}, star=True, add=["b", "a"])
+    triage.apply({SAE: [1]}, star=True, label="l", add=["b", "a"])
     triage.apply({OTHER: [1, 2]}, reject=True, note="x")
 
     frame = marks_frame(triage, {8: SAE.sha256, 12: OTHER.sha256, 13: "c" * 64})
 
     assert frame.rows() == [
-        (8, 1, True, False, ["a", "b"], ""),
-        (12, 1, False, True, [], "x"),
-        (12, 2, False, True, [], "x"),
+        (8, 1, True, False, "l", ["a", "b"], ""),
+        (12, 1, False, True, "", [], "x"),
+        (12, 2, False, True, "", [], "x"),
     ]
     assert marks_frame(None, {8: SAE.sha256}).schema == frame.schema
     assert frame.schema["tags"] == pl.List(pl.String)
@@ -227,6 +237,50 @@ def test_what_a_tag_may_be_called_stays_as_it_is(text: str) -> None:
     assert tag_name(name) == name
     assert name.isprintable()
     assert "," not in name
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        (" what  burns, and how ", "what burns, and how"), ("-", "-"), (" \u00a0 ", ""),
+        ("e\u0301", "é"), ("=1+1", "=1+1"),
+    ],
+)  # fmt: skip
+def test_a_label_is_one_line_of_any_visible_words(triage: Triage, typed: str, kept: str) -> None:
+    triage.apply({SAE: [1]}, label="before")
+    triage.apply({SAE: [1]}, label=typed)
+    assert triage.mark(SAE.sha256, 1).label == label_text(typed) == kept
+    triage.undo()
+    assert triage.mark(SAE.sha256, 1).label == "before"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("a\nb", "U+000A"), ("\x1b[2J", "U+001B"), ("a\u202eb", "U+202E"), ("\ud800", "U+D800"),
+        ("a\0b", "U+0000"), ("x" * (LABEL_LENGTH + 1), "at most 200"),
+    ],
+)  # fmt: skip
+def test_a_label_that_would_confuse_is_refused_in_one_line(
+    triage: Triage, typed: str, said: str
+) -> None:
+    triage.apply({SAE: [1]}, label="before")
+    with pytest.raises(UsageError) as error:
+        triage.apply({SAE: [1]}, star=True, label=typed)
+
+    _one_line(error, said, "a label", ": ")
+    assert triage.marks(SAE.sha256) == {1: Mark(label="before")}
+
+
+@given(ANYTHING)
+def test_what_a_label_may_say_stays_as_it_is(text: str) -> None:
+    try:
+        label = label_text(text)
+    except UsageError:
+        return
+    assert label_text(label) == label
+    assert label.isprintable()
+    assert len(label.splitlines()) <= 1
 
 
 def test_any_note_is_kept_but_for_what_no_file_can_hold(triage: Triage) -> None:

@@ -239,6 +239,7 @@ class TwoSessions(RuleBasedStateMachine):
             optional={
                 "star": st.booleans(),
                 "reject": st.booleans(),
+                "label": st.sampled_from(["", "a", "c"]),
                 "note": st.sampled_from(["", "a", "b"]),
                 "add": st.sets(st.sampled_from(["x", "y"])).map(sorted),
                 "remove": st.sets(st.sampled_from(["x", "y"])).map(sorted),
@@ -250,8 +251,7 @@ class TwoSessions(RuleBasedStateMachine):
         for kind in ("star", "reject"):
             if kind in change:
                 values[kind] = "on" if change[kind] else ""
-        if "note" in change:
-            values["note"] = change["note"]
+        values |= {kind: change[kind] for kind in ("label", "note") if kind in change}
         values |= {f"tag {tag}": "on" for tag in change.get("add", ())}
         values |= {f"tag {tag}": "" for tag in change.get("remove", ())}
         self._lay(who, features, values)
@@ -316,7 +316,8 @@ class TwoSessions(RuleBasedStateMachine):
         for feature in range(7):
             tags = tuple(tag for tag in "xy" if self._top((feature, f"tag {tag}"))[1])
             star, reject = (bool(self._top((feature, k))[1]) for k in ("star", "reject"))
-            mark = Mark(star, reject, tags, self._top((feature, "note"))[1])
+            label, note = (self._top((feature, kind))[1] for kind in ("label", "note"))
+            mark = Mark(star, reject, label, tags, note)
             if mark != Mark():
                 expected[feature] = mark
         for session in self.sessions:
