@@ -71,8 +71,9 @@ def _measured(*, quick: bool) -> Report:
     grown = psutil.Process().memory_info().rss - before
     rows.append(Row("memory of the recording, counted", counted / 2**30, "GiB", "", 6))
     rows.append(Row("memory of this process since, against that", grown / counted, "x", "", 1.2))
+    at = _shown(stages(session.reference, session.model.d_model))
     said = (
-        f"{session.reference.n_tokens:,} tokens, stages of {_shown(stages(session.reference))}",
+        f"{session.reference.n_tokens:,} tokens, stages of {at}",
         f"p95 of {2 * rounds} switches a side, of two features, each of one block more or less",
     )
     return Report("(switches) blocks switched off", said, (*rows, peak_memory()))
@@ -88,7 +89,7 @@ def _stages(session: Session, ask: Callable[[int], object]) -> tuple[float, floa
     """Seconds until the first and the last stage."""
     start = time.perf_counter()
     took = []
-    for tokens in stages(session.reference):
+    for tokens in stages(session.reference, session.model.d_model):
         ask(tokens)
         if torch.cuda.is_available():
             torch.cuda.synchronize()

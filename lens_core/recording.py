@@ -40,6 +40,9 @@ NO_HEADS: frozenset[int] = frozenset()
 
 FIRST_STAGE, SECOND_STAGE = 8, 2
 """The first and second stage of a result are over one part in so many of the reference."""
+_EFFICIENT_TOKENS = 256
+"""At least so many tokens are in a micro-batch, or `d_model` of a smaller model, if there are as
+many: with fewer, reading the weights costs more than using them."""
 _SHARE_OF_FREE = 0.3
 """The part that is taken of the memory that is free at the first question."""
 _ALLOCATED = 1.3
@@ -49,10 +52,17 @@ _FEATURES = 2
 _GIB = 2**30
 
 
-def stages(reference: ReferenceSample) -> tuple[int, ...]:
+def stages(reference: ReferenceSample, d_model: int) -> tuple[int, ...]:
     """Tokens behind each stage of a result, the last of which is over the whole reference."""
-    samples = {-(-reference.samples // part) for part in (FIRST_STAGE, SECOND_STAGE, 1)}
-    return tuple(sorted(count * (reference.n_tokens // reference.samples) for count in samples))
+    first = _first_samples(reference, d_model)
+    samples = {max(first, -(-reference.samples // part)) for part in (SECOND_STAGE, 1)}
+    each = reference.n_tokens // reference.samples
+    return tuple(count * each for count in sorted({first, *samples}))
+
+
+def _first_samples(reference: ReferenceSample, d_model: int) -> int:
+    efficient = -(-min(_EFFICIENT_TOKENS, d_model) // reference.length)
+    return min(reference.samples, max(efficient, -(-reference.samples // FIRST_STAGE)))
 
 
 class MicroBatch:
@@ -267,7 +277,7 @@ class Recording:
         if size is None:
             size = min(
                 samples_at_once(model.device, reference.length, each),
-                -(-reference.samples // FIRST_STAGE),
+                _first_samples(reference, model.d_model),
             )
             size = max(1, min(size, budget // each))
         self._size = min(size, reference.samples)

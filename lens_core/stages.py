@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lens_core.recording import stages
-from lens_core.reference import ReferenceSample
+from lens_core.session import Session
 from lens_core.signature import Paths, SideSignature, Signature
 from lens_core.terms import Settings
 
@@ -20,13 +20,13 @@ Answer = TypeVar("Answer", Signature, Paths)
 
 
 def at_stage(
-    answer: Callable[[Settings], Answer], settings: Settings, reference: ReferenceSample, stage: int
+    answer: Callable[[Settings], Answer], settings: Settings, session: Session, stage: int
 ) -> Answer:
     """`answer(settings)` over the tokens of a stage, from 0; the last, and those after, over all.
 
     It names its tokens, which are all of them if no walk was needed.
     """
-    tokens = stages(reference)[: stage + 1][-1]
+    tokens = stages(session.reference, session.model.d_model)[: stage + 1][-1]
     return replace(answer(replace(settings, tokens=tokens)), settings=settings)
 
 

@@ -146,7 +146,7 @@ class Answers:
         def answer(settings: Settings) -> Signature:
             return signature(session, layer, feature, settings, length=length, bottom=True)
 
-        found = at_stage(answer, request.settings, session.reference, request.stage)
+        found = at_stage(answer, request.settings, session, request.stage)
         found = with_overlap(found, self._stage_before, session.lens.k)
         self._stage_before = found
         return events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
@@ -172,7 +172,7 @@ class Answers:
                 block=request.block,
             )  # fmt: skip
 
-        found = at_stage(answer, request.settings, session.reference, request.stage)
+        found = at_stage(answer, request.settings, session, request.stage)
         return events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
 
     def _is_whole(self, found: Signature | Paths) -> bool:

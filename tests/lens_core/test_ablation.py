@@ -68,7 +68,7 @@ def test_stages_and_what_stays_recorded_change_no_bit(toy, many, side, kept):
     memory = int(1.3 * sum(each) * (2 * kept + 1)) + vectors + 9
     recording = Recording(toy, many, memory=memory, batch=2)
     walk, counted = Walk(recording, v, route), []
-    for tokens in stages(many):
+    for tokens in stages(many, 8):
         found, n_tokens = walk.ablated(route.blocks, tokens=tokens)
         counted.append(n_tokens)
         expected = Walk(Recording(toy, many, batch=2), v, route).ablated(

@@ -144,7 +144,7 @@ def test_heads_add_up_to_their_block_in_every_stage(headed, many, side, transiti
     v = vector(headed.d_model)
     for off in (frozenset(), frozenset({(0, 1), 3})):
         walk = Walk(Recording(headed, many, batch=2), v, route, transition)
-        for tokens in stages(many):
+        for tokens in stages(many, 8):
             for k in (0, 2):
                 heads, n_tokens = walk.of_heads(k, off, tokens)
                 whole, expected_tokens = walk.carried(off, tokens)

@@ -93,8 +93,8 @@ def test_each_stage_is_the_direct_method_on_its_samples(toy, many, side):
     route, oracle = routes(toy)[side]
     v = vector(toy.d_model)
     walk = Walk(Recording(toy, many, batch=1), v, route)
-    assert stages(many) == (2 * 4, 6 * 4, 11 * 4)
-    for tokens in stages(many):
+    assert stages(many, 8) == (2 * 4, 6 * 4, 11 * 4)
+    for tokens in stages(many, 8):
         got, n_tokens = walk.carried(tokens=tokens)
         assert n_tokens == tokens
         expected = oracle(toy, first(many, tokens // 4), v, route.start)
@@ -104,6 +104,19 @@ def test_each_stage_is_the_direct_method_on_its_samples(toy, many, side):
     assert torch.equal(got.vector, at_once.vector)
     assert torch.equal(got.steps, at_once.steps)
     assert got.relative_variance == at_once.relative_variance
+
+
+@pytest.mark.parametrize(
+    ("d_model", "expected"),
+    [(1, (8, 24, 44)), (13, (12, 24, 44)), (42, (28, 44)), (576, (44,))],
+)
+def test_a_first_stage_has_as_many_tokens_as_the_model_is_wide(many, d_model, expected):
+    assert stages(many, d_model) == expected
+
+
+def test_no_stage_needs_more_than_256_tokens_to_be_the_first(many):
+    long = replace(many, tokens=many.tokens.repeat(20, 1))
+    assert stages(long, 4096)[0] // 4 == 43  # samples of 6 tokens, 4 of which count
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 4, 5, 43, 44, 10**9])
