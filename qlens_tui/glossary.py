@@ -75,6 +75,11 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word("*xm", "marks: * starred, x rejected, m with a note"),
             Word("tags", "the tags you gave it"),
             Word("label", "your name for it, one line; a column as soon as a feature has one"),
+            Word(
+                "marked",
+                "in a filter: it has a star, a rejection, a tag, a label or a note; to go: the "
+                "features without any",
+            ),
             Word("note", "your note on it; shown where a filter or the order needs it"),
             Word(
                 "LL value, QL value, QL key, LL key",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from textual.binding import Binding, BindingType
 
+MOVE_ON = "M"
 _NAMES = {
     "plus": "+", "equals_sign": "=", "minus": "-", "colon": ":", "slash": "/", "space": "space",
     "question_mark": "?", "pagedown": "pgdn", "pageup": "pgup",
@@ -43,6 +44,16 @@ KEYMAP = (
     _shown("t", "mark('tag')", "Tag", "Tag the selection, or remove a tag"),
     _shown("L", "mark('label')", "Label", "Write a label for the selection"),
     _shown("m", "mark('note')", "Note", "Write a note on the feature"),
+    _quiet("N", "mark('next_unmarked')", "Next unmarked", "Next feature without a mark"),
+    _quiet("S", "mark('only', 'starred')", "Only starred", "Filter starred features, or not"),
+    _quiet("T", "mark('only', 'tagged')", "Only tagged", "Filter tagged features, or not"),
+    _quiet("U", "mark('only', 'unmarked')", "Only unmarked", "Filter unmarked features, or not"),
+    _shown(
+        MOVE_ON,
+        "mark('switch_moving_on')",
+        "Move on",
+        "After a mark, move on to the next feature, or stay",
+    ),
     _quiet("u", "mark('undo')", "Undo", "Undo the last change of marks"),
     _quiet("ctrl+r", "mark('redo')", "Redo", "Redo what was undone"),
     _shown("e", "export", "Export", "Export features to a file"),

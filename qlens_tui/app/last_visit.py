@@ -53,6 +53,7 @@ class LastVisit:
     lenses: tuple[str, ...] | None = None
     length: int | None = None
     against_all_on: bool = True
+    moves_on: bool = False
     theme: str | None = None
     model: str = ""
     tokens: int = 0
@@ -114,7 +115,7 @@ def _sane(place: LastVisit) -> bool:
     def natural(value: object) -> bool:
         return value is None or (type(value) is int and value >= 0)
 
-    flags = (place.ids, place.bottom, place.everywhere, place.against_all_on)
+    flags = (place.ids, place.bottom, place.everywhere, place.against_all_on, place.moves_on)
     if place.transition not in (None, "identity", "first-order", "full") or place.tokens is None:
         return False
     if place.convention not in ("paper", "exact") or place.final_norm not in ("apply", "linearize"):

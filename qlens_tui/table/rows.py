@@ -38,7 +38,9 @@ MARKS: Mapping[str, Any] = {
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
 """The lists in which words can be searched, besides the texts of marks."""
-KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS}
+MARKED = "marked"
+"""The column, for filters, that says whether a feature has any mark."""
+KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS, MARKED: pl.Boolean}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
 _NUMBER = pl.col("layer").cast(pl.Int64) * 2**32 + pl.col("feature")
@@ -169,8 +171,10 @@ def with_marks(frame: pl.DataFrame, marked: pl.DataFrame) -> pl.DataFrame:
     blanks = {
         "star": False, "reject": False, "label": "", "tags": pl.lit([], MARKS["tags"]), "note": "",
     }  # fmt: skip
-    filled = (pl.col(name).fill_null(blank) for name, blank in blanks.items())
-    return frame.with_columns(marks.select(filled).get_columns())
+    filled = marks.select(pl.col(name).fill_null(blank) for name, blank in blanks.items())
+    has_any = pl.col("star") | pl.col("reject") | (pl.col("tags").list.len() > 0)
+    has_text = (pl.col("label") != "") | (pl.col("note") != "")
+    return frame.with_columns(filled.with_columns((has_any | has_text).alias(MARKED)).get_columns())
 
 
 def filtered(

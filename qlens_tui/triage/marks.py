@@ -57,6 +57,11 @@ class Step:
     changed: int
     left_alone: int = 0
 
+    @property
+    def only_removes(self) -> bool:
+        """Whether the edit made no mark, but took some away."""
+        return all(part.startswith("un") for part in self.what.split(", "))
+
 
 def tag_name(text: str) -> str:
     """A tag as it is kept: composed characters (NFC), single spaces, none at the ends.

@@ -17,5 +17,8 @@ class AnswerScreen(ModalScreen[Result]):
     def answered(self) -> None:
         """The state may have changed: draw again."""
 
+    def move_on(self) -> None:
+        """A feature here was marked, and the cursor is to move on."""
+
     def marks_changed(self) -> None:
         """Marks may have changed: draw again if any are shown."""

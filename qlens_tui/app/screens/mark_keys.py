@@ -5,38 +5,61 @@ With `at`, to that feature, which a list of results has under its cursor.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from textual.screen import Screen
 
 from lens_core.errors import LensError
+from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.screens.marking import Marking, count_of
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
+from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.text import visible
-from qlens_tui.triage.marks import label_text, tag_name
+from qlens_tui.triage.marks import DictionaryName, Step, label_text, tag_name
+
+_FILTERS = {"starred": "star", "tagged": "tags <> ''", "unmarked": "not marked"}
 
 
 class MarkKeys:
     """One method for each key; those for texts ask first."""
 
     def __init__(
-        self, marking: Marking, *, table: FeatureTable, screen: Screen[Any], ascii_only: bool
+        self,
+        marking: Marking,
+        *,
+        rows: TableRows,
+        table: FeatureTable,
+        screen: Screen[Any],
+        changed: Callable[[], None],
+        moves_on: bool,
+        ascii_only: bool,
     ) -> None:
+        """`changed` is called when the setting `moves_on` changed."""
         self.marking = marking
+        self.moves_on = moves_on
+        """Whether the cursor moves on to the next feature when one feature was marked."""
+        self._rows = rows
+        self._changed = changed
         self._table = table
         self._screen = screen
         self._ascii = ascii_only
 
     def star(self, at: Feature | None = None) -> None:
         """Star, or remove the stars if all have one."""
-        self.marking.toggle("star", at)
+        self._toggle("star", at)
 
     def reject(self, at: Feature | None = None) -> None:
         """Reject, or undo that if all are rejected."""
-        self.marking.toggle("reject", at)
+        self._toggle("reject", at)
+
+    def _toggle(self, kind: Literal["star", "reject"], at: Feature | None) -> None:
+        selection = self.marking.selection(at)
+        if selection and (triage := self.marking.usable()) is not None:
+            self._edit(lambda: triage.toggle(selection, kind), selection)
 
     def undo(self) -> None:
         """Undo this session's last edit."""
@@ -98,9 +121,9 @@ class MarkKeys:
                 return
             tag, off = meant(answer.text)
             if off:
-                self.marking.edit(lambda: triage.apply(selection, remove=[tag]), selection)
+                self._edit(lambda: triage.apply(selection, remove=[tag]), selection)
             else:
-                self.marking.edit(lambda: triage.apply(selection, add=[tag]), selection)
+                self._edit(lambda: triage.apply(selection, add=[tag]), selection)
 
         hint = "a tag it has is removed; -tag removes it from all; no commas"
         prompt = Prompt(
@@ -136,7 +159,7 @@ class MarkKeys:
 
         def apply(answer: Answer | None) -> None:
             if answer is not None:
-                self.marking.edit(lambda: triage.apply(selection, label=answer.text), selection)
+                self._edit(lambda: triage.apply(selection, label=answer.text), selection)
 
         prompt = Prompt(
             f"label {_words(count)}",
@@ -174,13 +197,59 @@ class MarkKeys:
                         "ctrl+s again replaces it, escape twice keeps theirs"
                     )
                 selection = {dictionary: [number]}
-                self.marking.tell(triage.apply(selection, note=note), selection)
+                step = triage.apply(selection, note=note)
+                self.marking.tell(step, selection)
+                self._move_on_after(step)
             except LensError as error:
                 return str(error)
             return None
 
         title = f"note on {layer}:{number}"
         self._screen.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._ascii))
+
+    def next_unmarked(self) -> None:
+        """Move to the next row without a mark; after the last row, on from the first."""
+        from qlens_tui.table.unmarked import next_unmarked
+
+        rows, row = self._table.rows, self._table.row
+        if rows is None or not len(rows) or self.marking.usable() is None:
+            return
+        found = next_unmarked(rows, row, self.marking.marks)
+        if found is None:
+            self._screen.notify("every other feature here has a mark")
+            return
+        if found < row:
+            self._screen.notify("from the first feature again")
+        self._table.move_to(*rows.feature(found))
+
+    def only(self, which: str) -> None:
+        """Filter starred, tagged or unmarked features; again: no filter."""
+        text = _FILTERS[which]
+        self._rows.filter_by("" if self._rows.filter == text else text)
+
+    def switch_moving_on(self) -> None:
+        """Switch whether the cursor moves on after a mark."""
+        self.moves_on = not self.moves_on
+        self._screen.notify(
+            "a mark moves on to the next feature" if self.moves_on else "marks do not move on"
+        )
+        self._changed()
+
+    def _edit(
+        self, act: Callable[[], Step | None], selection: Mapping[DictionaryName, list[int]]
+    ) -> None:
+        is_one = count_of(selection) == 1
+        self.marking.edit(act, selection, self._move_on_after if is_one else lambda _: None)
+
+    def _move_on_after(self, step: Step | None) -> None:
+        """Move on if a mark was made, not if one was removed."""
+        if not self.moves_on or step is None or step.only_removes:
+            return
+        for screen in reversed(self._screen.app.screen_stack):
+            if isinstance(screen, AnswerScreen):
+                screen.move_on()
+                return
+        self._table.action_move(1)
 
     def _shown(self, text: str) -> str:
         return visible(text, ascii_only=self._ascii)

@@ -7,9 +7,9 @@ seconds and is made off the UI thread, in one transaction.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 from textual.screen import Screen
 
@@ -96,12 +96,6 @@ class Marking:
             return None
         return self.triage
 
-    def toggle(self, kind: Literal["star", "reject"], at: Feature | None = None) -> None:
-        """Mark the selection, or `at`; or remove the mark if all of the selection has it."""
-        selection = self.selection(at)
-        if selection and (triage := self.usable()) is not None:
-            self.edit(lambda: triage.toggle(selection, kind), selection)
-
     def undo(self) -> None:
         """Undo this session's last edit."""
         if (triage := self.usable()) is not None:
@@ -160,6 +154,12 @@ class Marking:
         """Tell the user about a failure."""
         self._screen.notify(str(error), severity="error")
 
+    def counts(self, layers: Collection[int]) -> tuple[int, int]:
+        """How many features of known layers have a mark, and how many have none."""
+        known = self._opened.known
+        marked = sum(len(self.marks.get(layer, ())) for layer in layers)
+        return marked, sum(known[layer].n_features for layer in layers) - marked
+
     @property
     def stars(self) -> dict[int, int]:
         """How many features of each layer are starred."""
@@ -199,10 +199,18 @@ class Marking:
         return found
 
     def edit(
-        self, act: Callable[[], Step | None], selection: Mapping[DictionaryName, list[int]]
+        self,
+        act: Callable[[], Step | None],
+        selection: Mapping[DictionaryName, list[int]],
+        then: Callable[[Step | None], None],
     ) -> None:
-        """Make an edit of a selection, and show it."""
-        self._do(act, count_of(selection), lambda step: self.tell(step, selection))
+        """Make an edit of a selection, and show it; then call `then`."""
+
+        def tell(step: Step | None) -> None:
+            self.tell(step, selection)
+            then(step)
+
+        self._do(act, count_of(selection), tell)
 
     def _replay(self, act: Callable[[], Step | None], count: int, verb: str, name: str) -> None:
         def tell(step: Step | None) -> None:

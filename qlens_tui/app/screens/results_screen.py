@@ -77,6 +77,9 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
             found.append("".join(sign if has else " " for has, sign in there))
         return found
 
+    def move_on(self) -> None:
+        self.query_one(ChoiceList).action_move(1)
+
     def leave(self, found: Feature | Listed | None) -> None:
         """Close the screen."""
         self.dismiss(found)

@@ -7,8 +7,10 @@ from typing import Any
 
 from textual.screen import Screen
 
-from qlens_tui.app.keymap import keys_of
+from qlens_tui.app.keymap import MOVE_ON, keys_of
 from qlens_tui.app.layer_requests import LayerRequests
+from qlens_tui.app.screens.mark_keys import MarkKeys
+from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.pane_layout import LEAST
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.state import State
@@ -25,7 +27,9 @@ _BEFORE: Mapping[str, list[Key]] = {
 _ALL_KEYS = ("?", "all keys")
 
 
-def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list[list[str]]:
+def where(
+    state: State, rows: TableRows, table: FeatureTable, marking: Marking, name: str
+) -> list[list[str]]:
     """Facts about where the user is, each in several wordings, the most important first.
 
     `name` is the configuration's name, shown until the model is known.
@@ -50,6 +54,7 @@ def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list
         keys = [f"{header(key.column)} {'down' if key.descending else 'up'}" for key in rows.sort]
         more = f" +{len(keys) - 1}" if keys[1:] else ""
         facts.append([f"sort {', '.join(keys)}", f"sort {keys[0]}{more}", "sorted"])
+    facts += [wordings] if (wordings := _marked(state, marking)) else []
     if settings.off or settings.transition != "full":
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])
@@ -57,6 +62,14 @@ def where(state: State, rows: TableRows, table: FeatureTable, name: str) -> list
         facts.append([f"ref {ready.reference.n_tokens:,} tok"])
         facts.append([f"{ready.device} {ready.dtype}", ready.device])
     return facts
+
+
+def _marked(state: State, marking: Marking) -> list[str]:
+    """How many features of the layers in sight are marked, and how many are left."""
+    known = state.opened.known
+    layers = sorted(known) if state.layer is None else {state.layer} & known.keys()
+    marked, left = marking.counts(layers)
+    return [f"{marked:,} marked, {left:,} to go", f"{left:,} to go"] if marked else []
 
 
 def lacking(state: State, table: FeatureTable) -> str:
@@ -102,6 +115,7 @@ def show_lines(
     rows: TableRows,
     table: FeatureTable,
     layer_requests: LayerRequests,
+    mark_keys: MarkKeys,
     name: str,
 ) -> None:
     """Update the first line, the table's head and the last line of the screen."""
@@ -111,13 +125,16 @@ def show_lines(
         needs = f"needs at least {LEAST[0]}x{LEAST[1]}: this is {size.width}x{size.height}"
         first.tell([[needs]], [""])
         return
-    first.tell(where(state, rows, table, name), doing(state, layer_requests))
+    first.tell(where(state, rows, table, mark_keys.marking, name), doing(state, layer_requests))
     table.set_lacking(lacking(state, table))
-    screen.query_one(KeyLine).tell(keys(screen))
+    screen.query_one(KeyLine).tell(keys(screen, moves_on=mark_keys.moves_on))
 
 
-def keys(screen: Screen[Any]) -> list[Key]:
-    """The keys that work now; the last one shows all others."""
+def keys(screen: Screen[Any], *, moves_on: bool) -> list[Key]:
+    """The keys that work now; the last one shows all others.
+
+    `moves_on`: marks move on to the next feature, which is said first.
+    """
     focused = screen.focused
     own: list[Key] = []
     others: list[Key] = []
@@ -128,7 +145,8 @@ def keys(screen: Screen[Any]) -> list[Key]:
             (own if active.node is focused else others).append((key, binding.description.lower()))
     name = focused.id or "" if focused is not None else ""
     shown = dict.fromkeys([*_BEFORE.get(name, [("j/k", "feature")]), *own, *others])
-    return [*(key for key in shown if key != _ALL_KEYS), _ALL_KEYS]
+    found = [key for key in shown if key != _ALL_KEYS and not (moves_on and key[0] == MOVE_ON)]
+    return [*([(MOVE_ON, "marks move on")] if moves_on else []), *found, _ALL_KEYS]
 
 
 def _cut(text: str, room: int) -> str:

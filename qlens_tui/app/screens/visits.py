@@ -34,7 +34,9 @@ def begun(visit: LastVisit) -> State:
     )
 
 
-def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> LastVisit:
+def visit_of(
+    state: State, rows: TableRows, feature: tuple[int, int] | None, *, moves_on: bool
+) -> LastVisit:
     """The visit to save, with `feature` under the cursor; without tab, pane and theme."""
     opened, settings, look, known = state.opened, state.settings, state.look, state.opened.known
     visit = LastVisit(
@@ -51,6 +53,7 @@ def visit_of(state: State, rows: TableRows, feature: tuple[int, int] | None) -> 
         lenses=look.lenses,
         length=look.length,
         against_all_on=look.against_all_on,
+        moves_on=moves_on,
         model=opened.model_name,
         tokens=opened.n_tokens,
         known=tuple(known[layer] for layer in sorted(known)),

@@ -106,7 +106,10 @@ class Workbench(Screen[None]):
         self.marking = Marking(
             triage, state.opened, table=self.table, screen=self, changed=self.show_marks
         )
-        self.mark_keys = MarkKeys(self.marking, table=self.table, screen=self, ascii_only=plain)
+        self.mark_keys = MarkKeys(
+            self.marking, rows=self.rows, table=self.table, screen=self,
+            changed=self._settings_changed, moves_on=visit.moves_on, ascii_only=plain,
+        )  # fmt: skip
         self._building = Building(
             state, requests, self.layer_requests, need_layer=self.rows.need, engine=engine,
             screen=self, ascii_only=plain,
@@ -234,7 +237,7 @@ class Workbench(Screen[None]):
         self.rows.go(event.layer, event.feature)
 
     def on_descendant_focus(self) -> None:
-        self.query_one(KeyLine).tell(status.keys(self))
+        self.query_one(KeyLine).tell(status.keys(self, moves_on=self.mark_keys.moves_on))
         self.feature_requests.block_moved()
 
     def on_resize(self, event: events.Resize) -> None:
@@ -318,8 +321,8 @@ class Workbench(Screen[None]):
         look: TokenLook = getattr(self.query_one("#value", TokenPane), what)(*by)
         self._look(look)
 
-    def action_mark(self, what: str) -> None:
-        getattr(self.mark_keys, what)()
+    def action_mark(self, what: str, *how: str) -> None:
+        getattr(self.mark_keys, what)(*how)
 
     def action_export(self) -> None:
         self._exporting.ask()
@@ -366,8 +369,9 @@ class Workbench(Screen[None]):
         if not self.is_attached or not self.query("#status"):
             return
         status.show_lines(
-            self, self.state, self.rows, self.table, self.layer_requests, self.config.stem
-        )
+            self, self.state, self.rows, self.table, self.layer_requests, self.mark_keys,
+            self.config.stem,
+        )  # fmt: skip
 
     def show_layers(self) -> None:
         """Update the layer column."""
@@ -378,6 +382,7 @@ class Workbench(Screen[None]):
         """Show the current marks."""
         self.table.set_marks(dict(self.marking.marks), has_labels=self.marking.has_labels)
         self.show_layers()
+        self.refresh_lines()
         for screen in self.app.screen_stack:
             if isinstance(screen, AnswerScreen):
                 screen.marks_changed()
@@ -390,5 +395,6 @@ class Workbench(Screen[None]):
         if self.state.opened.known:
             here = self.focused.id if self.focused is not None else None
             pane, tab = here if here in NAMES else NAMES[0], self.pane_layout.tab
-            visit = visit_of(self.state, self.rows, self.table.feature)
+            moves_on, feature = self.mark_keys.moves_on, self.table.feature
+            visit = visit_of(self.state, self.rows, feature, moves_on=moves_on)
             remember(self.config, replace(visit, tab=tab, pane=pane, theme=self.app.theme))

@@ -146,10 +146,10 @@ def export(
 def _columns(where: str) -> list[str]:
     """The columns of the atlas that a filter needs; an invalid filter is refused at once."""
     from qlens_tui.table.filter_sql import read_filter
-    from qlens_tui.table.rows import KNOWN, MARKS
+    from qlens_tui.table.rows import KNOWN, MARKED, MARKS
 
     needed = read_filter(where, KNOWN).columns
-    return ["layer", "feature", *sorted({*needed} - {"layer", "feature", *MARKS})]
+    return ["layer", "feature", *sorted({*needed} - {"layer", "feature", MARKED, *MARKS})]
 
 
 def _filtered(

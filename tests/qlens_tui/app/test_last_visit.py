@@ -29,6 +29,7 @@ PLACE = LastVisit(
     lenses=("logit", "query"),
     length=10,
     against_all_on=False,
+    moves_on=True,
     theme="nord",
     model="SmolLM2",
     tokens=2048,

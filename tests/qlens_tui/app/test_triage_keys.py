@@ -33,7 +33,7 @@ def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
         await settled(terminal.pilot, "j")
         bench.rows.go(1)
         assert bench.table.feature is None
-        bench.marking.toggle("star")
+        bench.mark_keys.star()
         await settled(terminal.pilot)
         assert not any(bench.marking.marks.values())
         assert bench.table.feature == (1, 0)
@@ -132,6 +132,94 @@ def test_a_hostile_label_is_pasted_as_one_visible_line_and_a_long_one_refused(pl
         assert not terminal.leaks()
 
     run(place, act, ascii_only=ascii_only)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_mark_moves_on_if_this_is_switched_on_and_the_footer_says_so(place, size):
+    def footer(bench) -> str:
+        return bench.query_one("#keys").lines[0]
+
+    async def act(terminal, bench):
+        assert "marks move on" not in footer(bench)
+        await settled(terminal.pilot, "s")
+        assert bench.table.feature == (0, 0)
+        await settled(terminal.pilot, "M", "s")
+        assert "a mark moves on" in told(bench.app)
+        assert "M marks move on" in footer(bench)
+        assert bench.table.feature == (0, 0)  # a star was taken away
+        await settled(terminal.pilot, "s", "x", "t", *"keep", "enter", "L", *"burns", "enter")
+        await settled(terminal.pilot, "m", *"hot", "ctrl+s")
+        assert bench.table.feature == (0, 5)
+        assert bench.marking.marks[0] == {
+            0: STAR, 1: Mark(reject=True), 2: Mark(tags=("keep",)), 3: Mark(label="burns"),
+            4: Mark(note="hot"),
+        }  # fmt: skip
+        await settled(terminal.pilot, "u", "J", "s")
+        assert bench.table.feature == (0, 6)  # neither an undo nor a range moves on
+        await settled(terminal.pilot, "G", "s")
+        assert bench.table.feature == (0, 23)
+
+    run(place, act, size=size)
+
+    async def again(terminal, bench):
+        assert "M marks move on" in footer(bench)
+        await settled(terminal.pilot, "M")
+        assert "marks move on" not in footer(bench)
+
+    run(place, again, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_next_unmarked_feature_is_found_from_anywhere_and_what_is_left_is_counted(place, size):
+    async def act(terminal, bench):
+        assert "to go" not in status(bench)
+        await settled(terminal.pilot, "g", "J", "J", "s", "escape", "g", "N")
+        assert bench.table.feature == (0, 3)
+        assert "21 to go" in status(bench)
+        await settled(terminal.pilot, "G", "x", "A", "s", "g", "j", "s", "G", "N")
+        assert "from the first feature again" in told(bench.app)
+        assert bench.table.feature == (0, 1)
+        assert "1 to go" in status(bench)
+        await settled(terminal.pilot, "N")
+        assert "every other feature here has a mark" in told(bench.app)
+        assert bench.table.feature == (0, 1)
+        await settled(terminal.pilot, "l")
+        assert "to go" not in status(bench)
+
+    run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_key_each_shows_starred_tagged_and_unmarked_features(place, size):
+    def features(bench) -> list[int]:
+        return bench.table.rows.features()["feature"].to_list()
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "t", *"keep", "enter", "j", "x")
+        for key, found in (("S", [0]), ("T", [1]), ("U", [*range(3, 24)])):
+            await settled(terminal.pilot, key)
+            assert features(bench) == found
+            assert "filter" in status(bench)
+            await settled(terminal.pilot, key)
+            assert len(features(bench)) == 24
+            await settled(terminal.pilot, key, "escape")
+            assert len(features(bench)) == 24
+        await settled(terminal.pilot, "S", "T")
+        assert features(bench) == [1]
+        assert bench.rows.filters[-2:] == ("star", "tags <> ''")
+
+    run(place, act, size=size)
+
+
+def test_marks_in_results_move_on_there(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "M", "slash", *"o", "enter")
+        screen = terminal.pilot.app.screen
+        first, second = screen.listed().features[:2]
+        await settled(terminal.pilot, "s", "x", "escape")
+        assert bench.marking.marks[0] == {first[1]: STAR, second[1]: Mark(reject=True)}
+
+    run(place, act)
 
 
 def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):

@@ -363,6 +363,8 @@ def test_marks_take_the_place_of_the_marks_that_were_there() -> None:
     assert once["tags"].to_list() == [[], ["keep"], []]
     assert once["label"].to_list() == ["", "dry", ""]
     assert names(filtered(all_rows(once), "tags like '%keep%' and note <> ''")) == [(8, 1)]
+    assert names(filtered(all_rows(once), "marked")) == [(8, 1)]
+    assert names(filtered(all_rows(once), "not marked")) == [(8, 0), (9, 0)]
     assert names(filtered(all_rows(twice), "star")) == []
     assert names(filtered(all_rows(twice), "reject")) == [(9, 0)]
     assert twice.select(MARKS.keys()).null_count().sum_horizontal()[0] == 0
