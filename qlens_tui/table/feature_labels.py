@@ -22,13 +22,15 @@ def labels(
     frames: Mapping[int, pl.DataFrame],
     texts: Sequence[str] | None,
     side: Side = "value",
+    *,
+    most: int = _LABELS,
 ) -> Labels:
     """The first tokens that features promote or fire on, for layers whose atlas is in `frames`."""
     found, column = {}, f"{side}_query_ids"
     for layer, feature in features if texts is not None else ():
         frame = frames.get(layer)
         if frame is not None and column in frame.columns and feature < frame.height:
-            ids = frame[column][feature].head(_LABELS)
+            ids = frame[column][feature].head(most)
             assert texts is not None
             found[layer, feature] = tuple(texts[token] for token in ids if token < len(texts))
     return found
@@ -39,6 +41,8 @@ def read_labels(
     wanted: Mapping[int, Sequence[int]],
     texts: Sequence[str],
     side: Side = "value",
+    *,
+    most: int = _LABELS,
 ) -> Labels:
     """The same, by layer, from the atlases on disk; call it off the UI thread."""
     from qlens_tui.table.frames import atlas_rows
@@ -47,7 +51,7 @@ def read_labels(
     for layer, features in wanted.items():
         rows = atlas_rows(known[layer], ("feature", f"{side}_query_ids"), features)
         for feature, ids in rows.iter_rows() if rows is not None else ():
-            named = (texts[token] for token in ids[:_LABELS] if token < len(texts))
+            named = (texts[token] for token in ids[:most] if token < len(texts))
             found[layer, feature] = tuple(named)
     return found
 

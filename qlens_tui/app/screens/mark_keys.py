@@ -5,22 +5,28 @@ With `at`, to that feature, which a list of results has under its cursor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from textual.screen import Screen
 
 from lens_core.errors import LensError
+from qlens_tui.app.feature_words import FeatureWords, Words
 from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.screens.marking import Marking, count_of
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.app.screens.table_rows import TableRows
+from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.proposals import Proposal, labels_from, tags_from
+from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import DictionaryName, Step, label_text, tag_name
 
+_MOST_OFFERED = 50
 _FILTERS = {"starred": "star", "tagged": "tags <> ''", "unmarked": "not marked"}
 
 
@@ -30,6 +36,8 @@ class MarkKeys:
     def __init__(
         self,
         marking: Marking,
+        state: State,
+        reader: RowReader,
         *,
         rows: TableRows,
         table: FeatureTable,
@@ -42,6 +50,7 @@ class MarkKeys:
         self.marking = marking
         self.moves_on = moves_on
         """Whether the cursor moves on to the next feature when one feature was marked."""
+        self._words = FeatureWords(state, reader)
         self._rows = rows
         self._changed = changed
         self._table = table
@@ -88,16 +97,18 @@ class MarkKeys:
         def typed(prompt: Prompt, text: str) -> None:
             sign = "-" if text.strip().startswith("-") else ""
             wanted = text.strip().removeprefix("-").casefold()
-            matching = [tag for tag in tags if wanted in tag.casefold()][:50]
-            prompt.offer(
-                [
-                    Suggestion(
-                        f"{sign}{self._shown(tag)}{'  (remove)' if sign or tag in here else ''}",
-                        f"{sign}{tag}",
-                    )
-                    for tag in matching
-                ]
-            )
+            proposed = {} if sign else {
+                tag_name(spelled.get(each.text.casefold(), each.text)): each.origin
+                for each in proposals()
+            }  # fmt: skip
+            offered = [tag for tag in proposed if tag not in here]
+            offered += [tag for tag in tags if tag not in offered]
+
+            def why(tag: str) -> str:
+                return "remove" if sign or tag in here else proposed.get(tag, "")
+
+            matching = [tag for tag in offered if wanted in tag.casefold()][:_MOST_OFFERED]
+            prompt.offer([self._suggestion(f"{sign}{tag}", why(tag)) for tag in matching])
 
         def check(text: str) -> str | None:
             if not text.strip():
@@ -125,10 +136,12 @@ class MarkKeys:
             else:
                 self._edit(lambda: triage.apply(selection, add=[tag]), selection)
 
-        hint = "a tag it has is removed; -tag removes it from all; no commas"
+        hint = "down: choose; a tag it has is removed; -tag removes it from all; no commas"
         prompt = Prompt(
             f"tag {_words(count)}", hint=hint, typed=typed, check=check, ascii_only=self._ascii
         )
+        spelled = {tag.casefold(): tag for tag in reversed(tags)}
+        proposals = self._proposals(selection, prompt, tags_from)
         self._screen.app.push_screen(prompt, apply)
 
     def label(self, at: Feature | None = None) -> None:
@@ -161,14 +174,21 @@ class MarkKeys:
             if answer is not None:
                 self._edit(lambda: triage.apply(selection, label=answer.text), selection)
 
+        def typed(prompt: Prompt, text: str) -> None:
+            wanted = "" if text == before else text.strip().casefold()
+            fitting = [each for each in proposals() if wanted in each.text.casefold()]
+            prompt.offer([self._suggestion(each.text, each.origin) for each in fitting])
+
         prompt = Prompt(
             f"label {_words(count)}",
             value=before,
-            hint="a line of your own words; empty: no label",
+            hint="a line of your own words; down: choose, tab: choose and edit; empty: no label",
             check=check,
             confirm=confirm,
+            typed=typed,
             ascii_only=self._ascii,
         )
+        proposals = self._proposals(selection, prompt, labels_from)
         self._screen.app.push_screen(prompt, apply)
 
     def note(self, at: Feature | None = None) -> None:
@@ -250,6 +270,35 @@ class MarkKeys:
                 screen.move_on()
                 return
         self._table.action_move(1)
+
+    def _proposals(
+        self,
+        selection: Mapping[DictionaryName, Sequence[int]],
+        prompt: Prompt,
+        propose: Callable[[Sequence[str], Sequence[str]], list[Proposal]],
+    ) -> Callable[[], list[Proposal]]:
+        """What is proposed for a single feature, now or as soon as its words are read."""
+        found: list[Proposal] = []
+
+        def keep(words: Words) -> None:
+            found.extend(propose(*words))
+
+        async def read(feature: Feature) -> None:
+            keep(await asyncio.to_thread(self._words.on_disk, feature))
+            prompt.ask_again()
+
+        if count_of(selection) == 1:
+            ((dictionary, (number,)),) = selection.items()
+            feature = dictionary.layer, number
+            words = self._words.at_hand(feature)
+            if words is not None:
+                keep(words)
+            else:
+                self._screen.run_worker(read(feature), group="words")
+        return lambda: found
+
+    def _suggestion(self, text: str, why: str) -> Suggestion:
+        return Suggestion(f"{self._shown(text)}{f'  ({why})' if why else ''}", text)
 
     def _shown(self, text: str) -> str:
         return visible(text, ascii_only=self._ascii)

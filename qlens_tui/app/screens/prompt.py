@@ -117,6 +117,11 @@ class Prompt(ModalScreen[Answer | None]):
         offered.set_choices([each.shown for each in suggestions], cursor=at)
         offered.mark(self._chosen is not None)
 
+    def ask_again(self) -> None:
+        """Check the typed text and offer suggestions again, unless one is chosen already."""
+        if self.is_attached and self._chosen is None:
+            self._ask()
+
     def tell(self, text: str, *, problem: bool = False, printable: bool = False) -> None:
         """Show text under the line; `printable` as in `WrappedText`."""
         if self.is_attached:

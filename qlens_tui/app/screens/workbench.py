@@ -107,7 +107,7 @@ class Workbench(Screen[None]):
             triage, state.opened, table=self.table, screen=self, changed=self.show_marks
         )
         self.mark_keys = MarkKeys(
-            self.marking, rows=self.rows, table=self.table, screen=self,
+            self.marking, state, reader, rows=self.rows, table=self.table, screen=self,
             changed=self._settings_changed, moves_on=visit.moves_on, ascii_only=plain,
         )  # fmt: skip
         self._building = Building(

@@ -222,6 +222,81 @@ def test_marks_in_results_move_on_there(place):
     run(place, act)
 
 
+def offered(terminal) -> list[str]:
+    lines = terminal.pilot.app.screen.query_one("#offered").lines
+    return [line.strip("> ").rstrip() for line in lines]
+
+
+def with_words(bench) -> list[str]:
+    """Give the vocabulary words, a few in two spellings, and return those of feature 0:0."""
+    count = len(bench.state.opened.texts)
+    letters = [f"{chr(97 + at // 26 % 26)}{chr(97 + at % 26)}" for at in range(count)]
+    bench.state.opened.read_vocabulary([f" word{each}" for each in letters])
+    row = bench.table.rows.frame.row(0, named=True)
+    texts = bench.state.opened.texts
+    pairs = zip(row["key_query_ids"], row["value_query_ids"], strict=True)
+    return list(dict.fromkeys(texts[token].strip() for pair in pairs for token in pair))
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_tags_and_labels_are_proposed_from_the_strongest_tokens_and_chosen_by_keys(
+    place, size, is_read
+):
+    async def act(terminal, bench):
+        words = with_words(bench)
+        if not is_read:  # as a feature of another layer in a list of results
+            bench.reader.forget(0)
+            bench.state.forget_answers()
+        await settled(terminal.pilot, "t")
+        assert [line.split()[0] for line in offered(terminal)] == words[:5]
+        assert "(fires on)" in offered(terminal)[0]
+        await settled(terminal.pilot, "down", "down", "enter")
+        assert bench.marking.marks[0][0].tags == (words[1],)
+        await settled(terminal.pilot, "t")
+        assert [line.split()[0] for line in offered(terminal)] == [
+            *words[:1], *words[2:5], words[1]
+        ]  # fmt: skip
+        assert offered(terminal)[-1].endswith("(remove)")
+        await settled(terminal.pilot, *words[1].upper())
+        assert len(offered(terminal)) == 1
+        await settled(terminal.pilot, "escape", "L", "tab", *"!", "enter")
+        first = ", ".join(words[0:6:2])
+        assert bench.marking.marks[0][0].label == f"{first}!"
+        await settled(terminal.pilot, "L")
+        assert f"{first}  (fires on)" in offered(terminal)
+        await settled(terminal.pilot, "down", "enter")
+        assert bench.marking.marks[0][0].label == first
+
+    run(place, act, size=size)
+
+
+def test_a_tag_in_use_is_proposed_as_it_is_spelled_and_a_range_gets_no_proposals(place):
+    async def act(terminal, bench):
+        words = with_words(bench)
+        sha = bench.marking.name_of(0)
+        bench.marking.triage.apply({sha: [5]}, add=[words[0].upper()])
+        await settled(terminal.pilot, "t")
+        assert offered(terminal)[0] == f"{words[0].upper()}  (fires on)"
+        assert len(offered(terminal)) == 5
+        await settled(terminal.pilot, "escape", "J", "t")
+        assert offered(terminal) == [words[0].upper()]
+        await settled(terminal.pilot, "escape", "L")
+        assert not terminal.pilot.app.screen.query_one("#offered").display
+
+    run(place, act)
+
+
+def test_hostile_tokens_are_never_proposed(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t")
+        assert terminal.pilot.app.screen.query_one("#offered").display is False
+        await settled(terminal.pilot, "escape", "G", "L")
+        assert not terminal.leaks()
+
+    run(place, act)
+
+
 def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):
     hostile = "  - indented\n\\nu is not mu\n\ttab\n\x1b[31mred\u202e"
 
