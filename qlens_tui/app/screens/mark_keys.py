@@ -225,7 +225,9 @@ class MarkKeys:
             return None
 
         title = f"note on {layer}:{number}"
-        self._screen.app.push_screen(NoteEditor(title, before, keep, ascii_only=self._ascii))
+        over = self._table if at is None else None
+        editor = NoteEditor(title, before, keep, over=over, ascii_only=self._ascii)
+        self._screen.app.push_screen(editor)
 
     def next_unmarked(self) -> None:
         """Move to the next row without a mark; after the last row, on from the first."""

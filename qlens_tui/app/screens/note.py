@@ -1,4 +1,7 @@
-"""The editor for a feature's note: several lines of any text, saved with ctrl+s."""
+"""The editor for a feature's note: several lines of any text, saved with ctrl+s.
+
+It lies over the table, so that the feature's lists can be read while one writes about them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.geometry import Region, Size
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import TextArea
 from textual.widgets.text_area import EditResult
 
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.text import has_shape, visible
+
+_LEAST = Size(40, 6)
 
 
 def shown(text: str) -> str:
@@ -46,11 +53,8 @@ class NoteEditor(ModalScreen[None]):
     """
 
     DEFAULT_CSS = """
-    NoteEditor { align: center middle; background: transparent; }
-    NoteEditor > Vertical {
-        width: 90%; max-width: 100; height: 70%; background: $surface;
-        border: round $foreground 40%;
-    }
+    NoteEditor { background: transparent; }
+    NoteEditor > Vertical { background: $surface; border: round $foreground 40%; }
     NoteEditor TextArea, NoteEditor TextArea:focus { border: none; height: 1fr; }
     """
 
@@ -65,11 +69,17 @@ class NoteEditor(ModalScreen[None]):
         note: str,
         keep: Callable[[str], str | None],
         *,
+        over: Widget | None = None,
         ascii_only: bool = False,
     ) -> None:
-        """`keep` saves a note, or returns in one line why it cannot: the editor then stays open."""
+        """`keep` saves a note, or returns in one line why it cannot: the editor then stays open.
+
+        `over`: the widget that it covers, if that is large enough; else the lower half of the
+        screen.
+        """
         super().__init__()
         self._keep = keep
+        self._over = over
         self._title = title
         self._raw = {shown(part): part for part in note.split("\n")}
         self._before = "\n".join(map(shown, note.split("\n")))
@@ -87,6 +97,20 @@ class NoteEditor(ModalScreen[None]):
         area.focus()
         area.move_cursor(area.document.end)
         self._tell("discard")
+        self._place()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._place)  # what it covers gets its new size first
+
+    def _place(self) -> None:
+        width, height = self.size
+        below = Region(0, height // 2, width, height - height // 2 - 1)
+        region = below if self._over is None else self._over.region
+        if region.width < _LEAST.width or region.height < _LEAST.height:
+            region = below
+        box = self.query_one(Vertical)
+        box.styles.offset = region.offset
+        box.styles.width, box.styles.height = region.size
 
     def _tell(self, leave: str) -> None:
         self.query_one(KeyLine).tell([("ctrl+s", "save"), ("esc", leave)])

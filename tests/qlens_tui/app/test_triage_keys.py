@@ -13,6 +13,7 @@ from lens_core.errors import StoreError
 from qlens_tui.app.screens import marking, reading_marks
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Prompt
+from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.export.write import read_export
 from qlens_tui.triage.backups import backups_of
 from qlens_tui.triage.database import NAME
@@ -222,6 +223,38 @@ def test_marks_in_results_move_on_there(place):
     run(place, act)
 
 
+@pytest.mark.parametrize("size", [*SIZES, (120, 36)])
+def test_a_note_is_written_beside_the_lists_of_its_feature(place, size):
+    async def act(terminal, bench):
+        lists = bench.pane("value")
+        await settled(terminal.pilot, "m", *"seen")
+        box = terminal.pilot.app.screen.query_one("Vertical").region
+        panes = [pane for pane in bench.query(FeaturePane) if pane.region.area]
+        assert lists in panes
+        assert not any(box.overlaps(pane.region) for pane in panes)
+        assert bench.table.region.contains_region(box)
+        assert "VALUE" in "".join(lists.lines)
+        await terminal.pilot.resize_terminal(100, 30)
+        await settled(terminal.pilot)
+        box = terminal.pilot.app.screen.query_one("Vertical").region
+        assert bench.table.region.contains_region(box)
+        assert terminal.pilot.app.screen.query_one("TextArea").region.height >= 2
+        await settled(terminal.pilot, "ctrl+s")
+        assert bench.marking.marks[0][0].note == "seen"
+
+    run(place, act, size=size)
+
+
+def test_a_note_written_from_results_leaves_the_upper_half_of_them(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "slash", *"o", "enter", "m", *"hot")
+        box = terminal.pilot.app.screen.query_one("Vertical").region
+        assert (box.y, box.right, box.bottom) == (12, 80, 23)
+        await settled(terminal.pilot, "ctrl+s", "escape")
+
+    run(place, act, size=(80, 24))
+
+
 def offered(terminal) -> list[str]:
     lines = terminal.pilot.app.screen.query_one("#offered").lines
     return [line.strip("> ").rstrip() for line in lines]
@@ -231,7 +264,7 @@ def with_words(bench) -> list[str]:
     """Give the vocabulary words, a few in two spellings, and return those of feature 0:0."""
     count = len(bench.state.opened.texts)
     letters = [f"{chr(97 + at // 26 % 26)}{chr(97 + at % 26)}" for at in range(count)]
-    bench.state.opened.read_vocabulary([f" word{each}" for each in letters])
+    bench.state.opened.read_vocabulary([f" {each}word" for each in letters])
     row = bench.table.rows.frame.row(0, named=True)
     texts = bench.state.opened.texts
     pairs = zip(row["key_query_ids"], row["value_query_ids"], strict=True)
