@@ -20,7 +20,7 @@ from typing import ClassVar
 from lens_core.terms import Settings, Side, Split
 from lens_core.token_query import By, TokenQuery
 
-SESSION, AT_ONCE, SOON, NEXT, IN_SIGHT, WHEN_IDLE, LATER_STAGE, BACKGROUND = range(8)
+SESSION, AT_ONCE, SOON, NEXT, AFTER_PATHS, IN_SIGHT, LATER_STAGE, BACKGROUND = range(8)
 """The order in which requests are taken. A running request gives way at its ticks to requests up
 to `SOON` and to those more urgent than itself, later stages to first ones; a session is opened when
 nothing runs."""
@@ -127,12 +127,13 @@ class ComputeComparison(Request):
 class ComputePaths(Request):
     """The shares of one side's blocks, or of the heads of one `block`.
 
-    Answered by `PathsReady`, in stages. `ahead`: for a feature that the user may come to; over the
-    first samples, when nothing else is asked.
+    Answered by `PathsReady`, in stages, the first of which takes half a pass: it comes before the
+    layer's contexts and columns. `ahead`: for a feature that the user may come to; over the first
+    samples, when nothing else is asked.
     """
 
     pane: ClassVar[str] = "paths"
-    usual_urgency: ClassVar[int] = WHEN_IDLE
+    usual_urgency: ClassVar[int] = NEXT
     layer: int
     feature: int
     side: Side
@@ -174,12 +175,12 @@ class ComputeBlockTokens(Request):
 class ComputeEvidence(Request):
     """Contexts, density and nearest features; answered by `EvidenceReady`.
 
-    The one pass over the reference that it takes serves the whole layer, so it comes before
-    paths, which take passes for every feature.
+    The one pass over the reference that it takes serves the whole layer, so it comes before all
+    but the first stage of paths, which take passes for every feature.
     """
 
     pane: ClassVar[str] = "evidence"
-    usual_urgency: ClassVar[int] = NEXT
+    usual_urgency: ClassVar[int] = AFTER_PATHS
     layer: int
     feature: int
     contexts: int = 20
@@ -229,8 +230,8 @@ class ReadPrompt(Request):
 class Tabulate(Request):
     """Compute the atlas of a layer into the cache; answered by `AtlasReady`.
 
-    The layer `in_sight`, whose columns are blank until then, comes before the paths of its
-    features but after their contexts; other layers come last. Asking again with another
+    The layer `in_sight`, whose columns are blank until then, comes after what the panes show
+    first; other layers come last. Asking again with another
     `in_sight` continues from the finished pieces.
     """
 

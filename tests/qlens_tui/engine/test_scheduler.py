@@ -53,7 +53,7 @@ def test_panes_do_not_drop_each_other_and_the_sides_of_the_paths_are_two(desk):
         ComputeSignature(id=4, layer=0, feature=0),
     )
     assert put(desk, *asked) == []
-    assert taken(desk, 4) == [4, 1, 2, 3]  # the signature first, the layer's pass before the paths
+    assert taken(desk, 4) == [4, 2, 3, 1]  # lists, first shares, then the pass for the layer
 
 
 def test_background_work_comes_after_everything_and_in_its_order(desk):
@@ -62,15 +62,17 @@ def test_background_work_comes_after_everything_and_in_its_order(desk):
     assert taken(desk, 4) == [3, 1, 2, 4]
 
 
-def test_the_atlas_in_sight_comes_before_the_paths_but_not_before_lists_or_words(desk):
-    paths = ComputePaths(id=2, layer=3, feature=0, side="value")
-    put(desk, Tabulate(id=1, layer=4), paths, ReadVocabulary(id=3))
+def test_the_atlas_in_sight_comes_after_what_the_panes_show_first_and_before_the_rest(desk):
+    put(desk, Tabulate(id=1, layer=4), ReadVocabulary(id=3))
     atlas = Tabulate(id=4, layer=3, in_sight=True)
     put(desk, atlas, ComputeSignature(id=5, layer=3, feature=0))
+    put(desk, ComputePaths(id=2, layer=3, feature=0, side="value", stage=1))
     assert taken(desk, 5) == [5, 3, 4, 2, 1]
     with desk.running(atlas):
-        put(desk, paths, ComputeEvidence(id=6, layer=3, feature=0))
-        assert desk.take_meanwhile().id == 6  # one pass, which the atlas needs too
+        put(desk, ComputeEvidence(id=6, layer=3, feature=0))
+        assert desk.take_meanwhile().id == 6
+        put(desk, ComputePaths(id=7, layer=3, feature=0, side="key"))
+        assert desk.take_meanwhile().id == 7
         assert desk.take_meanwhile() is None
 
 
@@ -227,18 +229,20 @@ def test_lists_give_way_to_a_search_and_not_to_the_features_own_passes(desk):
         assert desk.take_meanwhile().id == 4
 
 
-def test_paths_give_way_to_the_pass_that_serves_the_layer(desk):
-    put(desk, ComputePaths(id=1, layer=0, feature=0, side="value"))
+def test_the_pass_that_serves_the_layer_gives_way_to_first_shares_and_comes_before_later_ones(desk):
+    evidence = ComputeEvidence(id=1, layer=0, feature=0)
+    put(desk, evidence)
     with desk.running(desk.take()):
-        put(
-            desk,
-            ComputePaths(id=2, layer=0, feature=0, side="key"),
-            ComputeEvidence(id=3, layer=0, feature=0),
-        )
+        put(desk, ComputePaths(id=2, layer=0, feature=0, side="key"))
+        put(desk, ComputePaths(id=3, layer=0, feature=0, side="value", stage=1))
         meanwhile = desk.take_meanwhile()
-        assert meanwhile.id == 3
+        assert meanwhile.id == 2
         with desk.running(meanwhile):
             assert desk.take_meanwhile() is None
+    later = ComputePaths(id=4, layer=0, feature=0, side="key", stage=1)
+    with desk.running(later):
+        put(desk, evidence)
+        assert desk.take_meanwhile().id == 1
 
 
 def stage(request, *, is_last=False):
@@ -266,7 +270,7 @@ def test_the_first_stage_of_everything_comes_before_the_second_of_anything(desk)
         if request.id == 5:
             break
     assert order == [
-        (1, 0), (4, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2),
+        (1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2),
     ]  # fmt: skip
     assert desk.take().id == 5
 
