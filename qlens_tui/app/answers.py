@@ -151,5 +151,5 @@ class Answers:
             case m.DescribeLayer(layer=layer):
                 self._rows.cannot_show(layer, text)
             case m.Tabulate(layer=layer):
-                self._opened.no_columns[layer] = f"no columns (press B to try again): {text}"
+                self._opened.no_columns[layer] = f"no columns (B tries again): {text}"
         self._notify(text, severity="error")

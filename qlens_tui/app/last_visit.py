@@ -46,7 +46,7 @@ class LastVisit:
     off: tuple[Switch, ...] = ()
     convention: str = "paper"
     final_norm: str = "apply"
-    tab: str = "value"
+    tab: str = "key"
     pane: str = "table"
     ids: bool = False
     bottom: bool = False

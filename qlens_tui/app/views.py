@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from qlens_tui.engine import messages as m
+from qlens_tui.triage.marks import Mark
 
 Feature = tuple[int, int]
 """Layer, and number within the layer."""
@@ -162,3 +163,15 @@ class EvidenceView:
     labels: Mapping[Feature, tuple[str, ...]] = field(default_factory=dict)
     provenance: tuple[tuple[str, str], ...] = ()
     atlas_stability: str = ""
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """The feature under the cursor, its marks, and its values in the table as the table says them.
+
+    `feature` is `None` if there is none; `values` are by columns of the table's frame.
+    """
+
+    feature: Feature | None = None
+    mark: Mark = field(default_factory=Mark)
+    values: Mapping[str, str] = field(default_factory=dict)

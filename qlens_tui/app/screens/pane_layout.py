@@ -1,21 +1,31 @@
-"""The layout of the panes: all on a wide screen, one group or one pane on a narrow one."""
+"""The layout of the workbench: two shapes, and the zoom of one pane.
+
+From 140 columns the table is on the left over the whole height, and the feature under the cursor
+on the right. On a narrower screen the table is above and the panes below: all of them from 120
+columns, else the one used last. A zoomed pane has the whole screen, and the zoom follows the focus.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from textual.app import ComposeResult
-from textual.containers import Container
+from textual.containers import Container, Vertical
 from textual.screen import Screen
+from textual.widget import Widget
 
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.screens.key_sections import TABLE
 from qlens_tui.app.screens.panes import PANES, PaneKind, Sources
+from qlens_tui.app.views import HeadView
+from qlens_tui.app.widgets.fact_line import FactLine
+from qlens_tui.app.widgets.feature_head import FeatureHead
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 
 LEAST = 80, 24
 """The smallest usable screen, in columns and lines."""
-_WIDE, _TALL = 120, 44
+_ROOMY, _WIDE, _TALL = 120, 140, 44
 _DRAWS = 0.1  # seconds between redraws while the cursor moves fast
 _AFTER_GRACE = 0.005  # seconds by which a timer may be early
 
@@ -24,70 +34,119 @@ NAMES = (TABLE, *(kind.name for kind in PANES))
 
 CSS = """
 Workbench { layout: vertical; }
-Workbench #upper { height: 1fr; }
+Workbench #body { layout: vertical; height: 1fr; }
+Workbench #upper { layout: horizontal; height: 1fr; }
+Workbench #detail { layout: vertical; height: 65%; }
+Workbench #feature, Workbench #rows { display: none; }
 Workbench #lists { layout: horizontal; height: 1fr; border-top: solid $foreground 30%; }
 Workbench #lists > FeaturePane { width: 1fr; border-right: solid $foreground 30%; }
 Workbench #lists > FeaturePane.-last { border-right: none; }
 Workbench #lower { layout: vertical; height: 9; border-top: solid $foreground 30%; }
+Workbench.-tall #detail { height: 70%; }
 Workbench.-tall #lower { height: 18; }
 Workbench.-tall #paths { height: 8; }
 Workbench.-short #lower > FeaturePane { display: none; }
 Workbench.-short #lower > FeaturePane.-front { display: block; }
+Workbench.-wide #body { layout: horizontal; }
+Workbench.-wide #layers { display: none; }
+Workbench.-wide #feature, Workbench.-wide #rows { display: block; }
+Workbench.-wide #upper { width: 38%; height: 100%; }
+Workbench.-wide #detail { width: 1fr; height: 100%; border-left: solid $foreground 30%; }
+Workbench.-wide.-tall #lower { height: 1fr; }
 Workbench.-narrow #layers { display: none; }
-Workbench.-narrow #lists, Workbench.-narrow #lower { display: none; height: 13; }
+Workbench.-narrow #detail { height: 58%; min-height: 13; }
+Workbench.-narrow #lists, Workbench.-narrow #lower { display: none; height: 1fr; }
 Workbench.-narrow #lists.-front, Workbench.-narrow #lower.-front { display: block; }
 Workbench.-narrow #lists > FeaturePane { border-right: none; }
 Workbench.-narrow .-group > FeaturePane { display: none; }
 Workbench.-narrow .-group > FeaturePane.-front { display: block; }
-Workbench.-tiny #upper, Workbench.-tiny .-group, Workbench.-tiny #keys { display: none; }
+Workbench.-zoomed .-part { display: none !important; }
+Workbench.-zoomed .-part.-zoom {
+    display: block !important; width: 1fr !important; height: 1fr !important;
+    border: none !important;
+}
+Workbench.-tiny #body, Workbench.-tiny #keys { display: none; }
 """
 
 
 class PaneLayout:
-    """Creates the panes, shows the one used last in front, and has them drawn."""
+    """Creates the panes, shows the one used last in front or alone, and has them drawn."""
 
     def __init__(
-        self, screen: Screen[Any], sources: Sources, tab: str, *, ascii_only: bool
+        self,
+        screen: Screen[Any],
+        sources: Sources,
+        tab: str,
+        *,
+        head: Callable[[], HeadView],
+        ascii_only: bool,
     ) -> None:
-        """`tab` names the pane in front, if it exists."""
+        """`tab` names the pane in front, if it exists; `head` gives what is above the panes."""
         self._screen = screen
         self._sources = sources
+        self._head = head
+        self.rows = FactLine(ascii_only=ascii_only, id="rows")
+        self.feature = FeatureHead(ascii_only=ascii_only, id="feature")
         self._drawing = Alarm(screen.set_timer, self.draw)
         self._grace = Alarm(screen.set_timer, self.draw)
         self.panes: dict[str, FeaturePane[Any]] = {
             kind.name: kind.make(kind.name, ascii_only) for kind in PANES
         }
         self.tab = tab if tab in self.panes else PANES[0].name
+        self.zoomed: str | None = None
         self._groups: dict[str, list[PaneKind]] = {}
         for kind in PANES:
             self._groups.setdefault(kind.group, []).append(kind)
 
-    def compose(self) -> ComposeResult:
-        """The groups, with their panes in them."""
+    def compose(self, table: Widget, layers: Widget) -> ComposeResult:
+        """The table, beside the layers, and the panes in their groups."""
+        groups = []
         for group, kinds in self._groups.items():
             panes = [self.panes[kind.name] for kind in kinds]
+            for pane in panes:
+                pane.add_class("-part")
             panes[-1].add_class("-last")
-            yield Container(*panes, id=group, classes="-group")
+            groups.append(Container(*panes, id=group, classes="-group -part"))
+        yield Container(
+            Container(layers, Vertical(self.rows, table), id="upper", classes="-part"),
+            Container(self.feature, *groups, id="detail", classes="-part"),
+            id="body",
+        )
         self.show(self.tab)
 
     def show(self, name: str) -> None:
-        """Show a pane in front, if there is no room for all."""
-        self.tab = name
+        """Show a pane in front, if there is no room for all; while one is zoomed, zoom this.
+
+        The table is always in front.
+        """
+        self.tab = name if name in self.panes else self.tab
         for group, kinds in self._groups.items():
             names = [kind.name for kind in kinds]
-            here = name in names
-            front = name if here else names[0]
+            here = self.tab in names
+            front = self.tab if here else names[0]
             for each in names:
                 self.panes[each].set_class(each == front, "-front")
             for container in self._screen.query(f"#{group}"):
                 container.set_class(here, "-front")
+        if self.zoomed is not None:
+            self.zoom(name)
+
+    def zoom(self, name: str | None) -> None:
+        """Give the table or a pane the whole screen; `None`: none."""
+        self.zoomed = name
+        kind = next((kind for kind in PANES if kind.name == name), None)
+        shown = {name, kind.group, "detail"} if kind is not None else {"upper"}
+        self._screen.set_class(name is not None, "-zoomed")
+        for part in self._screen.query(".-part"):
+            part.set_class(part.id in shown, "-zoom")
 
     def resize(self, width: int, height: int) -> bool:
         """Fit the layout to this screen size; returns whether it is large enough."""
         tiny = width < LEAST[0] or height < LEAST[1]
-        roomy = width >= _WIDE and height >= _TALL
+        roomy = width >= _ROOMY and height >= _TALL
         self._screen.set_class(tiny, "-tiny")
-        self._screen.set_class(width < _WIDE, "-narrow")
+        self._screen.set_class(width < _ROOMY, "-narrow")
+        self._screen.set_class(width >= _WIDE, "-wide")
         self._screen.set_class(roomy, "-tall")
         self._screen.set_class(not roomy, "-short")
         return not tiny
@@ -97,6 +156,8 @@ class PaneLayout:
         self._drawing.stop()
         for kind in PANES:
             self.panes[kind.name].draw(kind.view(self._sources))
+        if self._screen.has_class("-wide"):
+            self.feature.tell(self._head())
         grace = self._sources.state.grace_ends()
         if grace is not None:
             self._grace.put_off(grace + _AFTER_GRACE)

@@ -46,14 +46,14 @@ class PaneKind:
 
 PANES: tuple[PaneKind, ...] = (
     PaneKind(
-        "value", "token lists", "lists", TokenPane,
-        lambda sources: sources.state.lists_view("value"),
-        lambda name, plain: TokenPane("value", ascii_only=plain, id=name),
-    ),
-    PaneKind(
         "key", "token lists", "lists", TokenPane,
         lambda sources: sources.state.lists_view("key"),
         lambda name, plain: TokenPane("key", ascii_only=plain, id=name),
+    ),
+    PaneKind(
+        "value", "token lists", "lists", TokenPane,
+        lambda sources: sources.state.lists_view("value"),
+        lambda name, plain: TokenPane("value", ascii_only=plain, id=name),
     ),
     PaneKind(
         "paths", "paths", "lower", PathsGrid,

@@ -14,6 +14,7 @@ from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.pane_layout import LEAST
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.state import State
+from qlens_tui.app.widgets.fact_line import FactLine
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.key_line import Key, KeyLine
 from qlens_tui.app.widgets.status_line import StatusLine
@@ -24,37 +25,20 @@ _BEFORE: Mapping[str, list[Key]] = {
     "paths": [("hjkl", "block")],
     "evidence": [("up/down", "neighbour")],
 }
-_ALL_KEYS = ("?", "all keys")
+_ALL_KEYS = ("?", "help")
 
 
-def where(
-    state: State, rows: TableRows, table: FeatureTable, marking: Marking, name: str
-) -> list[list[str]]:
-    """Facts about where the user is, each in several wordings, the most important first.
+def where(state: State, name: str, *, is_wide: bool) -> list[list[str]]:
+    """Facts about the model, the layer and the settings, each in several wordings.
 
-    `name` is the configuration's name, shown until the model is known.
+    `name` is the configuration's name, shown until the model is known. On a wide screen the layers
+    are among them, which otherwise have a column, or have no room.
     """
     opened, settings, ready = state.opened, state.settings, state.opened.session
     if not opened.known:
         return [[name]]
     model = opened.model_name.rsplit("/", 1)[-1].split(".")[0]
-    layer = "all layers" if state.layer is None else f"L{state.layer:02d}"
-    count = len(table.rows) if table.rows is not None else 0
-    total = table.rows.frame.height if table.rows is not None else 0
-    row = f"{table.row + 1:,}/{count:,}" if count else "0"
-    facts = [[model, model[:12]], [layer], [f"{row} of {total:,}" if count != total else row]]
-    if len(table.chosen) > 1:
-        facts.append([f"{len(table.chosen):,} selected"])
-    if rows.listed is not None:
-        words = rows.listed.words
-        facts.append([*(_cut(words, room) for room in (40, 20)), "results"])
-    if rows.filter:
-        facts.append([f"filter {_cut(rows.filter, room)}" for room in (30, 12)] + ["filtered"])
-    if rows.sort:
-        keys = [f"{header(key.column)} {'down' if key.descending else 'up'}" for key in rows.sort]
-        more = f" +{len(keys) - 1}" if keys[1:] else ""
-        facts.append([f"sort {', '.join(keys)}", f"sort {keys[0]}{more}", "sorted"])
-    facts += [wordings] if (wordings := _marked(state, marking)) else []
+    facts = [[model, model[:12]], _layers(state) if is_wide else [_layer(state)]]
     if settings.off or settings.transition != "full":
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])
@@ -64,12 +48,54 @@ def where(
     return facts
 
 
-def _marked(state: State, marking: Marking) -> list[str]:
-    """How many features of the layers in sight are marked, and how many are left."""
+def _marked(state: State, marking: Marking) -> list[list[str]]:
+    """How many features of the layers in sight are marked, and how many are left; none if none."""
     known = state.opened.known
     layers = sorted(known) if state.layer is None else {state.layer} & known.keys()
     marked, left = marking.counts(layers)
-    return [f"{marked:,} marked, {left:,} to go", f"{left:,} to go"] if marked else []
+    return [[f"{marked:,} marked, {left:,} to go", f"{left:,} to go"]] if marked else []
+
+
+def _layer(state: State) -> str:
+    return "all layers" if state.layer is None else f"L{state.layer:02d}"
+
+
+def _layers(state: State) -> list[str]:
+    """The layers with the shown one in brackets: all of them, or as many around it as fit."""
+    choices, here = state.opened.choices, state.layer
+    if here not in choices:
+        return [_layer(state)]
+    names = ["all" if layer is None else str(layer) for layer in choices]
+    at = choices.index(here)
+    names[at] = f"[{names[at]}]"
+    said = [" ".join(["layer", *names])]
+    for around in (6, 3, 1):
+        first, last = max(0, at - around), at + around + 1
+        before, after = [".."] if first else [], [".."] if names[last:] else []
+        shorter = " ".join(["layer", *before, *names[first:last], *after])
+        if len(shorter) < len(said[-1]):
+            said.append(shorter)
+    return [*said, _layer(state)]
+
+
+def of_rows(rows: TableRows, table: FeatureTable) -> list[list[str]]:
+    """Facts about the table's rows: how many, and of what kind, in which order."""
+    count = len(table.rows) if table.rows is not None else 0
+    total = table.rows.frame.height if table.rows is not None else 0
+    row = f"{table.row + 1:,}/{count:,}" if count else "0"
+    facts = [[f"{row} of {total:,}" if count != total else row]]
+    if len(table.chosen) > 1:
+        facts.append([f"{len(table.chosen):,} selected"])
+    if rows.listed is not None:
+        words = rows.listed.words
+        facts.append([*(_cut(words, room) for room in (40, 20)), "results"])
+    if rows.filter:
+        facts.append([f"filter {_cut(rows.filter, room)}" for room in (40, 30, 20, 12)])
+    if rows.sort:
+        keys = [f"{header(key.column)} {'down' if key.descending else 'up'}" for key in rows.sort]
+        more = f" +{len(keys) - 1}" if keys[1:] else ""
+        facts.append([f"sort {', '.join(keys)}", f"sort {keys[0]}{more}", "sorted"])
+    return facts
 
 
 def lacking(state: State, table: FeatureTable) -> str:
@@ -125,7 +151,16 @@ def show_lines(
         needs = f"needs at least {LEAST[0]}x{LEAST[1]}: this is {size.width}x{size.height}"
         first.tell([[needs]], [""])
         return
-    first.tell(where(state, rows, table, mark_keys.marking, name), doing(state, layer_requests))
+    is_wide = screen.has_class("-wide")
+    place, of = where(state, name, is_wide=is_wide), of_rows(rows, table)
+    screen.query_one(FactLine).tell(of)
+    marked = _marked(state, mark_keys.marking)
+    if is_wide:
+        place[2:2] = marked
+    elif state.opened.known:
+        # What changes goes before the model's name.
+        place = [place[1], *of, *marked, place[0], *place[2:]]
+    first.tell(place, doing(state, layer_requests))
     table.set_lacking(lacking(state, table))
     screen.query_one(KeyLine).tell(keys(screen, moves_on=mark_keys.moves_on))
 

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal
 from textual.screen import Screen
 
 from qlens_tui.app.alarm import Alarm
@@ -31,21 +30,19 @@ from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.screens.atlas_lists import offer_atlas_lists
 from qlens_tui.app.screens.building import Building, EngineControl
 from qlens_tui.app.screens.exporting import Exporting
-from qlens_tui.app.screens.help import Help
-from qlens_tui.app.screens.jobs import Jobs
-from qlens_tui.app.screens.key_sections import in_help, title_of
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.opening import Opening
-from qlens_tui.app.screens.overview import OverviewScreen
 from qlens_tui.app.screens.pane_layout import CSS, NAMES, PaneLayout
 from qlens_tui.app.screens.panes import Sources
 from qlens_tui.app.screens.row_prompts import RowPrompts
 from qlens_tui.app.screens.searches import Searches
+from qlens_tui.app.screens.side_screens import SideScreens
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.screens.visits import begun, visit_of
 from qlens_tui.app.views import SIDES, Feature, TokenLook
 from qlens_tui.app.widgets.evidence_pane import EvidencePane
+from qlens_tui.app.widgets.feature_head import head_view
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.key_line import KeyLine
@@ -91,7 +88,10 @@ class Workbench(Screen[None]):
         self.table = FeatureTable(ascii_only=plain, id="table")
         self.state = state = begun(visit)
         self.reader = reader = RowReader(triage, ascii_only=plain)
-        self.pane_layout = PaneLayout(self, Sources(state, reader), visit.tab, ascii_only=plain)
+        self.pane_layout = PaneLayout(
+            self, Sources(state, reader), visit.tab,
+            head=lambda: head_view(self.table, self.marking.marks), ascii_only=plain,
+        )  # fmt: skip
         early = EarlyAnswers(state, self.run_worker, self._answered_early)
         self.requests = requests = Requests(state, send, early=early.ask)
         self.layer_requests = LayerRequests(state, requests)
@@ -133,14 +133,15 @@ class Workbench(Screen[None]):
         self._exporting = Exporting(
             state.opened, triage, table=self.table, screen=self, ascii_only=plain
         )
+        self._side_screens = SideScreens(
+            state, requests, self.marking, go=self.rows.go, screen=self, ascii_only=plain
+        )
         self._saving = Alarm(self.set_timer, self.save)
 
     def compose(self) -> ComposeResult:
         yield StatusLine(ascii_only=self.ascii_only, id="status")
-        with Horizontal(id="upper"):
-            yield LayerColumn(ascii_only=self.ascii_only, id="layers")
-            yield self.table
-        yield from self.pane_layout.compose()
+        layers = LayerColumn(ascii_only=self.ascii_only, id="layers")
+        yield from self.pane_layout.compose(self.table, layers)
         yield KeyLine(ascii_only=self.ascii_only, id="keys")
 
     def on_mount(self) -> None:
@@ -249,7 +250,7 @@ class Workbench(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Block actions while the window is too small to show their effect."""
-        return not self.has_class("-tiny") or action == "help"
+        return not self.has_class("-tiny") or (action, parameters) == ("open", ("help",))
 
     # Feature and settings.
 
@@ -294,13 +295,19 @@ class Workbench(Screen[None]):
         self.focus_pane(NAMES[(at + by) % len(NAMES)])
 
     def focus_pane(self, name: str) -> None:
-        if name in self.pane_layout.panes:
-            self.pane_layout.show(name)
+        self.pane_layout.show(name)
         self.query_one(f"#{name}").focus()
         self._saving.within(_SAVE_AFTER)
 
+    def action_zoom(self) -> None:
+        here = self.focused.id if self.focused is not None else None
+        self.pane_layout.zoom(here if self.pane_layout.zoomed is None else None)
+        self.refresh_lines()
+
     def action_back(self) -> None:
-        if not self.table.has_focus:
+        if self.pane_layout.zoomed is not None:
+            self.action_zoom()
+        elif not self.table.has_focus:
             self.table.focus()
         else:
             self.rows.back()
@@ -335,28 +342,12 @@ class Workbench(Screen[None]):
         if self.table.feature is not None and lines:
             copy(self.app, "\n".join(line.rstrip() for line in lines) + "\n")
 
-    def action_overview(self) -> None:
-        overview = OverviewScreen(
-            self.state.opened, self.state.layer, self.marking.triage, ascii_only=self.ascii_only
-        )
-
-        def go(index: int | None) -> None:
-            if index is not None:
-                self.rows.go(overview.rows[index])
-
-        self.app.push_screen(overview, go)
-
-    def action_jobs(self) -> None:
-        self.app.push_screen(Jobs(self.state, self.requests, ascii_only=self.ascii_only))
+    def action_open(self, what: Literal["overview", "jobs", "help"]) -> None:
+        getattr(self._side_screens, what)()
 
     def action_build(self) -> None:
         self._building.start()
         self.refresh_lines()
-
-    def action_help(self) -> None:
-        sections = [(each.title, each.bindings) for each in in_help()]
-        begin = title_of(self.focused.id if self.focused is not None else None)
-        self.app.push_screen(Help(sections, begin=begin, ascii_only=self.ascii_only))
 
     # Drawing.
 
@@ -381,6 +372,7 @@ class Workbench(Screen[None]):
     def show_marks(self) -> None:
         """Show the current marks."""
         self.table.set_marks(dict(self.marking.marks), has_labels=self.marking.has_labels)
+        self.draw()
         self.show_layers()
         self.refresh_lines()
         for screen in self.app.screen_stack:

@@ -15,7 +15,7 @@ PAIR = (LOGIT.name, QUERY.name)
 OTHERS = tuple(lens.name for lens in LENSES if lens not in (LOGIT, QUERY))
 ALL = (LOGIT.name, *OTHERS, QUERY.name)
 
-_NARROWEST, _ROOMY, _WIDEST = 6, 16, 32  # columns of a token
+_NARROWEST, _COMFORTABLE, _ROOMY, _WIDEST = 6, 12, 16, 32  # columns of a token
 _NONE = TokenList("", "", (), (), (), None, ())
 
 
@@ -56,14 +56,18 @@ class Columns:
     changes: Mapping[str, ListChange] | None
 
     def fitting(self, width: int) -> list[Column]:
-        """The chosen lists that fit; numbers are dropped before lists."""
+        """The chosen lists that fit; numbers are dropped before lists, the first list's first."""
         first = PAIR if self.look.lenses is None else self.look.lenses
-        choices = [(first, True, _NARROWEST), (first[-2:], True, _NARROWEST)]
-        choices += [(first[-2:], False, _NARROWEST), (first[-1:], True, 0)]
+        every, answer = frozenset(first), frozenset(first[1:])
+        choices = [(first, every, True, _COMFORTABLE), (first, answer, True, _NARROWEST)]
+        choices += [(first[-2:], answer, True, _NARROWEST), (first[-2:], answer, False, _NARROWEST)]
+        choices.append((first[-1:], every, True, 0))
         if self.look.lenses is None:
-            choices.insert(0, (ALL, True, _ROOMY))
-        for lenses, moved, least in choices:
-            columns = [self._column(lens, moved) for lens in self._different(lenses)]
+            choices.insert(0, (ALL, frozenset(ALL), True, _ROOMY))
+        for lenses, scored, moved, least in choices:
+            columns = [
+                self._column(lens, lens in scored, moved) for lens in self._different(lenses)
+            ]
             ranks = len(str(max(len(column.rows.ids) for column in columns))) + 2
             ranks += self.look.end == "bottom"
             taken = ranks + sum(column.fixed for column in columns) + 2 * (len(columns) - 1)
@@ -82,7 +86,7 @@ class Columns:
             return tuple(lens for lens in had if lens != FIRST_ORDER.name)
         return had
 
-    def _column(self, lens: str, with_moved: bool) -> Column:
+    def _column(self, lens: str, with_score: bool, with_moved: bool) -> Column:
         look = self.look
         lists = self.side.top if look.end == "top" else self.side.bottom
         # An atlas has no bottom lists.
@@ -99,7 +103,9 @@ class Columns:
             rows,
             token=0,
             id=max([5, *(len(str(i)) for i in rows.ids)]) if look.ids else 0,
-            score=max([6, *(len(number(score)) for score in rows.shown_scores[kept])]),
+            score=max([6, *(len(number(score)) for score in rows.shown_scores[kept])])
+            if with_score
+            else 0,
             moved=max([6, *map(len, moves)]) if with_moved and lens != LOGIT.name else 0,
             moves=moves,
             came_in=frozenset(token.id for token in change.came_in) if change else frozenset(),

@@ -2,9 +2,9 @@
 
 Ranks are shown once, on the left, for all lists. `=` marks a token that is in more than one of
 the lists shown; `moved` is how many ranks it rose against Logit Lens. First order is a third list
-if the width allows, or replaces another by key. The head says how the lists were made; facts that
-do not fit are left out, and numbers are never cut. Where blocks of the side are off, `vs on` is how
-many ranks a token rose against all on, and `switch_lines` says what else changed.
+if the width allows, or replaces another by key. The head says what is not as usual about the lists;
+facts that do not fit are left out, and numbers are never cut. Where blocks of the side are off,
+`vs on` is how many ranks a token rose against all on, and `switch_lines` says what else changed.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class TokenPane(FeaturePane[ListsView]):
         marked = shared(columns)
         head = [self._title(width)]
         switched = self._switched(answer)
-        if height >= _TALL or switched is not None:
-            head.append(self._provenance(answer, width, marked=bool(marked)))
+        if remarks := self._remarks(answer, width):
+            head.append(remarks)
         if switched is not None:
             said = switched.head([column.lens for column in columns], width)
             head.append(tuple((text, self.shade(style)) for text, style in said))
@@ -227,7 +227,11 @@ class TokenPane(FeaturePane[ListsView]):
             return (*start, (waiting, "pane--waiting"))
         start = (*start, *self.kept_note("{}  "))
         of = self._one_side(answer)
-        known = [[f"length {number(of.norm)}, carried {number(of.transported_norm)}"]]
+        known = [[self.printable(self.view.note)]] if self.view.note else []
+        if of.n_tokens < self.view.n_tokens:
+            tokens = part_of(of.n_tokens, self.view.n_tokens)
+            known.append([f"on {tokens} reference tokens", f"on {tokens} tokens"])
+        known.append([f"length {number(of.norm)}, carried {number(of.transported_norm)}"])
         if of.stability is not None:
             known.append([f"stability {of.stability:.2f}"])
         if of.relative_variance is not None:
@@ -241,32 +245,27 @@ class TokenPane(FeaturePane[ListsView]):
             numbers = f"{meaning}  {numbers}"
         return (*start, (numbers, "pane--quiet"))
 
-    def _provenance(self, of: Signature, width: int, *, marked: bool) -> Line:
+    def _remarks(self, of: Signature, width: int) -> Line:
+        """What is not as usual in these lists; where all is, nothing (`I` says how they are made).
+
+        Usual are full transport through all blocks, in the paper's convention.
+        """
         settings = of.settings
-        blocks = self._blocks_on(of, width - cells(f" {settings.transition}, "))
-        pieces: list[list[str]] = [[settings.transition], blocks]
+        pieces: list[list[str]] = []
+        if settings.transition != "full":
+            pieces.append([settings.transition])
+        if self.view.blocks is None and settings.off:
+            pieces.append([f"{len(settings.off)} switched off"])
+        elif off := self._off(of):
+            room = width - 1 - sum(cells(f"{piece[0]}, ") for piece in pieces)
+            wordings = off_blocks(off, self.view.blocks or range(0))
+            # The names of blocks go before the facts that follow.
+            pieces.append([each for each in wordings if cells(each) <= room][:1] or wordings[-1:])
         if settings.convention != "paper":
             pieces.append([f"{settings.convention} convention"])
         if settings.final_norm != "apply":
             pieces.append([f"final norm: {settings.final_norm}"])
-        if self.view.note:
-            pieces.append([self.printable(self.view.note)])
-        tokens = part_of(self._one_side(of).n_tokens, self.view.n_tokens)
-        pieces.append([f"{tokens} reference tokens", f"{tokens} tokens"])
-        pieces.append(_method(self._one_side(of)))
-        if marked:
-            pieces.append(["= in both lists", "= in both"])
-        return ((f" {facts(pieces, width - 1)}", "pane--quiet"),)
-
-    def _blocks_on(self, of: Signature, room: int) -> list[str]:
-        off, blocks = of.settings.off, self.view.blocks
-        if blocks is None:
-            return [f"{len(off)} switched off" if off else "all blocks on"]
-        if own := self._off(of):
-            wordings = off_blocks(own, blocks)  # names go before the facts that follow
-            return [each for each in wordings if cells(each) <= room][:1] or wordings[-1:]
-        on = f"{len(blocks)} of {len(blocks)}"
-        return [f"{on} blocks on", f"{on} on"]
+        return ((f" {facts(pieces, width - 1)}", "pane--quiet"),) if pieces else ()
 
     def _one_side(self, of: Signature) -> SideSignature:
         return of.value if self.side == "value" else of.key
@@ -282,7 +281,8 @@ class TokenPane(FeaturePane[ListsView]):
             text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
             if column.id:
                 text += f" {'id':>{column.id}}"
-            text += f" {column.rows.measure.removesuffix(' score'):>{column.score}}"
+            if column.score:
+                text += f" {column.rows.measure.removesuffix(' score'):>{column.score}}"
             if column.moved:
                 heading = "moved" if self._changes is None else "vs on"
                 text += f" {heading:>{column.moved}}"
@@ -308,7 +308,8 @@ class TokenPane(FeaturePane[ListsView]):
             mark = CAME_IN if came_in else "=" if is_shared else " "
             runs.append((mark + token, self.shade(style)))
             numbers = f" {its_id:>{column.id}}" if column.id else ""
-            numbers += f" {number(rows.shown_scores[rank]):>{column.score}}"
+            if column.score:
+                numbers += f" {number(rows.shown_scores[rank]):>{column.score}}"
             if column.moved:
                 moved = column.moves[rank] if column.moves else ""
                 numbers += f" {moved:>{column.moved}}"
@@ -348,11 +349,3 @@ class TokenPane(FeaturePane[ListsView]):
         """The chosen lists that fit."""
         length = look.length or self.view.k
         return Columns(side, self._transition, look, length, self._changes).fitting(width)
-
-
-def _method(of: SideSignature) -> list[str]:
-    if of.operators == "none":
-        return ["direct method", "direct"]
-    if of.operators != "shipped":
-        return ["operators"]
-    return ["operators that come with qlens, float16", "qlens's operators, float16"]

@@ -19,6 +19,7 @@ from lens_core.errors import LensError
 from lens_core.session import Session
 from qlens_tui.app.app import QlensApp
 from qlens_tui.app.screens.workbench import Workbench
+from qlens_tui.app.widgets.fact_line import FactLine
 from qlens_tui.app.widgets.status_line import StatusLine
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.handlers import Answers
@@ -170,8 +171,9 @@ async def engine_dies(bench: Workbench) -> None:
 
 
 def status(bench: Workbench) -> str:
-    """The first line of the screen."""
-    return bench.query_one(StatusLine).lines[0]
+    """The first line of the screen, with what a wide screen says above the table."""
+    rows = bench.query_one(FactLine)
+    return bench.query_one(StatusLine).lines[0] + "".join(rows.lines if rows.display else [])
 
 
 def told(app: QlensApp) -> str:

@@ -175,7 +175,7 @@ def test_columns_that_could_not_be_computed_say_why_and_b_tries_again(talk):
         assert "being computed" in talk.table()  # its atlas may be in the cache
         await talk.describe(0)
         await talk.say(m.Failed(id=talk.asked(m.Tabulate)[-1].id, text="the disk is full"))
-        assert "no columns (press B to try again): the disk is full" in talk.table()
+        assert "no columns (B tries again): the disk is full" in talk.table()
         for _ in range(2):
             await talk.keys("B")
             assert "being computed" in talk.table()
@@ -211,7 +211,6 @@ def test_the_first_stage_is_shown_and_what_was_left_before_the_last_goes_on_on_r
         assert "256 of 2,048" in value_pane(talk)
         (_, again) = asked(1)
         await talk.say(lists(again, 1024), lists(again, 2048, is_last=True))
-        assert "2,048" in value_pane(talk)
         assert "of 2,048" not in value_pane(talk)
         await talk.keys("j", "k")
         assert len(asked(1)) == 2

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import run, settled
 from tests.qlens_tui.app.terminal import screen_of
 
+SIZES = [(80, 24), (120, 36), (160, 48)]
 LAYOUTS = Path(__file__).parent / "layouts"
 SCREENS = {
     "table": (),
-    "key": ("tab", "tab"),
+    "zoomed": ("z",),
+    "key-zoomed": ("tab",),
+    "value": ("z", "tab"),
     "paths": ("tab",),
     "switched": ("2", "space", "shift+tab", "shift+tab"),
     "evidence": ("a", "3", "tab", "tab", "tab"),

@@ -25,7 +25,7 @@ async def opened(terminal: Terminal, bench: Workbench) -> OverviewScreen:
     """The overview, read, of a first layer with an atlas and others without one."""
     for layer in OTHERS:
         bench.state.opened.known[layer] = replace(bench.state.opened.known[layer], atlas=None)
-    bench.action_overview()
+    bench.action_open("overview")
     await settled(terminal.pilot)
     screen = terminal.pilot.app.screen
     assert isinstance(screen, OverviewScreen)
@@ -156,7 +156,7 @@ def test_layers_are_shown_as_they_are_read_and_leaving_ends_the_reading(place, m
 
     async def act(terminal, bench):
         monkeypatch.setattr(screens, "overview_of", slowly)
-        bench.action_overview()
+        bench.action_open("overview")
         await until(lambda: asked, "the first layer is being read")
         screen = terminal.pilot.app.screen
         await until(lambda: "3 layers to read" in lines(screen)[0], "the head says what is left")
@@ -235,7 +235,7 @@ def test_a_configuration_of_which_no_layer_is_known_says_so(place):
         known = dict(bench.state.opened.known)
         bench.state.opened.known.clear()
         bench.state.opened.session = None
-        bench.action_overview()
+        bench.action_open("overview")
         await settled(terminal.pilot)
         screen = terminal.pilot.app.screen
         assert any("no layer is known yet" in line for line in lines(screen))

@@ -222,11 +222,11 @@ def test_passes_are_jobs_that_can_be_stopped_and_the_pane_says_so(place):
 def test_the_lists_of_the_next_feature_begin_at_their_top(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "plus", "plus", "plus", "tab", "end")
-        before = bench.pane("value").top
+        before = bench.pane("key").top
         bench.action_feature(1)
         await settled(terminal.pilot)
-        assert bench.pane("value").shown.answer.feature == 1
+        assert bench.pane("key").shown.answer.feature == 1
         assert before > 0
-        assert bench.pane("value").top == 0
+        assert bench.pane("key").top == 0
 
     run(place, act, size=(80, 24))

@@ -20,7 +20,7 @@ from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.engine import messages as m
 from qlens_tui.table import feature_labels
 from qlens_tui.text import cells
-from tests.qlens_tui.app.desk import SIZES, run, settled, told
+from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, leaks
 
 TEXT = "the river, noise"
@@ -421,7 +421,7 @@ def test_what_fires_can_be_marked_and_becomes_the_table(trial, size):
         await at.press("T")
         assert at.bench.app.screen is at.bench
         assert at.bench.table.rows.features()["feature"].to_list() == list(here)
-        assert "what fires on" in at.bench.query_one("#status").lines[0]
+        assert "what fires on" in status(at.bench)
         await at.press("escape")
         assert len(at.bench.table.rows) > len(here)
 

@@ -20,7 +20,7 @@ from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
-from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled
+from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled, status
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -388,7 +388,7 @@ def test_the_hits_become_the_table_and_escape_shows_all_again(place, keys, every
         shown = bench.table.rows.features().rows()
         assert shown == hits
         assert bench.table.feature == hits[0]
-        assert "promotes e" in bench.query_one("#status").lines[0]
+        assert "promotes e" in status(bench)
         await settled(terminal.pilot, "j", "s", "f", *"star", "enter")
         assert bench.table.rows.features().rows() == [hits[1]]
         await settled(terminal.pilot, "escape")
@@ -396,7 +396,7 @@ def test_the_hits_become_the_table_and_escape_shows_all_again(place, keys, every
         await settled(terminal.pilot, "escape")
         assert (bench.table.feature, len(bench.table.rows)) == (before, all_rows)
         assert bench.rows.filter == "feature < 9"
-        assert "promotes e" not in bench.query_one("#status").lines[0]
+        assert "promotes e" not in status(bench)
 
     run(place, act, size=(160, 48))
 

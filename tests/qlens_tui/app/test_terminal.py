@@ -180,7 +180,7 @@ def test_the_main_job_from_first_paint_to_csv_and_a_kill_loses_no_mark(
     session, tiny_place, tmp_path
 ):
     first = session(fresh=True)
-    first.until("? all keys")
+    first.until("? help")
     first.until(" ready")
     first.until("exact on")
     first.press("jj")

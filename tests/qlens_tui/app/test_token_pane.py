@@ -32,39 +32,33 @@ def test_a_row_says_rank_token_score_and_how_far_query_lens_moved_it() -> None:
 
     assert "what it promotes" not in head[0]
     assert head[0].strip() == "VALUE  6:35  length 4.250, carried 9.500, stability 0.86"
-    assert head[1].strip() == "full, 46 of 46 on, 512 tokens, qlens's operators, float16"
-    assert " ".join(head[2].split()) == "▾ Logit Lens score │ Query Lens score moved"
+    assert " ".join(head[1].split()) == "▾ Logit Lens score │ Query Lens score moved"
     assert body[1].split() == ["2", "ondyl", "4.875", "│", "Dry", "14.88", "+622"]
     assert body[4].split() == ["5", "=␣dry", "4.500", "│", "⏎", "14.50", "+1555"]
 
 
 def test_a_token_in_both_lists_is_marked_in_both_and_no_other_is() -> None:
-    head, body = drawn(TokenPane("value"), width=80, height=13)
+    _, body = drawn(TokenPane("value"), width=80, height=13)
 
     marked = [row for row in body[:5] if "=" in row]
     assert ["=␣dry" in row for row in marked] == [True, True]
-    assert "= in both" in head[1]
 
 
 def test_key_scores_are_those_of_a_key_of_length_one() -> None:
     head, body = drawn(TokenPane("key"), width=80, height=13)
 
-    assert head[2].split()[-3:] == ["Lens", "cosine", "moved"]
-    assert "unit" in head[2]
+    assert head[1].split()[-3:] == ["Lens", "cosine", "moved"]
+    assert "unit" in head[1]
     assert body[1].split() == ["2", "ondyl", "0.049", "│", "Dry", "0.149", "+622"]
 
 
 def test_what_came_about_in_another_way_says_so() -> None:
     pane = TokenPane("value")
-    of = signature(off=(14, 15, 3))
-    give(pane, replace(of, value=replace(of.value, n_tokens=32768)))
+    give(pane, signature(off=(14, 15, 3)))
 
     said = text(pane.lay_out(120, 13)[0][1])
 
-    assert said.strip() == (
-        "full, off: attn.7 mlp.7 (a: all on), 32,768 reference tokens, direct method, "
-        "= in both lists"
-    )
+    assert said.strip() == "off: attn.7 mlp.7 (a: all on)"
 
 
 def test_settings_other_than_the_usual_are_named() -> None:
@@ -87,7 +81,7 @@ def test_facts_that_do_not_fit_are_left_out_whole(width: int) -> None:
 def test_the_list_that_fits_when_only_one_does_is_query_lens() -> None:
     head, body = drawn(TokenPane("value"), width=26, height=13)
 
-    assert head[2].split() == ["▾", "Query", "score", "moved"]
+    assert head[1].split() == ["▾", "Query", "score", "moved"]
     assert body[1].split() == ["2", "Dry", "14.88", "+622"]
 
 
@@ -95,8 +89,8 @@ def test_first_order_joins_where_there_is_room() -> None:
     narrow, _ = drawn(TokenPane("value"), width=80, height=13)
     wide, _ = drawn(TokenPane("value"), width=120, height=13)
 
-    assert "First order" not in narrow[2]
-    assert re.search(r"Logit Lens .* First order .* Query Lens", wide[2])
+    assert "First order" not in narrow[1]
+    assert re.search(r"Logit Lens .* First order .* Query Lens", wide[1])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +188,7 @@ async def other_end(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
 
 
 async def ids(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-    assert re.search(r"ondyl +1 +4\.875", stage.painted[4])
+    assert re.search(r"ondyl +1 +4\.875", stage.painted[3])
 
 
 async def lenses(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
@@ -216,8 +210,8 @@ async def longer(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
 
 async def shorter(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
     assert pane.look.length == 10
-    assert stage.painted[12].startswith(" 10 ")
-    assert not stage.painted[13].strip()
+    assert stage.painted[11].startswith(" 10 ")
+    assert not stage.painted[12].strip()
     await terminal.pilot.press(*["minus"] * 3)
     assert pane.look.length == LENGTHS[0]
 
@@ -257,19 +251,19 @@ def test_no_key_is_without_a_test() -> None:
 )
 def test_rows_beyond_the_height_scroll_under_the_head(key: str, first: int) -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
-        head = stage.painted[:2]
+        head = stage.painted[:1]
         if key in ("up", "pageup", "home"):
             await terminal.pilot.press("end", "pageup", "pageup" if key == "up" else "f12")
             await terminal.pilot.press(*["down"] * (6 if key == "up" else 0))
         await terminal.pilot.press(key)
-        assert stage.painted[:2] == head
-        ranks = [int(row.split()[0]) for row in stage.painted[3:11]]
+        assert stage.painted[:1] == head
+        ranks = [int(row.split()[0]) for row in stage.painted[2:10]]
         assert ranks == list(range(ranks[0], ranks[0] + 8))
         if key in ("down", "pagedown", "end", "home"):
             assert ranks[0] == first
-        assert ("▴" in stage.painted[2], "▾" in stage.painted[2]) == (ranks[0] > 1, ranks[-1] < 25)
+        assert ("▴" in stage.painted[1], "▾" in stage.painted[1]) == (ranks[0] > 1, ranks[-1] < 25)
 
-    on_stage(walk, (80, 11))
+    on_stage(walk, (80, 10))
 
 
 def test_numbers_of_another_feature_keep_their_own_name_and_say_grey_what_is_awaited() -> None:
@@ -283,7 +277,7 @@ def test_numbers_of_another_feature_keep_their_own_name_and_say_grey_what_is_awa
         pane.draw(replace(waiting, shown=replace(waiting.shown, late=True)))
         await terminal.pilot.pause()
         assert "6:35  ▸ 6:36 computing…" in stage.painted[0]
-        assert "ondyl" in stage.painted[4]
+        assert "ondyl" in stage.painted[3]
         assert grey(pane)
         pane.draw(lists_view(signature(6, 36)))
         await terminal.pilot.pause()
@@ -298,7 +292,7 @@ def test_lists_that_are_still_to_come_are_not_called_empty() -> None:
     async def walk(stage: Stage, pane: TokenPane, terminal: Terminal) -> None:
         pane.draw(lists_view(with_value(one_side(k=0)), awaits="computing"))
         await terminal.pilot.pause()
-        assert stage.painted[2].strip() == "computing…"
+        assert stage.painted[1].strip() == "computing…"
 
     on_stage(walk)
 
@@ -334,7 +328,7 @@ def test_waiting_failing_and_nothing_each_have_a_line() -> None:
         assert not any(map(str.strip, stage.painted[2:]))
         give(pane, signature(6, 36))
         await terminal.pilot.pause()
-        assert "ondyl" in stage.painted[4]
+        assert "ondyl" in stage.painted[3]
 
     on_stage(walk)
 
@@ -389,7 +383,7 @@ def give(pane: TokenPane, of: Signature) -> None:
 
 def grey(pane: TokenPane) -> bool:
     """Whether a token is."""
-    token = next(each for each in pane.render_line(4) if "ondyl" in each.text)
+    token = next(each for each in pane.render_line(3) if "ondyl" in each.text)
     return bool(token.style and token.style.dim)
 
 
@@ -402,7 +396,7 @@ def with_value(side: SideSignature) -> Signature:
 
 
 def titles(stage: Stage) -> tuple[str, ...]:
-    return tuple(re.findall("Logit|Query|First", stage.painted[2]))
+    return tuple(re.findall("Logit|Query|First", stage.painted[1]))
 
 
 def bound_to(pane: type[TokenPane]) -> set[str]:

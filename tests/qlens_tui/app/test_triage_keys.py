@@ -122,7 +122,8 @@ def test_a_hostile_label_is_pasted_as_one_visible_line_and_a_long_one_refused(pl
         prompt.query_one("#typed").insert_text_at_cursor("[red]\x1b[31mq\n\u202eevil\u200b")
         await settled(terminal.pilot, "enter")
         assert bench.marking.marks[0][0].label == "[red][31mq evil"
-        assert "[red][31mq" in "".join(bench.table.lines)
+        assert "[red][31m" in "".join(bench.table.lines)
+        assert "[red][31mq evil" in bench.query_one("#feature").lines[0]
         await settled(terminal.pilot, "L")
         terminal.pilot.app.screen.query_one("#typed").value = "x" * 201
         await settled(terminal.pilot, "enter")
@@ -226,14 +227,14 @@ def test_marks_in_results_move_on_there(place):
 @pytest.mark.parametrize("size", [*SIZES, (120, 36)])
 def test_a_note_is_written_beside_the_lists_of_its_feature(place, size):
     async def act(terminal, bench):
-        lists = bench.pane("value")
+        lists = bench.pane("key")
         await settled(terminal.pilot, "m", *"seen")
         box = terminal.pilot.app.screen.query_one("Vertical").region
         panes = [pane for pane in bench.query(FeaturePane) if pane.region.area]
         assert lists in panes
         assert not any(box.overlaps(pane.region) for pane in panes)
         assert bench.table.region.contains_region(box)
-        assert "VALUE" in "".join(lists.lines)
+        assert "KEY" in "".join(lists.lines)
         await terminal.pilot.resize_terminal(100, 30)
         await settled(terminal.pilot)
         box = terminal.pilot.app.screen.query_one("Vertical").region
@@ -564,8 +565,8 @@ def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
     async def act(terminal, bench):
         await settled(terminal.pilot, "tab", "y")
         copied = (tmp_path / "state" / "copied.txt").read_text()
-        assert "VALUE" in copied
-        assert copied.startswith(" VALUE  0:0")
+        assert "KEY" in copied
+        assert copied.startswith(" KEY  0:0")
         assert "\x1b]52;" in terminal.written or bench.app.clipboard == copied
 
     run(place, act)

@@ -30,7 +30,7 @@ def test_what_was_left_is_found_again_the_next_time(place):
         assert bench.pane("key").look.lenses == ("first-order", "query")
         assert bench.pane("key").look.length == 5
         assert bench.paths.view.transition == "first-order"
-        assert bench.focused is bench.pane("key")
+        assert bench.focused is bench.pane("value")
 
     run(place, leave)
     run(place, come_back)
@@ -44,7 +44,7 @@ def test_a_first_visit_says_that_the_features_come_with_the_model(place):
         async with in_terminal(app, (80, 24)) as terminal:
             await settled(terminal.pilot)
             assert "features appear once the model is loaded" in "".join(app._bench.table.lines)
-            assert "all layers" not in status(app._bench)
+            assert "all" not in status(app._bench)
             await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
             assert terminal.pilot.app.screen is app._bench
             app.finish()

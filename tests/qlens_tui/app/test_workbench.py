@@ -33,13 +33,13 @@ pytestmark = pytest.mark.usefixtures("place")
 def test_it_opens_on_the_first_layer_with_lists_paths_and_evidence(place, size):
     async def act(terminal, bench):
         assert bench.table.feature == (0, 0)
-        assert "L00" in status(bench)
+        assert ("layer all [0] 1 2" if size[0] > 100 else "L00") in status(bench)
         assert "ready" in status(bench)
         signature = bench.pane("value").shown.answer
         assert (signature.layer, signature.feature) == (0, 0)
         assert set(bench.paths.shown.answer) == {"value", "key"}
         assert bench.pane("evidence").shown.answer.feature == 0
-        assert bench.query_one(KeyLine).lines[0].rstrip().endswith("? all keys")
+        assert bench.query_one(KeyLine).lines[0].rstrip().endswith("? help")
 
     run(place, act, size=size)
 
@@ -73,7 +73,7 @@ def test_all_layers_stand_in_one_table_before_the_first(place):
         assert bench.table.feature == (2, 3)
         assert "all layers" in status(bench)
 
-    run(place, act)
+    run(place, act, size=(120, 36))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,6 +91,46 @@ def test_tab_walks_the_panes_and_escape_goes_back_to_the_table(place, size):
         assert bench.focused.id == "table"
 
     run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (120, 36)])
+def test_z_gives_the_pane_with_the_focus_the_whole_screen_and_back(place, size):
+    async def act(terminal, bench):
+        def shown():
+            return {name for name in PANES if bench.query_one(f"#{name}").region}
+
+        before = shown()
+        assert ("z", "zoom") in bench.query_one(KeyLine)._keys
+        for name, back in zip(PANES, ["z", "escape"] * 3, strict=False):
+            bench.focus_pane(name)
+            await settled(terminal.pilot, "z")
+            assert shown() == {name}
+            assert bench.focused.size.width >= size[0] - 9  # the layers may be beside the table
+            assert bench.focused.size.height >= size[1] - 5
+            await settled(terminal.pilot, back)
+            assert bench.focused.id == name
+            assert before <= shown() | set(PANES[1:])
+        # The zoom follows the focus.
+        await settled(terminal.pilot, "escape", "z", *["tab"] * 3)
+        assert (bench.focused.id, shown()) == ("paths", {"paths"})
+        await settled(terminal.pilot, "space", "a", "slash", "escape", "shift+tab")
+        assert (bench.focused.id, shown()) == ("value", {"value"})
+        await settled(terminal.pilot, "escape", "escape")
+        assert bench.focused.id == "table"
+        assert len(shown()) == len(before)
+
+    run(place, act, size=size)
+
+
+def test_a_wide_screen_shows_forty_features_and_eighteen_tokens_of_every_list(place):
+    async def act(terminal, bench):
+        assert bench.table.body_height >= 40
+        for name in ("value", "key"):
+            assert bench.pane(name).body_height >= 18
+        assert bench.paths.size.height >= 7
+        assert bench.pane("evidence").body_height >= 8
+
+    run(place, act, size=(160, 48))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -436,7 +476,7 @@ def test_all_layers_are_shown_again_the_next_time(place):
         await settled(terminal.pilot)
         assert bench.state.layer is None
         assert bench.table.feature == (2, 22)
-        assert "all layers" in status(bench)
+        assert "layer [all] 0 1 2" in status(bench)
 
     run(place, leave)
     run(place, come_back)
@@ -512,7 +552,7 @@ def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
                 await settled(terminal.pilot, key)
                 opened[key] = type(app.screen).__name__
                 if key == "tab":
-                    assert bench.focused is bench.pane("value")
+                    assert bench.focused is bench.pane("key")
                 await settled(terminal.pilot, *[] if app.screen is bench else ["escape"])
                 assert app.screen is bench
             assert (opened["w"], opened["question_mark"]) == ("Jobs", "Help")
