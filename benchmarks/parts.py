@@ -15,6 +15,7 @@ PARTS = {
     "f": "app",
     "g": "signature",
     "switches": "switches",
+    "contexts": "contexts",
 }
 
 

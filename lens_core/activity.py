@@ -1,176 +1,133 @@
-"""Where in the reference each feature fires: how often, how strongly, on which tokens.
+"""What is known of a layer's features after reading text: how often and where each fires.
 
-Density and strongest tokens come from the same tokens at which the Jacobians are
-taken, so that a feature's contexts and its signature describe the same text. A
-feature that never fires there is called silent; the sample is too short to call it
-dead.
+A *context* of a feature is a sample in which it fires, at the token where it fires most (of
+equal ones the first); a sample counts once, so that contexts are different texts
+(docs/method.md, sections 5 and 10). Kept for every feature, in memory that does not grow with
+the text:
 
-Costs one forward pass of the model and one of the encoder over the reference. Of
-the `[tokens, n_features]` activations at most `BLOCK_BYTES` exist at a time; of
-each block only activations above a feature's weakest kept one are examined further.
+- the `top` strongest contexts, exactly: by activation and, where equal, by sample;
+- the number of tokens in each of `BINS` equal parts of `(0, 2^e]`, the smallest such range that
+  holds all of its activations; 8 to 16 of the bins are in use;
+- of the contexts in each bin three: the one that comes first in a fixed pseudo-random order
+  (`lottery`), the weakest, and the strongest.
+
+The last give examples from every quarter of the range `(0, max]` (`quarters`), whose ends are
+known only after all text is read. A quarter is never narrower than a bin, so a bin is cut by at
+most one end of a quarter, and its weakest and strongest context lie in the parts below and above.
+A quarter with any context therefore has an example. All of this depends on the text and its order
+alone, not on where reading was divided or interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int, Int32, Int64
 from torch import Tensor
 
-from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
-from lens_core.errors import DictionaryError, UsageError
-from lens_core.memory import is_out_of_memory, release, samples_at_once
-from lens_core.model import ResidualModel
-from lens_core.reference import ReferenceSample
+BINS = 16
+KEPT = 3
+"""Contexts kept of each bin: first in the lottery, weakest, strongest."""
+QUARTERS = 4
+# The exponent field of a float32 `x`: 2^(field - 127) <= x < 2^(field - 126), for subnormal x
+# counted as 1.
+_BIN_OF_FIELD = 130
 
-BLOCK_BYTES = 1 << 28
-_LARGEST_BITS = (1 << 31) - 1
-# Memory of a forward pass besides the sites (heads, MLP, temporaries), in streams per sample.
-_WORKING_STREAMS = 24
+
+@dataclass(frozen=True)
+class Place:
+    """A context: the token at `position` of `sample`; skipped positions are counted."""
+
+    sample: int
+    position: int
+    activation: float
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureActivity:
-    """Firing of every feature on the reference tokens that count.
+    """Firing of every feature of a layer on the tokens of a text that count.
 
-    `density` is the share of those tokens with an activation above zero. The
-    strongest tokens are ordered by activation and, where equal, by sample and
-    position; every token is a candidate, so that a sample may occur more than
-    once. A feature that fired on fewer than `top` tokens has 0 for the remaining
-    activations and -1 for their sample and position. Positions count from the
-    beginning of the sample, skipped ones included.
+    A feature with fewer than `top` contexts has 0 for the remaining activations and -1 for their
+    sample and position, and so have places of a bin without context. Positions count from the
+    beginning of the sample, skipped ones included. `fields` are the exponent fields of the largest
+    activations (0: silent), which set the width of bins (`bin_width`).
     """
 
-    density: Float32[Tensor, " n_features"]
+    n_tokens: int
+    fields: Int32[Tensor, " n_features"]
+    counts: Int64[Tensor, "n_features bins"]
     top_activations: Float32[Tensor, "n_features top"]
-    top_samples: Int64[Tensor, "n_features top"]
-    top_positions: Int64[Tensor, "n_features top"]
+    top_samples: Int32[Tensor, "n_features top"]
+    top_positions: Int32[Tensor, "n_features top"]
+    bin_activations: Float32[Tensor, "n_features bins kept"]
+    bin_samples: Int32[Tensor, "n_features bins kept"]
+    bin_positions: Int32[Tensor, "n_features bins kept"]
+
+    @property
+    def density(self) -> Float32[Tensor, " n_features"]:
+        """The share of the tokens with an activation above zero."""
+        return (self.counts.sum(1) / self.n_tokens).float()
 
     @property
     def max_activation(self) -> Float32[Tensor, " n_features"]:
-        """The largest activation, 0 for a feature that is silent in the reference."""
+        """The largest activation, 0 for a silent feature."""
         return self.top_activations[:, 0]
 
+    def bin_width(self, feature: int) -> float:
+        """Bin `i` holds activations above `i` and up to `i + 1` times this."""
+        return math.ldexp(1.0, int(self.fields[feature]) - _BIN_OF_FIELD)
 
-@torch.no_grad()
-def feature_activity(
-    model: ResidualModel,
-    dictionary: FeatureDictionary,
-    reference: ReferenceSample,
-    *,
-    top: int = 20,
-    batch: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> FeatureActivity:
-    """Run the reference through `model` and `dictionary`; activations are compared as float32.
+    def histogram(self, feature: int) -> tuple[int, ...]:
+        """Tokens in each bin up to that of the largest activation; empty for a silent feature."""
+        used = math.ceil(float(self.max_activation[feature]) / self.bin_width(feature))
+        return tuple(self.counts[feature, :used].tolist())
 
-    Args:
-        top: how many of the strongest tokens to keep, at least 1.
-        batch: samples per forward pass; `None` chooses by the device's free memory.
-        progress: called with the samples done and their total after every pass.
+    def strongest(self, feature: int) -> list[Place]:
+        """The strongest contexts, strongest first."""
+        return _places(
+            self.top_samples[feature], self.top_positions[feature], self.top_activations[feature]
+        )
+
+    def quarters(self, feature: int, n: int) -> tuple[list[Place], ...]:
+        """At most `n` contexts from each quarter of `(0, max]`, weakest quarter first.
+
+        Of the kept contexts of a quarter those that come first in the lottery, strongest first.
+        """
+        rows = self.bin_samples, self.bin_positions, self.bin_activations
+        kept = list(dict.fromkeys(_places(*(each[feature].flatten() for each in rows))))
+        samples = torch.tensor([place.sample for place in kept], dtype=torch.int64)
+        tickets = lottery(torch.full_like(samples, feature), samples).tolist()
+        drawn = [kept[at] for at in sorted(range(len(kept)), key=lambda at: (tickets[at], at))]
+        largest = float(self.max_activation[feature])
+        found: tuple[list[Place], ...] = tuple([] for _ in range(QUARTERS))
+        for place in drawn:
+            inside = found[max(0, math.ceil(QUARTERS * place.activation / largest) - 1)]
+            if len(inside) < n:
+                inside.append(place)
+        for inside in found:
+            inside.sort(key=lambda place: (-place.activation, place.sample))
+        return found
+
+
+def _places(
+    samples: Int32[Tensor, " n"], positions: Int32[Tensor, " n"], activations: Float32[Tensor, " n"]
+) -> list[Place]:
+    rows = zip(samples.tolist(), positions.tolist(), activations.tolist(), strict=True)
+    return [Place(*row) for row in rows if row[0] >= 0]
+
+
+def lottery(feature: Int[Tensor, " n"], sample: Int[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """A pseudo-random number below 2^32 for each pair, the same on every machine.
+
+    Two rounds of a 32-bit mixing function (multiply, xor-shift) in 64-bit integers.
     """
-    if top < 1 or (batch is not None and batch < 1):
-        raise UsageError(f"top {top} and batch {batch} must be at least 1")
-    read = read_function(dictionary, model)
-    strongest = _Strongest(dictionary.n_features, top, model.device)
-    for done, stream in _streams(model, dictionary.read_site, reference, batch):
-        for hook_input in _blocks(stream[:, reference.included].flatten(0, 1), strongest):
-            activations = dictionary.encode(read(hook_input).to(dictionary.keys)).float()
-            # A NaN or infinity shows in the sum; checking every value takes thirty times as long.
-            if not bool(activations.sum().isfinite()):
-                raise DictionaryError(
-                    f"{dictionary.name} gives activations that are not finite on the reference: "
-                    "is it a dictionary of this model and layer?"
-                )
-            strongest.admit(activations.to(model.device))
-        if progress is not None:
-            progress(done, reference.samples)
-
-    token = strongest.token
-    counted = reference.n_tokens // reference.samples
-    silent = token < 0
-    return FeatureActivity(
-        density=strongest.fired / reference.n_tokens,
-        top_activations=strongest.activation,
-        top_samples=(token // counted).masked_fill(silent, -1),
-        top_positions=(token % counted + reference.skip_first).masked_fill(silent, -1),
-    )
+    mixed = _mixed(feature.long() + 1)
+    return _mixed(mixed ^ sample.long())
 
 
-class _Strongest:
-    """The running top tokens of every feature; tokens must be added in order.
-
-    Empty places have activation 0 and token -1. A later token replaces only a strictly
-    smaller activation, so that equal activations stay in token order.
-    """
-
-    def __init__(self, n_features: int, top: int, device: torch.device) -> None:
-        self.seen = 0
-        self.fired = torch.zeros(n_features, dtype=torch.int64, device=device)
-        self.activation = torch.zeros(n_features, top, device=device)
-        self.token = torch.full((n_features, top), -1, device=device)
-
-    def admit(self, activations: Float32[Tensor, "tokens n_features"]) -> None:
-        self.fired += (activations > 0).sum(0, dtype=torch.int32)
-        row, feature = (activations > self.activation[:, -1]).nonzero(as_tuple=True)
-        beaten = torch.zeros_like(self.fired, dtype=torch.bool).index_fill_(0, feature, True)
-        touched = beaten.nonzero()[:, 0]
-        slot = torch.arange(len(touched), device=touched.device)
-        top = self.activation.shape[1]
-
-        # Kept tokens first, then the new ones in token order; a stable sort preserves this.
-        owner = torch.cat([slot.repeat_interleave(top), (beaten.cumsum(0) - 1)[feature]])
-        activation = torch.cat([self.activation[touched].flatten(), activations[row, feature]])
-        token = torch.cat([self.token[touched].flatten(), row + self.seen])
-        # By feature, strongest first: the bits of non-negative floats sort as the floats do.
-        bits = activation.view(torch.int32).long()
-        owner_first, order = ((owner << 32) + _LARGEST_BITS - bits).sort(stable=True)
-        start = torch.searchsorted(owner_first, slot << 32)
-        kept = order[start[:, None] + torch.arange(top, device=order.device)]
-
-        self.activation[touched] = activation[kept]
-        self.token[touched] = token[kept]
-        self.seen += len(activations)
-
-
-def _blocks(
-    stream: Float[Tensor, "tokens d_model"], strongest: _Strongest
-) -> Iterator[Float[Tensor, "some d_model"]]:
-    """Pieces of `stream` that give few candidates: each at most doubles the tokens seen.
-
-    On the first tokens every activation is a candidate; once a feature has its
-    `top`, doubling the tokens adds about `top` more.
-    """
-    n_features, top = strongest.activation.shape
-    largest = max(1, BLOCK_BYTES // (4 * n_features))
-    at = 0
-    while at < len(stream):
-        size = min(largest, max(top, strongest.seen))
-        yield stream[at : at + size]
-        at += size
-
-
-def _streams(
-    model: ResidualModel, site: int, reference: ReferenceSample, batch: int | None
-) -> Iterator[tuple[int, Float[Tensor, "batch pos d_model"]]]:
-    """The stream at `site` batch by batch, each with the number of samples done so far."""
-    if batch is None:
-        streams = model.n_blocks + 1 + _WORKING_STREAMS
-        item = torch.finfo(model.dtype).bits // 8
-        sample_bytes = streams * reference.length * model.d_model * item
-        batch = samples_at_once(model.device, reference.length, sample_bytes)
-    done = 0
-    while done < reference.samples:
-        tokens = reference.tokens[done : done + batch].to(model.device)
-        try:
-            stream = model.sites(tokens, last=site)[site]
-        except Exception as error:
-            if batch == 1 or not is_out_of_memory(error):
-                raise
-            batch //= 2
-            release(model.device)
-            continue
-        done += len(tokens)
-        yield done, stream
+def _mixed(x: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)

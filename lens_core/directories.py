@@ -1,6 +1,7 @@
 """Every folder that qlens uses, and the environment variable that moves it.
 
-    QLENS_CACHE_DIR      what can be computed again: models, operators, atlas, results, logs
+    QLENS_CACHE_DIR      what can be computed again: models, operators, atlas, contexts,
+                         results, logs
     QLENS_SHARED_CACHE   another user's cache, which is only read
     QLENS_DATA_DIR       marks, which cannot be computed again
     QLENS_STATE_DIR      where the app was left
@@ -26,7 +27,8 @@ CACHE, SHARED_CACHE = "QLENS_CACHE_DIR", "QLENS_SHARED_CACHE"
 DATA, STATE = "QLENS_DATA_DIR", "QLENS_STATE_DIR"
 
 # Folders of a cache.
-MODELS, OPERATORS, ATLAS, RESULTS = "models", "operators", "atlas", "results"
+MODELS, OPERATORS, ATLAS, CONTEXTS = "models", "operators", "atlas", "contexts"
+RESULTS = "results"
 LOGS, LOCKS = "logs", "locks"
 
 _DEFAULTS = {

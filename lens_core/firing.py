@@ -2,7 +2,7 @@
 
     a[p] = encode(read_norm(h[p]))          h: the stream at the dictionary's read site
 
-The same activations as `activity` ranks over the reference, but for one text, to test an
+The same activations as `tally` reads over the reference, but for one text, to test an
 explanation. The text is tokenised like a document of the reference (`reference`): without
 special tokens, and after a beginning-of-sequence token if the configuration says so.
 
@@ -19,12 +19,12 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lens_core.activity import BLOCK_BYTES
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
 from lens_core.errors import DictionaryError, UsageError
 from lens_core.memory import free_bytes, is_out_of_memory, release
 from lens_core.model import ResidualModel
 from lens_core.reference import beginning
+from lens_core.tally import BLOCK_BYTES
 
 # The model keeps masks and rotary tables for every length it was run on, so use few lengths.
 _SHORTEST = 16

@@ -12,13 +12,14 @@ rank the tokens of one feature in the same order. A vector of length zero has no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_core.activity import FeatureActivity, feature_activity
+from lens_core.activity import FeatureActivity
 from lens_core.blocked_topk import ranks_of
 from lens_core.carry import Carrier
 from lens_core.config import LensConfig
@@ -41,6 +42,7 @@ from lens_core.signature import (
     TokenList,
 )
 from lens_core.stability import jaccard
+from lens_core.tally import feature_activity
 from lens_core.terms import SIDES, Progress, Settings, Side, Split
 from lens_core.token_query import By, TokenQuery
 from lens_core.vocabulary import Vocabulary
@@ -301,11 +303,11 @@ class QueryLens(Instruments):
         return found
 
     def activity(self, layer: int, top: int = 20) -> FeatureActivity:
-        """Firing rate and strongest tokens of every feature of `layer` in the reference."""
+        """How often and where every feature of `layer` fires in the reference."""
         dictionary = self.dictionaries[layer]
         if self._activity is None or self._activity[:2] != (dictionary.sha256, top):
 
-            def compute() -> dict[str, Tensor]:
+            def compute() -> dict[str, Any]:
                 found = feature_activity(
                     self.model,
                     dictionary,

@@ -27,7 +27,7 @@ import json
 import reprlib
 import warnings
 from array import array
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ from lens_core.errors import QlensWarning, SampleError, UsageError, one_line
 POOL_SAMPLES = 16
 POOL_TOKENS = 1 << 18
 _CENTER_ROWS = 4096  # embedding rows in float64 at once
+_HASHED_ROWS = 4096  # samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +94,10 @@ class ReferenceSample:
     def sha256(self) -> str:
         """Sha256 of what results depend on: shape, tokens and skips, but not `origin`."""
         head = f"{self.samples} {self.length} {self.skip_first} {self.skip_last}\n"
-        ids = self.tokens.cpu().contiguous().numpy().astype("<i8")
-        return hashlib.sha256(head.encode() + ids.tobytes()).hexdigest()
+        digest = hashlib.sha256(head.encode())
+        for rows in torch.split(self.tokens, _HASHED_ROWS):  # copied, and a corpus may be large
+            digest.update(rows.cpu().contiguous().numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def split_halves(self) -> tuple[slice, slice]:
         """Two disjoint halves of the samples, for split-half stability.
@@ -154,13 +157,7 @@ def sample_chunks(
         raise UsageError("[reference].length must be at least 2 with prepend_bos")
 
     enough = max(POOL_SAMPLES * config.samples * width, POOL_TOKENS)
-    stream, gaps = array("q"), _Gaps()
-    for document in documents:
-        # `verbose` warns about texts longer than the model's context, which is intended here.
-        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        gaps.append(stream, ids, d_vocab)
-        if len(stream) >= enough:
-            break
+    stream, gaps = token_stream(documents, tokenizer, d_vocab, enough)
     chunks = min(len(stream), enough) // width
     if chunks < config.samples:
         advice = "lower samples or length, or take a longer text"
@@ -182,8 +179,31 @@ def sample_chunks(
     return torch.cat([torch.tensor(bos).long().expand(len(drawn), -1), pool[drawn]], dim=1)
 
 
+def token_stream(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    d_vocab: int,
+    enough: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[array[int], Gaps]:
+    """The tokens of documents one after another, and what is missing in between.
+
+    Reads until there are `enough`; `progress` is called with how many there are, and `enough`.
+    """
+    stream, gaps = array("q"), Gaps()
+    for document in documents:
+        # `verbose` warns about texts longer than the model's context, which is intended here.
+        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        gaps.append(stream, ids, d_vocab)
+        if progress is not None:
+            progress(min(len(stream), enough), enough)
+        if len(stream) >= enough:
+            break
+    return stream, gaps
+
+
 @dataclass
-class _Gaps:
+class Gaps:
     """Tokens without a row in the model's embedding, and where the stream has gaps."""
 
     tokens: int = 0

@@ -264,7 +264,7 @@ def _series(name: str, found: Tensor) -> pl.Series:
 def _activity(lens: QueryLens, layer: int, rows: range) -> dict[str, Tensor]:
     found, part = lens.activity(layer), slice(rows.start, rows.stop)
     samples, positions = (
-        places[part, :CONTEXTS].cpu() for places in (found.top_samples, found.top_positions)
+        places[part, :CONTEXTS].cpu().long() for places in (found.top_samples, found.top_positions)
     )
     return {
         "silent": found.density[part] == 0,

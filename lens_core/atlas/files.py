@@ -36,7 +36,7 @@ from lens_core.storage.sealed_parquet import (
 )
 from lens_core.terms import SIDES
 
-FORMAT = 3
+FORMAT = 4
 _IDS, _FLOATS = pl.List(pl.Int32), pl.List(pl.Float32)
 _OF_PIECE = {"layers", "piece", "sealed_sha256"}
 _PIECE = re.compile(r"(\d{7,})-(\d{7,})-of-(\d{7,})\.parquet")
@@ -68,8 +68,8 @@ SCHEMA: Mapping[str, Any] = dict(_columns())
 """Names and types of the columns, in their order; lists are best first.
 
 One row is one feature, named by `layer` and `feature`. `silent`: never above zero in the
-reference; `density`: the share of its tokens on which it was; `context_*`: the strongest of
-those (sample, position in it, token id, activation), none for a silent feature.
+reference; `density`: the share of its tokens on which it was; `context_*`: its strongest
+contexts (sample, position in it, token id, activation), none for a silent feature.
 
 For each side (`value`: what it promotes, `key`: what activates it) and lens (`logit`,
 `query`, `first_order`): `*_ids` and `*_scores`, the best tokens; `*_coherence` (see

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from lens_core.directories import ATLAS, MODELS, OPERATORS, RESULTS, results_dir
+from lens_core.directories import ATLAS, CONTEXTS, MODELS, OPERATORS, RESULTS, results_dir
 from lens_core.errors import DamagedError, StoreError, UsageError
 from lens_core.storage.checksum_lists import SUMS, file_sha256, read_checksums
 from lens_core.storage.damage import Damage
@@ -24,7 +24,7 @@ from lens_core.storage.files import LOCK, build_lock, host_name, remove
 from lens_core.storage.results import clear_results, count_results, verify_results
 from lens_core.storage.tensors import open_tensors
 
-KINDS = (MODELS, OPERATORS, ATLAS, RESULTS)
+KINDS = (MODELS, OPERATORS, ATLAS, CONTEXTS, RESULTS)
 
 # safetensors writes to its own hidden file first, named like the second.
 _TEMPORARY = re.compile(r".*\.tmp|\.tmp\w{6}")
@@ -37,8 +37,8 @@ _FOLDERS_OF_A_BUILD = ("units", "locks")
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kind takes: `entries` are models, sets of operators, layers of atlases, results,
-    or stray files.
+    """What one kind takes: `entries` are models, sets of operators, layers of atlases, corpora of
+    contexts, results, or stray files.
     """
 
     entries: int
@@ -67,7 +67,7 @@ def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
     Reads everything once. What is removed is computed again when needed.
     """
     found = [_removed(path, "left by a killed process", repair) for path in _leftovers(directory)]
-    for kind in (MODELS, OPERATORS, ATLAS):
+    for kind in (MODELS, OPERATORS, ATLAS, CONTEXTS):
         root = _root(directory, kind)
         here = _misplaced(root, repair)
         for entry in sorted(root.iterdir()) if root.is_dir() else ():
@@ -204,6 +204,17 @@ def _verify_atlas(directory: Path, repair: bool) -> list[Damage]:
     ]
 
 
+def _verify_contexts(directory: Path, repair: bool) -> list[Damage]:
+    from lens_core.contexts.files import verify_file  # torch is slow to import
+
+    return [
+        damage
+        for path in sorted(directory.glob("*.safetensors"))
+        if path.is_file()
+        for damage in _verify_file(path, verify_file, repair=repair)
+    ]
+
+
 def _verify_tensors(path: Path) -> None:
     """Check a model's file by its checksum or, if it has none, only that it is complete."""
     with open_tensors(path) as file:
@@ -225,7 +236,12 @@ def _removed(path: Path, reason: str, repair: bool) -> Damage:
     return Damage(path, reason, "removed" if repair and remove(path) else "")
 
 
-_VERIFIERS = {MODELS: _verify_model, OPERATORS: _verify_operators, ATLAS: _verify_atlas}
+_VERIFIERS = {
+    MODELS: _verify_model,
+    OPERATORS: _verify_operators,
+    ATLAS: _verify_atlas,
+    CONTEXTS: _verify_contexts,
+}
 
 
 def _is_live(path: Path) -> bool:

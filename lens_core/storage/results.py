@@ -30,7 +30,7 @@ from lens_core.storage.fingerprint import demand_json
 from lens_core.storage.sqlite_files import LOG_INDEX_BYTES, is_full, read_mode
 
 # Raise this when a result changes for the same inputs: older results are then not found.
-RESULTS_FORMAT = 3
+RESULTS_FORMAT = 4
 
 _MAGIC = b"qlens result 1\n"
 _DIGEST_BYTES = 32

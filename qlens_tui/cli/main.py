@@ -15,6 +15,7 @@ import click
 from qlens_tui.cli.commands.atlas import atlas
 from qlens_tui.cli.commands.build import build, merge
 from qlens_tui.cli.commands.cache import cache
+from qlens_tui.cli.commands.contexts import contexts
 from qlens_tui.cli.commands.doctor import doctor
 from qlens_tui.cli.commands.export import export
 from qlens_tui.cli.commands.open import demo, open_
@@ -93,11 +94,14 @@ def cli() -> None:
       qlens build smollm2-neurons
       qlens search smollm2-neurons " trade"
       qlens atlas smollm2-neurons -o neurons.parquet
+      qlens contexts smollm2-neurons --corpus bundled
       qlens export smollm2-neurons --starred -o starred.csv
     """
 
 
-for command in (demo, open_, show, search, build, merge, atlas, export, doctor, cache, triage):
+for command in (
+    demo, open_, show, search, build, merge, atlas, contexts, export, doctor, cache, triage,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -1,8 +1,11 @@
-"""Firing rates and strongest tokens, against sorting everything."""
+"""How often and where features fire, against sorting everything."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -10,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import lens_core.activity as activity_module
-from lens_core.activity import FeatureActivity, feature_activity
+from lens_core import tally
+from lens_core.activity import BINS, KEPT, FeatureActivity, Place, lottery
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary, sae_layer_norm
 from lens_core.errors import DictionaryError, UsageError
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
+from lens_core.tally import Tally, feature_activity
 
 
 class EchoModel(ResidualModel):
@@ -74,34 +78,80 @@ def lookup(table: Tensor) -> FeatureDictionary:
     return dictionary_of(lambda x: table[x[..., 0].long()], table.shape[1])
 
 
-def sorted_out(table: Tensor, reference: ReferenceSample, top: int) -> FeatureActivity:
-    """The definition, one feature at a time."""
-    n = table.shape[1]
-    activations = torch.zeros(n, top)
-    samples = torch.full((n, top), -1)
-    positions = torch.full((n, top), -1)
-    density = torch.zeros(n)
-    included = range(*reference.included.indices(reference.length))
-    for feature in range(n):
-        fired = sorted(
-            (-float(table[reference.tokens[sample, position], feature]), sample, position)
-            for sample in range(reference.samples)
-            for position in included
+def contexts_of(table: Tensor, reference: ReferenceSample, feature: int) -> list[Place]:
+    """The contexts of a feature, in the order of their samples: the definition."""
+    found = []
+    for sample in range(reference.samples):
+        fired = [
+            Place(sample, position, float(table[reference.tokens[sample, position], feature]))
+            for position in range(*reference.included.indices(reference.length))
             if table[reference.tokens[sample, position], feature] > 0
-        )
-        density[feature] = len(fired) / (reference.samples * len(included))
-        for rank, (negated, sample, position) in enumerate(fired[:top]):
-            activations[feature, rank] = -negated
-            samples[feature, rank] = sample
-            positions[feature, rank] = position
-    return FeatureActivity(density, activations, samples, positions)
+        ]
+        if fired:
+            found.append(max(fired, key=lambda place: place.activation))
+    return found
+
+
+def sorted_out(table: Tensor, reference: ReferenceSample, top: int) -> FeatureActivity:
+    """The definition, one feature at a time, in exact arithmetic."""
+    table = table.float()
+    n = table.shape[1]
+    fields = torch.zeros(n, dtype=torch.int32)
+    counts = torch.zeros(n, BINS, dtype=torch.int64)
+    tops = torch.zeros(n, top), *(torch.full((n, top), -1, dtype=torch.int32) for _ in "sp")
+    bins = (
+        torch.zeros(n, BINS, KEPT),
+        *(torch.full((n, BINS, KEPT), -1, dtype=torch.int32) for _ in "sp"),
+    )
+    for feature in range(n):
+        tokens = table[reference.tokens[:, reference.included].flatten(), feature]
+        fired = [Fraction(a) for a in tokens.tolist() if a > 0]
+        if not fired:
+            continue
+        exponent = max(math.frexp(float(max(fired)))[1], -125)  # that of subnormal numbers
+        fields[feature] = exponent + 126
+        width = Fraction(2) ** (exponent - 4)
+        contexts = contexts_of(table, reference, feature)
+        for activation in fired:
+            counts[feature, math.ceil(activation / width) - 1] += 1
+        strongest = sorted(contexts, key=lambda place: (-place.activation, place.sample))[:top]
+        for rank, place in enumerate(strongest):
+            put(tops, (feature, rank), place)
+        inside = defaultdict(list)
+        for place in contexts:
+            inside[math.ceil(Fraction(place.activation) / width) - 1].append(place)
+        for number, places in inside.items():
+            for at, order in enumerate((drawn_by(feature), weakest, strongest_first)):
+                put(bins, (feature, number, at), min(places, key=order))
+    return FeatureActivity(reference.n_tokens, fields, counts, *tops, *bins)
+
+
+def put(into: tuple[Tensor, Tensor, Tensor], at: tuple[int, ...], place: Place) -> None:
+    activations, samples, positions = into
+    activations[at] = place.activation
+    samples[at], positions[at] = place.sample, place.position
+
+
+def drawn_by(feature: int) -> Callable[[Place], tuple[int, int]]:
+    def order(place: Place) -> tuple[int, int]:
+        ticket = lottery(torch.tensor([feature]), torch.tensor([place.sample]))
+        return int(ticket), place.sample
+
+    return order
+
+
+def weakest(place: Place) -> tuple[float, int]:
+    return place.activation, place.sample
+
+
+def strongest_first(place: Place) -> tuple[float, int]:
+    return -place.activation, place.sample
 
 
 def assert_same(found: FeatureActivity, expected: FeatureActivity) -> None:
-    torch.testing.assert_close(found.density, expected.density)
-    assert torch.equal(found.top_activations, expected.top_activations)
-    assert torch.equal(found.top_samples, expected.top_samples)
-    assert torch.equal(found.top_positions, expected.top_positions)
+    for name, wanted in vars(expected).items():
+        got = getattr(found, name)
+        assert torch.equal(got, wanted) if isinstance(wanted, Tensor) else got == wanted, name
 
 
 @st.composite
@@ -110,10 +160,14 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, ReferenceSample]:
     skip_first = draw(st.integers(0, length - 1))
     skip_last = draw(st.integers(0, length - 1 - skip_first))
     n_features = draw(st.integers(1, 4))
-    # Few distinct values, so that equal activations are the rule.
+    # Few distinct values, so that equal activations are the rule; or of every size there is.
     size = samples * length * n_features
-    values = draw(st.lists(st.integers(-2, 3), min_size=size, max_size=size))
-    table = torch.tensor(values, dtype=torch.float64).view(-1, n_features) / 2
+    few = st.integers(-2, 3).map(lambda number: number / 2)
+    any_size = st.floats(-1, width=32, allow_infinity=False, allow_nan=False)
+    values = draw(st.lists(draw(st.sampled_from([few, any_size])), min_size=size, max_size=size))
+    table = torch.tensor(values, dtype=torch.float64).view(-1, n_features)
+    # The sum of a block must be finite, or it is taken for a broken dictionary.
+    table = table.clamp(max=1e37)
     return table, numbered(samples, length, skip_first=skip_first, skip_last=skip_last)
 
 
@@ -123,12 +177,12 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, ReferenceSample]:
     batch=st.none() | st.integers(1, 6),
     block_bytes=st.sampled_from([1, 64, 1 << 20]),
 )
-def test_it_is_what_sorting_all_tokens_gives(
+def test_it_is_what_sorting_all_contexts_gives(
     case: tuple[Tensor, ReferenceSample], top: int, batch: int | None, block_bytes: int
 ) -> None:
     table, reference = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(activity_module, "BLOCK_BYTES", block_bytes)
+        patch.setattr(tally, "BLOCK_BYTES", block_bytes)
         found = feature_activity(EchoModel(), lookup(table), reference, top=top, batch=batch)
     assert_same(found, sorted_out(table, reference, top))
 
@@ -144,12 +198,69 @@ def test_many_tokens_in_any_order_of_strength() -> None:
     assert_same(found, sorted_out(table.float(), reference, 20))
 
 
-def test_a_token_repeated_in_one_sample_counts_every_time() -> None:
+@given(case=cases(), top=st.integers(1, 5), stop=st.integers(0, 5), batch=st.integers(1, 3))
+def test_what_was_read_before_an_interruption_counts_as_if_there_was_none(
+    case: tuple[Tensor, ReferenceSample], top: int, stop: int, batch: int
+) -> None:
+    table, reference = case
+    dictionary, model, skipped = lookup(table), EchoModel(), reference.skip_first
+    half = min(stop, reference.samples)
+    tally_of = Tally(model, dictionary, top)
+    for first in range(0, half, batch):
+        tally_of.add(stream_of(model, reference, first, min(first + batch, half)), first)
+    before = tally_of.activity(skipped)
+    resumed = Tally(model, dictionary, top, before, skipped)
+    assert_same(resumed.activity(skipped), before)
+    for first in range(half, reference.samples, batch):
+        resumed.add(stream_of(model, reference, first, first + batch), first)
+    assert_same(resumed.activity(skipped), sorted_out(table, reference, top))
+
+
+def stream_of(model: EchoModel, reference: ReferenceSample, first: int, stop: int) -> Tensor:
+    return model.sites(reference.tokens[first:stop])[1][:, reference.included]
+
+
+@given(case=cases(), n=st.integers(1, 4))
+def test_examples_of_a_quarter_lie_in_it_and_are_there_if_any_context_does(
+    case: tuple[Tensor, ReferenceSample], n: int
+) -> None:
+    table, reference = case
+    table = table.float()
+    found = feature_activity(EchoModel(), lookup(table), reference)
+    for feature in range(table.shape[1]):
+        contexts = contexts_of(table, reference, feature)
+        largest = max((place.activation for place in contexts), default=0.0)
+        for quarter, examples in enumerate(found.quarters(feature, n)):
+            low, high = (Fraction(largest) * (quarter + up) / 4 for up in (0, 1))
+            inside = [place for place in contexts if low < place.activation <= high]
+            assert set(examples) <= set(inside)
+            assert len(examples) == len(set(examples)) <= n
+            assert bool(examples) == bool(inside)
+            assert examples == sorted(examples, key=strongest_first)
+
+
+def test_examples_of_a_quarter_are_drawn_from_all_of_it_and_not_from_its_ends() -> None:
+    reference = numbered(2000, 1)
+    table = torch.arange(1.0, 2001.0)[:, None].double()
+    found = feature_activity(EchoModel(), lookup(table), reference).quarters(0, 2)
+
+    assert [len(each) for each in found] == [2] * 4
+    assert {place.activation % 500 for each in found for place in each}.isdisjoint({0, 1})
+
+
+def test_the_histogram_has_bins_of_equal_width_up_to_the_largest_activation() -> None:
+    table = torch.tensor([[0.25], [0.5], [0.75], [0.76], [6.0], [-1.0]]).double()
+    found = feature_activity(EchoModel(), lookup(table), numbered(3, 2))
+
+    assert found.bin_width(0) == 0.5
+    assert found.histogram(0) == (2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+
+
+def test_a_sample_in_which_a_feature_fires_more_than_once_is_one_context() -> None:
     reference = ReferenceSample(torch.tensor([[3, 3, 0], [3, 1, 3]]), "made here")
     table = torch.tensor([[0.0], [0.5], [0.0], [2.0]], dtype=torch.float64)
     found = feature_activity(EchoModel(), lookup(table), reference, top=3)
-    assert found.top_samples.tolist() == [[0, 0, 1]]
-    assert found.top_positions.tolist() == [[0, 1, 0]]
+    assert found.strongest(0) == [Place(0, 0, 2.0), Place(1, 0, 2.0)]
     assert found.density.item() == pytest.approx(5 / 6)
 
 
@@ -161,10 +272,12 @@ def test_a_silent_feature_has_no_places_and_no_density() -> None:
     assert found.max_activation.tolist() == [0, 0, 1]
     assert found.top_samples[:2].tolist() == [[-1, -1]] * 2
     assert found.top_positions[:2].tolist() == [[-1, -1]] * 2
+    assert found.histogram(0) == found.histogram(1) == ()
+    assert found.quarters(0, 3) == ([], [], [], [])
 
 
 def test_the_encoder_gets_no_more_than_the_block_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activity_module, "BLOCK_BYTES", 4 * 3 * 10)
+    monkeypatch.setattr(tally, "BLOCK_BYTES", 4 * 3 * 10)
     sizes: list[int] = []
 
     def encode(x: Tensor) -> Tensor:
@@ -231,11 +344,12 @@ def test_real_models_are_read_behind_the_dictionarys_norm(
     expected = encode(stream.float())
     assert 0.1 < found.density.mean() < 0.9
     torch.testing.assert_close(found.density, (expected > 0).float().mean((0, 1)))
-    torch.testing.assert_close(
-        found.top_activations, expected.flatten(0, 1).topk(4, dim=0).values.T
-    )
+    peaks = expected.amax(1)
+    torch.testing.assert_close(found.top_activations, peaks.topk(4, dim=0).values.T)
     for feature in range(9):
         at = expected[
-            found.top_samples[feature], found.top_positions[feature] - reference.skip_first, feature
+            found.top_samples[feature].long(),
+            found.top_positions[feature].long() - reference.skip_first,
+            feature,
         ]
         torch.testing.assert_close(at, found.top_activations[feature])

@@ -24,6 +24,7 @@ from lens_core.storage.results import ResultCache
 from lens_core.terms import SIDES, Settings, block_index, block_name
 from lens_core.vocabulary import Vocabulary
 from tests.fixtures import tolerance
+from tests.lens_core.test_activity import assert_same
 from tests.oracles import (
     first_readers_of_a_key,
     first_readers_of_a_value,
@@ -550,9 +551,7 @@ def test_results_come_back_from_the_cache_as_they_were(answered, nothing_compute
     assert fresh().paths("value", LAYER, FEATURE) == value
     assert fresh().paths("key", LAYER, FEATURE) == key
     assert fresh().paths("key", LAYER, FEATURE, split="last-writer") == last_writer
-    kept = fresh().activity(LAYER)
-    for name, expected in vars(activity).items():
-        assert torch.equal(getattr(kept, name), expected), name
+    assert_same(fresh().activity(LAYER), activity)
 
 
 @of_one
