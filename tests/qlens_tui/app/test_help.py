@@ -11,6 +11,7 @@ from qlens_tui.app.keymap import keys_of, words_of
 from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.key_sections import in_workbench
 from qlens_tui.app.widgets.key_line import KeyLine
+from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.glossary import GLOSSARY
 from tests.qlens_tui.app.desk import SIZES, run, settled
 from tests.qlens_tui.app.terminal import screen_of
@@ -86,6 +87,65 @@ def test_the_head_of_the_help_says_whether_there_is_more_and_the_last_line_how_t
         assert shown(screen)[1] == " glossary"
         await settled(terminal.pilot, "question_mark")
         assert terminal.pilot.app.screen is bench
+
+    run(place, act, size=(80, 24))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_help_can_be_searched_by_words_and_escape_goes_back_one_step(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark")
+        screen = terminal.pilot.app.screen
+        everything = whole(screen)
+        await settled(terminal.pilot, "slash", *"withx", "backspace", "space", *"MARK")
+        found = [line for line in whole(screen) if line.startswith("   ")]
+        assert found
+        assert len(found) < len(everything)
+        entries = squeezed(found).casefold()
+        assert "next feature without a mark" in entries
+        assert "export" not in entries
+        await settled(terminal.pilot, "enter", "j", "G", "g")
+        assert [line for line in whole(screen) if line.startswith("   ")] == found
+        assert "esc all" in screen.query_one(KeyLine).lines[0]
+        await settled(terminal.pilot, "escape")
+        assert whole(screen) == everything
+        await settled(terminal.pilot, "escape")
+        assert terminal.pilot.app.screen is bench
+
+    run(place, act, size=size)
+
+
+def test_a_search_of_the_help_that_finds_nothing_says_so_and_shows_nothing_raw(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark", "slash")
+        screen = terminal.pilot.app.screen
+        screen.query_one(LineInput).value = "[red]\x1b[31m\u202e"
+        await settled(terminal.pilot)
+        assert squeezed(whole(screen)).strip() == (
+            "no key and no term of the glossary contains these words"
+        )
+        assert "\x1b[31m\u202e" not in terminal.written
+        assert "\u202e" not in terminal.written
+        await settled(terminal.pilot, "escape", "slash", "enter")
+        assert not screen.query_one(LineInput).display
+        await settled(terminal.pilot, "slash", "down", "pagedown", "up", "pageup", "j")
+        assert screen.query_one(LineInput).value == "j"
+
+    run(place, act, size=(80, 24))
+
+
+def test_the_help_scrolls_by_the_keys_of_the_table(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "question_mark", "ctrl+d")
+        screen = terminal.pilot.app.screen
+        keys = screen.query_one("_Keys")
+        assert keys.top == keys.body_height // 2
+        await settled(terminal.pilot, "ctrl+u")
+        assert keys.top == 0
+        await settled(terminal.pilot, "G")
+        assert keys.top == len(whole(screen)) - keys.body_height
+        await settled(terminal.pilot, "g")
+        assert keys.top == 0
 
     run(place, act, size=(80, 24))
 
