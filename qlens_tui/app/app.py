@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual import events
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
@@ -28,7 +29,7 @@ from textual.screen import Screen
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.compact_output import terse_driver
 from qlens_tui.app.key_order import KeysInOrder
-from qlens_tui.app.keymap import keys_of, words_of
+from qlens_tui.app.keymap import LAYER_KEYS, keys_of, words_of
 from qlens_tui.app.last_visit import keep_vocabulary, recall, saved_vocabulary
 from qlens_tui.app.notices import LONG
 from qlens_tui.app.restarts import Restarts
@@ -248,6 +249,13 @@ class QlensApp(KeysInOrder):
             self.bench.focus_pane(section.panes[0])
             node = self.bench.query_one(f"#{section.panes[0]}")
         self.call_later(self.run_action, binding.action, node)
+
+    def is_early(self, event: events.Key | events.Paste) -> bool:
+        """Keys of the workbench are for the rows that were asked for, but the next layer is not."""
+        if self._bench is None or self.screen is not self._bench:
+            return False
+        is_of_layers = isinstance(event, events.Key) and event.key in LAYER_KEYS
+        return self._bench.rows.is_awaited and not is_of_layers
 
     def action_quit_hint(self) -> None:
         self.notify("q quits")

@@ -4,7 +4,8 @@ Textual sends a key to the widget that has the focus when the key is read. Over 
 or from a paste, several keys are read at once. The first one's effect (opening a prompt, moving
 the focus) has then not happened yet when the second one is sent, and the second goes to the wrong
 widget. Here a key waits until the previous one was handled: until the message queues from the
-focused widget up to the app, and those of a screen that it opened, are empty.
+focused widget up to the app, and those of a screen that it opened, are empty, and until what it
+asked for is on the screen, if the app says so (`is_early`).
 
 A key that arrives alone does not wait.
 """
@@ -20,7 +21,8 @@ from textual import events
 from textual.app import App
 from textual.message_pump import MessagePump
 
-_PATIENCE = 1.0  # seconds to wait at most
+_PATIENCE = 1.0  # seconds to wait at most until a key was handled
+_UNTIL_SHOWN = 1.0  # seconds to wait at most for what it asked for
 _LOOK = 0.005
 
 
@@ -46,10 +48,17 @@ class KeysInOrder(App[None]):
         """Whether every key so far was sent on."""
         return self._handing_on is None or self._handing_on.done()
 
+    def is_early(self, event: events.Key | events.Paste) -> bool:
+        """Whether a key is for something that the one before it asked for and that is not there."""
+        return False
+
     async def _hand_on(self) -> None:
         while self._waiting:
             try:
                 await self._settled()
+                end = time.monotonic() + _UNTIL_SHOWN
+                while self.is_early(self._waiting[0]) and time.monotonic() < end:
+                    await asyncio.sleep(_LOOK)
                 self._last = self._way()
                 await super().on_event(self._waiting.popleft())
             except Exception as error:  # called from outside the message pump

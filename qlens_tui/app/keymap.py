@@ -82,6 +82,13 @@ KEYMAP = (
     _quiet("q", "app.quit", "Quit", "Quit qlens"),
 )
 
+LAYER_KEYS = frozenset(
+    key
+    for binding in KEYMAP
+    if binding.action.startswith("layer(")
+    for key in binding.key.split(",")
+)
+
 
 def keys_of(binding: Binding) -> str:
     """The keys of a binding in readable form."""

@@ -74,6 +74,8 @@ class TableRows:
         if visit.layer is not None and visit.feature is not None:
             self._wanted = visit.layer, visit.feature
         self._insists = self._to_top = False
+        self.is_awaited = False
+        """Whether rows are being read that the user asked for: keys pressed now are for these."""
         self._soon = Alarm(screen.set_timer, self.refresh)
 
     # Layers.
@@ -167,7 +169,7 @@ class TableRows:
         self.listed = step.listed
         if step.feature is None:
             self._keep_cursor()
-            self.refresh()
+            self._replace()
         else:
             said.append(f"back at {step.feature[0]}:{step.feature[1]}")
             self._show(step.layer, step.feature, insists=True, same_rows=len(said) == 1)
@@ -200,7 +202,7 @@ class TableRows:
         needed = wanted[0] if wanted is not None else layer
         if needed is not None:
             self.need(needed)
-        self.refresh()
+        self._replace()
         self._changed()
 
     def need(self, layer: int) -> None:
@@ -232,7 +234,7 @@ class TableRows:
         self._remember_place()
         self.sort = tuple(keys)
         self._to_top = True
-        self.refresh()
+        self._replace()
 
     def filter_by(self, text: str) -> None:
         """Show only the rows that pass a filter; all for an empty one. `back` clears it.
@@ -247,7 +249,7 @@ class TableRows:
             self.filters = (*others, text)[-_FILTERS:]
         self.filter = text
         self._keep_cursor()
-        self.refresh()
+        self._replace()
 
     def _keep_cursor(self) -> None:
         layer, here = self._state.layer, self._here
@@ -277,7 +279,16 @@ class TableRows:
         """Read, join, filter and sort off the UI thread, then show the rows."""
         self._screen.run_worker(self._refresh(), exclusive=True, group="rows")
 
+    def _replace(self) -> None:
+        """Show the rows that the user asked for."""
+        self.is_awaited = True
+        self.refresh()
+
     async def _refresh(self) -> None:
+        await self._show_rows()
+        self.is_awaited = False  # not if another call stopped this one
+
+    async def _show_rows(self) -> None:
         layer, known, listed = self._state.layer, self._opened.known, self.listed
         layers = [layer] if layer is not None else sorted(known)
         if listed is not None:
@@ -312,7 +323,7 @@ class TableRows:
         if wanted is not None and not table.move_to(*wanted) and self._insists and self.filter:
             self._wanted, self.filter = wanted, ""
             self._screen.notify("filter cleared: it hid that feature")
-            self.refresh()
+            await self._show_rows()
             return
         self._changed()
 

@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from textual.app import App
 from textual.pilot import Pilot
 
 from lens_core.errors import LensError
 from lens_core.session import Session
+from qlens_tui.app import key_order
 from qlens_tui.app.app import QlensApp
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.fact_line import FactLine
@@ -112,6 +114,11 @@ def run(
     app = Desk(Path(place.config), **options)  # type: ignore[arg-type]
 
     async def whole() -> None:
+        # A thread that reads rows takes what it takes: only a wait that has no end is bounded.
+        with patch.object(key_order, "_UNTIL_SHOWN", 120):
+            await in_the_terminal()
+
+    async def in_the_terminal() -> None:
         async with in_terminal(app, size) as terminal:
             bench = await ready(terminal.pilot)
             await act(terminal, bench)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 from textual import events
 
+from qlens_tui.app import key_order
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.line_input import LineInput
+from qlens_tui.table.row_reader import RowReader
+from qlens_tui.table.rows import Rows
 from tests.qlens_tui.app.desk import SIZES, run, settled
 from tests.qlens_tui.app.simulated_time import until
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("place")
+
+
+def key_event(key: str) -> events.Key:
+    character = " " if key == "space" else key if len(key) == 1 else None
+    return events.Key({":": "colon", "/": "slash"}.get(key, key), character)
 
 
 async def at_once(terminal, *keys: str) -> None:
     """All of them, as one read of the terminal gives them."""
     app = terminal.pilot.app
     for key in keys:
-        character = " " if key == "space" else key if len(key) == 1 else None
-        name = {":": "colon", "/": "slash"}.get(key, key)
-        app.post_message(events.Key(name, character))
+        app.post_message(key_event(key))
     # The first key begins a task as soon as the app reads it.
     await terminal.pilot.pause()
     await until(lambda: app.keys_done, "every key has been handed on")
@@ -97,5 +107,58 @@ def test_keys_after_the_one_that_ends_the_app_are_nobodys(place):
     async def act(terminal, bench):
         await at_once(terminal, "q", "s", "s", ":", "1")
         assert not any(bench.marking.marks.values())
+
+    run(place, act)
+
+
+class HeldReader:
+    """Reads rows only when it may, as a large table on a busy machine does."""
+
+    def __init__(self, reader: RowReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reading, self.may_read = threading.Event(), threading.Event()
+        read = reader.read
+
+        def held(*args: Any, **options: Any) -> Rows:
+            self.reading.set()
+            assert self.may_read.wait(PATIENCE)
+            return read(*args, **options)
+
+        monkeypatch.setattr(reader, "read", held)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_keys_that_follow_a_filter_are_for_its_rows(place, size, monkeypatch):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "j", "j")
+        held = HeldReader(bench.reader, monkeypatch)
+        for key in ("f", *"id", "space", ">", "space", "9", "enter", "G", "k", "s", "l"):
+            terminal.pilot.app.post_message(key_event(key))
+        await until(held.reading.is_set, "the rows are being read")
+        assert bench.table.feature == (0, 2)
+        assert not any(bench.marking.marks.values())
+        held.may_read.set()
+        await until(lambda: terminal.pilot.app.keys_done, "every key has been handed on")
+        await settled(terminal.pilot)
+        assert set(bench.marking.marks[0]) == {22}
+        assert bench.state.layer == 1
+
+    run(place, act, size=size)
+
+
+def test_a_key_waits_a_second_for_rows_at_most_and_the_next_layer_for_none(place, monkeypatch):
+    async def act(terminal, bench):
+        monkeypatch.setattr(key_order, "_UNTIL_SHOWN", 0.2)
+        held = HeldReader(bench.reader, monkeypatch)
+        for key in ("f", "1", "enter", "j"):
+            terminal.pilot.app.post_message(key_event(key))
+        await until(lambda: bench.table.feature == (0, 1), "the key was handled all the same")
+        assert held.reading.is_set()
+        monkeypatch.setattr(key_order, "_UNTIL_SHOWN", 120)
+        for key in ("l", "l"):
+            terminal.pilot.app.post_message(key_event(key))
+        await until(lambda: bench.state.layer == 2, "the layers went by")
+        held.may_read.set()
+        await settled(terminal.pilot)
+        assert bench.table.feature == (2, 0)
 
     run(place, act)
