@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qlens_tui.app.provenance import provenance
 from qlens_tui.app.state import State
 from qlens_tui.app.views import EvidenceView
 from qlens_tui.engine import messages as m
@@ -22,6 +21,5 @@ def evidence_view(state: State, reader: RowReader) -> EvidenceView:
         shown,
         signature if isinstance(signature, m.Signature) else None,
         labels([(each.layer, each.feature) for each in near], frames, opened.texts),
-        tuple(provenance(opened.session, opened.described.get(shown.of[0]))),
         stability(*shown.of, frames),
     )

@@ -76,6 +76,7 @@ KEYMAP = (
     _quiet("y", "copy", "Copy", "Copy the pane's text"),
     _quiet("v", "open('overview')", "Overview of the layers"),
     _quiet("w", "open('jobs')", "Jobs", "Jobs: see what is being computed, and stop it"),
+    _quiet("I", "open('provenance')", "Provenance", "Where the numbers on the screen come from"),
     _quiet("B", "build", "Build operators and atlas"),
     _quiet("escape", "back", "Back", "Back: to the table; from a zoom, jump, sort, filter"),
     _shown("question_mark", "open('help')", "Help", "All keys and a glossary", "?"),

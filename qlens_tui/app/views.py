@@ -154,14 +154,13 @@ class PathsView:
 class EvidenceView:
     """A feature's contexts and neighbours, and what else the app knows about it.
 
-    `labels` are tokens that identify neighbours, by layer and feature; `provenance` are lines
-    of a label and a text; `atlas_stability` is the stability of the table's lists, in words.
+    `labels` are tokens that identify neighbours, by layer and feature; `atlas_stability` is the
+    stability of the table's lists, in words.
     """
 
     shown: Shown[m.Evidence] = Shown()
     signature: m.Signature | None = None
     labels: Mapping[Feature, tuple[str, ...]] = field(default_factory=dict)
-    provenance: tuple[tuple[str, str], ...] = ()
     atlas_stability: str = ""
 
 

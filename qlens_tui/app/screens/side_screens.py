@@ -1,4 +1,7 @@
-"""The screens that a key opens over the workbench, to look at something: layers, jobs, keys."""
+"""The screens that a key opens over the workbench, to look at something.
+
+They are the overview of the layers, jobs, provenance, and the help.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from typing import Any
 
 from textual.screen import Screen
 
+from qlens_tui.app.provenance import provenance
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.jobs import Jobs
 from qlens_tui.app.screens.key_sections import in_help, title_of
 from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.overview import OverviewScreen
+from qlens_tui.app.screens.terms import Terms
 from qlens_tui.app.state import State
+from qlens_tui.app.widgets.term_list import Section
+from qlens_tui.text import visible
 
 
 class SideScreens:
@@ -49,6 +56,17 @@ class SideScreens:
 
     def jobs(self) -> None:
         self._screen.app.push_screen(Jobs(self._state, self._requests, ascii_only=self._ascii))
+
+    def provenance(self) -> None:
+        def printable(text: str) -> str:
+            return visible(text, ascii_only=self._ascii)
+
+        sections = [
+            Section(about.title, [(name, printable(text)) for name, text in about.facts])
+            for about in provenance(self._state)
+        ]
+        title = "where the numbers come from"
+        self._screen.app.push_screen(Terms(title, sections, ascii_only=self._ascii))
 
     def help(self) -> None:
         focused = self._screen.focused

@@ -342,7 +342,7 @@ class Workbench(Screen[None]):
         if self.table.feature is not None and lines:
             copy(self.app, "\n".join(line.rstrip() for line in lines) + "\n")
 
-    def action_open(self, what: Literal["overview", "jobs", "help"]) -> None:
+    def action_open(self, what: Literal["overview", "jobs", "provenance", "help"]) -> None:
         getattr(self._side_screens, what)()
 
     def action_build(self) -> None:

@@ -1,7 +1,7 @@
-"""Evidence about a feature: where it fires, its nearest features, the provenance.
+"""Evidence about a feature: where it fires, and its nearest features.
 
 Contexts are aligned at the token that fires, which is in brackets, with the text before and after
-it. Below them are the nearest features, to which enter goes, and the provenance of the numbers.
+it. Below them are the nearest features, to which enter goes, lengths and stability.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _BESIDE, _NEIGHBOURS = 120, 46  # width from which neighbours are next to contex
 
 
 class EvidencePane(FeaturePane[EvidenceView]):
-    """A feature's contexts, neighbours and provenance."""
+    """A feature's contexts and neighbours."""
 
     DEFAULT_CSS = """
-    EvidencePane > .evidence--token { text-style: bold underline; color: $text-accent; }
+    EvidencePane > .evidence--token { text-style: bold underline; color: $text-success; }
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"evidence--token"}
@@ -196,8 +196,6 @@ class EvidencePane(FeaturePane[EvidenceView]):
             stable = [f"{n} {s.stability:.2f}" for n, s in sides if s.stability is not None]
             known = "   ".join(stable) or view.atlas_stability or "not known"
             yield self._fact("stability", known)
-        for label, text in view.provenance:
-            yield self._fact(self.printable(label), self.printable(text))
 
     def _fact(self, label: str, text: str) -> Line:
         return line((f" {fit(label, _LABEL)} ", "pane--quiet"), (text, self.shade()))

@@ -48,13 +48,17 @@ class FeatureTable(LinePane):
 
     DEFAULT_CSS = """
     FeatureTable > .feature-table--head { text-style: bold; }
-    FeatureTable > .feature-table--baseline { color: $foreground 70%; }
-    FeatureTable > .feature-table--match { color: $text-accent; text-style: bold underline; }
+    FeatureTable > .feature-table--baseline { color: $foreground 65%; }
+    FeatureTable > .feature-table--match { color: $text-success; text-style: bold underline; }
     FeatureTable > .feature-table--chosen { text-style: bold; }
-    FeatureTable > .feature-table--cursor { text-style: bold; }
-    FeatureTable > .feature-table--cursor-match { text-style: bold underline; }
-    FeatureTable:focus > .feature-table--cursor { text-style: bold reverse; }
-    FeatureTable:focus > .feature-table--cursor-match { text-style: bold reverse underline; }
+    FeatureTable > .feature-table--cursor { text-style: bold; background: $foreground 10%; }
+    FeatureTable > .feature-table--cursor-match {
+        text-style: bold underline; background: $foreground 10%;
+    }
+    FeatureTable:focus > .feature-table--cursor { background: $success 35%; }
+    FeatureTable:focus > .feature-table--cursor-match { background: $success 35%; }
+    FeatureTable:focus:ansi > .feature-table--cursor { text-style: bold reverse; }
+    FeatureTable:focus:ansi > .feature-table--cursor-match { text-style: bold reverse underline; }
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {

@@ -18,7 +18,7 @@ class FiringTokens(LinePane, can_focus=False):
     """The tokens with a cursor; a number and a bar show the activation, if there is any."""
 
     DEFAULT_CSS = """
-    FiringTokens > .firing--fires { text-style: bold; color: $text-accent; }
+    FiringTokens > .firing--fires { text-style: bold; color: $text-success; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"firing--fires"}
 

@@ -30,7 +30,7 @@ class PathsGrid(FeaturePane[PathsView]):
 
     DEFAULT_CSS = """
     PathsGrid > .paths--off { color: $text-warning; }
-    PathsGrid > .paths--large { text-style: bold; color: $text-accent; }
+    PathsGrid > .paths--large { text-style: bold; color: $text-success; }
     PathsGrid > .paths--here { text-style: underline bold; }
     PathsGrid > .paths--here-grey { text-style: underline dim; }
     """

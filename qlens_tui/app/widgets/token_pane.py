@@ -61,12 +61,18 @@ class TokenPane(FeaturePane[ListsView]):
     """What a feature promotes, or what activates it."""
 
     DEFAULT_CSS = """
-    TokenPane > .tokens--shared { text-style: bold; color: $text-accent; }
+    TokenPane > .tokens--other { color: $foreground 65%; }
     TokenPane > .tokens--query { text-style: bold; }
     TokenPane > .tokens--came-in { text-style: bold; color: $text-success; }
+    TokenPane > .tokens--query-head { text-style: bold; color: $text-success; }
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tokens--shared", "tokens--query", "tokens--came-in"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "tokens--other",
+        "tokens--query",
+        "tokens--came-in",
+        "tokens--query-head",
+    }
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("b", "other_end", "Top or bottom", tooltip="Top or bottom lists"),
@@ -274,37 +280,40 @@ class TokenPane(FeaturePane[ListsView]):
         """The lists' names, and on the left whether there is more than fits."""
         up, down = ("^", "v") if self.ascii_only else ("▴", "▾")
         arrows = (up if above else "") + (down if below > 0 else "")
-        text = fit(" " + arrows, ranks + 2, ellipsis="")
+        runs: list[Run] = [(fit(" " + arrows, ranks + 2, ellipsis=""), "pane--quiet")]
         for index, column in enumerate(columns):
             long, short = self._names(column.lens)
             title = long if cells(long) <= column.token else short
-            text += self._bar(index) + " " + fit(title, column.token, ellipsis="")
-            if column.id:
-                text += f" {'id':>{column.id}}"
+            numbers = f" {'id':>{column.id}}" if column.id else ""
             if column.score:
-                text += f" {column.rows.measure.removesuffix(' score'):>{column.score}}"
+                numbers += f" {column.rows.measure.removesuffix(' score'):>{column.score}}"
             if column.moved:
                 heading = "moved" if self._changes is None else "vs on"
-                text += f" {heading:>{column.moved}}"
-        return ((text, "pane--quiet"),)
+                numbers += f" {heading:>{column.moved}}"
+            style = "tokens--query-head" if column.lens == QUERY.name else "pane--quiet"
+            runs.append((self._bar(index) + " ", "pane--quiet"))
+            runs += [(fit(title, column.token, ellipsis=""), style), (numbers, "pane--quiet")]
+        return line(*runs)
 
     def _row(
         self, columns: Sequence[Column], rank: int, ranks: int, marked: frozenset[int]
     ) -> Line:
         sign = -1 if self.look.end == "bottom" else 1
-        runs: list[Run] = [(f" {sign * (rank + 1):>{ranks}} ", self.shade())]
+        other = self.shade("tokens--other")
+        runs: list[Run] = [(f" {sign * (rank + 1):>{ranks}} ", other)]
         for index, column in enumerate(columns):
-            runs.append((self._bar(index), self.shade()))
+            runs.append((self._bar(index), other))
             rows = column.rows
             if rank >= len(rows.ids):
-                runs.append((" " * (column.fixed + column.token), self.shade()))
+                runs.append((" " * (column.fixed + column.token), other))
                 continue
             its_id = rows.ids[rank]
             is_shared, came_in = its_id in marked, its_id in column.came_in
             label = token_label(rows.tokens[rank], ascii_only=self.ascii_only)
             token = fit(label, column.token, ellipsis=self.ellipsis)
-            plain = "tokens--query" if column.lens == QUERY.name else ""
-            style = "tokens--came-in" if came_in else "tokens--shared" if is_shared else plain
+            is_bright = is_shared or column.lens == QUERY.name
+            plain = "tokens--query" if is_bright else "tokens--other"
+            style = "tokens--came-in" if came_in else plain
             mark = CAME_IN if came_in else "=" if is_shared else " "
             runs.append((mark + token, self.shade(style)))
             numbers = f" {its_id:>{column.id}}" if column.id else ""
@@ -313,7 +322,7 @@ class TokenPane(FeaturePane[ListsView]):
             if column.moved:
                 moved = column.moves[rank] if column.moves else ""
                 numbers += f" {moved:>{column.moved}}"
-            runs.append((numbers, self.shade()))
+            runs.append((numbers, other))
         return line(*runs)
 
     def _names(self, lens: str) -> tuple[str, str]:

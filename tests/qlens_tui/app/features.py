@@ -225,7 +225,6 @@ def evidence(
         ),
         signature(layer, feature),
         {(layer, 100): tuple(words[:3])},
-        (("model", words[0]), ("reference", "16 x 32 tokens")),
     )
 
 

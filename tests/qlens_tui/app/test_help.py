@@ -12,6 +12,7 @@ from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.key_sections import in_workbench
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_input import LineInput
+from qlens_tui.app.widgets.term_list import TermList
 from qlens_tui.glossary import GLOSSARY
 from tests.qlens_tui.app.desk import SIZES, run, settled
 from tests.qlens_tui.app.terminal import screen_of
@@ -21,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("place")
 
 def shown(screen: Help) -> list[str]:
     """The lines of the help that are on the screen, head first."""
-    return [line.rstrip() for line in screen.query_one("_Keys").lines]
+    return [line.rstrip() for line in screen.query_one(TermList).lines]
 
 
 def whole(screen: Help) -> list[str]:
     """All of its lines below the head."""
-    body = screen.query_one("_Keys")._body
+    body = screen.query_one(TermList)._body
     return ["".join(text for text, _ in line).rstrip() for line in body]
 
 
@@ -121,9 +122,7 @@ def test_a_search_of_the_help_that_finds_nothing_says_so_and_shows_nothing_raw(p
         screen = terminal.pilot.app.screen
         screen.query_one(LineInput).value = "[red]\x1b[31m\u202e"
         await settled(terminal.pilot)
-        assert squeezed(whole(screen)).strip() == (
-            "no key and no term of the glossary contains these words"
-        )
+        assert squeezed(whole(screen)).strip() == ("no entry contains these words")
         assert "\x1b[31m\u202e" not in terminal.written
         assert "\u202e" not in terminal.written
         await settled(terminal.pilot, "escape", "slash", "enter")
@@ -138,7 +137,7 @@ def test_the_help_scrolls_by_the_keys_of_the_table(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "question_mark", "ctrl+d")
         screen = terminal.pilot.app.screen
-        keys = screen.query_one("_Keys")
+        keys = screen.query_one(TermList)
         assert keys.top == keys.body_height // 2
         await settled(terminal.pilot, "ctrl+u")
         assert keys.top == 0

@@ -19,6 +19,7 @@ from qlens_tui.app.screens.sort_prompt import SortPrompt
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.layer_column import LayerColumn
+from qlens_tui.app.widgets.term_list import TermList
 from qlens_tui.app.work import Work
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
@@ -120,6 +121,38 @@ def test_z_gives_the_pane_with_the_focus_the_whole_screen_and_back(place, size):
         assert len(shown()) == len(before)
 
     run(place, act, size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_provenance_is_said_once_behind_a_key_and_only_the_unusual_in_panes(place, size):
+    def said(bench):
+        return squeezed(bench.app.screen.query_one(TermList))
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "I")
+        text = said(bench)
+        assert "lists of 0:0 key full, all 1 blocks on, over 80 reference tokens" in text
+        assert "operators: built for this model, paper convention, final norm: apply" in text
+        assert "paths of 0:0 key exact on 80 reference tokens, first-reader split" in text
+        assert bench.state.opened.session.reference.sha256[:12] in text
+        assert bench.state.opened.described[0].sha256[:12] in text
+        await settled(terminal.pilot, "end", "escape")
+        panes = " ".join(line for name in ("key", "value") for line in bench.pane(name).lines)
+        assert not re.search(r"operators|convention|reference tokens|blocks on", panes)
+        await settled(terminal.pilot, *"2I")
+        assert "first-order, all" in said(bench)
+        opened = bench.state.opened
+        opened.session = replace(opened.session, model="\x1b[2J[red]evil\u202e")
+        await settled(terminal.pilot, "escape", "I")
+        assert r"\x1b[2J[red]evil\u202e" in said(bench)
+        assert not terminal.leaks()
+
+    run(place, act, size=size)
+
+
+def squeezed(terms: TermList) -> str:
+    lines = ("".join(text for text, _ in line) for line in terms._body)
+    return re.sub(r"\s+", " ", " ".join(lines))
 
 
 def test_a_wide_screen_shows_forty_features_and_eighteen_tokens_of_every_list(place):
