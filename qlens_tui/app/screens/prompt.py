@@ -57,6 +57,7 @@ class Prompt(ModalScreen[Answer | None]):
         title: str,
         *,
         value: str = "",
+        is_selected: bool = False,
         hint: str = "",
         check: Callable[[str], str | None] | None = None,
         confirm: Callable[[str], str | None] | None = None,
@@ -68,6 +69,7 @@ class Prompt(ModalScreen[Answer | None]):
         """Ask for `title`.
 
         Args:
+            is_selected: what is typed first replaces `value`.
             hint: shown under the line, unchanged: the app's own text, in ASCII.
             check: returns in one line what is wrong with a text, `None` if nothing is.
             confirm: returns in one line why a second enter is needed, `None` if it is not.
@@ -76,6 +78,7 @@ class Prompt(ModalScreen[Answer | None]):
         """
         super().__init__()
         self._title, self._value, self._hint = title, value, hint
+        self._is_selected = is_selected
         self._check, self._confirm, self._typed = check, confirm, typed
         self._asked: str | None = None
         self._must_choose, self._refusal = must_choose, refusal
@@ -87,7 +90,7 @@ class Prompt(ModalScreen[Answer | None]):
         with Vertical():
             yield TextLine(self._title, "pane--quiet", ascii_only=self._ascii)
             yield ChoiceList(ascii_only=self._ascii, id="offered")
-            yield LineInput(self._value, select_on_focus=False, id="typed")
+            yield LineInput(self._value, select_on_focus=self._is_selected, id="typed")
             yield WrappedText(ascii_only=self._ascii, id="told")
 
     def on_mount(self) -> None:

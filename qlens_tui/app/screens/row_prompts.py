@@ -103,6 +103,7 @@ class RowPrompts:
         prompt = Prompt(
             "filter features (empty: none; up: earlier filters)",
             value=self._rows.filter,
+            is_selected=True,
             hint=RULE,
             check=check,
             typed=earlier,

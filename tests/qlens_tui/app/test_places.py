@@ -71,6 +71,16 @@ def test_escape_clears_a_filter_and_the_cursor_stays_on_its_feature(place):
     run(place, act)
 
 
+def test_what_is_typed_replaces_the_filter_that_stands_and_end_adds_to_it(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f", *"id < 5", "enter", "f", *"id < 9", "enter")
+        assert bench.rows.filter == "id < 9"
+        await settled(terminal.pilot, "f", "end", *"0", "enter")
+        assert bench.rows.filter == "id < 90"
+
+    run(place, act)
+
+
 def test_escape_goes_back_through_jumps_sorts_and_filters_one_by_one(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "f", *"id < 9", "enter", "G")
