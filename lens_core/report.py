@@ -18,8 +18,10 @@ from lens_core.comparison import Comparison
 from lens_core.firing import firing, prompt_tokens
 from lens_core.head_shares import check_switch, head_shares
 from lens_core.lenses import LENSES, QUERY, Lens
+from lens_core.near_duplicates import near_duplicates
 from lens_core.neighbours import neighbours
 from lens_core.paths import paths as shares
+from lens_core.resemblance import Likeness, Resembling
 from lens_core.session import Session
 from lens_core.signature import (
     NO_DIRECTION,
@@ -304,6 +306,37 @@ def _context(session: Session, sample: int, position: int, activation: float) ->
         token=texts[at],
         after=tuple(texts[at + 1 :]),
     )
+
+
+def resembling(
+    session: Session,
+    layer: int,
+    feature: int,
+    likeness: Likeness = "both",
+    *,
+    n: int = 100,
+    tick: Tick | None = None,
+) -> Resembling:
+    """The `n` features of a layer most like one of them; see `lens_core.near_duplicates`.
+
+    Raises:
+        UsageError: there is no such layer or feature.
+        OperatorError: there are no operators for this layer.
+    """
+    dictionary = session.lens.dictionary(layer, feature)
+
+    def progress(done: int, total: int) -> None:
+        if tick is not None:
+            tick("comparing features", done, total)
+
+    found = near_duplicates(session.lens, dictionary, feature, likeness, max(0, n), progress)
+    value, key = (
+        tuple(None if math.isnan(each) else each for each in found.cosines[side].tolist())
+        for side in SIDES
+    )
+    reason = "" if found.has_direction else NO_DIRECTION
+    features = tuple(found.features.tolist())
+    return Resembling(layer, feature, likeness, features, value, key, found.of, reason)
 
 
 def prompt(
