@@ -266,6 +266,11 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "token it fires on [in brackets]",
             ),
             Word(
+                "near-duplicates",
+                "d: the features of the layer whose carried vectors have the largest cosine with "
+                "this one's: keys, values, or both, of which the lesser cosine counts",
+            ),
+            Word(
                 "nearest by value, nearest by key",
                 "the features of the layer whose own vectors (not carried) have the largest "
                 "cosine with this one's",

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from qlens_tui.engine import messages as m
 
-KEPT = (*m.OF_PANES, m.Search, m.ReadPrompt)
+KEPT = (*m.OF_PANES, m.Search, m.ReadPrompt, m.FindResembling)
 """The requests whose answers are kept."""
 _MOST = 1024
 
@@ -62,6 +62,7 @@ def brought_by(event: m.Event) -> tuple[object, bool]:
             m.ComparisonReady(comparison=found)
             | m.EvidenceReady(evidence=found)
             | m.SearchReady(found=found)
+            | m.ResemblingReady(found=found)
             | m.PromptReady(prompt=found)
             | m.BlockTokensReady(tokens=found)
         ):

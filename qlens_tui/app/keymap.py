@@ -38,6 +38,12 @@ KEYMAP = (
     _quiet(
         "p", "search('by_text')", "What fires on a text", "Type a text and see what fires on it"
     ),
+    _quiet(
+        "d",
+        "search('near_duplicates')",
+        "Near-duplicates",
+        "Features like this one, to mark them together",
+    ),
     _shown("f", "ask('filter')", "Filter", "Filter the table's rows"),
     _shown("o", "ask('sort')", "Sort", "Sort the table's rows; again: by one more"),
     _shown("s", "mark('star')", "Star", "Star or unstar the selection"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lens_core.comparison import Comparison
+from lens_core.resemblance import Resembling
 from lens_core.signature import (
     BuildFacts,
     Evidence,
@@ -160,6 +161,13 @@ class PromptReady(Event):
     """Which features fire on a text."""
 
     prompt: PromptFirings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResemblingReady(Event):
+    """The features most like one."""
+
+    found: Resembling
 
 
 @dataclass(frozen=True, kw_only=True)

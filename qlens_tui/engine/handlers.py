@@ -79,6 +79,8 @@ class Answers:
                 return self._search(request)
             case requests.ReadPrompt():
                 return self._prompt(request)
+            case requests.FindResembling():
+                return self._resembling(request)
             case requests.Tabulate():
                 return self._atlas(request)
             case requests.PlanBuild():
@@ -221,6 +223,15 @@ class Answers:
             self._session, request.layer, request.text, feature=request.feature, n=request.n
         )
         return events.PromptReady(id=request.id, prompt=found)
+
+    def _resembling(self, request: requests.FindResembling) -> events.Event:
+        from lens_core.report import resembling
+
+        found = resembling(
+            self._session, request.layer, request.feature, request.likeness, n=request.n,
+            tick=self._tick,
+        )  # fmt: skip
+        return events.ResemblingReady(id=request.id, found=found)
 
     def _atlas(self, request: requests.Tabulate) -> events.Event:
         from lens_core.atlas.atlas import atlas_layer

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from lens_core.resemblance import Likeness
 from lens_core.terms import Settings, Side, Split
 from lens_core.token_query import By, TokenQuery
 
@@ -224,6 +225,17 @@ class ReadPrompt(Request):
     text: str
     feature: int | None = None
     n: int = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindResembling(Request):
+    """The `n` features of a layer most like one of them; answered by `ResemblingReady`."""
+
+    pane: ClassVar[str] = "resembling"
+    layer: int
+    feature: int
+    likeness: Likeness = "both"
+    n: int = 5000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from textual.binding import Binding, BindingType
 
 from qlens_tui.app.keymap import KEYMAP, bindings_of
+from qlens_tui.app.screens.near_duplicates import NearDuplicates
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.overview import OverviewScreen
 from qlens_tui.app.screens.panes import PANES
@@ -53,6 +54,7 @@ def in_help() -> list[KeySection]:
         _section("token lists and evidence: scrolling", LinePane.BINDINGS),
         _section("features by token", ReverseSearch.BINDINGS),
         _section("what fires on a text", ProbeScreen.BINDINGS),
+        _section("near-duplicates", NearDuplicates.BINDINGS),
         _section("overview", OverviewScreen.BINDINGS),
         _section("note", NoteEditor.BINDINGS),
     ]

@@ -1,6 +1,6 @@
 """What the keys for marks do: to a feature, to a range, or to all filtered rows.
 
-With `at`, to that feature, which a list of results has under its cursor.
+With `at`, to these features, which a list of results has under its cursor.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class MarkKeys:
         self._screen = screen
         self._ascii = ascii_only
 
-    def star(self, at: Feature | None = None) -> None:
+    def star(self, at: Sequence[Feature] = ()) -> None:
         """Star, or remove the stars if all have one."""
         self._toggle("star", at)
 
-    def reject(self, at: Feature | None = None) -> None:
+    def reject(self, at: Sequence[Feature] = ()) -> None:
         """Reject, or undo that if all are rejected."""
         self._toggle("reject", at)
 
-    def _toggle(self, kind: Literal["star", "reject"], at: Feature | None) -> None:
+    def _toggle(self, kind: Literal["star", "reject"], at: Sequence[Feature]) -> None:
         selection = self.marking.selection(at)
         if selection and (triage := self.marking.usable()) is not None:
             self._edit(lambda: triage.toggle(selection, kind), selection)
@@ -78,8 +78,11 @@ class MarkKeys:
         """Redo the last undone edit."""
         self.marking.redo()
 
-    def tag(self, at: Feature | None = None) -> None:
-        """Ask for a tag and add it; a tag that the feature has is removed."""
+    def tag(self, at: Sequence[Feature] = (), like: Feature | None = None) -> None:
+        """Ask for a tag and add it; a tag that the feature has is removed.
+
+        `like`: the feature whose tokens are proposed; a single one's own without it.
+        """
         selection = self.marking.selection(at)
         if not selection or (triage := self.marking.usable()) is None:
             return
@@ -141,11 +144,11 @@ class MarkKeys:
             f"tag {_words(count)}", hint=hint, typed=typed, check=check, ascii_only=self._ascii
         )
         spelled = {tag.casefold(): tag for tag in reversed(tags)}
-        proposals = self._proposals(selection, prompt, tags_from)
+        proposals = self._proposals(selection, like, prompt, tags_from)
         self._screen.app.push_screen(prompt, apply)
 
-    def label(self, at: Feature | None = None) -> None:
-        """Ask for the label of the selection; an empty one is removed."""
+    def label(self, at: Sequence[Feature] = (), like: Feature | None = None) -> None:
+        """Ask for the label of the selection, with proposals as `tag`; an empty one is removed."""
         selection = self.marking.selection(at)
         if not selection or (triage := self.marking.usable()) is None:
             return
@@ -188,12 +191,12 @@ class MarkKeys:
             typed=typed,
             ascii_only=self._ascii,
         )
-        proposals = self._proposals(selection, prompt, labels_from)
+        proposals = self._proposals(selection, like, prompt, labels_from)
         self._screen.app.push_screen(prompt, apply)
 
-    def note(self, at: Feature | None = None) -> None:
-        """Open the note of the feature under the cursor."""
-        feature = at or self._table.feature
+    def note(self, at: Sequence[Feature] = ()) -> None:
+        """Open the note of the feature under the cursor, or of the first of `at`."""
+        feature = at[0] if at else self._table.feature
         if feature is None or not self.marking.is_known(feature):
             return
         if (triage := self.marking.usable()) is None:
@@ -225,7 +228,7 @@ class MarkKeys:
             return None
 
         title = f"note on {layer}:{number}"
-        over = self._table if at is None else None
+        over = None if at else self._table
         editor = NoteEditor(title, before, keep, over=over, ascii_only=self._ascii)
         self._screen.app.push_screen(editor)
 
@@ -276,10 +279,11 @@ class MarkKeys:
     def _proposals(
         self,
         selection: Mapping[DictionaryName, Sequence[int]],
+        like: Feature | None,
         prompt: Prompt,
         propose: Callable[[Sequence[str], Sequence[str]], list[Proposal]],
     ) -> Callable[[], list[Proposal]]:
-        """What is proposed for a single feature, now or as soon as its words are read."""
+        """What is proposed for one feature, now or as soon as its words are read."""
         found: list[Proposal] = []
 
         def keep(words: Words) -> None:
@@ -289,14 +293,14 @@ class MarkKeys:
             keep(await asyncio.to_thread(self._words.on_disk, feature))
             prompt.ask_again()
 
-        if count_of(selection) == 1:
+        if like is None and count_of(selection) == 1:
             ((dictionary, (number,)),) = selection.items()
-            feature = dictionary.layer, number
-            words = self._words.at_hand(feature)
-            if words is not None:
-                keep(words)
-            else:
-                self._screen.run_worker(read(feature), group="words")
+            like = dictionary.layer, number
+        words = None if like is None else self._words.at_hand(like)
+        if words is not None:
+            keep(words)
+        elif like is not None:
+            self._screen.run_worker(read(like), group="words")
         return lambda: found
 
     def _suggestion(self, text: str, why: str) -> Suggestion:

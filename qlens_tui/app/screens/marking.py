@@ -184,16 +184,18 @@ class Marking:
         """The marks of one feature, as last read."""
         return self.marks.get(feature[0], {}).get(feature[1], Mark())
 
-    def selection(self, at: Feature | None) -> dict[DictionaryName, list[int]]:
-        """The selected features of the table, or `at`; none if its dictionary is not known."""
-        if at is not None:
-            return {self.name_of(at[0]): [at[1]]} if self.is_known(at) else {}
+    def selection(self, at: Sequence[Feature]) -> dict[DictionaryName, list[int]]:
+        """The features `at`, none if a dictionary is not known; without any, the table's."""
+        found: dict[DictionaryName, list[int]] = {}
+        if at:
+            for layer, feature in at if all(map(self.is_known, at)) else ():
+                found.setdefault(self.name_of(layer), []).append(feature)
+            return found
         table = self._table
         if table.rows is None or not len(table.rows):
             return {}
         chosen = table.chosen
         features = table.rows[chosen.start : chosen.stop].features()
-        found: dict[DictionaryName, list[int]] = {}
         for (layer,), rows in features.group_by("layer", maintain_order=True):
             found[self.name_of(int(str(layer)))] = rows["feature"].to_list()
         return found

@@ -101,7 +101,7 @@ class ProbeScreen(ResultsScreen):
         self.query_one(KeyLine).tell(
             [("j/k", "token"), ("up/down", "feature"), ("enter", "open"), ("space", "watch"),
              ("p", "text"), ("n/N", "where it fires"), ("T", "as table"), ("s x t L m", "mark"),
-             ("esc", "back")]
+             ("J K A", "select"), ("esc", "back")]
         )  # fmt: skip
         self._tell(f"what fires on a text, layer {self._layer}")
         self.action_edit()

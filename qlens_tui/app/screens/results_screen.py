@@ -19,15 +19,24 @@ from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.title_line import TitleLine
 
-KEYS = (
-    Binding("T", "tabulate", "As table", tooltip="Show these features in the table (title: enter)"),
-    Binding("s", "mark('star')", "Star", tooltip="Star the feature, or unstar it"),
-    Binding("x", "mark('reject')", "Reject", tooltip="Reject the feature, or undo that"),
-    Binding("t", "mark('tag')", "Tag", tooltip="Tag the feature, or remove a tag"),
-    Binding("L", "mark('label')", "Label", tooltip="Write a label for the feature"),
-    Binding("m", "mark('note')", "Note", tooltip="Write a note on the feature"),
+TABULATE = Binding(
+    "T", "tabulate", "As table", tooltip="Show these features in the table (title: enter)"
+)
+REPLAY = (
     Binding("u", "replay('undo')", "Undo", tooltip="Undo the last change of marks"),
     Binding("ctrl+r", "replay('redo')", "Redo", tooltip="Redo what was undone"),
+)
+KEYS = (
+    TABULATE,
+    Binding("s", "mark('star')", "Star", tooltip="Star the selection, or unstar it"),
+    Binding("x", "mark('reject')", "Reject", tooltip="Reject the selection, or undo that"),
+    Binding("t", "mark('tag')", "Tag", tooltip="Tag the selection, or remove a tag"),
+    Binding("L", "mark('label')", "Label", tooltip="Write a label for the selection"),
+    Binding("m", "mark('note')", "Note", tooltip="Write a note on the feature"),
+    Binding("J,shift+down", "extend(1)", "Select down"),
+    Binding("K,shift+up", "extend(-1)", "Select up"),
+    Binding("A", "select_all", "Select all"),
+    *REPLAY,
 )
 """Keys of every list of results."""
 
@@ -59,11 +68,19 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
     @property
     def chosen(self) -> Feature | None:
         """The feature under the cursor; `None` on the title, or without features."""
-        chosen, features = self.query_one(ChoiceList), self.listed().features
-        at = chosen.cursor
-        if at is None or at >= len(features) or self.query_one(TitleLine).has_focus:
+        return self._feature_at(self.query_one(ChoiceList).cursor)
+
+    @property
+    def selected(self) -> tuple[Feature, ...]:
+        """The selected features, or the one under the cursor; none on the title."""
+        found = map(self._feature_at, self.query_one(ChoiceList).chosen)
+        return tuple(feature for feature in found if feature is not None)
+
+    def _feature_at(self, line: int | None) -> Feature | None:
+        features = self.listed().features
+        if line is None or line >= len(features) or self.query_one(TitleLine).has_focus:
             return None
-        return features[at]
+        return features[line]
 
     def signs(self, features: Sequence[Feature]) -> list[str]:
         """The marks of features, as in the table, `t` for tags and `l` for a label."""
@@ -109,11 +126,19 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
             self.leave(self.listed())
 
     def action_mark(self, what: str) -> None:
-        if self.chosen is not None:
-            getattr(self.mark_keys, what)(self.chosen)
+        if self.selected:
+            getattr(self.mark_keys, what)(self.selected)
 
     def action_replay(self, what: Literal["undo", "redo"]) -> None:
         getattr(self.mark_keys, what)()
 
+    def action_extend(self, by: int) -> None:
+        self.query_one(ChoiceList).extend(by)
+
+    def action_select_all(self) -> None:
+        self.query_one(ChoiceList).select_all()
+
     def action_leave(self) -> None:
+        if self.query_one(ChoiceList).deselect():
+            return
         self.leave(None)

@@ -162,7 +162,7 @@ class ReverseSearch(ResultsScreen):
         self.query_one(KeyLine).tell(
             [("enter", "go there"), ("tab", "value/key"),
              ("o", f"by {_OTHER_ORDER[self.sought.by]}"), ("c", "lens"), ("a", "one layer/all"),
-             ("T", "as table"), ("s x t L m", "mark"), ("esc", "back")]
+             ("T", "as table"), ("s x t L m", "mark"), ("J K A", "select"), ("esc", "back")]
         )  # fmt: skip
         question, self._drawn = self.sought.question, None
         if self._answers.answer(question) is None and not self._requests.ask(question):

@@ -1,4 +1,4 @@
-"""Searches over the workbench: features by token, and what fires on a text."""
+"""Searches over the workbench: features by token, what fires on a text, near-duplicates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
+from qlens_tui.app.screens.near_duplicates import NearDuplicates, Threshold
 from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.prompt import Answer
 from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
@@ -44,6 +45,7 @@ class Searches:
         self._ascii = ascii_only
         self.last: Sought | None = None
         self._typed = ""
+        self._threshold = Threshold()
 
     def by_token(self) -> None:
         """Ask for tokens, then list their features; with nothing typed, repeat the last search."""
@@ -100,6 +102,32 @@ class Searches:
 
         def leave(found: Feature | Listed | None) -> None:
             self._typed = screen.typed
+            self._leave(found)
+
+        self._screen.app.push_screen(screen, leave)
+
+    def near_duplicates(self) -> None:
+        """List the features most like the one under the cursor, to mark them as one."""
+        feature, opened = self._state.feature, self._state.opened
+        if feature is None:
+            self._screen.notify("there is no feature under the cursor")
+            return
+        if opened.session is None:
+            self._screen.notify("this needs the model: it is still loading", severity="warning")
+            return
+        if opened.operators(feature[0]) == "none":
+            self._screen.notify(
+                "near-duplicates are compared by operators, which are not built: B builds them",
+                severity="warning",
+            )
+            return
+        screen = NearDuplicates(
+            feature, self._threshold, self._state, self._requests, self._reader, self._mark_keys,
+            ascii_only=self._ascii,
+        )  # fmt: skip
+
+        def leave(found: Feature | Listed | None) -> None:
+            self._threshold = screen.threshold
             self._leave(found)
 
         self._screen.app.push_screen(screen, leave)

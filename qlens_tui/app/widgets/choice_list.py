@@ -59,6 +59,16 @@ class ChoiceList(LinePane):
         self._nothing = nothing
         self._cursor = 0
         self._is_marked = True
+        self._anchor: int | None = None
+        self._all = False
+
+    @property
+    def chosen(self) -> range:
+        """The selected lines; without a selection, the line under the cursor."""
+        if self._all or not self._choices:
+            return range(len(self._choices))
+        other = self._cursor if self._anchor is None else self._anchor
+        return range(min(self._cursor, other), max(self._cursor, other) + 1)
 
     @property
     def cursor(self) -> int | None:
@@ -68,7 +78,9 @@ class ChoiceList(LinePane):
     def set_choices(
         self, choices: Sequence[str], *, heading: str = "", cursor: int | None = 0
     ) -> None:
-        """Show these lines; `cursor` `None` leaves the cursor where it is."""
+        """Show these lines; `cursor` `None` leaves the cursor, and the selection, as they are."""
+        if cursor is not None:
+            self._anchor, self._all = None, False
         self._choices = tuple(choices)
         self._heading = heading
         kept = self._cursor if cursor is None else cursor
@@ -90,7 +102,27 @@ class ChoiceList(LinePane):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return sum(map(len, self.lay_out(width, viewport.height)))
 
+    def extend(self, by: int) -> None:
+        """Select from the line under the cursor on, or extend the selection."""
+        anchor = self._cursor if self._anchor is None else self._anchor
+        if 0 <= self._cursor + by < len(self._choices):
+            self.action_move(by)
+            self._anchor = anchor
+
+    def select_all(self) -> None:
+        """Select every line."""
+        self._anchor, self._all = None, len(self._choices) > 1
+        self.redraw()
+
+    def deselect(self) -> bool:
+        """Clear the selection; False if there is none."""
+        had = self._all or self._anchor is not None
+        self._anchor, self._all = None, False
+        self.redraw()
+        return had
+
     def action_move(self, by: int) -> None:
+        self._anchor, self._all = None, False
         before = self._cursor
         self._cursor = max(0, min(self._cursor + by, len(self._choices) - 1))
         self._follow()
@@ -123,9 +155,10 @@ class ChoiceList(LinePane):
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         head = [fitted(line((f"  {self._heading}", "pane--quiet")), width)] if self._heading else []
         body = []
+        selected = self.chosen if self._all or self._anchor is not None else range(0)
         for index, choice in enumerate(self._choices):
             here = self._is_marked and index == self._cursor
-            text = f"{'>' if here else ' '} {choice}"
+            text = f"{'>' if here else '|' if index in selected else ' '} {choice}"
             style = "pane--cursor" if here else ""
             body.append(fitted(line((text, style)), width, self.ellipsis))
         if not body:

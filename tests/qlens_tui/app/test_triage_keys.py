@@ -597,3 +597,27 @@ def test_many_marks_are_read_again_off_the_ui_thread_and_no_later_edit_is_lost(p
         assert bench.marking.marks[0] == {0: STAR, 1: STAR}
 
     run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_range_of_results_and_all_of_them_are_marked_as_one(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "slash", *"o", "enter")
+        screen = terminal.pilot.app.screen
+        features = [feature for _, feature in screen.listed().features]
+        await settled(terminal.pilot, "J", "J", "K", "s")
+        assert bench.marking.marks[0] == dict.fromkeys(sorted(features[:2]), STAR)
+        lines = screen.query_one("ChoiceList").lines
+        assert lines[1].startswith("|")
+        assert [line[0] for line in lines if "*" in line[:16]] == ["|", ">"]
+        await settled(terminal.pilot, "escape", "u")
+        assert bench.marking.marks[0] == {}
+        assert terminal.pilot.app.screen is screen
+        await settled(terminal.pilot, "A", "t", *"all", "enter")
+        assert len(bench.marking.marks[0]) == len(features) == 24
+        await settled(terminal.pilot, "u", "escape", "j", "x", "up", "up", "K", "s", "escape")
+        marked = {features[2]: Mark(reject=True), features[0]: STAR}
+        assert bench.marking.marks[0] == marked
+        assert terminal.pilot.app.screen is bench
+
+    run(place, act, size=size)

@@ -58,6 +58,12 @@ events = (
         strongest=st.lists(firings, max_size=3).map(tuple),
         activations=st.none() | st.lists(numbers, max_size=3).map(tuple),
     ))
+    | st.builds(m.ResemblingReady, found=st.builds(
+        m.Resembling, layer=st.integers(0), feature=st.integers(0),
+        likeness=st.sampled_from(["both", "value", "key"]),
+        features=st.lists(st.integers(0)).map(tuple), of=st.integers(0),
+        value=st.lists(st.none() | numbers).map(tuple), key=st.lists(numbers).map(tuple),
+    ))
     | st.builds(m.Released, id=st.just(0))
     | st.builds(m.VocabularyReady, tokens=st.lists(anything).map(tuple))
     | st.builds(m.Status, text=anything, done=st.integers(), eta=st.none() | numbers)
