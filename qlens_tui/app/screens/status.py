@@ -88,7 +88,7 @@ def of_rows(rows: TableRows, table: FeatureTable) -> list[list[str]]:
         facts.append([f"{len(table.chosen):,} selected"])
     if rows.listed is not None:
         words = rows.listed.words
-        facts.append([*(_cut(words, room) for room in (40, 20)), "results"])
+        facts.append([_cut(words, room) for room in (40, 20)])
     if rows.filter:
         facts.append([f"filter {_cut(rows.filter, room)}" for room in (40, 30, 20, 12)])
     if rows.sort:
