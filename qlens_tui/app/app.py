@@ -13,18 +13,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
-from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.message import Message
-from textual.screen import Screen
 
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.compact_output import terse_driver
@@ -33,8 +32,11 @@ from qlens_tui.app.keymap import LAYER_KEYS, keys_of, words_of
 from qlens_tui.app.last_visit import keep_vocabulary, recall, saved_vocabulary
 from qlens_tui.app.notices import LONG
 from qlens_tui.app.restarts import Restarts
-from qlens_tui.app.screens.key_sections import KeySection, in_workbench
+from qlens_tui.app.screens.choice import Choice
+from qlens_tui.app.screens.key_sections import EVERYWHERE, KeySection, in_workbench
 from qlens_tui.app.screens.note import NoteEditor
+from qlens_tui.app.screens.palette import Command, Palette
+from qlens_tui.app.screens.prompt import Answer
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.suspending import suspend
 from qlens_tui.app.views import Feature
@@ -61,8 +63,7 @@ class QlensApp(KeysInOrder):
     """Triage of the features of one configuration."""
 
     TITLE = "qlens"
-    ENABLE_COMMAND_PALETTE = True
-    COMMAND_PALETTE_BINDING = "ctrl+p"
+    ENABLE_COMMAND_PALETTE = False  # Textual's: see `palette`
     CSS = """
     Toast { max-width: 70; }
     """
@@ -227,21 +228,38 @@ class QlensApp(KeysInOrder):
         if how.get("severity") != "error" or shown not in standing:
             super().notify(shown, **{**how, "markup": False})
 
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """For the palette: every action that has a key, and the themes."""
-        seen: set[str] = set()
-        for section in in_workbench() if screen is self._bench else ():
+    def commands(self) -> list[Command]:
+        """For the palette: every action that has a key, each once, and the colours."""
+        found: dict[str, Command] = {}
+        for section in in_workbench():
             for binding in section.bindings:
+                act = partial(self._run, section, binding)
                 words = words_of(binding)
                 # The same key with the same action is in two sections.
-                if words not in seen:
-                    seen.add(words)
-                    yield SystemCommand(
-                        words,
-                        f"{section.title}: {keys_of(binding)}",
-                        lambda section=section, binding=binding: self._run(section, binding),
-                    )
-        yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
+                found.setdefault(words, Command(words, keys_of(binding), section.title, act))
+        return [*found.values(), Command("Colours", "", EVERYWHERE, self._choose_colours)]
+
+    def action_palette(self) -> None:
+        """Choose a command by its words."""
+        commands = self.commands()
+
+        def act(answer: Answer | None) -> None:
+            if answer is not None and answer.number is not None:
+                commands[answer.number].act()
+
+        self.push_screen(Palette(commands, ascii_only=self.ascii_only), act)
+
+    def _choose_colours(self) -> None:
+        names = sorted(self.available_themes)
+
+        def choose(index: int | None) -> None:
+            if index is not None:
+                self.theme = names[index]
+
+        self.push_screen(
+            Choice("colours", names, cursor=names.index(self.theme), ascii_only=self.ascii_only),
+            choose,
+        )
 
     def _run(self, section: KeySection, binding: Binding) -> None:
         node: Any = self.bench

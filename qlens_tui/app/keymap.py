@@ -85,6 +85,7 @@ KEYMAP = (
     _quiet("I", "open('provenance')", "Provenance", "Where the numbers on the screen come from"),
     _quiet("B", "build", "Build operators and atlas"),
     _quiet("escape", "back", "Back", "Back: to the table; from a zoom, jump, sort, filter"),
+    _quiet("ctrl+p", "app.palette", "Commands", "Find a command by its words, and run it"),
     _shown("question_mark", "open('help')", "Help", "All keys and a glossary", "?"),
     _quiet("q", "app.quit", "Quit", "Quit qlens"),
 )

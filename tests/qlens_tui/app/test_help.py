@@ -8,8 +8,10 @@ from collections import defaultdict
 import pytest
 
 from qlens_tui.app.keymap import keys_of, words_of
+from qlens_tui.app.last_visit import recall
 from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.key_sections import in_workbench
+from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.app.widgets.term_list import TermList
@@ -171,12 +173,12 @@ def test_every_explanation_stands_in_the_help_whole(place, ascii_only):
 
 def test_the_palette_has_no_name_twice_and_writes_keys_as_the_help_does(place):
     async def act(terminal, bench):
-        commands = list(terminal.pilot.app.get_system_commands(bench))
-        names = [command.title for command in commands]
+        commands = terminal.pilot.app.commands()
+        names = [command.words for command in commands]
         assert len(names) == len(set(names))
-        told = {command.title: command.help for command in commands}
-        assert told["All keys and a glossary"] == "everywhere: ?"
-        assert told["All blocks off"] == "paths: n"
+        told = {command.words: (command.where, command.keys) for command in commands}
+        assert told["All keys and a glossary"] == ("everywhere", "?")
+        assert told["All blocks off"] == ("paths", "n")
         keys: dict[str, list[set[str]]] = defaultdict(list)
         for section in in_workbench():
             for binding in section.bindings:
@@ -186,6 +188,40 @@ def test_the_palette_has_no_name_twice_and_writes_keys_as_the_help_does(place):
         assert all(set.intersection(*places) for places in keys.values())
 
     run(place, act)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_palette_is_a_prompt_that_finds_a_command_by_words_and_runs_it(place, size, ascii_only):
+    async def act(terminal, bench):
+        app = terminal.pilot.app
+        await settled(terminal.pilot, "ctrl+p", *"blocks", "space", *"OFF")
+        offered = app.screen.query_one(ChoiceList).lines
+        assert any("All blocks off  (paths)" in line for line in offered)
+        await settled(terminal.pilot, *["backspace"] * 10, *"all blocks off", "enter")
+        assert app.screen is bench
+        assert bench.state.settings.off
+        assert bench.focused.id == "paths"
+        await settled(terminal.pilot, "ctrl+p", *"zzqq", "enter")
+        assert "no command has these words" in app.screen.query_one("#told").lines[0]
+        await settled(terminal.pilot, "escape")
+        assert app.screen is bench
+        assert terminal.written.isascii() or not ascii_only
+
+    run(place, act, size=size, ascii_only=ascii_only)
+
+
+def test_the_palette_offers_the_colours_and_keeps_what_was_chosen(place):
+    async def act(terminal, bench):
+        app = terminal.pilot.app
+        await settled(terminal.pilot, "ctrl+p", *"colours", "enter")
+        await settled(terminal.pilot, "g", "enter")
+        assert app.theme == min(app.available_themes)
+        await settled(terminal.pilot, "ctrl+p", *"colours", "enter", "j", "escape")
+        assert app.theme == min(app.available_themes)
+
+    app = run(place, act)
+    assert recall(app.bench.config).theme == app.theme
 
 
 def test_the_footer_keeps_its_short_words(place):
