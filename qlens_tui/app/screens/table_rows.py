@@ -54,8 +54,12 @@ class TableRows:
         layer_requests: LayerRequests,
         screen: Screen[Any],
         changed: Callable[[], None],
+        asked: Callable[[], None],
     ) -> None:
-        """`changed` is called when the rows changed, or another layer is being read."""
+        """`changed` is called when the rows changed, or another layer is being read.
+
+        `asked` is called when the user asked for other rows.
+        """
         self._state = state
         self._opened = state.opened
         self._reader = reader
@@ -63,6 +67,7 @@ class TableRows:
         self._layer_requests = layer_requests
         self._screen = screen
         self._changed = changed
+        self._asked = asked
         self.filter, self.filters, self.sort = visit.filter, visit.filters, visit.sort
         self.listed: Listed | None = None
         """The results of a search that the table shows, in their order; `None`: all features."""
@@ -282,6 +287,7 @@ class TableRows:
     def _replace(self) -> None:
         """Show the rows that the user asked for."""
         self.is_awaited = True
+        self._asked()
         self.refresh()
 
     async def _refresh(self) -> None:

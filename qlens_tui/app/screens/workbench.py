@@ -54,7 +54,7 @@ from qlens_tui.engine import messages as m
 from qlens_tui.table.row_reader import RowReader
 from qlens_tui.triage.triage import Triage
 
-_SAVE_AFTER = 1.0  # seconds from a move until the visit is saved
+_SAVE_AFTER = 0.5  # seconds from a change until the visit is saved, so that a kill loses no more
 _WAKE = 1.0  # seconds
 _WATCH_MARKS = 2.0  # seconds between checks for another session's marks
 
@@ -101,7 +101,7 @@ class Workbench(Screen[None]):
         )  # fmt: skip
         self.rows = TableRows(
             state, visit, reader=reader, table=self.table, layer_requests=self.layer_requests,
-            screen=self, changed=self._rows_changed,
+            screen=self, changed=self._rows_changed, asked=self.save_soon,
         )  # fmt: skip
         self.marking = Marking(
             triage, state.opened, table=self.table, screen=self, changed=self.show_marks
@@ -169,7 +169,7 @@ class Workbench(Screen[None]):
         self.answers.take(event)
         if isinstance(event, m.Ready | m.LayerReady | m.AtlasReady):
             self.show_layers()
-            self._saving.within(_SAVE_AFTER)
+            self.save_soon()
         if isinstance(event, m.VocabularyReady):
             offer_atlas_lists(self.table, self.state)
         self._show_answers()
@@ -198,7 +198,7 @@ class Workbench(Screen[None]):
         else:
             self.draw()
         self.refresh_lines()
-        self._saving.within(_SAVE_AFTER)
+        self.save_soon()
 
     def on_feature_table_selection_changed(self, event: FeatureTable.SelectionChanged) -> None:
         event.stop()
@@ -262,7 +262,7 @@ class Workbench(Screen[None]):
         self.draw()
         self.show_layers()
         self.refresh_lines()
-        self._saving.within(_SAVE_AFTER)
+        self.save_soon()
 
     def _follow_cursor(self) -> None:
         self.state.focus(self.table.feature)
@@ -280,7 +280,7 @@ class Workbench(Screen[None]):
         self.feature_requests.changed()
         self.draw()
         self.refresh_lines()
-        self._saving.within(_SAVE_AFTER)
+        self.save_soon()
 
     # Keys.
 
@@ -297,7 +297,7 @@ class Workbench(Screen[None]):
     def focus_pane(self, name: str) -> None:
         self.pane_layout.show(name)
         self.query_one(f"#{name}").focus()
-        self._saving.within(_SAVE_AFTER)
+        self.save_soon()
 
     def action_zoom(self) -> None:
         here = self.focused.id if self.focused is not None else None
@@ -380,6 +380,10 @@ class Workbench(Screen[None]):
                 screen.marks_changed()
 
     # The visit.
+
+    def save_soon(self) -> None:
+        """Save where the user is, with what else changes in the next moment."""
+        self._saving.within(_SAVE_AFTER)
 
     def save(self) -> None:
         """Save where the user is now."""

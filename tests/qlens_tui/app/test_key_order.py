@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import pytest
 from textual import events
 
@@ -12,11 +9,9 @@ from qlens_tui.app import key_order
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.line_input import LineInput
-from qlens_tui.table.row_reader import RowReader
-from qlens_tui.table.rows import Rows
 from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.held_reader import HeldReader
 from tests.qlens_tui.app.simulated_time import until
-from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -109,21 +104,6 @@ def test_keys_after_the_one_that_ends_the_app_are_nobodys(place):
         assert not any(bench.marking.marks.values())
 
     run(place, act)
-
-
-class HeldReader:
-    """Reads rows only when it may, as a large table on a busy machine does."""
-
-    def __init__(self, reader: RowReader, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reading, self.may_read = threading.Event(), threading.Event()
-        read = reader.read
-
-        def held(*args: Any, **options: Any) -> Rows:
-            self.reading.set()
-            assert self.may_read.wait(PATIENCE)
-            return read(*args, **options)
-
-        monkeypatch.setattr(reader, "read", held)
 
 
 @pytest.mark.parametrize("size", SIZES)

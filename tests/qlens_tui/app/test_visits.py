@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual import events
 
+from qlens_tui.app.last_visit import LastVisit, recall
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
-from tests.qlens_tui.app.desk import Desk, engine_dies, run, settled, status, told
-from tests.qlens_tui.app.simulated_time import simulate
+from tests.qlens_tui.app.desk import MOMENT, Desk, engine_dies, run, settled, status, told
+from tests.qlens_tui.app.held_reader import HeldReader
+from tests.qlens_tui.app.simulated_time import simulate, until
 from tests.qlens_tui.app.terminal import in_terminal
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -34,6 +38,49 @@ def test_what_was_left_is_found_again_the_next_time(place):
 
     run(place, leave)
     run(place, come_back)
+
+
+def test_a_second_after_a_change_a_kill_loses_nothing_of_it(place):
+    """A second later what the next app will read is on disk: no part of the end is needed."""
+
+    def saved() -> LastVisit:
+        return recall(Path(place.config))
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f", *"id < 9", "enter")
+        await asyncio.sleep(1 - MOMENT)
+        assert saved().filter == "id < 9"
+        bench.rows.sort_by("value_gain")
+        await asyncio.sleep(1)
+        assert saved().sort == (SortKey("value_gain", True),)
+        await settled(terminal.pilot, "j", "j")
+        await asyncio.sleep(1 - MOMENT)
+        assert (saved().layer, saved().feature) == bench.table.feature
+        await settled(terminal.pilot, "l", "2", "n", "i", "M", "tab")
+        await asyncio.sleep(1 - MOMENT)
+        last = saved()
+        assert (last.layer, last.transition, last.ids, last.moves_on) == (
+            1,
+            "first-order",
+            True,
+            True,
+        )
+        assert last.pane == bench.focused.id
+
+    run(place, act)
+
+
+def test_a_filter_is_saved_before_its_rows_are_read(place, monkeypatch):
+    async def act(terminal, bench):
+        held = HeldReader(bench.reader, monkeypatch)
+        await settled(terminal.pilot, "f")
+        terminal.pilot.app.screen.query_one("#typed").value = "id < 9"
+        terminal.pilot.app.post_message(events.Key("enter", None))
+        await until(held.reading.is_set, "the rows are being read")
+        await until(lambda: recall(Path(place.config)).filter == "id < 9", "the filter is saved")
+        held.may_read.set()
+
+    run(place, act)
 
 
 def test_a_first_visit_says_that_the_features_come_with_the_model(place):
