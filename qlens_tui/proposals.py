@@ -53,7 +53,7 @@ def tags_from(key: Sequence[str], value: Sequence[str]) -> list[Proposal]:
             origin, word = each
             alike = (known for known in origins if _are_alike(known.casefold(), word.casefold()))
             origins.setdefault(next(alike, word), []).append(origin)
-    found = (Proposal(word, ", ".join(dict.fromkeys(those))) for word, those in origins.items())
+    found = (Proposal(word, ", ".join(sorted(set(those)))) for word, those in origins.items())
     return list(found)[:_MOST]
 
 

@@ -23,6 +23,7 @@ from lens_core.errors import StoreError
 from lens_core.lenses import LENSES
 from lens_core.storage.files import write_text_atomically
 from lens_core.terms import Switch
+from qlens_tui.app.views import Listed
 from qlens_tui.engine.messages import OperatorSource
 from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.sort_key import SortKey
@@ -54,6 +55,7 @@ class LastVisit:
     length: int | None = None
     against_all_on: bool = True
     moves_on: bool = False
+    listed: Listed | None = None
     theme: str | None = None
     model: str = ""
     tokens: int = 0
@@ -78,6 +80,7 @@ def recall(config: Path) -> LastVisit:
         filters = kept.get("filters", [])
         kept["filters"] = tuple(filters) if isinstance(filters, list) else None
         kept["off"] = tuple(map(_switch, kept.get("off", ())))
+        kept["listed"] = _listed(kept.get("listed"))
         # Another version may have saved lenses, or names of lenses, that this one does not have.
         lenses = tuple(kept.get("lenses") or ())
         kept["lenses"] = lenses if lenses and set(lenses) <= _LENSES else None
@@ -97,6 +100,18 @@ def _sort_keys(found: Any) -> tuple[SortKey, ...]:
         if all(type(key.column) is str and type(key.descending) is bool for key in keys):
             return keys
     raise ValueError(f"{saved!r} is no order")
+
+
+def _listed(saved: Any) -> Listed | None:
+    """The saved results that the table showed; `None`: all features. Others are a `ValueError`."""
+    if saved is None:
+        return None
+    match saved:
+        case {"words": str(words), "features": list(features)} if features:
+            found = tuple((layer, feature) for layer, feature in features)
+            if all(type(each) is int and each >= 0 for pair in found for each in pair):
+                return Listed(words, found)
+    raise ValueError(f"{saved!r} is no list of features")
 
 
 def _switch(saved: Any) -> Switch:

@@ -69,7 +69,7 @@ class TableRows:
         self._changed = changed
         self._asked = asked
         self.filter, self.filters, self.sort = visit.filter, visit.filters, visit.sort
-        self.listed: Listed | None = None
+        self.listed: Listed | None = visit.listed
         """The results of a search that the table shows, in their order; `None`: all features."""
         state.layer = None if visit.everywhere else visit.layer
         self._last: dict[int, int] = {}
@@ -97,9 +97,10 @@ class TableRows:
 
     def keep_only(self, layers: Sequence[int]) -> None:
         """Forget layers that the configuration no longer has."""
-        lost = set(self._opened.known) - set(layers)
+        listed = () if self.listed is None else self.listed.features
+        lost = {*self._opened.known, *(layer for layer, _ in listed)} - set(layers)
         for gone in lost:
-            del self._opened.known[gone]
+            self._opened.known.pop(gone, None)
             self._reader.forget(gone)
             self._last.pop(gone, None)
         steps = self._behind

@@ -54,6 +54,7 @@ def visit_of(
         length=look.length,
         against_all_on=look.against_all_on,
         moves_on=moves_on,
+        listed=rows.listed,
         model=opened.model_name,
         tokens=opened.n_tokens,
         known=tuple(known[layer] for layer in sorted(known)),

@@ -8,6 +8,7 @@ import pytest
 
 from lens_core.directories import state_dir
 from qlens_tui.app.last_visit import LastVisit, recall, remember
+from qlens_tui.app.views import Listed
 from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.sort_key import SortKey
 
@@ -30,6 +31,7 @@ PLACE = LastVisit(
     length=10,
     against_all_on=False,
     moves_on=True,
+    listed=Listed("what promotes [war]", ((10, 1160), (4, 3))),
     theme="nord",
     model="SmolLM2",
     tokens=2048,
@@ -98,6 +100,21 @@ def test_the_order_that_an_earlier_version_saved_is_kept():
     ):
         file().write_text(json.dumps(document | {"sort": sort, "descending": descending}))
         assert recall(CONFIG) == replace(PLACE, sort=keys)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"words": "x", "features": []}, {"words": 1, "features": [[1, 2]]}, {"features": [[1, 2]]},
+        {"words": "x", "features": [[1]]}, {"words": "x", "features": [[1, -2]]},
+        {"words": "x", "features": [[1, "2"]]}, {"words": "x", "features": 3}, [],
+    ],
+)  # fmt: skip
+def test_results_that_cannot_be_are_no_place(wrong):
+    remember(CONFIG, PLACE)
+    document = json.loads(file().read_text("utf-8"))
+    file().write_text(json.dumps(document | {"listed": wrong}))
+    assert recall(CONFIG) == LastVisit()
 
 
 def test_lenses_of_another_version_are_forgotten_alone():

@@ -83,6 +83,25 @@ def test_a_filter_is_saved_before_its_rows_are_read(place, monkeypatch):
     run(place, act)
 
 
+def test_results_in_the_table_are_there_the_next_time_and_escape_shows_all_features(place):
+    found = []
+
+    async def leave(terminal, bench):
+        await settled(terminal.pilot, "slash", *"o", "enter", "T", "j", "j")
+        found.extend(bench.table.rows.features().rows())
+
+    async def come_back(terminal, bench):
+        assert bench.table.rows.features().rows() == found
+        assert bench.table.feature == found[2]
+        assert "what promotes o" in status(bench)
+        await settled(terminal.pilot, "escape")
+        assert len(bench.table.rows) == 24
+        assert bench.table.rows.features()["feature"].to_list() == [*range(24)]
+
+    run(place, leave)
+    run(place, come_back)
+
+
 def test_a_first_visit_says_that_the_features_come_with_the_model(place):
     app = Desk(Path(place.config))
     app.engine.start = lambda: None  # type: ignore[method-assign]
