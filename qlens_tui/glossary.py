@@ -80,6 +80,11 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "in a filter: it has a star, a rejection, a tag, a label or a note; to go: the "
                 "features without any",
             ),
+            Word(
+                "explanation",
+                "what others say about it, from the file that the configuration names; several "
+                "are joined by |",
+            ),
             Word("note", "your note on it; shown where a filter or the order needs it"),
             Word(
                 "LL value, QL value, QL key, LL key",
@@ -90,7 +95,8 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word(
                 "filter",
                 "words, all of which a row must have: in a token of QL's lists, or with ll: before "
-                "it of LL's, with key: or value: of one side, with tag:, label: or note: in those. "
+                "it of LL's, with key: or value: of one side, with tag:, label:, note: or "
+                "explanation: in those. "
                 "What matches is underlined; ... stands for better tokens that are left out. Or "
                 "SQL: gain k > 0.3 and not silent",
             ),

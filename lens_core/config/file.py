@@ -74,13 +74,15 @@ def with_overrides(
     batch: str | int | None = None,
     layers: Sequence[int] | None = None,
     reference_tokens: Path | None = None,
+    explanations: Path | None = None,
 ) -> Config:
     """The configuration with values from the command line; `None` keeps the file's value.
 
-    `reference_tokens`, a JSON file of token ids, is relative to the working
+    `reference_tokens`, a JSON file of token ids, and `explanations` are relative to the working
     directory, as a path on a command line is.
     """
     tokens = None if reference_tokens is None else f"tokens:{absolute(reference_tokens, Path())}"
+    file = None if explanations is None else absolute(explanations, Path())
     return replace(
         config,
         dictionary=_changed(config.dictionary, layers=layers),
@@ -88,6 +90,7 @@ def with_overrides(
         lens=_changed(
             config.lens, k=k, transition=transition, convention=convention, final_norm=final_norm
         ),
+        explanations=_changed(config.explanations, file=file),
         compute=_changed(config.compute, device=device, dtype=dtype, batch=batch),
     )
 
@@ -196,6 +199,8 @@ def _resolved(values: dict[str, Any], base: Path) -> dict[str, Any]:
         resolved["name"] = str(absolute(values["name"], base))
     if "path" in values:
         resolved["path"] = _folder(str(values["path"]), base)
+    if "file" in values:
+        resolved["file"] = absolute(values["file"], base)
     if "source" in values:
         source = ReferenceSource.parse(values["source"])
         if source.kind in ("text", "tokens"):

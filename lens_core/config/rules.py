@@ -68,6 +68,10 @@ PATH = Rule(
     "a path or package:PACKAGE/FOLDER",
     lambda v: is_name(str(v)) if isinstance(v, Path) else is_name(v),
 )
+FILE = Rule(
+    "the path of a file or a folder",
+    lambda v: is_name(str(v)) if isinstance(v, Path) else is_name(v),
+)
 LAYERS = Rule('"all" or a list of distinct layer numbers, at least one', _is_layers)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 SEED = Rule("an integer from 0 to 2^63 - 1", lambda v: type(v) is int and 0 <= v < 1 << 63)

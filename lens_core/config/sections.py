@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, cast
 from lens_core.config.rules import (
     BATCH,
     DEVICE,
+    FILE,
     FLAG,
     LAYERS,
     LINE,
@@ -234,6 +235,18 @@ class LensConfig(Section):
 
 
 @dataclass(frozen=True)
+class ExplanationsConfig(Section):
+    """What others say about the features; no answer of the lens depends on it.
+
+    `file` is a file or a folder of files, see `qlens_tui.table.explanation_files`.
+    """
+
+    section: ClassVar[str] = "explanations"
+
+    file: Path | None = setting(FILE, None)  # noqa: RUF009 (a field, as its neighbours are)
+
+
+@dataclass(frozen=True)
 class ComputeConfig(Section):
     """Where to compute; `batch` is the number of reference samples per pass.
 
@@ -273,6 +286,7 @@ class Config:
     dictionary: DictionaryConfig
     reference: ReferenceConfig
     lens: LensConfig
+    explanations: ExplanationsConfig
     compute: ComputeConfig
 
 
@@ -281,5 +295,6 @@ SECTIONS: tuple[type[Section], ...] = (
     DictionaryConfig,
     ReferenceConfig,
     LensConfig,
+    ExplanationsConfig,
     ComputeConfig,
 )

@@ -8,6 +8,7 @@ names models; the numbers are read by SAELens itself. No torch here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lens_core.foreign import in_plain_words
 CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 
+_SOURCE = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _OLDER_NAMES = {"hook_name": "hook_point", "hook_head_index": "hook_point_head_index"}
 
 
@@ -32,7 +34,7 @@ class SaeCfg:
     activation function, `by_heads` whether it reads single attention heads, `normalization`
     what SAELens does to its input. `folds_norms`: the model that it was trained on had its
     norms' gains folded into the weights after them; `centers`: that model had centred writing
-    weights.
+    weights. `neuronpedia` is where Neuronpedia has its features, such as `gpt2-small/8-res-jb`.
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class SaeCfg:
     model: str | None
     folds_norms: bool
     centers: bool
+    neuronpedia: str | None
     training: Mapping[str, str]
 
     def hook(self, kind: str) -> str | None:
@@ -77,6 +80,7 @@ class SaeCfg:
         if normalization is True:  # older files, from when there was only one
             normalization = "expected_average_only_in"
         reshape = said("reshape_activations") or "none"
+        neuronpedia = text("neuronpedia_id") or ""
         training = ("training_architecture", "sae_lens_training_version")
         return cls(
             architecture=text("architecture") or "standard",
@@ -93,6 +97,7 @@ class SaeCfg:
             model=text("model_name"),
             folds_norms=bool(model_kwargs.get("fold_ln")),
             centers=bool(model_kwargs.get("center_writing_weights")),
+            neuronpedia=neuronpedia if _SOURCE.fullmatch(neuronpedia) else None,
             training={name: said(name) for name in training if isinstance(said(name), str)},
         )
 

@@ -283,5 +283,7 @@ def _provenance(cfg: Any, said: SaeCfg, found: Place, source: _Source, facts: Fa
         told |= {"release": source.release, "id": source.sae_id, "repository": source.repository}
     if said.model is not None:
         told["model_name"] = said.model
+    if said.neuronpedia is not None:
+        told["neuronpedia"] = said.neuronpedia
     told |= said.training
     return facts | told

@@ -81,6 +81,7 @@ class QlensApp(KeysInOrder):
         offline: bool = False,
         begin_at: Feature | None = None,
         jump_to: Feature | None = None,
+        explanations: Path | None = None,
         ascii_only: bool = False,
         ansi: bool = False,
     ) -> None:
@@ -90,6 +91,7 @@ class QlensApp(KeysInOrder):
             overrides: keyword arguments of `lens_core.config.with_overrides`.
             begin_at: the feature that a first visit starts with.
             jump_to: the feature to go to, whatever the last visit was.
+            explanations: a file of explanations, or a folder of them, to show.
             ascii_only: write only ASCII characters.
             ansi: use the terminal's own 16 colours.
         """
@@ -100,6 +102,7 @@ class QlensApp(KeysInOrder):
         self._triage: Future[Triage | None] = Future()
         self._begin_at, self._jump_to = jump_to or begin_at, jump_to
         self._overrides, self._offline = dict(overrides or {}), offline
+        self._explanations = explanations
         self._restarts = Restarts()
         self._restarting = Alarm(self.set_timer, self.restart)
         self._started = 0.0
@@ -132,7 +135,8 @@ class QlensApp(KeysInOrder):
             self.theme = visit.theme
         self._bench = Workbench(
             self.config, visit, self._triage, send=lambda request: self.engine.send(request),
-            engine=self, begin_at=self._begin_at, ascii_only=self.ascii_only,
+            engine=self, begin_at=self._begin_at, explanations=self._explanations,
+            ascii_only=self.ascii_only,
         )  # fmt: skip
         self.push_screen(self._bench)
         for number in (signal.SIGHUP, signal.SIGTERM):
@@ -141,6 +145,9 @@ class QlensApp(KeysInOrder):
         self.call_after_refresh(self.restart)
         self.call_after_refresh(
             lambda: self.run_worker(self.bench.marking.open(), group="open marks")
+        )
+        self.call_after_refresh(
+            lambda: self.run_worker(self.bench.explaining.read(), group="explanations")
         )
 
     # The engine.

@@ -22,4 +22,5 @@ def evidence_view(state: State, reader: RowReader) -> EvidenceView:
         signature if isinstance(signature, m.Signature) else None,
         labels([(each.layer, each.feature) for each in near], frames, opened.texts),
         stability(*shown.of, frames),
+        reader.explanation(opened.known.get(shown.of[0]), shown.of[1]),
     )

@@ -80,6 +80,7 @@ KEYMAP = (
     _quiet("plus,equals_sign", "look('lengthened', 1)", "Longer lists"),
     _quiet("minus", "look('lengthened', -1)", "Shorter lists"),
     _quiet("y", "copy", "Copy", "Copy the pane's text"),
+    _quiet("Y", "copy('address')", "Copy address", "Copy the feature's address on Neuronpedia"),
     _quiet("v", "open('overview')", "Overview of the layers"),
     _quiet("w", "open('jobs')", "Jobs", "Jobs: see what is being computed, and stop it"),
     _quiet("I", "open('provenance')", "Provenance", "Where the numbers on the screen come from"),

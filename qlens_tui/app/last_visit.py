@@ -149,7 +149,7 @@ def _sane(place: LastVisit) -> bool:
             and type(k.n_features) is int
             and 0 <= k.n_features < 1 << 31
             and all(isinstance(text, str) for text in (k.sha256, k.name))
-            and (k.atlas is None or isinstance(k.atlas, str))
+            and all(text is None or isinstance(text, str) for text in (k.atlas, k.neuronpedia))
             and k.operators in get_args(OperatorSource)
             for k in place.known
         )

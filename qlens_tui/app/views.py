@@ -155,13 +155,15 @@ class EvidenceView:
     """A feature's contexts and neighbours, and what else the app knows about it.
 
     `labels` are tokens that identify neighbours, by layer and feature; `atlas_stability` is the
-    stability of the table's lists, in words.
+    stability of the table's lists, in words; `explanation` is what others say about the feature,
+    raw.
     """
 
     shown: Shown[m.Evidence] = Shown()
     signature: m.Signature | None = None
     labels: Mapping[Feature, tuple[str, ...]] = field(default_factory=dict)
     atlas_stability: str = ""
+    explanation: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from lens_core.signature import (
     TokenList,
 )
 from lens_core.terms import switch_names
+from qlens_tui.table.known_layer import KnownLayer
 
 
-def feature_document(report: FeatureReport) -> dict[str, Any]:
-    """The document of `qlens show`."""
+def feature_document(report: FeatureReport, explanation: str) -> dict[str, Any]:
+    """The document of `qlens show`; `explanation`: what others say about it, "" if nothing."""
     from lens_core.storage.fingerprint import versions
 
     session, layer, signature = report.session, report.layer, report.signature
@@ -40,6 +41,8 @@ def feature_document(report: FeatureReport) -> dict[str, Any]:
         "dictionary_key": layer.provenance["key"],
         "layer": signature.layer,
         "feature": signature.feature,
+        "explanation": explanation,
+        "neuronpedia": KnownLayer.of(layer).address(signature.feature),
         "reference": reference_document(session.reference),
         **computed_on(session),
         "method": signature.method,

@@ -110,6 +110,14 @@ def with_common(function: Function) -> Function:
     return function
 
 
+def with_explanations(function: Function) -> Function:
+    """The option of the commands that show what others say about features."""
+    return click.option(
+        "--explanations", type=click.Path(path_type=Path), metavar="FILE",
+        help="A file of explanations, or a folder of them.  [default: the config's]",
+    )(function)  # fmt: skip
+
+
 def open_lens(
     output: Output,
     name: str,

@@ -44,10 +44,14 @@ _FIXED = 37  # width of a token table without the tokens
 _WIDEST_TOKEN = 32
 
 
-def feature_tables(report: FeatureReport, output: Output) -> Iterator[RenderableType]:
-    """The parts that `qlens show` prints."""
+def feature_tables(
+    report: FeatureReport, output: Output, explanation: str
+) -> Iterator[RenderableType]:
+    """The parts that `qlens show` prints; `explanation`: what others say, "" if nothing."""
     page = _Page(output)
     yield from page.header(report)
+    if explanation:
+        yield Text(f"explanation: {page.visible(explanation)}")
     for side in SIDES:
         yield Text()
         yield page.side(side, report.signature.side(side))

@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from lens_core.atlas.files import SCHEMA as ATLAS
+from qlens_tui.table.column_names import EXPLANATION
 
-FORMAT = 2
+FORMAT = 3
 
 MARKS: Mapping[str, Any] = {
     "star": pl.Boolean(), "reject": pl.Boolean(), "label": pl.String(),
@@ -30,6 +31,7 @@ PROVENANCE: Mapping[str, Any] = {
 
 def _columns() -> dict[str, Any]:
     columns: dict[str, Any] = {name: pl.Int32() for name in ("layer", "feature")} | dict(MARKS)
+    columns[EXPLANATION] = pl.String()
     for name, dtype in ATLAS.items():
         columns[name] = dtype() if isinstance(dtype, type) else dtype
         if name in TOKENS:
@@ -41,7 +43,8 @@ SCHEMA: Mapping[str, Any] = _columns()
 """Names and types of the columns, in order. Changing them needs a new `FORMAT`.
 
 `layer`, `feature`; `star`, `reject`, `label` ("" if none), `tags` (in alphabetical order),
-`note` ("" if none), never null; the columns of `lens_core.atlas.files.SCHEMA`, explained there,
+`note` ("" if none), never null; `explanation`, what others say (`qlens_tui.table.explanations`; ""
+if nothing); the columns of `lens_core.atlas.files.SCHEMA`, explained there,
 each list of ids followed by the strings of its tokens; then what is the same for all features of a
 layer:
 `export_schema` (`FORMAT`), `export_raw`, the model's and the dictionary's names, content

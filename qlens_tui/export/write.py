@@ -1,7 +1,7 @@
 """Exports: features as CSV, Parquet or JSON lines, with one documented schema.
 
-A row is a feature: marks, token lists with ids and scores, metrics, and provenance, so that rows
-of several files can be combined. All three formats have the columns of
+A row is a feature: marks, explanation, token lists with ids and scores, metrics, and provenance,
+so that rows of several files can be combined. All three formats have the columns of
 `qlens_tui.export.columns`; `read_export` returns the frame that was written. Parquet and JSON
 lines hold text unchanged; CSV holds it as described in `qlens_tui.export.csv_cells`, is UTF-8 and
 follows RFC 4180: CRLF between rows, every text quoted.
@@ -37,6 +37,7 @@ from lens_core.storage.sealed_parquet import (
 )
 from qlens_tui.export.columns import FORMAT, MARKS, PROVENANCE, SCHEMA, TOKENS
 from qlens_tui.export.csv_cells import LISTS, json_text, list_cell, read_cells, text_cells
+from qlens_tui.table.column_names import EXPLANATION
 from qlens_tui.triage.marks import whole_characters
 
 ENDINGS = (".csv", ".parquet", ".ndjson", ".jsonl")
@@ -70,6 +71,7 @@ def export(
     marks: pl.DataFrame,
     texts: Sequence[str],
     provenance: Mapping[str, Any],
+    explanations: pl.DataFrame | None = None,
     raw: bool = False,
     bom: bool = False,
 ) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ def export(
         marks: of `qlens_tui.triage.triage.marks_frame`; features that it lacks have no marks.
         texts: the faces of all token ids.
         provenance: of the atlas (`lens_core.atlas.files.merged_provenance`).
+        explanations: layer, feature and explanation (`Explanations.frame`); `None`: there are none.
         raw: do not escape CSV text that a spreadsheet would run as a formula.
         bom: start CSV with a byte order mark.
 
@@ -92,7 +95,7 @@ def export(
     """
     check_destination(path)
     csv = path.suffix.lower() == ".csv"
-    table = _table(rows, atlas, marks, texts, provenance, csv=csv, raw=raw)
+    table = _table(rows, atlas, marks, explanations, texts, provenance, csv=csv, raw=raw)
     if path.suffix.lower() == ".parquet":
         write_sealed(table, path, {"kind": "export", "export_schema": FORMAT})
         return ()
@@ -106,7 +109,7 @@ def export(
     if not csv:
         return ()
     lists = LISTS if provenance["k"] > _SHORT_LIST else ()
-    return _too_long(table, ["note", *lists])
+    return _too_long(table, ["note", EXPLANATION, *lists])
 
 
 def _too_long(cells: pl.LazyFrame, names: Sequence[str]) -> tuple[str, ...]:
@@ -171,6 +174,7 @@ def _table(
     rows: pl.DataFrame,
     atlas: pl.DataFrame | pl.LazyFrame,
     marks: pl.DataFrame,
+    explanations: pl.DataFrame | None,
     texts: Sequence[str],
     provenance: Mapping[str, Any],
     *,
@@ -182,19 +186,24 @@ def _table(
     atlas = atlas.lazy().select(list(ATLAS))
     _demand_rows(wanted, atlas)
     marks = marks.select(pl.col(keys).cast(pl.Int32), *MARKS)
+    if explanations is None:
+        explanations = pl.DataFrame(schema=dict.fromkeys(keys, pl.Int32) | {EXPLANATION: pl.String})
+    explanations = explanations.join(wanted.collect(), on=keys, how="semi")
     about = _provenance(provenance, raw or not csv)
     if csv:
         marks, about = text_cells(marks, raw), text_cells(about, raw)
+        explanations = text_cells(explanations, raw)
     # Lists become text one by one; strings are converted before they are repeated.
     strings = pl.Series([(json_text if csv else whole_characters)(text) for text in texts])
     named = [_named(ids, strings).alias(tokens) for ids, tokens in TOKENS.items()]
     blank = {
         "star": False, "reject": False, "label": "",
-        "tags": pl.lit([], pl.List(pl.String)), "note": "",
+        "tags": pl.lit([], pl.List(pl.String)), "note": "", EXPLANATION: "",
     }  # fmt: skip
     joined = (
         wanted.join(atlas, on=keys, how="left", maintain_order="left")
         .join(marks.lazy(), on=keys, how="left", maintain_order="left")
+        .join(explanations.lazy(), on=keys, how="left", maintain_order="left")
         .join(about.lazy(), on="layer", how="left", maintain_order="left")
         .with_columns(pl.col(name).fill_null(value) for name, value in blank.items())
         .collect()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+EXPLANATION = "explanation"
+"""What others say about a feature (`qlens_tui.table.explanations`)."""
 _HEADERS: Mapping[str, str] = {
     "feature": "id",
     "value_logit_ids": "LL value",

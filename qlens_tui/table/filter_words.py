@@ -7,7 +7,8 @@ names of the table's head, with spaces or underscores, and those of files
 (`qlens_tui.table.column_names`).
 
 A word is searched in Query Lens's two lists. `ll:` before it means Logit Lens's, `key:` or
-`value:` one side (`ll:key:war`), `tag:` the tags, `label:` the label and `note:` the note.
+`value:` one side (`ll:key:war`), `tag:` the tags, `label:` the label, `note:` the note and
+`explanation:` what others say (`qlens_tui.table.explanations`).
 
 polars parses the SQL, and in a subquery its parser can read files (`read_csv`, in `SELECT`) even
 if only an expression is expected. So only known pieces are passed on: the text is split into the
@@ -36,8 +37,8 @@ from qlens_tui.text import read_back
 
 RULE = (
     "each word must be in a token of QL's lists (ll: of LL's; key: or value: of one side), or "
-    'after tag:, label: or note: there; "quotes" keep spaces (" war"); a column first, or < > =, '
-    "is SQL: gain k > 0.3"
+    'after tag:, label:, note: or explanation: there; "quotes" keep spaces (" war"); a column '
+    "first, or < > =, is SQL: gain k > 0.3"
 )
 KEYWORDS = frozenset(
     (
@@ -65,7 +66,7 @@ _PIECE = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _LENSES = {"ql": QUERY, "ll": LOGIT}
-_TEXTS = {"tag": "tags", "label": "label", "note": "note"}
+_TEXTS = {"tag": "tags", "label": "label", "note": "note", "explanation": "explanation"}
 _PREFIXES = (*_LENSES, *SIDES, *_TEXTS)
 _WORD = re.compile(rf'((?:(?:{"|".join(_PREFIXES)}):)*)(?:"([^"]*)"|(\S*))', re.IGNORECASE)
 _PREFIXED = re.compile(r"([a-z]+):.", re.IGNORECASE)

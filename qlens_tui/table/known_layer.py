@@ -12,7 +12,7 @@ class KnownLayer:
     """A dictionary as the engine last described it.
 
     `atlas` is its directory, `None` if there is none yet; `operators` says which operators answer
-    for it.
+    for it. `neuronpedia` is where Neuronpedia has its features, if its metadata says so.
     """
 
     layer: int
@@ -21,6 +21,7 @@ class KnownLayer:
     n_features: int
     atlas: str | None = None
     operators: OperatorSource = "built"
+    neuronpedia: str | None = None
 
     @classmethod
     def of(cls, described: LayerFacts) -> KnownLayer:
@@ -32,4 +33,11 @@ class KnownLayer:
             described.n_features,
             described.atlas,
             described.operators,
+            described.provenance.get("neuronpedia"),
         )
+
+    def address(self, feature: int) -> str | None:
+        """The page of a feature on Neuronpedia; `None` if the dictionary names none."""
+        if self.neuronpedia is None:
+            return None
+        return f"https://www.neuronpedia.org/{self.neuronpedia}/{feature}"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 class Matches:
     """The columns that a filter read, and what its words match there; nothing for SQL.
 
-    `tokens`: for columns of token lists, the ids that match each word; `words`: for tags, labels
-    and notes, the words in lower case (`str.casefold`).
+    `tokens`: for columns of token lists, the ids that match each word; `words`: for tags and
+    other texts, the words in lower case (`str.casefold`).
     """
 
     columns: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from qlens_tui.triage.triage import Triage, marks_frame
 if TYPE_CHECKING:
     import polars as pl
 
+    from qlens_tui.table.explanations import Explanations
     from qlens_tui.table.rows import Rows
 
 _KEPT_BYTES = 1 << 28  # for frames of layers that are not shown
@@ -32,6 +33,8 @@ class RowReader:
         """
         self._triage = triage
         self._ascii = ascii_only
+        self.explanations: Explanations | None = None
+        """What others say about the features, once it was read."""
         self._frames: dict[int, tuple[KnownLayer, pl.DataFrame]] = {}
 
     def read(
@@ -47,7 +50,6 @@ class RowReader:
 
         `only`: no other features than these, in this order unless they are sorted.
 
-
         Waits for the triage file if marks are needed.
 
         What was read is kept even if the rows are no longer needed.
@@ -58,12 +60,13 @@ class RowReader:
         from qlens_tui.table.frames import layer_frame, together
         from qlens_tui.table.rows import all_rows, filtered, only_these, sorted_by, with_marks
 
-        frames = []
+        frames, explanations = [], self.explanations
         for known in layers:
             kept = self._frames.get(known.layer)
             if kept is None or kept[0] != known:
                 kept = self._frames[known.layer] = known, layer_frame(known)
-            frames.append(kept[1])
+            explained = [explanations.column(known)] if explanations is not None else []
+            frames.append(kept[1].with_columns(explained))
         frame = together(frames)
         if keep or any(key.column in _MARKS for key in sort):
             shas = {known.layer: known.sha256 for known in layers}
@@ -75,6 +78,12 @@ class RowReader:
             rows = filtered(rows, keep, texts, ascii_only=self._ascii)
         keys = [key for key in sort if key.column in rows.frame.columns]
         return sorted_by(rows, keys, texts) if keys else rows
+
+    def explanation(self, known: KnownLayer | None, feature: int) -> str:
+        """What others say about a feature; empty if nothing is known."""
+        if self.explanations is None or known is None:
+            return ""
+        return self.explanations.of(known, feature)
 
     def nothing(self) -> Rows:
         """No rows at all."""

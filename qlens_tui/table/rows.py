@@ -21,7 +21,8 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from qlens_tui.table.column_names import header
+from qlens_tui.table.column_names import EXPLANATION, header
+from qlens_tui.table.explanations import NO_EXPLANATIONS
 from qlens_tui.table.filter_sql import answer, read_filter
 from qlens_tui.table.filter_words import Expression, nearest_column
 from qlens_tui.table.matches import NO_MATCHES, Matches
@@ -37,10 +38,10 @@ MARKS: Mapping[str, Any] = {
 }
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
-"""The lists in which words can be searched, besides the texts of marks."""
+"""The lists in which words can be searched, besides explanations and the texts of marks."""
 MARKED = "marked"
 """The column, for filters, that says whether a feature has any mark."""
-KNOWN: Mapping[str, Any] = {**SCHEMA, **MARKS, MARKED: pl.Boolean}
+KNOWN: Mapping[str, Any] = {**SCHEMA, EXPLANATION: pl.String, **MARKS, MARKED: pl.Boolean}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
 _NUMBER = pl.col("layer").cast(pl.Int64) * 2**32 + pl.col("feature")
@@ -183,7 +184,7 @@ def filtered(
     """The rows that pass a filter (see `filter_words`), in the same order.
 
     In SQL, `tags` is one text ("draft, keep") and NaN is null. Words are searched in the texts of
-    the tokens of lists, in tags, label and note (see `word_search`). A row must have all of them.
+    the tokens of lists, in tags and in other texts (see `word_search`). A row must have all.
 
     Args:
         texts: the faces of all token ids; None: not known yet.
@@ -254,6 +255,8 @@ def _sort_values(values: pl.Series, texts: Sequence[str] | None) -> pl.Series:
 def _check_present(name: str, frame: pl.DataFrame) -> None:
     if name in frame.columns:
         return
+    if name == EXPLANATION:
+        raise UsageError(NO_EXPLANATIONS)
     if name in KNOWN:
         raise UsageError(
             f"{header(name)} is not known for these features: build the atlas (`qlens build`)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_RISING = ("feature", "layer", "label", "tags", "note")
+_RISING = ("feature", "layer", "label", "tags", "note", "explanation")
 _RISING_ENDS = ("_ids", "_overlap")
 
 

@@ -1,7 +1,7 @@
 """Which rows have the words of a filter, and what of them matches.
 
 A word is in a list if it is in the text of one of the list's tokens, ignoring case; `#24211` is
-also the token with that id. Tags, labels and notes are texts.
+also the token with that id. Tags, labels, notes and explanations are texts.
 
 Cost at a million rows: see benchmarks/table.py. The texts of the vocabulary are read once per
 word, the lists' ids once per word and list.
@@ -17,23 +17,27 @@ import polars as pl
 
 from lens_core.errors import UsageError
 from lens_core.faces import id_named, outside
+from qlens_tui.table.column_names import EXPLANATION
+from qlens_tui.table.explanations import NO_EXPLANATIONS
 from qlens_tui.table.filter_words import Word, Words
 from qlens_tui.table.matches import Matches
 
 _Kept = np.ndarray[Any, np.dtype[np.bool_]]
-_TEXTS = ("tags", "label", "note")
+_TEXTS = ("tags", "label", "note", EXPLANATION)
 
 
 def having(frame: pl.DataFrame, asked: Words, texts: Sequence[str] | None) -> tuple[_Kept, Matches]:
     """Whether each row has all words, and what matches; columns of marks may be missing.
 
     Raises:
-        UsageError: the lists, or `texts`, the faces of all token ids, are needed and not there
-            yet, or a word is an id outside of the vocabulary.
+        UsageError: the lists, explanations, or `texts`, the faces of all token ids, are needed and
+            not there, or a word is an id outside of the vocabulary.
     """
     kept = np.ones(frame.height, dtype=bool)
     tokens: dict[str, tuple[frozenset[int], ...]] = {}
     words: dict[str, tuple[str, ...]] = {}
+    if EXPLANATION in asked.columns and EXPLANATION not in frame.columns:
+        raise UsageError(NO_EXPLANATIONS)
     for word in asked.words:
         folded = word.text.casefold()
         found = np.zeros(frame.height, dtype=bool)
@@ -82,8 +86,10 @@ def _in_text(frame: pl.DataFrame, name: str, word: str) -> _Kept:
     if name not in frame.columns or (name == "tags" and "\n" in word):
         return found  # the separator of tags, which no tag contains
     texts = frame[name].list.join("\n") if name == "tags" else frame[name]
-    # Few features have any: skip blank ones when lowering case.
-    there = (texts.fill_null("") != "").arg_true()
+    texts = texts.fill_null("")
+    found |= texts.str.contains_any([word], ascii_case_insensitive=True).to_numpy()
+    # Python folds the case of all letters, but is slow.
+    there = (texts.str.len_bytes() > texts.str.len_chars()).arg_true()
     rows = [row for row, text in zip(there, texts[there], strict=True) if word in text.casefold()]
     found[rows] = True
     return found

@@ -90,6 +90,7 @@ def test_a_model_and_a_dictionary_are_enough_and_the_rest_has_the_documented_def
         "convention": "paper",
         "final_norm": "apply",
     }
+    assert shown["explanations"] == {"file": None}
     assert shown["compute"] == {
         "device": "auto",
         "dtype": "float32",
@@ -326,6 +327,7 @@ def test_relative_paths_are_relative_to_the_file(
         "model": {"name": "./model"},
         "dictionary": {"kind": "sae", "path": "../saes/layer_{layer}"},
         "reference": {"source": "text:~/pile.txt"},
+        "explanations": {"file": "../said.csv"},
     }
 
     config = _load(tmp_path, **sections)
@@ -335,6 +337,7 @@ def test_relative_paths_are_relative_to_the_file(
     assert config.reference.parsed_source == ReferenceSource(
         "text", str(tmp_path / "home" / "pile.txt")
     )
+    assert config.explanations.file == tmp_path.parent / "said.csv"
 
 
 def test_a_hub_id_stays_a_hub_id_even_where_a_folder_has_its_name(tmp_path: Path) -> None:
@@ -417,6 +420,7 @@ def test_the_command_line_overrides_the_file_and_keeps_the_rest(
         batch=4,
         layers=[3, 1],
         reference_tokens=Path("t.json"),
+        explanations=Path("said.csv"),
     )
 
     assert (changed.lens.k, changed.lens.convention) == (7, "exact")
@@ -425,6 +429,7 @@ def test_the_command_line_overrides_the_file_and_keeps_the_rest(
     assert changed.compute.batch == 4
     assert changed.dictionary.layers == (3, 1)
     assert changed.reference.source == f"tokens:{tmp_path / 't.json'}"
+    assert changed.explanations.file == tmp_path / "said.csv"
     assert with_overrides(config) == config
 
 
@@ -580,6 +585,7 @@ _KEYS = st.sampled_from(
             "dictionary": "kind release id path layers trained_on key",
             "reference": "source samples length seed prepend_bos skip_first skip_last",
             "lens": "k transition convention final_norm",
+            "explanations": "file",
             "compute": "device dtype batch memory release_after",
         }.items()
         for key in keys.split()

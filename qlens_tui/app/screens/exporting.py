@@ -19,12 +19,14 @@ from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.screens.prompt import Answer, Prompt
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.table.known_layer import KnownLayer
+from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import visible
 from qlens_tui.triage.triage import Triage
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from qlens_tui.table.explanations import Explanations
     from qlens_tui.table.rows import Rows
 
 
@@ -47,12 +49,14 @@ class Exporting:
         opened: Opened,
         triage: Future[Triage | None],
         *,
+        reader: RowReader,
         table: FeatureTable,
         screen: Screen[Any],
         ascii_only: bool,
     ) -> None:
         self._opened = opened
         self._triage = triage
+        self._reader = reader
         self._table = table
         self._screen = screen
         self._ascii = ascii_only
@@ -133,7 +137,7 @@ class Exporting:
         known, texts = dict(opened.known), opened.texts
         try:
             count, warnings = await asyncio.to_thread(
-                _write, scope, path, known, texts, self._triage
+                _write, scope, path, known, texts, self._triage, self._reader.explanations
             )
         except (LensError, OSError) as error:
             self._screen.notify(str(error), severity="error", timeout=LONG)
@@ -159,6 +163,7 @@ def _write(
     known: Mapping[int, KnownLayer],
     texts: Sequence[str] | None,
     triage: Future[Triage | None],
+    explanations: Explanations | None,
 ) -> tuple[int, tuple[str, ...]]:
     """Write the file, in a worker thread; returns the number of features, and warnings."""
     import polars as pl
@@ -189,6 +194,7 @@ def _write(
         path,
         atlas=pl.concat([each.scan() for each in atlases]),
         marks=marks,
+        explanations=None if explanations is None else explanations.frame(known.values()),
         texts=texts,
         provenance=merged_provenance(atlases),
     )

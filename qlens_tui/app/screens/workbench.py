@@ -19,7 +19,6 @@ from textual.screen import Screen
 
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.answers import Answers
-from qlens_tui.app.clipboard import copy
 from qlens_tui.app.early_answers import EarlyAnswers
 from qlens_tui.app.keymap import KEYMAP
 from qlens_tui.app.last_visit import LastVisit, remember
@@ -29,6 +28,8 @@ from qlens_tui.app.screens import status
 from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.screens.atlas_lists import offer_atlas_lists
 from qlens_tui.app.screens.building import Building, EngineControl
+from qlens_tui.app.screens.copying import Copying
+from qlens_tui.app.screens.explaining import Explaining
 from qlens_tui.app.screens.exporting import Exporting
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.marking import Marking
@@ -40,7 +41,7 @@ from qlens_tui.app.screens.searches import Searches
 from qlens_tui.app.screens.side_screens import SideScreens
 from qlens_tui.app.screens.table_rows import TableRows
 from qlens_tui.app.screens.visits import begun, visit_of
-from qlens_tui.app.views import SIDES, Feature, TokenLook
+from qlens_tui.app.views import Feature, TokenLook
 from qlens_tui.app.widgets.evidence_pane import EvidencePane
 from qlens_tui.app.widgets.feature_head import head_view
 from qlens_tui.app.widgets.feature_pane import FeaturePane
@@ -74,11 +75,13 @@ class Workbench(Screen[None]):
         send: Callable[[m.Request], int],
         engine: EngineControl,
         begin_at: Feature | None = None,
+        explanations: Path | None = None,
         ascii_only: bool = False,
     ) -> None:
         """Show `config` as it was left; `send` sends requests to the engine.
 
-        `begin_at` is the feature that a first visit starts with; `triage`: the open triage
+        `begin_at` is the feature that a first visit starts with, `explanations` a file that
+        `explaining.read` reads; `triage`: the open triage
         file, once `Marking.open` has opened it, or `None`: nothing can be marked.
         """
         super().__init__()
@@ -131,10 +134,14 @@ class Workbench(Screen[None]):
             state, rows=self.rows, table=self.table, screen=self, ascii_only=plain
         )
         self._exporting = Exporting(
-            state.opened, triage, table=self.table, screen=self, ascii_only=plain
+            state.opened, triage, reader=reader, table=self.table, screen=self, ascii_only=plain
         )
         self._side_screens = SideScreens(
             state, requests, self.marking, go=self.rows.go, screen=self, ascii_only=plain
+        )
+        self._copying = Copying(state.opened, self.pane_layout, table=self.table, screen=self)
+        self.explaining = Explaining(
+            explanations, state.opened, reader=reader, rows=self.rows, screen=self
         )
         self._saving = Alarm(self.set_timer, self.save)
 
@@ -169,6 +176,7 @@ class Workbench(Screen[None]):
         self.answers.take(event)
         if isinstance(event, m.Ready | m.LayerReady | m.AtlasReady):
             self.show_layers()
+            self.explaining.remark()
             self.save_soon()
         if isinstance(event, m.VocabularyReady):
             offer_atlas_lists(self.table, self.state)
@@ -334,13 +342,8 @@ class Workbench(Screen[None]):
     def action_export(self) -> None:
         self._exporting.ask()
 
-    def action_copy(self) -> None:
-        """The focused pane's text; for the table, the row's lists."""
-        lines = getattr(self.focused, "lines", [])
-        if self.table.has_focus:
-            lines = [line for side in SIDES for line in self.pane(side).lines]
-        if self.table.feature is not None and lines:
-            copy(self.app, "\n".join(line.rstrip() for line in lines) + "\n")
+    def action_copy(self, what: Literal["pane", "address"] = "pane") -> None:
+        getattr(self._copying, what)()
 
     def action_open(self, what: Literal["overview", "jobs", "provenance", "help"]) -> None:
         getattr(self._side_screens, what)()

@@ -20,9 +20,10 @@ from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
 from qlens_tui.engine.messages import Context, Evidence, Neighbour
 from qlens_tui.formats import density, number
-from qlens_tui.text import cells, context_label, fit, token_label
+from qlens_tui.text import cells, context_label, fit, token_label, wrapped
 
 _BRACKETS = 2
+_LONGEST = 2000  # characters of an explanation
 _LABEL = 10  # columns of a fact's label
 _BESIDE, _NEIGHBOURS = 120, 46  # width from which neighbours are next to contexts, and their width
 
@@ -102,11 +103,13 @@ class EvidencePane(FeaturePane[EvidenceView]):
         head = [fitted(self._title(width), width, self.ellipsis)]
         if answer is None or instead is not None:
             return head, [fitted(instead or (), width, self.ellipsis)]
-        if width < _BESIDE:
-            body: list[Line] = list(self._contexts(answer, width))
+        beside = width >= _BESIDE
+        explained = self._explanation(width - (_NEIGHBOURS + 1) * beside)
+        if not beside:
+            body: list[Line] = [*explained, *self._contexts(answer, width)]
             body += [(), *self._nearest(answer, len(body) + 1), (), *self._facts()]
         else:
-            left = [*self._contexts(answer, width - _NEIGHBOURS - 1), ()]
+            left = [*explained, *self._contexts(answer, width - _NEIGHBOURS - 1), ()]
             left += self._facts()
             right = list(self._nearest(answer, 0))
             body = [
@@ -136,6 +139,16 @@ class EvidencePane(FeaturePane[EvidenceView]):
             [f"at most {number(of.max_activation)}"],
         ]
         return (*start, (facts(pieces, width - width_of(start)), "pane--quiet"))
+
+    def _explanation(self, width: int) -> list[Line]:
+        text = self.printable(self.view.explanation[:_LONGEST])
+        if not text:
+            return []
+        first, *others = wrapped(text, max(1, width - _LABEL - 3))
+        return [
+            self._fact("explained", first),
+            *(self._fact("", each) for each in others),
+        ]
 
     def _contexts(self, of: Evidence, width: int) -> Iterator[Line]:
         if not of.contexts:

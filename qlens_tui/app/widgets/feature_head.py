@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from qlens_tui.app.views import HeadView
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.line_pane import Line, LinePane, Run, facts, fitted, line
+from qlens_tui.table.column_names import EXPLANATION
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import Mark
 
@@ -29,7 +30,7 @@ def head_view(table: FeatureTable, marks: Mapping[int, Mapping[int, Mark]]) -> H
     layer, number = feature
     columns = [column for _, names in _NUMBERS for column in names.values()]
     mark = marks.get(layer, {}).get(number, Mark())
-    return HeadView(feature, mark, table.values_of(columns))
+    return HeadView(feature, mark, table.values_of([*columns, EXPLANATION]))
 
 
 class FeatureHead(LinePane, can_focus=False):
@@ -56,6 +57,9 @@ class FeatureHead(LinePane, can_focus=False):
         if mark.label:
             label = visible(mark.label, ascii_only=self.ascii_only)
             runs.append((f"  {label}", "pane--strong"))
+        explanation = view.values.get(EXPLANATION, "")
+        if explanation:
+            runs.append((f"  {explanation}", ""))
         runs += [(f"  {name}", "") for name, on in
                  (("starred", mark.star), ("rejected", mark.reject)) if on]  # fmt: skip
         if mark.tags:

@@ -31,6 +31,7 @@ from qlens_tui.app.widgets.table_columns import (
     sources_of,
     value_text,
 )
+from qlens_tui.table.column_names import EXPLANATION
 from qlens_tui.table.sort_key import SortKey
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import Mark
@@ -280,6 +281,8 @@ class FeatureTable(LinePane):
         wanted = self._writing.matches.columns
         if self._has_labels:
             wanted = (*wanted, "label")
+        if self._rows is not None and EXPLANATION in self._rows.frame.columns:
+            wanted = (*wanted, EXPLANATION)
         self._columns = fitted_columns(self._id_width, width - 1, sorted_by, wanted)
         head = fitted(line((self._heading(), "feature-table--head")), width)
         if not self._count:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from qlens_tui.formats import density
-from qlens_tui.table.column_names import header
+from qlens_tui.table.column_names import EXPLANATION, header
 from qlens_tui.table.matches import NO_MATCHES, Matches
 from qlens_tui.text import cells, fit, token_label, visible
 from qlens_tui.triage.marks import Mark
@@ -35,6 +35,7 @@ _LAST = 12  # the rank of other columns of the frame
 _LONGEST_TITLE = 14
 _NOT_SHOWN = ("_scores", "_moved", "_samples", "_positions", "_activations")
 _MOST_LABELS = 8192
+_MOST_PER_CELL = 8  # characters; few have no width
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +181,21 @@ def _tags(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
     return _listed(writing, label, len(tags), found, width, ",")
 
 
-def _text(source: Literal["label", "note"]) -> Callable[[Writing, Values, int], Sequence[Piece]]:
+def _text(
+    source: Literal["label", "note", "explanation"],
+) -> Callable[[Writing, Values, int], Sequence[Piece]]:
     def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-        text: str = getattr(writing.mark(values), source)
+        text: str = (
+            values.get(source) or ""
+            if source == EXPLANATION
+            else getattr(writing.mark(values), source)
+        )
         words = writing.matches.words.get(source, ())
         found = re.search("|".join(map(re.escape, words)), text, re.IGNORECASE) if words else None
+        room = _MOST_PER_CELL * width  # a text may be very long
         if found is None:
-            return [(visible(text, ascii_only=writing.ascii_only), False)]
-        parts = (text[: found.start()], found[0], text[found.end() :])
+            return [(visible(text[:room], ascii_only=writing.ascii_only), False)]
+        parts = (text[: found.start()][:room], found[0], text[found.end() :][:room])
         before, hit, after = (visible(f"|{p}|", ascii_only=writing.ascii_only)[1:-1] for p in parts)
         if cells(before) + cells(hit) > width:
             before = writing.ellipsis
@@ -299,16 +307,21 @@ COLUMNS = (
 """The columns that a table has if there is room."""
 _LABEL = Column(header("label"), "label", 11, 10, 16, 40, _text("label"), has_edge=True)
 _NOTE = Column(header("note"), "note", 11, 12, 20, 40, _text("note"), has_edge=True)
+_EXPLANATION = Column(
+    header(EXPLANATION), EXPLANATION, 11, 16, 24, 60, _text("explanation"), has_edge=True
+)
 _LL_KEY = _tokens_column("key_logit_ids", 11, 14, is_baseline=True)
-_BEFORE = {"value_logit_ids": (_LABEL, _NOTE), "key_query_ids": (_LL_KEY,)}
+_BEFORE = {"value_logit_ids": (_LABEL, _NOTE, _EXPLANATION), "key_query_ids": (_LL_KEY,)}
 """Columns that a table has if they are asked for, by the one that they stand before."""
-_WITHOUT_ATLAS = ("layer", "feature", "star", "reject", "label", "tags", "note")
+_OF_MARKS = ("star", "reject", "label", "tags", "note")
+_WITHOUT_ATLAS = ("layer", "feature", *_OF_MARKS, EXPLANATION)
 
 
 def sources_of(columns: Sequence[Placed]) -> list[str]:
     """The frame's columns that are needed to write these."""
-    computed = (placed.column.source for placed in columns if placed.column.is_computed)
-    return ["layer", "feature", "silent", *computed]
+    sources = (placed.column.source for placed in columns)
+    needed = (source for source in sources if source not in _OF_MARKS)
+    return list(dict.fromkeys(("layer", "feature", "silent", *needed)))
 
 
 def value_text(source: str, writing: Writing, values: Values) -> str:

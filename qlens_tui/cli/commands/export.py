@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qlens_tui.cli.commands.atlas import fill_atlas
-from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
+from qlens_tui.cli.explaining import explanations_of
+from qlens_tui.cli.options import (
+    Command,
+    Layers,
+    open_lens,
+    pass_output,
+    with_common,
+    with_explanations,
+)
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import counted, in_bytes
 
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import polars as pl
+
+    from lens_core.session import Session
 
 
 @click.command(cls=Command, short_help="Write marked or filtered features to a file.")
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bom", is_flag=True, help="Start CSV with a byte order mark, so that Excel reads it as UTF-8."
 )
+@with_explanations
 @with_common
 @pass_output
 def export(
@@ -57,6 +68,7 @@ def export(
     layers: tuple[int, ...] | None,
     raw: bool,
     bom: bool,
+    explanations: Path | None,
     reference_tokens: Path | None,
     device: str | None,
     dtype: str | None,
@@ -66,8 +78,8 @@ def export(
     """Write features of CONFIG with their marks, token lists, metrics and provenance.
 
     Without --starred, --tag or --where: all that are starred, tagged, rejected or have a
-    label or note. The columns are those of `qlens atlas`, and star, reject, label, tags and
-    note. Layers that have no atlas yet are tabulated first (`qlens atlas`).
+    label or note. The columns are those of `qlens atlas`, and star, reject, label, tags,
+    note and explanation. Layers that have no atlas yet are tabulated first (`qlens atlas`).
 
     \b
     Examples:
@@ -77,9 +89,11 @@ def export(
       qlens export smollm2-neurons --where kiln --layers 6-9 -o kiln.ndjson
       qlens export smollm2-neurons --where "tag:food key:bread" -o bread.csv
       qlens export smollm2-neurons --where "label:body" -o body.csv
+      qlens export my.toml --where "explanation:war" --explanations said.csv -o war.csv
     """
     from qlens_tui.export.write import check_destination
     from qlens_tui.export.write import export as write
+    from qlens_tui.table.column_names import EXPLANATION
     from qlens_tui.triage.backups import why_missing
     from qlens_tui.triage.database import triage_path
     from qlens_tui.triage.marks import tag_name
@@ -97,7 +111,7 @@ def export(
             output.note(f"warning: {triage.warning}")
         session = open_lens(
             output, config, offline=offline, layers=layers, device=device, dtype=dtype,
-            reference_tokens=reference_tokens,
+            reference_tokens=reference_tokens, explanations=explanations,
         )  # fmt: skip
         found = fill_atlas(output, session, layers)
         import polars as pl
@@ -110,8 +124,14 @@ def export(
     atlas = pl.concat([layer.scan() for layer in found])
     vocabulary = session.lens.vocabulary
     texts = vocabulary.texts(list(range(vocabulary.d_vocab)))
+    explained = _explained(output, session, sorted(dictionaries))
     if where is not None and columns is not None:
-        rows = _filtered(atlas.select(columns).collect(), marks, where, texts)
+        table = atlas.select(columns).collect()
+        if explained is not None:
+            table = table.join(explained, on=["layer", "feature"], how="left").with_columns(
+                pl.col(EXPLANATION).fill_null("")
+            )
+        rows = _filtered(table, marks, where, texts)
     elif starred:
         rows = marks.filter("star")
     elif names:
@@ -122,7 +142,8 @@ def export(
         output.note("no feature is selected: the table is empty")
     output.step("writing the table")
     warnings = write(
-        rows, file, atlas=atlas, marks=marks, texts=texts, provenance=provenance, raw=raw, bom=bom,
+        rows, file, atlas=atlas, marks=marks, explanations=explained, texts=texts,
+        provenance=provenance, raw=raw, bom=bom,
     )  # fmt: skip
     for warning in warnings:
         output.note(f"warning: {warning}")
@@ -143,13 +164,30 @@ def export(
     output.show(*map(Text, lines))
 
 
+def _explained(output: Output, session: Session, layers: Sequence[int]) -> pl.DataFrame | None:
+    """The explanations of these layers' features; `None` if the configuration names no file."""
+    if session.config.explanations.file is None:
+        return None
+    from lens_core.report import layer_facts
+    from qlens_tui.table.known_layer import KnownLayer
+
+    facts = [layer_facts(session, layer) for layer in layers]
+    explanations = explanations_of(output, session, facts)
+    return None if explanations is None else explanations.frame(map(KnownLayer.of, facts))
+
+
 def _columns(where: str) -> list[str]:
     """The columns of the atlas that a filter needs; an invalid filter is refused at once."""
+    from qlens_tui.table.column_names import EXPLANATION
     from qlens_tui.table.filter_sql import read_filter
     from qlens_tui.table.rows import KNOWN, MARKED, MARKS
 
     needed = read_filter(where, KNOWN).columns
-    return ["layer", "feature", *sorted({*needed} - {"layer", "feature", MARKED, *MARKS})]
+    return [
+        "layer",
+        "feature",
+        *sorted({*needed} - {"layer", "feature", EXPLANATION, MARKED, *MARKS}),
+    ]
 
 
 def _filtered(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qlens_tui.cli.options import Command, FeatureName, open_lens, pass_output, with_common
+from qlens_tui.cli.explaining import explanation_of
+from qlens_tui.cli.options import (
+    Command,
+    FeatureName,
+    open_lens,
+    pass_output,
+    with_common,
+    with_explanations,
+)
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import Watch
 
@@ -73,6 +81,7 @@ _CONTEXTS = 5
     is_flag=True,
     help="Do not compute the paths, which cost passes without operators.",
 )
+@with_explanations
 @with_common
 @pass_output
 def show(
@@ -91,6 +100,7 @@ def show(
     split: Split | None,
     heads: tuple[str, ...],
     no_paths: bool,
+    explanations: Path | None,
     reference_tokens: Path | None,
     device: str | None,
     dtype: str | None,
@@ -120,7 +130,7 @@ def show(
     session = open_lens(
         output, config, offline=offline, progress=watch, layers=feature[:1], feature=feature[1],
         k=k, transition=transition, convention=convention, final_norm=final_norm,
-        device=device, dtype=dtype, reference_tokens=reference_tokens,
+        device=device, dtype=dtype, reference_tokens=reference_tokens, explanations=explanations,
     )  # fmt: skip
     settings = replace(
         _settings(session, off, only), method=method, positions=positions, tokens=tokens
@@ -140,14 +150,15 @@ def show(
             heads=_blocks(heads, session.model.n_layers),
             contexts=_CONTEXTS,
         )
+    explanation = explanation_of(output, session, report)
     if as_json:
         from qlens_tui.cli.documents import feature_document
 
-        output.document(feature_document(report))
+        output.document(feature_document(report, explanation))
         return
     from qlens_tui.cli.tables import feature_tables
 
-    output.show(*feature_tables(report, output))
+    output.show(*feature_tables(report, output, explanation))
 
 
 def _settings(session: Session, off: tuple[str, ...], only: tuple[str, ...]) -> Settings:

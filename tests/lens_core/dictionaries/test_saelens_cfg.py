@@ -82,6 +82,26 @@ def test_every_version_is_read_as_saelens_reads_it(cfg: dict[str, Any], folder: 
 
 
 @pytest.mark.parametrize(
+    ("named", "known"),
+    [
+        ("gpt2-small/8-res-jb", "gpt2-small/8-res-jb"),
+        ("gpt2-small", None),
+        ("gpt2-small/8-res-jb/5", None),
+        ("gpt2-small/\x1b]8;;", None),
+        (8, None),
+        (None, None),
+    ],
+)
+def test_a_name_on_neuronpedia_is_kept_if_it_can_be_one(
+    named: object, known: str | None, folder: Path
+) -> None:
+    for cfg in (V5 | {"neuronpedia_id": named}, V5 | {"metadata": {"neuronpedia_id": named}}):
+        assert SaeCfg.of(cfg).neuronpedia == known
+    _write(folder, V5 | {"neuronpedia_id": named})
+    assert load(folder).provenance.get("neuronpedia") == known
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"hook_name": None}, 'must hold hook_name, such as "blocks.8.hook_resid_post"'),

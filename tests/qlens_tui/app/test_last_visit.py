@@ -37,7 +37,7 @@ PLACE = LastVisit(
     tokens=2048,
     known=(
         KnownLayer(4, "aa", "layer_4", 2304, None, "shipped"),
-        KnownLayer(10, "bb", "layer_10", 2304, "/cache/atlas/x"),
+        KnownLayer(10, "bb", "layer_10", 2304, "/cache/atlas/x", neuronpedia="m/10-res"),
     ),
 )
 

@@ -33,6 +33,7 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     assert (shown["layer"], shown["feature"]) == (1, 3)
     assert shown["model"] == str(place.folder / "model")
     assert shown["dictionary"] == "neurons/mlp.1"
+    assert (shown["explanation"], shown["neuronpedia"]) == ("", None)
     assert len(shown["model_fingerprint"]) == len(shown["dictionary_sha256"]) == 64
     assert shown["reference"].keys() == {
         "samples", "length", "sha256", "origin", "skip_first", "skip_last", "n_tokens",
@@ -239,6 +240,22 @@ def test_options_reach_the_lens(place: Workplace) -> None:
     assert shown["settings"] == {"convention": "exact", "final_norm": "linearize"}
     assert (shown["device"], shown["dtype"]) == ("cpu", "float64")
     assert shown["value"]["query_lens"] == shown["value"]["first_order"]
+
+
+def test_what_others_say_is_shown_and_what_is_wrong_with_it_told(place: Workplace) -> None:
+    said = place.write(
+        "said.csv", 'layer,feature,text\n1,3,"red \x1b[31m, [bold]"\n1,99,no such\n2,0,other\n'
+    )
+
+    result = place.run("show", place.config, "1:3", "--no-paths", "--explanations", said)
+
+    assert r"explanation: red \x1b[31m, [bold]" in result.stdout
+    assert "warning: said.csv: 1 explanation left out, of features" in result.stderr
+    assert not any(sign in result.stdout + result.stderr for sign in FORBIDDEN)
+    shown = place.document("show", place.config, "1:3", "--no-paths", "--explanations", said)
+    assert (shown["explanation"], shown["neuronpedia"]) == ("red \x1b[31m, [bold]", None)
+    line = place.refusal(2, "show", place.config, "1:3", "--explanations", "none.csv")
+    assert "no such file of explanations: " in line
 
 
 def test_a_sample_that_is_handed_over_is_the_reference(place: Workplace) -> None:

@@ -50,7 +50,8 @@ PROVENANCE: dict[str, Any] = {
     ],
 }
 FIRST_COLUMNS = (
-    "layer", "feature", "star", "reject", "label", "tags", "note", "silent", "density",
+    "layer", "feature", "star", "reject", "label", "tags", "note", "explanation", "silent",
+    "density",
 )  # fmt: skip
 LAST_COLUMNS = (
     "export_schema", "export_raw", "model", "dictionary", "dictionary_sha256", "reference",
@@ -102,13 +103,15 @@ def _written(
     rows: pl.DataFrame | None = None,
     marks: pl.DataFrame = no_marks,
     texts: Sequence[str] = VOCABULARY,
+    explanations: pl.DataFrame | None = None,
     raw: bool = False,
     bom: bool = False,
 ) -> Path:
     atlas = _atlas(len(VOCABULARY), len(texts))
     every = atlas.select("layer", "feature") if rows is None else rows
     export(
-        every, path, atlas=atlas, marks=marks, texts=texts, provenance=PROVENANCE, raw=raw, bom=bom
+        every, path, atlas=atlas, marks=marks, explanations=explanations, texts=texts,
+        provenance=PROVENANCE, raw=raw, bom=bom,
     )  # fmt: skip
     return path
 
@@ -126,13 +129,17 @@ HOSTILE_MARKS = _marks(
 def test_an_export_reads_back_as_the_rows_that_were_asked_for(
     tmp_path: Path, ending: str, raw: bool
 ) -> None:
-    found = read_export(_written(tmp_path / f"x{ending}", marks=HOSTILE_MARKS, raw=raw))
+    said = HOSTILE_MARKS.select("layer", "feature", explanation="label")
+    written = _written(tmp_path / f"x{ending}", marks=HOSTILE_MARKS, explanations=said[1:], raw=raw)
+    found = read_export(written)
 
     atlas = _atlas(len(VOCABULARY), len(VOCABULARY))
     assert dict(found.schema) == dict(SCHEMA)
     assert found.select(atlas.columns).equals(atlas)
     marked = found.filter("reject")
     assert marked.select(HOSTILE_MARKS.columns).equals(HOSTILE_MARKS)
+    assert found["explanation"].to_list()[: said.height] == ["", *said["explanation"][1:]]
+    assert set(found["explanation"][said.height :]) == {""}
     unmarked = found.filter(~pl.col("reject"))
     assert unmarked["note"].unique().to_list() == unmarked["label"].unique().to_list() == [""]
     whole = [whole_characters(text) for text in VOCABULARY]
@@ -398,7 +405,7 @@ def test_what_is_no_export_is_refused_in_one_line(
 def test_another_version_of_the_schema_is_refused(tmp_path: Path, ending: str) -> None:
     path = _written(tmp_path / f"x{ending}", rows=_rows((8, 1)))
     content = path.read_bytes()
-    old = {".csv": (b',2,"false",', b',1,"false",'), ".ndjson": (b'_schema":2', b'_schema":1')}
+    old = {".csv": (b',3,"false",', b',2,"false",'), ".ndjson": (b'_schema":3', b'_schema":2')}
     path.write_bytes(content.replace(*old[ending]))
     assert path.read_bytes() != content
 
@@ -476,6 +483,23 @@ def test_words_are_looked_for_in_the_lists_of_one_lens(
 
     assert found == [row[:2] for row in lists if wanted in (*row[2], *row[3])]
     assert 0 < len(found) < N_LAYERS * D_MLP
+
+
+def test_what_others_say_is_exported_and_can_be_filtered_for(place: Workplace, data: Path) -> None:
+    file = data / "said.csv"
+    file.write_text('layer,feature,text\n1,4,"=what is said"\n0,3,dull\n77,1,lost\n')
+    more = ("--explanations", str(file))
+
+    assert _exported(place, data, "--where", "explanation:WHAT", *more) == [(1, 4)]
+    assert _exported(place, data, "--where", "explanation <> '' and not star", *more) == [(1, 4)]
+    assert _exported(place, data, "--starred", *more) == [(0, 3), (0, 4), (2, 0)]
+    assert read_export(data / "out.csv")["explanation"].to_list() == ["dull", "", ""]
+    result = place.run("export", place.config, "-o", str(data / "out.csv"), *more)
+    assert "said.csv: 1 explanation left out, of features that the dictionary" in result.stderr
+    line = place.refusal(
+        2, "export", place.config, "-o", str(data / "out.csv"), "--where", "explanation:x"
+    )
+    assert "there are no explanations: name a file" in line
 
 
 def test_an_export_agrees_with_show(place: Workplace, data: Path) -> None:

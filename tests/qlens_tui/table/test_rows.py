@@ -13,9 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from qlens_tui.table.column_names import header, names_of
+from qlens_tui.table.column_names import EXPLANATION, header, names_of
 from qlens_tui.table.filter_sql import read_filter
 from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Word, Words
 from qlens_tui.table.rows import (
@@ -62,6 +61,7 @@ def features(draw: st.DrawFn) -> dict[str, Any]:
         "reject": draw(st.booleans()),
         "tags": sorted(draw(st.sets(st.sampled_from(["keep", "Dry goods", "草"])))),
         "label": draw(st.sampled_from(["", "dry Wood", "草"])),
+        "explanation": draw(st.sampled_from(["", "Dry wells", "WET, É Straße", "寿"])),
         "note": draw(st.sampled_from(["", "smells of WET wool", "two\nlines", "it's"])),
     }
 
@@ -71,11 +71,11 @@ def frames(draw: st.DrawFn, least: int = 0) -> pl.DataFrame:
     names = draw(st.sets(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=least))
     said = [{"layer": at, "feature": number} | draw(features()) for at, number in sorted(names)]
     types = {"layer": pl.Int32, "feature": pl.Int32}
-    types |= {name: dtype for name, dtype in {**SCHEMA, **MARKS}.items() if name in _NAMES}
+    types |= {name: dtype for name, dtype in KNOWN.items() if name in _NAMES}
     return pl.DataFrame(said, types)
 
 
-_NAMES = ("silent", "density", "value_gain", *SEARCHED, *MARKS)
+_NAMES = ("silent", "density", "value_gain", *SEARCHED, EXPLANATION, *MARKS)
 
 
 def names(rows: Rows) -> list[tuple[int, int]]:
@@ -159,11 +159,13 @@ PLACES = {
     "tag:": ("tags",),
     "label:": ("label",),
     "Note:": ("note",),
+    "explanation:": ("explanation",),
 }
 """Where each prefix looks."""
 TYPED = st.lists(
     st.tuples(
-        st.sampled_from([*PLACES]), st.sampled_from(["dry", "WET", "寿", '"="', '" no"', "e", "#1"])
+        st.sampled_from([*PLACES]),
+        st.sampled_from(["dry", "WET", "寿", '"é STRASSE"', '"="', '" no"', "e", "#1"]),
     ),
     min_size=1,
     max_size=3,
@@ -173,7 +175,7 @@ TYPED = st.lists(
 def has(row: dict[str, Any], word: str, column: str) -> bool:
     """Whether a word is in a column, in plain Python."""
     word = word.strip('"').casefold()
-    if column in ("label", "note"):
+    if column in ("label", "note", "explanation"):
         return word in row[column].casefold()
     if column == "tags":
         return any(word in tag.casefold() for tag in row["tags"])
@@ -211,7 +213,7 @@ def test_what_matched_is_told_by_word_and_column(
     assert list(found.matches.columns) == list(dict.fromkeys(name for name, _ in asked))
     for name in found.matches.columns:
         words = [word for column, word in asked if column == name]
-        if name in MARKS:
+        if name in (EXPLANATION, *MARKS):
             assert list(found.matches.words[name]) == [word.strip('"').casefold() for word in words]
             continue
         for ids, word in zip(found.matches.tokens[name], words, strict=True):
