@@ -66,6 +66,7 @@ class State:
         self.last_heads: m.Paths | None = None
         """The heads that were shown last."""
         self.work: dict[int, Work] = {}
+        self._running: int | None = None
         """Every request that the engine has not finished, by its number."""
         self._has_chosen = has_chosen
         self._content: tuple[object, ...] | None = None
@@ -227,6 +228,7 @@ class State:
         question = work.request
         if isinstance(event, m.Status):
             work.take(event)
+            self._running = event.id
         elif has_more(event, question):
             work.rest()
         else:
@@ -271,6 +273,11 @@ class State:
     def jobs(self) -> list[Work]:
         """Long work under way, oldest first."""
         return [work for work in self.under_way if work.name]
+
+    @property
+    def running(self) -> Work | None:
+        """The request that the engine works on, as far as it has told; the others wait."""
+        return None if self._running is None else self.work.get(self._running)
 
     # What panes show.
 

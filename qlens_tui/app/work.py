@@ -39,6 +39,13 @@ class Work:
         """The progress as shown in the list of jobs."""
         return self.doing or "waiting"
 
+    def standing(self, running: Work | None) -> str:
+        """How far it is and, if another job is running, that it waits for that one."""
+        if running is None or running is self or not running.name:
+            return self.progress
+        done = f"{100 * self.done // self.total}% done, " if self.total and self.done else ""
+        return f"{done}waits for {running.name}"
+
     @property
     def share(self) -> str:
         """The percentage, or else the progress text."""

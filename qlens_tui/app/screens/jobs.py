@@ -33,9 +33,9 @@ class Jobs(Choice):
         self._timer = self.set_interval(_SECONDS, lambda: self.show(self._job_lines()))
 
     def _job_lines(self) -> list[str]:
-        jobs = self._state.jobs
+        jobs, running = self._state.jobs, self._state.running
         self._numbers = [job.id for job in jobs]
-        said = (f"{job.name}: {job.progress}" for job in jobs)
+        said = (f"{job.name}: {job.standing(running)}" for job in jobs)
         return [visible(line, ascii_only=self._plain) for line in said]
 
     def _cancel(self, _choice: Choice, index: int | None) -> None:

@@ -117,8 +117,7 @@ def doing(state: State, layer_requests: LayerRequests) -> tuple[str, ...]:
     """What is going on, in several wordings, longest first."""
     opened, jobs = state.opened, state.jobs
     if jobs:
-        # The newest one with progress is the one that is running.
-        job = next((job for job in reversed(jobs) if job.done), jobs[0])
+        job = state.running if state.running in jobs else jobs[0]
         more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
         return f"{job.name}: {job.progress}{more}", f"{job.name} {job.share}{more}"
     if opened.session is None:

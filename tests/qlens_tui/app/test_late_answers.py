@@ -311,6 +311,30 @@ def test_a_layer_that_comes_back_into_sight_is_computed_first_again(talk):
     talk(act, LastVisit(layer=0, feature=1, known=known(0, 1)))
 
 
+def test_a_job_of_a_layer_that_was_left_says_what_it_waits_for(talk):
+    async def act(talk):
+        await talk.open(0, 1)
+        await talk.describe(0)
+        await talk.keys("l")
+        left, in_sight = (
+            next(each for each in reversed(talk.asked(m.Tabulate)) if each.layer == layer)
+            for layer in (0, 1)
+        )
+        await talk.say(m.Status(id=left.id, text="atlas", done=30, total=120, eta=9.0))
+        await talk.say(m.Status(id=in_sight.id, text="atlas", done=5, total=10))
+        await talk.keys("w")
+        lines = talk.bench.app.screen.query_one(ChoiceList).lines
+        assert any("atlas of layer 0: 25% done, waits for atlas of layer 1" in x for x in lines)
+        assert any("atlas of layer 1: atlas 50%" in each for each in lines)
+        await talk.keys("escape")
+        await talk.say(m.AtlasReady(id=in_sight.id, layer=1, directory="/nowhere"))
+        await talk.keys("w")
+        lines = talk.bench.app.screen.query_one(ChoiceList).lines
+        assert not any("waits for" in each for each in lines)
+
+    talk(act, LastVisit(layer=0, feature=1, known=known(0, 1)))
+
+
 def test_contexts_that_were_dropped_on_the_way_back_are_asked_for_again(talk):
     async def act(talk):
         await talk.open(0)
