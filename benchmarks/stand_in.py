@@ -102,13 +102,16 @@ class Answers:
 
         contexts = []
         for _ in range(4 * CONTEXTS):
-            before, (token,), after = (self._named(some(n)) for n in (16, 1, 8))
+            before, (token,), after = (self._named(some(n)) for n in (20, 1, 16))
             place = drawn.randrange(1024), drawn.randrange(32), drawn.random()
-            contexts.append(m.Context(*place, *some(1), before, token, after))
+            around = tuple(max(0.0, drawn.uniform(-4, 1)) for _ in range(37))
+            contexts.append(m.Context(*place, *some(1), before, token, after, around))
+        text = m.TextFacts(True, "made up", N_TOKENS // 32, 32, N_TOKENS, "0" * 64)
         return m.EvidenceReady(id=request.id, evidence=m.Evidence(
-            layer=0, feature=request.feature, density=drawn.random() / 100,
-            max_activation=9 * drawn.random(), n_tokens=N_TOKENS,
-            contexts=tuple(contexts), by_key=near(), by_value=near(),
+            layer=0, feature=request.feature, text=text, density=drawn.random() / 100,
+            max_activation=1.0, contexts=tuple(contexts[:12]),
+            quarters=tuple(tuple(contexts[at : at + 2]) for at in range(12, 20, 2)),
+            histogram=some(12), bin_width=0.0625, by_key=near(), by_value=near(),
         ))  # fmt: skip
 
     def _named(self, ids: tuple[int, ...]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ alone, not on where reading was divided or interrupted.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -90,13 +91,17 @@ class FeatureActivity:
             self.top_samples[feature], self.top_positions[feature], self.top_activations[feature]
         )
 
-    def quarters(self, feature: int, n: int) -> tuple[list[Place], ...]:
+    def quarters(
+        self, feature: int, n: int, without: Collection[Place] = ()
+    ) -> tuple[list[Place], ...]:
         """At most `n` contexts from each quarter of `(0, max]`, weakest quarter first.
 
-        Of the kept contexts of a quarter those that come first in the lottery, strongest first.
+        Of the kept contexts of a quarter, `without` some, those that come first in the lottery;
+        strongest first.
         """
         rows = self.bin_samples, self.bin_positions, self.bin_activations
-        kept = list(dict.fromkeys(_places(*(each[feature].flatten() for each in rows))))
+        places = dict.fromkeys(_places(*(each[feature].flatten() for each in rows)))
+        kept = [place for place in places if place not in without]
         samples = torch.tensor([place.sample for place in kept], dtype=torch.int64)
         tickets = lottery(torch.full_like(samples, feature), samples).tolist()
         drawn = [kept[at] for at in sorted(range(len(kept)), key=lambda at: (tickets[at], at))]

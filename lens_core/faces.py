@@ -14,7 +14,7 @@ here, because front ends use this module too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 _BYTE = "x[89a-f][0-9a-f]"
 _SURROGATES = re.compile("[\udc80-\udcff]+")
@@ -42,6 +42,19 @@ def joined(faces: Iterable[str]) -> str:
     """The face of consecutive texts; bytes that form a character together become that character."""
     text = "".join(map(unescape_bytes, faces))
     return escape_bytes(_SURROGATES.sub(_whole, text))
+
+
+def parted(faces: Sequence[str]) -> Iterator[tuple[range, str]]:
+    """Consecutive texts one by one, but those that share a character together, as `joined`."""
+    start, is_open = 0, False
+    for at, text in enumerate(map(unescape_bytes, faces)):
+        if at and not (is_open and (not text or _SURROGATES.match(text[0]))):
+            yield range(start, at), joined(faces[start:at])
+            start = at
+        if text:
+            is_open = _SURROGATES.match(text[-1]) is not None
+    if faces:
+        yield range(start, len(faces)), joined(faces[start:])
 
 
 def id_named(text: str) -> int | None:

@@ -116,6 +116,23 @@ def firing(
     return Firing(torch.cat(features), torch.cat(strongest), torch.cat(row) if row else None)
 
 
+@torch.no_grad()
+def sample_activations(
+    model: ResidualModel,
+    dictionary: FeatureDictionary,
+    tokens: Int64[Tensor, "samples pos"],
+    feature: int,
+) -> Float32[Tensor, "samples pos"]:
+    """One feature's activation at every token of samples that fit into memory together."""
+    site = dictionary.read_site
+    stream = model.sites(tokens.to(model.device), last=site)[site]
+    read = read_function(dictionary, model)
+    size = max(1, BLOCK_BYTES // (4 * dictionary.n_features))
+    blocks = torch.split(stream.flatten(0, 1), size)
+    rows = [dictionary.encode(read(each).to(dictionary.keys))[:, feature] for each in blocks]
+    return torch.cat(rows).float().view(tokens.shape)
+
+
 def _strongest(
     activations: Float32[Tensor, "some n_features"], top: int
 ) -> tuple[Float32[Tensor, "some top"], Int64[Tensor, "some top"]]:

@@ -1,36 +1,32 @@
 """Answers about a session, a layer, a feature and a prompt, for both front ends.
 
 The command line and the app's engine get all answers from these functions; the results are
-the plain data of `lens_core.signature`. Long work reports progress to `tick(what, done, total)`,
-which may raise to cancel it.
+the plain data of `lens_core.signature`. Long work reports progress to `tick`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import starmap
 
 from lens_core.atlas.atlas import atlas_fingerprint
 from lens_core.atlas.files import find_layer
 from lens_core.comparison import Comparison
+from lens_core.evidence_report import evidence, text_sha256, with_activations
 from lens_core.firing import firing, prompt_tokens
 from lens_core.head_shares import check_switch, head_shares
 from lens_core.lenses import LENSES, QUERY, Lens
 from lens_core.near_duplicates import near_duplicates
-from lens_core.neighbours import neighbours
 from lens_core.paths import paths as shares
 from lens_core.resemblance import Likeness, Resembling
 from lens_core.session import Session
 from lens_core.signature import (
     NO_DIRECTION,
-    Context,
-    Evidence,
     FeatureReport,
     FiringFeatures,
     LayerFacts,
-    Neighbour,
     OperatorFacts,
     Paths,
     PromptFirings,
@@ -39,12 +35,7 @@ from lens_core.signature import (
     Signature,
 )
 from lens_core.switches import against_all_on
-from lens_core.terms import SIDES, Settings, Side, Split, block_name, in_order
-
-Tick = Callable[[str, int, int], None]
-
-BEFORE, AFTER = 16, 8
-"""Tokens of context on each side."""
+from lens_core.terms import SIDES, Settings, Side, Split, Tick, block_name, in_order
 
 
 def session_facts(session: Session) -> SessionFacts:
@@ -114,6 +105,7 @@ def _dictionary_facts(session: Session, layer: int) -> LayerFacts:
         key_blocks=(key.start, key.stop),
         provenance={name: str(fact) for name, fact in dictionary.provenance.items()},
         atlas=None,
+        text=text_sha256(session, layer),
     )
 
 
@@ -160,7 +152,7 @@ def feature_report(
         signature=found,
         comparison=comparison(session, layer, feature, settings, lenses=(QUERY,)),
         paths=ways,
-        evidence=evidence(session, layer, feature, contexts=contexts),
+        evidence=with_activations(session, evidence(session, layer, feature, contexts=contexts)),
         heads=split_up,
     )
 
@@ -254,57 +246,6 @@ def paths(
         rows=tuple(rows),
         block=None if block is None else block_name(block),
         reason=NO_DIRECTION if all(math.isnan(row.share) for row in rows) else "",
-    )
-
-
-def evidence(
-    session: Session, layer: int, feature: int, *, contexts: int = 20, nearest: int = 10
-) -> Evidence:
-    """A feature's strongest `contexts` in the reference, and the `nearest` features of its layer.
-
-    The first call for a layer costs a pass over the reference, which serves the whole layer.
-    """
-    lens = session.lens
-    dictionary = lens.dictionary(layer, feature)
-    found = lens.activity(layer)
-    strongest = zip(
-        found.top_samples[feature].tolist(),
-        found.top_positions[feature].tolist(),
-        found.top_activations[feature].tolist(),
-        strict=True,
-    )
-    fired = [place for place in strongest if place[0] >= 0][: max(0, contexts)]
-
-    def like(side: Side) -> tuple[Neighbour, ...]:
-        ids, cosines = neighbours(dictionary, feature, side, max(0, nearest))
-        pairs = zip(ids.tolist(), cosines.tolist(), strict=True)
-        return tuple(Neighbour(layer, other, cosine) for other, cosine in pairs)
-
-    return Evidence(
-        layer=layer,
-        feature=feature,
-        density=float(found.density[feature]),
-        max_activation=float(found.max_activation[feature]),
-        n_tokens=session.reference.n_tokens,
-        contexts=tuple(_context(session, *place) for place in fired),
-        by_key=like("key"),
-        by_value=like("value"),
-    )
-
-
-def _context(session: Session, sample: int, position: int, activation: float) -> Context:
-    ids = session.reference.tokens[sample].tolist()
-    first = max(0, position - BEFORE)
-    texts = session.lens.vocabulary.texts(ids[first : position + 1 + AFTER])
-    at = position - first
-    return Context(
-        sample=sample,
-        position=position,
-        activation=activation,
-        token_id=ids[position],
-        before=tuple(texts[:at]),
-        token=texts[at],
-        after=tuple(texts[at + 1 :]),
     )
 
 

@@ -8,10 +8,9 @@ import polars as pl
 
 from lens_core.feature_scores import scores_among
 from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
-from lens_core.report import Tick
 from lens_core.session import Session
 from lens_core.signature import Found, Hit
-from lens_core.terms import Side
+from lens_core.terms import Side, Tick
 from lens_core.token_query import By, TokenQuery
 
 _BEST_TOKENS = 5  # of a feature that a search found

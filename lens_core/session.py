@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lens_core.carry import Carrier
 from lens_core.config import Config
+from lens_core.contexts.files import ContextShelf
 from lens_core.dictionaries.formats import available_layers
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.directories import OPERATORS, cache_dir, caches, results_dir
@@ -38,6 +39,7 @@ class Session:
     model: ResidualModel
     reference: ReferenceSample
     lens: QueryLens
+    contexts: ContextShelf
 
     @property
     def settings(self) -> Settings:
@@ -124,7 +126,7 @@ def open_session(
         progress=progress,
     )
     lens = QueryLens(carrier, shelf, Vocabulary(model.tokenizer, model.d_vocab), config.lens)
-    return Session(config, cache, model, reference, lens)
+    return Session(config, cache, model, reference, lens, ContextShelf(cache, model, reference))
 
 
 def _finished_operators(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lens_core.comparison import Comparison
+from lens_core.evidence import Evidence
 from lens_core.terms import Method, OperatorSource, Settings, Side, Split, Switch
 from lens_core.token_query import By, TokenQuery
 
@@ -176,52 +177,6 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Context:
-    """A token of the reference on which a feature fires, and the text around it."""
-
-    sample: int
-    position: int
-    activation: float
-    token_id: int
-    before: tuple[str, ...]
-    token: str
-    after: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A feature of the same layer, and the cosine of its vector with the given feature's."""
-
-    layer: int
-    feature: int
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Where a feature fires in the reference, strongest first, and its nearest features.
-
-    `density` is the share of the reference's tokens on which it fires. A feature that fires on
-    none is silent; the reference is too short to call it dead. A vector of length zero has no
-    neighbours.
-    """
-
-    layer: int
-    feature: int
-    density: float
-    max_activation: float
-    n_tokens: int
-    contexts: tuple[Context, ...]
-    by_key: tuple[Neighbour, ...]
-    by_value: tuple[Neighbour, ...]
-
-    @property
-    def silent(self) -> bool:
-        """Whether it fires on no token of the reference."""
-        return self.density == 0
-
-
-@dataclass(frozen=True)
 class Hit:
     """A feature that a search found, with its best tokens.
 
@@ -366,7 +321,8 @@ class LayerFacts:
 
     `value_blocks` and `key_blocks` are the range of blocks (start, stop) on each side's path.
     `atlas` is the directory of its finished atlas, `None` if there is none; `operators` says
-    which operators answer for this dictionary.
+    which operators answer for this dictionary. `text` identifies the text in which contexts are
+    looked for (`TextFacts.sha256`; empty: not known).
     """
 
     layer: int
@@ -378,6 +334,7 @@ class LayerFacts:
     key_blocks: tuple[int, int]
     provenance: Mapping[str, str]
     atlas: str | None
+    text: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ MEASURES: Mapping[str, str] = MappingProxyType(
 Progress = Callable[[int, int], None]
 """Called with the amount done and the total (samples, passes, units); may raise to cancel."""
 
+Tick = Callable[[str, int, int], None]
+"""The same, with what is being done in front."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from lens_core.evidence import TextFacts
 from lens_core.storage.disk_space import in_bytes
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ranks_moved",
     "score_change",
     "share",
+    "tokens_of",
 ]
 
 
@@ -64,6 +66,14 @@ def part_of(tokens: int, of: int) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """`1 unit`, `2,304 units`; `plural` if it is not the noun with an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def tokens_of(text: TextFacts) -> str:
+    """`2,048 reference tokens`, or `158,720 tokens of novels.txt`; raw, as the name is."""
+    if text.is_reference:
+        return f"{text.n_tokens:,} reference tokens"
+    name = text.origin.rpartition("/")[2] if text.origin.startswith("text:") else text.origin
+    return f"{text.n_tokens:,} tokens of {name.removeprefix('text:')}"
 
 
 def duration(seconds: float) -> str:

@@ -168,29 +168,41 @@ class ContextShelf:
 
         Warns of a damaged file, once, and goes on to the next corpus.
         """
-        name = layer_file(self._model, dictionary)
-        for _, samples, directory in sorted(self._corpora(), reverse=True):
-            path = directory / name
-            try:
-                corpus = directory / TOKENS
-                state = path, path.stat().st_mtime_ns, corpus.stat().st_mtime_ns
-            except OSError:
-                continue
+        for state in self._finished(dictionary):
             if self._last is not None and self._last[0] == state:
                 return self._last[1]
-            if state in self._refused:
-                continue
+            path = state[0]
             try:
-                found = _finished(path, samples)
+                activity = read_reading(path).activity
+                corpus = read_corpus_file(path.with_name(TOKENS))
             except StoreError as error:
                 self._refused.add(state)
                 told = f"{error}: run `qlens contexts` again"
                 warnings.warn(told, QlensWarning, stacklevel=2)
                 continue
-            if found is not None:
-                self._last = state, found
-                return found
+            found = LayerContexts(corpus, path.parent.name, activity)
+            self._last = state, found
+            return found
         return None
+
+    def find(self, dictionary: FeatureDictionary) -> str | None:
+        """The `sha256` of what `get` returns, unless that turns out to be damaged; reads little."""
+        return next((state[0].parent.name for state in self._finished(dictionary)), None)
+
+    def _finished(self, dictionary: FeatureDictionary) -> Iterator[_State]:
+        """The files about whole corpora, longest first, without those that are damaged."""
+        name = layer_file(self._model, dictionary)
+        for _, samples, directory in sorted(self._corpora(), reverse=True):
+            path = directory / name
+            try:
+                with open_tensors(path) as file:
+                    facts = _facts(path, file.metadata, "contexts")
+                corpus = directory / TOKENS
+                state = path, path.stat().st_mtime_ns, corpus.stat().st_mtime_ns
+            except (StoreError, OSError):
+                continue  # absent, or damaged: `qlens cache verify` tells
+            if facts["samples"] == str(samples) and state not in self._refused:
+                yield state
 
     def _corpora(self) -> Iterator[tuple[int, int, Path]]:
         """The corpora without this reference's samples: their tokens, samples and directories."""
@@ -203,15 +215,6 @@ class ContextShelf:
                     continue  # being written, or damaged: `qlens cache verify` tells
                 if facts["reference"] == self._reference.sha256:
                     yield int(facts["tokens"]), int(facts["samples"]), directory
-
-
-def _finished(path: Path, samples: int) -> LayerContexts | None:
-    """What is in a layer's file, if it is about all `samples` of its corpus."""
-    with open_tensors(path) as file:
-        if _facts(path, file.metadata, "contexts")["samples"] != str(samples):
-            return None
-    activity, corpus = read_reading(path).activity, read_corpus_file(path.parent / TOKENS)
-    return LayerContexts(corpus, path.parent.name, activity)
 
 
 def _facts(path: Path, metadata: Mapping[str, str], kind: str) -> Mapping[str, str]:

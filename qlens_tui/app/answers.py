@@ -127,6 +127,8 @@ class Answers:
         before = self._opened.known.get(layer), None if kept is None else kept.layers.get(layer)
         if any(each is not None and each.sha256 != facts.sha256 for each in before):
             self._state.forget_answers()
+        if facts.text:
+            self._state.keep_text(layer, facts.text)
         self._opened.described[facts.layer] = facts
         self._rows.learn(KnownLayer.of(facts))
         self._marking.learn(facts.layer)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from qlens_tui.engine import messages as m
 
-KEPT = (*m.OF_PANES, m.Search, m.ReadPrompt, m.FindResembling)
+KEPT = (*m.OF_PANES, m.Search, m.ReadPrompt, m.ReadSample, m.FindResembling)
 """The requests whose answers are kept."""
 _MOST = 1024
 
@@ -40,13 +40,21 @@ class KeptAnswers:
         """Forget the answer to a request."""
         self._answers.pop(question, None)
 
+    def keep_text(self, layer: int, text: str) -> None:
+        """Forget evidence about a layer that is from another text than this."""
+        for question, (found, _) in list(self._answers.items()):
+            if isinstance(found, m.Evidence) and found.layer == layer and found.text.sha256 != text:
+                self.drop(question)
+
     def clear(self) -> None:
         """Forget all of them."""
         self._answers.clear()
 
 
 def _tokens(found: object) -> int:
-    """Over how many tokens of the reference a result is that comes in stages."""
+    """Over how many tokens a result is that comes in stages, or twice that."""
+    if isinstance(found, m.Evidence):
+        return 2 * found.n_tokens + found.is_whole
     return found.n_tokens if isinstance(found, m.Signature | m.Paths) else 0
 
 
@@ -56,11 +64,12 @@ def brought_by(event: m.Event) -> tuple[object, bool]:
         case (
             m.SignatureReady(signature=found, is_last=is_whole)
             | m.PathsReady(paths=found, is_last=is_whole)
+            | m.EvidenceReady(evidence=found, is_last=is_whole)
         ):
             return found, is_whole
         case (
             m.ComparisonReady(comparison=found)
-            | m.EvidenceReady(evidence=found)
+            | m.SampleReady(sample=found)
             | m.SearchReady(found=found)
             | m.ResemblingReady(found=found)
             | m.PromptReady(prompt=found)
@@ -73,7 +82,7 @@ def brought_by(event: m.Event) -> tuple[object, bool]:
 def has_more(event: m.Event, question: m.Request) -> bool:
     """Whether other events about the same request follow this one."""
     match event:
-        case m.SignatureReady() | m.PathsReady():
+        case m.SignatureReady() | m.PathsReady() | m.EvidenceReady():
             is_ahead = isinstance(question, m.ComputePaths) and question.ahead
             return not event.is_last and not is_ahead
         case m.LayerReady():

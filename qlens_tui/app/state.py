@@ -125,6 +125,11 @@ class State:
             self._from_atlas = signature
             self._settle()
 
+    def keep_text(self, layer: int, text: str) -> None:
+        """Contexts of a layer are looked for in this text: drop those from another."""
+        self._answers.keep_text(layer, text)
+        self._settle()
+
     def forget_answers(self) -> None:
         """Drop all answers: the same requests would now be answered differently."""
         self._answers.clear()
@@ -247,6 +252,8 @@ class State:
     def keep_answer(self, question: m.Request, event: m.Event) -> None:
         """Record the answer that an event brings, if it brings one."""
         found, is_whole = brought_by(event)
+        if isinstance(found, m.Evidence):
+            self._answers.keep_text(found.layer, found.text.sha256)
         if found is not None:
             self._answers.keep(question, found, is_whole=is_whole)
             self._problems.pop(question, None)

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from lens_core.comparison import SideComparison
+from lens_core.evidence import Context, Evidence
 from lens_core.faces import joined
 from lens_core.lenses import LENSES, QUERY
 from lens_core.signature import (
-    Context,
-    Evidence,
     FeatureReport,
     Found,
     Lists,
@@ -148,7 +147,10 @@ def _activity(evidence: Evidence) -> dict[str, Any]:
         "silent": evidence.silent,
         "density": evidence.density,
         "max_activation": evidence.max_activation,
+        "text": asdict(evidence.text),
+        "histogram": {"bin_width": evidence.bin_width, "counts": evidence.histogram},
         "contexts": [_context(context) for context in evidence.contexts],
+        "quarters": [[_context(context) for context in part] for part in evidence.quarters],
     }
 
 
@@ -160,6 +162,8 @@ def _context(context: Context) -> dict[str, Any]:
         "token": context.token,
         "before": joined(context.before),
         "after": joined(context.after),
+        "tokens": context.tokens,
+        "activations": context.activations,
     }
 
 

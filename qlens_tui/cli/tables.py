@@ -14,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_core.comparison import RankedToken, SideComparison
-from lens_core.faces import joined
+from lens_core.evidence import Context, Evidence
 from lens_core.lenses import LOGIT, QUERY
 from lens_core.signature import (
-    Evidence,
     FeatureReport,
     Paths,
     PathShare,
@@ -26,8 +25,17 @@ from lens_core.signature import (
 from lens_core.terms import SIDES, Side, Split, switch_names
 from qlens_tui.cli.documents import computed_on
 from qlens_tui.cli.output import Output
-from qlens_tui.formats import counted, density, number, ranks_moved, score_change, share
-from qlens_tui.text import cells, context_label, fit, token_label, visible
+from qlens_tui.formats import (
+    counted,
+    density,
+    number,
+    ranks_moved,
+    score_change,
+    share,
+    tokens_of,
+)
+from qlens_tui.shading import bars, concordance
+from qlens_tui.text import fit, token_label, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,6 +50,7 @@ _SPLITS: dict[Split, str] = {
 _MEANING = {"value": "what it promotes", "key": "what activates it"}
 _FIXED = 37  # width of a token table without the tokens
 _WIDEST_TOKEN = 32
+_SHADES = ("", "on grey23", "on grey35", "black on dark_goldenrod", "black on gold1")
 
 
 def feature_tables(
@@ -75,6 +84,7 @@ class _Page:
         self._ascii = output.ascii_only
         self._ellipsis = "..." if self._ascii else "…"
         self._width = output.console.width
+        self._digits = self._ascii or output.console.color_system is None
 
     def visible(self, text: str) -> str:
         return visible(text, ascii_only=self._ascii)
@@ -209,39 +219,41 @@ class _Page:
         return Text(fit(" ".join(labels), self._width - taken, ellipsis=self._ellipsis).rstrip(" "))
 
     def activity(self, activity: Evidence) -> Iterator[RenderableType]:
+        text = self.visible(tokens_of(activity.text))
         if activity.silent:
-            yield Text.assemble(
-                ("ACTIVITY", "bold"), f"  silent in {activity.n_tokens} reference tokens"
-            )
+            yield Text.assemble(("ACTIVITY", "bold"), f"  silent in {text}")
             return
-        fired = round(activity.density * activity.n_tokens)
+        fired = sum(activity.histogram)
+        shown = bars(activity.histogram, ascii_only=self._ascii)
+        end = number(len(activity.histogram) * activity.bin_width)
         yield Text.assemble(
             ("ACTIVITY", "bold"),
-            f"  fires on {fired} of {activity.n_tokens} reference tokens "
-            f"({density(activity.density)}), at most {number(activity.max_activation)}",
+            f"  fires on {fired:,} of {text} ({density(activity.density)}), "
+            f"at most {number(activity.max_activation)}",
         )
+        yield Text(f"0 {shown} {end}")
         table = plain_table()
         table.add_column("where", justify="right")
         table.add_column("activation", justify="right")
         table.add_column("context", no_wrap=True)
         for context in activity.contexts:
-            token = f"[{token_label(context.token, ascii_only=self._ascii)}]"
-            room = max(0, self._width - 24 - cells(token))
-            before = self._last(self._running(joined(context.before)), room * 2 // 3)
-            after = fit(
-                self._running(joined(context.after)), max(0, room - cells(before)), ellipsis=""
-            )
-            table.add_row(
-                f"{context.sample}:{context.position}",
-                number(context.activation),
-                Text.assemble(before, (token, "bold"), after.rstrip(" ")),
-            )
+            self._add_context(table, context, activity.max_activation)
+        if any(activity.quarters):
+            table.add_row("", "", Text("from each quarter of its range", style="dim"))
+        for quarter in reversed(activity.quarters):
+            for context in quarter:
+                self._add_context(table, context, activity.max_activation)
         yield table
 
-    def _running(self, text: str) -> str:
-        return context_label(text, ascii_only=self._ascii)
-
-    def _last(self, shown: str, width: int) -> str:
-        while cells(shown) > width:
-            shown = shown[1:]
-        return shown
+    def _add_context(self, table: Table, context: Context, largest: float) -> None:
+        room = max(0, self._width - 24)
+        before = room * 11 // 20
+        line = concordance(
+            context, largest, before, room - before, ascii_only=self._ascii,
+            digits=self._digits, ellipsis=self._ellipsis,
+        )  # fmt: skip
+        shown = Text.assemble(
+            *((piece.text, "bold" if piece.is_peak else _SHADES[piece.shade]) for piece in line)
+        )
+        place = f"{context.sample}:{context.position}"
+        table.add_row(place, number(context.activation), shown)

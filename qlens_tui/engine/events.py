@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lens_core.comparison import Comparison
+from lens_core.evidence import Evidence, SampleActivations
 from lens_core.resemblance import Resembling
 from lens_core.signature import (
     BuildFacts,
-    Evidence,
     Found,
     LayerFacts,
     Paths,
@@ -21,7 +21,7 @@ from lens_core.signature import (
     Signature,
 )
 from lens_core.terms import Side
-from qlens_tui.engine.requests import ComputePaths, ComputeSignature, Request
+from qlens_tui.engine.requests import ComputeEvidence, ComputePaths, ComputeSignature, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +144,10 @@ class BlockTokensReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceReady(Event):
-    """Where a feature fires in the reference, and its nearest features."""
+    """Where a feature fires, and its nearest features; the activations around may follow."""
 
     evidence: Evidence
+    is_last: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,13 @@ class ResemblingReady(Event):
     """The features most like one."""
 
     found: Resembling
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReady(Event):
+    """A sample of a text, and a feature's activations in it."""
+
+    sample: SampleActivations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +208,8 @@ def next_stage(request: Request, event: Event) -> Request | None:
     match request, event:
         case ComputeSignature() as lists, SignatureReady(is_last=False):
             return replace(lists, stage=lists.stage + 1)
+        case ComputeEvidence() as contexts, EvidenceReady(is_last=False):
+            return replace(contexts, stage=contexts.stage + 1)
         case ComputePaths(ahead=False) as shares, PathsReady(is_last=False):
             return replace(shares, stage=shares.stage + 1)
     return None

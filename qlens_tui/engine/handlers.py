@@ -75,6 +75,8 @@ class Answers:
                 return self._block_tokens(request)
             case requests.ComputeEvidence():
                 return self._evidence(request)
+            case requests.ReadSample():
+                return self._sample(request)
             case requests.Search():
                 return self._search(request)
             case requests.ReadPrompt():
@@ -190,7 +192,7 @@ class Answers:
         )  # fmt: skip
 
     def _evidence(self, request: requests.ComputeEvidence) -> events.Event:
-        from lens_core.report import evidence
+        from lens_core.evidence_report import evidence, with_activations
 
         found = evidence(
             self._session,
@@ -199,7 +201,19 @@ class Answers:
             contexts=request.contexts,
             nearest=request.neighbours,
         )
-        return events.EvidenceReady(id=request.id, evidence=found)
+        if request.stage:
+            tick = self._tick
+            found = with_activations(
+                self._session, found, lambda: tick("reading the contexts", 0, 0)
+            )
+        return events.EvidenceReady(id=request.id, evidence=found, is_last=found.is_whole)
+
+    def _sample(self, request: requests.ReadSample) -> events.Event:
+        from lens_core.evidence_report import sample
+
+        layer, feature, text = request.layer, request.feature, request.text
+        found = sample(self._session, layer, feature, text, request.sample)
+        return events.SampleReady(id=request.id, sample=found)
 
     def _search(self, request: requests.Search) -> events.Event:
         from lens_core.search_report import search

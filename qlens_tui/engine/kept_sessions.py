@@ -27,9 +27,17 @@ from lens_core.inputs import Inputs, inputs_of
 from lens_core.signature import LayerFacts, SessionFacts
 from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
-from qlens_tui.engine.events import Event, LayerReady, PathsReady, Ready, SignatureReady
+from qlens_tui.engine.events import (
+    Event,
+    EvidenceReady,
+    LayerReady,
+    PathsReady,
+    Ready,
+    SignatureReady,
+)
 from qlens_tui.engine.requests import (
     OF_PANES,
+    ComputeEvidence,
     ComputePaths,
     ComputeSignature,
     DescribeLayer,
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from lens_core.session import Session
 
 # Raise this when an answer changes for the same inputs: older ones are then not found.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class KeptEvents:
@@ -97,10 +105,12 @@ class KeptEvents:
 
 
 def _tokens(event: Event) -> int:
-    """Over how many tokens an answer is that comes in stages; 0 for others."""
+    """Over how many tokens an answer is that comes in stages, or twice that; 0 for others."""
     match event:
         case SignatureReady(signature=found) | PathsReady(paths=found):
             return found.n_tokens
+        case EvidenceReady(evidence=evidence):
+            return 2 * evidence.n_tokens + evidence.is_whole
     return 0
 
 
@@ -109,7 +119,7 @@ def _key(question: Request, **of: str) -> str:
     # When something is asked is no part of what is asked.
     if isinstance(asked, ComputePaths):
         asked = replace(asked, ahead=False, stage=0)
-    elif isinstance(asked, ComputeSignature):
+    elif isinstance(asked, ComputeSignature | ComputeEvidence):
         asked = replace(asked, stage=0)
     return fingerprint({"kind": "answer", "format": _FORMAT, "asked": encode(asked).decode()} | of)
 

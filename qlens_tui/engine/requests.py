@@ -174,21 +174,31 @@ class ComputeBlockTokens(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeEvidence(Request):
-    """Contexts, density and nearest features; answered by `EvidenceReady`.
+    """Contexts, density and nearest features; answered by `EvidenceReady`, in two stages.
 
-    The one pass over the reference that it takes serves the whole layer, so it comes before all
-    but the first stage of paths, which take passes for every feature.
+    The one pass over the reference that the first may take serves the whole layer, so it comes
+    before all but the first stage of paths, which take passes for every feature. The second reads
+    the contexts of this feature, for the activations around them.
     """
 
     pane: ClassVar[str] = "evidence"
     usual_urgency: ClassVar[int] = AFTER_PATHS
     layer: int
     feature: int
-    contexts: int = 20
+    contexts: int = 12
     neighbours: int = 10
+    stage: int = field(default=0, compare=False)
+
+    @property
+    def urgency(self) -> int:
+        return LATER_STAGE if self.stage else self.usual_urgency
 
     def keeps(self, running: Request) -> bool:
-        return isinstance(running, ComputeEvidence) and running.layer == self.layer
+        return (
+            isinstance(running, ComputeEvidence)
+            and running.layer == self.layer
+            and not running.stage
+        )
 
 
 OF_PANES = (
@@ -236,6 +246,20 @@ class FindResembling(Request):
     feature: int
     likeness: Likeness = "both"
     n: int = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadSample(Request):
+    """A whole sample with a feature's activation at each token; answered by `SampleReady`.
+
+    `text` is the `sha256` of the text in which the sample is.
+    """
+
+    pane: ClassVar[str] = "sample"
+    layer: int
+    feature: int
+    text: str
+    sample: int
 
 
 @dataclass(frozen=True, kw_only=True)

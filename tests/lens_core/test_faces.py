@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_core.faces import escape_bytes, joined, unescape_bytes
+from lens_core.faces import escape_bytes, joined, parted, unescape_bytes
 
 TEXT = st.text(
     st.characters(codec="utf-8") | st.sampled_from("\\xe69an") | st.sampled_from("\udce6\udc88")
@@ -59,3 +59,19 @@ def test_the_pieces_of_a_text_put_together_are_the_text(text: str, data: st.Data
 
 def test_bytes_that_stay_alone_stay_bytes() -> None:
     assert joined([r"\x88", "a", r"\xe6", r"\x88\x98", r"\xe6"]) == "\\x88a\u6218\\xe6"
+
+
+@given(st.lists(st.binary(max_size=6), max_size=6))
+def test_a_text_in_parts_is_the_text_joined_and_no_character_is_cut(pieces: list[bytes]) -> None:
+    whole = b"".join(pieces)
+    given_faces = [escape_bytes(each.decode("utf-8", "surrogateescape")) for each in pieces]
+    parts = list(parted(given_faces))
+
+    assert [at for part, _ in parts for at in part] == list(range(len(pieces)))
+    text = "".join(unescape_bytes(face) for _, face in parts)
+    assert text == whole.decode("utf-8", "surrogateescape")
+
+
+def test_only_tokens_that_share_a_character_are_put_together() -> None:
+    found = list(parted(["a", "b\\xe6", "\\x88\\x98c", "d"]))
+    assert found == [(range(1), "a"), (range(1, 3), "b战c"), (range(3, 4), "d")]

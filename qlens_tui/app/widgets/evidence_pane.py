@@ -19,7 +19,7 @@ from qlens_tui.app.views import EvidenceView
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
 from qlens_tui.engine.messages import Context, Evidence, Neighbour
-from qlens_tui.formats import density, number
+from qlens_tui.formats import density, number, tokens_of
 from qlens_tui.text import cells, context_label, fit, token_label, wrapped
 
 _BRACKETS = 2
@@ -129,12 +129,12 @@ class EvidencePane(FeaturePane[EvidenceView]):
         if waiting:
             return (*start, (waiting, "pane--waiting"))
         start = (*start, *self.kept_note("{}  "))
-        tokens = f"{of.n_tokens:,}"
+        text = self.printable(tokens_of(of.text))
         if of.silent:
-            return (*start, (f"silent in {tokens} reference tokens", "pane--waiting"))
-        fired = f"{round(of.density * of.n_tokens):,}"
+            return (*start, (f"silent in {text}", "pane--waiting"))
+        fired = f"{sum(of.histogram):,}"
         pieces = [
-            [f"fires on {fired} of {tokens} reference tokens", f"on {fired} of {tokens}"],
+            [f"fires on {fired} of {text}", f"on {fired} of {of.n_tokens:,}"],
             [f"density {density(of.density)}"],
             [f"at most {number(of.max_activation)}"],
         ]

@@ -1,7 +1,7 @@
 """`qlens contexts`: where features fire in a corpus, for all features of some layers.
 
-The result goes to the cache. It is written from time to time, so that a run can be stopped at any
-time and resumed.
+The result goes to the cache, where `qlens show` and the app find it. It is written from time to
+time, so that a run can be stopped at any time and resumed.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def contexts(
     """Find where every feature of CONFIG's dictionaries fires in a corpus.
 
     For each feature: its strongest contexts, examples from each quarter of its activation range,
-    and a histogram. The corpus is cut into samples as the reference is; samples of the reference
-    are left out. It can be stopped at any time; run it again to resume.
+    and a histogram. `qlens show` and the app use them in place of the reference's. The corpus is
+    cut into samples as the reference is; samples of the reference are left out. It can be stopped
+    at any time; run it again to resume.
 
     \b
     Examples:

@@ -110,7 +110,9 @@ def show(
     """Show what one feature promotes (value) and what activates it (key).
 
     Shows Logit Lens next to Query Lens on both sides; `moved` is how many ranks a token rose.
-    Paths show which blocks carry the result.
+    Paths show which blocks carry the result. Contexts are those of the longest corpus that `qlens
+    contexts` read for this layer, else of the reference; tokens on which the feature fires are
+    shaded by the quarter of its activation range, or numbered by it where there are no colours.
 
     \b
     Examples:

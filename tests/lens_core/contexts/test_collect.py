@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_core import tally
+from lens_core import firing, tally
 from lens_core.activity import FeatureActivity, Place
 from lens_core.contexts import collect
 from lens_core.contexts.collect import Collected, collect_contexts
 from lens_core.contexts.files import TOKENS, ContextShelf, LayerContexts
 from lens_core.dictionaries.feature_dictionary import read_function
 from lens_core.errors import QlensWarning, StoreError
+from lens_core.firing import sample_activations
 from lens_core.lens import QueryLens
 from lens_core.reference import ReferenceSample
 from lens_core.storage.files import build_lock
@@ -71,6 +72,19 @@ def test_contexts_are_those_of_one_pass_per_sample(
             places += [p for quarter in found.activity.quarters(feature, 3) for p in quarter]
             assert bool(places) == bool(found.activity.density[feature] > 0)
             assert all(close_to(table, feature, place) for place in places)
+
+
+def test_the_activations_in_a_sample_are_those_of_one_pass(
+    lens: QueryLens, corpus: ReferenceSample
+) -> None:
+    dictionary = lens.dictionary(1)
+    table = table_of(lens, 1, corpus).view(7, 20, -1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(firing, "BLOCK_BYTES", 4 * dictionary.n_features * 7)
+        for feature in (0, 5):
+            found = sample_activations(lens.model, dictionary, corpus.tokens[[6, 2]], feature)
+            expected = table[[6, 2], :, feature].float()
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def close_to(table: Tensor, feature: int, place: Place) -> bool:

@@ -45,6 +45,7 @@ from qlens_tui.engine.messages import (
     SideSignature,
     Signature,
     Split,
+    TextFacts,
     TokenList,
     Transition,
 )
@@ -196,20 +197,27 @@ def comparison(
     return Comparison(layer, feature, settings, side(value), side(key))
 
 
+def context(number: int, activation: float, words: Sequence[str]) -> Context:
+    token = words[number % len(words)]
+    around = (0.0, 0.4 * activation, activation, None)
+    return Context(number, 3, activation, 7, (words[0], words[1]), token, (words[2],), around)
+
+
 def found(
     layer: int = 6, feature: int = 35, *, silent: bool = False, words: Sequence[str] = QUERY
 ) -> Evidence:
-    contexts = tuple(
-        Context(i, 3 * i, 8.0 - i, 7, (words[0], words[1]), words[i % len(words)], (words[2],))
-        for i in range(0 if silent else 12)
-    )
+    contexts = tuple(context(i, 8.0 - i / 2, words) for i in range(0 if silent else 12))
+    quarters = tuple(() if silent else (context(20 + i, 2.0 * i + 1.5, words),) for i in range(4))
     return Evidence(
         layer=layer,
         feature=feature,
+        text=TextFacts(True, "made up", 16, 32, 512, "0" * 64),
         density=0.0 if silent else 0.25,
         max_activation=0.0 if silent else 8.0,
-        n_tokens=512,
         contexts=contexts,
+        quarters=quarters,
+        histogram=() if silent else (64, 32, 16, 8, 4, 2, 1, 1),
+        bin_width=1.0,
         by_key=tuple(Neighbour(layer, 100 + i, 0.9 - i / 10) for i in range(3)),
         by_value=tuple(Neighbour(layer, 200 + i, 0.8 - i / 10) for i in range(3)),
     )
@@ -395,7 +403,8 @@ def answer_to(
                 tokens=(f"{layer}:{feature} {block}",),
             )  # fmt: skip
         case m.ComputeEvidence(layer=layer, feature=feature):
-            of_feature = replace(found(layer, feature), n_tokens=n_tokens)
-            return m.EvidenceReady(id=number, evidence=of_feature)
+            of_feature = found(layer, feature)
+            text = replace(of_feature.text, n_tokens=n_tokens)
+            return m.EvidenceReady(id=number, evidence=replace(of_feature, text=text))
         case _:
             raise AssertionError(f"no answer to {request}")

@@ -27,7 +27,7 @@ def test_contexts_stand_under_one_another_by_the_token_that_fires() -> None:
     assert title.strip() == "EVIDENCE  6:35  on 128 of 512, density 25.0%, at most 8.000"
     assert heading.strip() == "strongest contexts"
     assert {row.index("[") for row in rows[:12]} == {rows[0].index("[")}
-    assert rows[1].split()[:2] == ["1:3", "7.000"]
+    assert rows[1].split()[:2] == ["1:3", "7.500"]
     assert "dryDry[Dry] wildflowers" in rows[1]
     assert "[⏎]" in rows[4]
 

@@ -65,6 +65,36 @@ def test_the_document_tells_corpus_layers_and_files(place: Workplace) -> None:
     assert found["reference"]["samples"] == 4
 
 
+def test_show_uses_the_longest_corpus_and_says_which(place: Workplace) -> None:
+    asked = ("show", place.config, "1:3", "--no-paths")
+    before = place.document(*asked)["activity"]
+    assert before["text"]["is_reference"]
+    ran = place.run("contexts", place.config, "--corpus", corpus_of(place), "--layers", "1")
+    assert ran.exit_code == 0, ran.stderr
+    found = place.document(*asked)["activity"]
+
+    assert found["text"].pop("sha256") != before["text"].pop("sha256")
+    assert found["text"] == {
+        "is_reference": False, "origin": f"text:{corpus_of(place)}", "samples": 93, "length": 20,
+        "n_tokens": 1860,
+    }  # fmt: skip
+    assert sum(found["histogram"]["counts"]) == round(1860 * found["density"]) > 20
+    assert [len(quarter) <= 2 for quarter in found["quarters"]] == [True] * 4
+    every = [*found["contexts"], *(each for quarter in found["quarters"] for each in quarter)]
+    assert len({each["sample"] for each in every}) == len(every) > 5
+    for number, quarter in enumerate(found["quarters"]):
+        for context in quarter:
+            share = context["activation"] / found["max_activation"]
+            assert number / 4 < share <= (number + 1) / 4
+    for context in every:
+        assert context["before"] + context["token"] + context["after"] in CORPUS
+        assert max(context["activations"]) == pytest.approx(context["activation"], rel=1e-4)
+    printed = place.run(*asked).stdout
+    assert "of 1,860 tokens of corpus.txt (" in printed.replace("\n", " ")
+    assert "from each quarter of its range" in printed
+    assert place.document(*asked[:2], "0:3", "--no-paths")["activity"]["text"]["is_reference"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_files(
     place: Workplace, how: signal.Signals

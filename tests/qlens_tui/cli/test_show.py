@@ -68,7 +68,12 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     assert [row["block"] for row in paths["value"]] == ["direct", "attn.2", "mlp.2"]
     assert [row["block"] for row in paths["key"]] == ["direct", "attn.0", "mlp.0", "attn.1"]
     activity = shown["activity"]
-    assert activity.keys() == {"density", "silent", "max_activation", "contexts"}
+    assert activity.keys() == {
+        "density", "silent", "max_activation", "text", "histogram", "contexts", "quarters",
+    }  # fmt: skip
+    assert activity["text"]["is_reference"]
+    assert activity["text"]["sha256"] == shown["reference"]["sha256"]
+    assert sum(activity["histogram"]["counts"]) == round(activity["density"] * 80)
     assert not activity["silent"]
     assert 1 <= len(activity["contexts"]) <= 5
     assert activity["contexts"][0]["activation"] == activity["max_activation"]
@@ -78,8 +83,12 @@ def test_contexts_are_places_in_the_reference(place: Workplace) -> None:
     text = (place.folder / "reference.txt").read_text("utf-8")
 
     for context in place.document("show", place.config, "1:3")["activity"]["contexts"]:
-        assert context.keys() == {"sample", "position", "activation", "token", "before", "after"}
+        assert context.keys() == {
+            "sample", "position", "activation", "token", "before", "after", "tokens", "activations",
+        }  # fmt: skip
         assert context["before"] + context["token"] + context["after"] in text
+        assert len(context["tokens"]) == len(context["activations"])
+        assert max(context["activations"]) == pytest.approx(context["activation"], rel=1e-4)
 
 
 def test_paths_without_block_tokens_say_how_to_get_them(place: Workplace) -> None:
@@ -396,7 +405,9 @@ def test_a_silent_feature_is_called_silent_and_not_dead(place: Workplace) -> Non
     shown = place.document(*asked, f"2:{silent}")["activity"]
     printed = place.run(*asked, f"2:{silent}").stdout
 
-    assert shown == {"silent": True, "density": 0, "max_activation": 0, "contexts": []}
+    assert (shown["silent"], shown["density"], shown["max_activation"]) == (True, 0, 0)
+    assert (shown["contexts"], shown["quarters"]) == ([], [[], [], [], []])
+    assert shown["histogram"]["counts"] == []
     assert "silent in 2 reference tokens" in printed
     assert "dead" not in printed
 

@@ -21,6 +21,7 @@ import torch
 from lens_core.config import load_config
 from lens_core.dictionaries.feature_dictionary import read_function
 from lens_core.directories import results_dir
+from lens_core.evidence_report import AFTER, BEFORE
 from lens_core.neighbours import neighbours
 from lens_core.session import open_session
 from lens_core.storage.results import ResultCache
@@ -62,7 +63,10 @@ def brought(event: m.Event) -> Any:
     return getattr(event, rest[0]) if rest in PAYLOADS else event
 
 
-PAYLOADS = [["session"], ["layer"], ["signature"], ["paths"], ["evidence"], ["found"], ["prompt"]]
+PAYLOADS = [
+    ["session"], ["layer"], ["signature"], ["paths"], ["evidence"], ["found"], ["prompt"],
+    ["sample"],
+]  # fmt: skip
 
 
 class Client:
@@ -223,8 +227,8 @@ def test_evidence_is_where_the_feature_fires_and_what_is_like_it(opened, session
         at = context.position
         assert context.token == texts[at]
         assert context.token_id == int(tokens[at])
-        assert "".join(context.before) == "".join(texts[max(0, at - 16) : at])
-        assert list(context.after) == texts[at + 1 : at + 9]
+        assert "".join(context.before) == "".join(texts[max(0, at - BEFORE) : at])
+        assert list(context.after) == texts[at + 1 : at + 1 + AFTER]
     strongest = [context.activation for context in found.contexts]
     assert strongest == sorted(strongest, reverse=True)
     for side in ("key", "value"):
@@ -232,6 +236,47 @@ def test_evidence_is_where_the_feature_fires_and_what_is_like_it(opened, session
         ids, cosines = neighbours(dictionary, FEATURE, side, 3)
         assert [each.feature for each in near] == ids.tolist()
         assert [each.cosine for each in near] == pytest.approx(cosines.tolist(), rel=1e-4)
+
+
+def test_contexts_come_first_and_then_the_activations_around_them(opened, session):
+    asked = opened.send(m.ComputeEvidence(layer=LAYER, feature=FEATURE))
+    stages: list[m.EvidenceReady] = []
+    while not stages or not stages[-1].is_last:
+        event = opened.told.get(timeout=PATIENCE)
+        if isinstance(event, m.EvidenceReady) and event.id == asked:
+            stages.append(event)
+    first, last = stages
+    assert (first.is_last, last.is_last) == (False, True)
+    assert first.evidence.contexts
+    assert not any(each.activations for each in first.evidence.every_context)
+
+    for context in last.evidence.every_context:
+        sample = opened.ask(
+            m.ReadSample(
+                layer=LAYER, feature=FEATURE, text=last.evidence.text.sha256, sample=context.sample
+            )
+        )
+        tokens = session.reference.tokens[context.sample].tolist()
+        assert sample.ids == tuple(tokens)
+        assert sample.tokens == tuple(session.lens.vocabulary.texts(tokens))
+        start = context.position - len(context.before)
+        part = slice(start, start + len(context.tokens))
+        assert sample.tokens[part] == context.tokens
+        assert sample.activations[part] == pytest.approx(context.activations, rel=1e-4, abs=1e-5)
+        assert max(sample.activations) == pytest.approx(context.activation, rel=1e-4)
+        assert sample.activations[context.position] == max(sample.activations)
+
+
+@pytest.mark.parametrize(
+    ("text", "sample", "said"),
+    [("0" * 64, 0, "no longer in the cache"), ("", 99, "sample 99 is out of range")],
+)
+def test_a_sample_that_is_not_there_is_one_line(opened, session, text, sample, said):
+    text = text or session.reference.sha256
+    failed = opened.ask(m.ReadSample(layer=LAYER, feature=FEATURE, text=text, sample=sample))
+    assert isinstance(failed, m.Failed)
+    assert said in failed.text
+    assert not failed.defect
 
 
 def test_every_token_of_a_hostile_vocabulary_arrives_as_it_is(opened, session):
