@@ -101,6 +101,13 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "SQL: gain k > 0.3 and not silent",
             ),
             Word(
+                "gain, stab, dens",
+                "bars to read while scrolling, key before value. gain: full at 0.5, a dot near 0, "
+                "- if coherence is lost; stab: full at 1; dens: full where a tenth of the tokens "
+                "make it fire, one step less for half a decade less, 0 if none. > shows the "
+                "columns with the numbers, and above the lists they are in words",
+            ),
+            Word(
                 "gain v, gain k",
                 "coherence of the Query Lens list minus that of the Logit Lens list, for value "
                 "and key. Coherence is the mean cosine between the tokens of a list, measured "
@@ -115,8 +122,8 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             ),
             Word("stab v, stab k", "stability of the Query Lens list, value and key: see below"),
             Word(
-                "dens",
-                "density: the share of the reference's tokens on which the feature fires (is "
+                "density",
+                "under dens: the share of the reference's tokens on which the feature fires (is "
                 "above zero)",
             ),
             Word("silent", "it never fires in the reference, which is too short to call it dead"),

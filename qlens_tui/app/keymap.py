@@ -13,7 +13,8 @@ from textual.binding import Binding, BindingType
 MOVE_ON = "M"
 _NAMES = {
     "plus": "+", "equals_sign": "=", "minus": "-", "colon": ":", "slash": "/", "space": "space",
-    "question_mark": "?", "pagedown": "pgdn", "pageup": "pgup",
+    "question_mark": "?", "less_than_sign": "<", "greater_than_sign": ">",
+    "pagedown": "pgdn", "pageup": "pgup",
 }  # fmt: skip
 
 
@@ -82,6 +83,7 @@ KEYMAP = (
     _quiet("y", "copy", "Copy", "Copy the pane's text"),
     _quiet("Y", "copy('address')", "Copy address", "Copy the feature's address on Neuronpedia"),
     _quiet("v", "open('overview')", "Overview of the layers"),
+    _quiet("C", "open('columns')", "Columns", "Choose the table's columns, order and widths"),
     _quiet("w", "open('jobs')", "Jobs", "Jobs: see what is being computed, and stop it"),
     _quiet("I", "open('provenance')", "Provenance", "Where the numbers on the screen come from"),
     _quiet("B", "build", "Build operators and atlas"),

@@ -62,7 +62,8 @@ class LastVisit:
     known: tuple[KnownLayer, ...] = field(default=())
 
 
-def _file(config: Path, ending: str = ".json") -> Path:
+def state_file(config: Path, ending: str = ".json") -> Path:
+    """The file in which the state of a configuration is saved, of one kind by its ending."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(config))).hexdigest()[:24]
     return state_dir() / f"{name}{ending}"
 
@@ -70,7 +71,7 @@ def _file(config: Path, ending: str = ".json") -> Path:
 def recall(config: Path) -> LastVisit:
     """Where the user was in `config`; the defaults if unknown."""
     try:
-        found = json.loads(_file(config).read_text("utf-8"))
+        found = json.loads(state_file(config).read_text("utf-8"))
         if found.pop("format") != FORMAT:
             return LastVisit()
         known = tuple(KnownLayer(**layer) for layer in found.pop("known", ()))
@@ -160,7 +161,7 @@ def remember(config: Path, place: LastVisit) -> bool:
     """Save `place` for the next start; False if it cannot be written, which loses no work."""
     document: dict[str, Any] = {"format": FORMAT, "config": str(config), **asdict(place)}
     try:
-        write_text_atomically(_file(config), json.dumps(document, indent=1) + "\n")
+        write_text_atomically(state_file(config), json.dumps(document, indent=1) + "\n")
     except (StoreError, OSError):
         return False
     return True
@@ -169,13 +170,13 @@ def remember(config: Path, place: LastVisit) -> bool:
 def keep_vocabulary(config: Path, tokens: Sequence[str]) -> None:
     """Save all token strings for the next start, for use before the model is loaded."""
     with suppress(StoreError, OSError):
-        write_text_atomically(_file(config, _VOCABULARY), json.dumps({"tokens": list(tokens)}))
+        write_text_atomically(state_file(config, _VOCABULARY), json.dumps({"tokens": list(tokens)}))
 
 
 def saved_vocabulary(config: Path) -> list[str]:
     """The token strings that were saved last; empty if they cannot be read."""
     try:
-        tokens = json.loads(_file(config, _VOCABULARY).read_text("utf-8"))["tokens"]
+        tokens = json.loads(state_file(config, _VOCABULARY).read_text("utf-8"))["tokens"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [token for token in tokens if isinstance(token, str)]

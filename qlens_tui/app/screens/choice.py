@@ -93,7 +93,7 @@ class Choice(ModalScreen[int | None]):
         return self.query_one(ChoiceList).cursor
 
     def on_key(self, event: events.Key) -> None:
-        act = self._extra.get(event.character or event.key)
+        act = self._extra.get(event.character or "") or self._extra.get(event.key)
         if act is not None:
             event.stop()
             event.prevent_default()

@@ -131,6 +131,12 @@ class PaneLayout:
         if self.zoomed is not None:
             self.zoom(name)
 
+    def toggle_zoom(self) -> None:
+        """Zoom the pane with the focus, or show all again."""
+        focused = self._screen.focused
+        here = focused.id if focused is not None else None
+        self.zoom(here if self.zoomed is None else None)
+
     def zoom(self, name: str | None) -> None:
         """Give the table or a pane the whole screen; `None`: none."""
         self.zoomed = name

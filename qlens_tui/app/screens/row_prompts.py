@@ -114,14 +114,14 @@ class RowPrompts:
 
 def sortable(columns: Sequence[str]) -> list[str]:
     """The columns of a frame that can be sorted by: first the table's numbers, then marks."""
-    table = [column for column in COLUMNS if column.source in (*columns, *_MARKS)]
+    shown = [column for column in COLUMNS if not column.reads]  # bars are no numbers
+    table = [column for column in shown if column.source in (*columns, *_MARKS)]
     numbers = [column.source for column in table if column.is_right and column.is_computed]
     hidden = ("_ids", "_scores", "_moved")
     others = [
         name for name in columns if not name.endswith(hidden) and not name.startswith("context_")
     ]
-    shown = (column.source for column in table)
-    return list(dict.fromkeys([*numbers, *_MARKS, *shown, *others]))
+    return list(dict.fromkeys([*numbers, *_MARKS, *(column.source for column in table), *others]))
 
 
 def _jump(text: str, layer: int | None) -> Feature | None:

@@ -137,8 +137,9 @@ class Workbench(Screen[None]):
             state.opened, triage, reader=reader, table=self.table, screen=self, ascii_only=plain
         )
         self._side_screens = SideScreens(
-            state, requests, self.marking, go=self.rows.go, screen=self, ascii_only=plain
-        )
+            state, requests, self.marking, table=self.table, config=config, go=self.rows.go,
+            screen=self, ascii_only=plain,
+        )  # fmt: skip
         self._copying = Copying(state.opened, self.pane_layout, table=self.table, screen=self)
         self.explaining = Explaining(
             explanations, state.opened, reader=reader, rows=self.rows, screen=self
@@ -154,6 +155,7 @@ class Workbench(Screen[None]):
     def on_mount(self) -> None:
         self.pane_layout.show(self.pane_layout.tab)
         self.focus_pane(self._visit.pane if self._visit.pane in NAMES else NAMES[0])
+        self._side_screens.use_saved_columns()
         self.rows.begin_empty()
         self.rows.refresh()
         self.refresh_lines()
@@ -308,8 +310,7 @@ class Workbench(Screen[None]):
         self.save_soon()
 
     def action_zoom(self) -> None:
-        here = self.focused.id if self.focused is not None else None
-        self.pane_layout.zoom(here if self.pane_layout.zoomed is None else None)
+        self.pane_layout.toggle_zoom()
         self.refresh_lines()
 
     def action_back(self) -> None:
@@ -345,7 +346,7 @@ class Workbench(Screen[None]):
     def action_copy(self, what: Literal["pane", "address"] = "pane") -> None:
         getattr(self._copying, what)()
 
-    def action_open(self, what: Literal["overview", "jobs", "provenance", "help"]) -> None:
+    def action_open(self, what: str) -> None:
         getattr(self._side_screens, what)()
 
     def action_build(self) -> None:

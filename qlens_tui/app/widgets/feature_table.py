@@ -22,15 +22,12 @@ from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from qlens_tui.app.widgets import table_columns
+from qlens_tui.app.widgets.column_fit import Fitted, fitted_columns
 from qlens_tui.app.widgets.line_pane import Line, LinePane, fitted, line
-from qlens_tui.app.widgets.table_columns import (
-    Column,
-    Placed,
-    Writing,
-    fitted_columns,
-    sources_of,
-    value_text,
-)
+from qlens_tui.app.widgets.table_cells import Writing
+from qlens_tui.app.widgets.table_lines import MATCH, TableLines
+from qlens_tui.table.chosen_columns import ChosenColumn
 from qlens_tui.table.column_names import EXPLANATION
 from qlens_tui.table.sort_key import SortKey
 from qlens_tui.text import visible
@@ -40,8 +37,8 @@ if TYPE_CHECKING:
     from qlens_tui.table.rows import Rows
 
 _WHEEL = 3
-_MATCH, _CURSOR = "feature-table--match", "feature-table--cursor"
-_ON_CURSOR = {_MATCH: "feature-table--cursor-match"}
+_CURSOR = "feature-table--cursor"
+_ON_CURSOR = {MATCH: "feature-table--cursor-match"}
 
 
 class FeatureTable(LinePane):
@@ -50,6 +47,7 @@ class FeatureTable(LinePane):
     DEFAULT_CSS = """
     FeatureTable > .feature-table--head { text-style: bold; }
     FeatureTable > .feature-table--baseline { color: $foreground 65%; }
+    FeatureTable > .feature-table--bars { color: $text-success; }
     FeatureTable > .feature-table--match { color: $text-success; text-style: bold underline; }
     FeatureTable > .feature-table--chosen { text-style: bold; }
     FeatureTable > .feature-table--cursor { text-style: bold; background: $foreground 10%; }
@@ -65,6 +63,7 @@ class FeatureTable(LinePane):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "feature-table--head",
         "feature-table--baseline",
+        "feature-table--bars",
         "feature-table--match",
         "feature-table--chosen",
         "feature-table--cursor",
@@ -86,6 +85,8 @@ class FeatureTable(LinePane):
         Binding("shift+pageup", "turn(-1, True)", "Select a page up", show=False),
         Binding("shift+home", "first(True)", "Select to the first", show=False),
         Binding("shift+end", "last(True)", "Select to the last", show=False),
+        Binding("greater_than_sign", "scroll_columns(1)", "Columns to the right", show=False),
+        Binding("less_than_sign", "scroll_columns(-1)", "Columns to the left", show=False),
         Binding("A", "select_all", "Select all rows", show=False),
         Binding("escape", "deselect", "Deselect", show=False, tooltip="Clear the selection"),
         Binding(
@@ -114,15 +115,8 @@ class FeatureTable(LinePane):
             super().__init__()
             self.column = column
 
-    def __init__(
-        self,
-        *,
-        ascii_only: bool = False,
-        name: str | None = None,
-        id: str | None = None,
-        classes: str | None = None,
-    ) -> None:
-        super().__init__(ascii_only=ascii_only, name=name, id=id, classes=classes)
+    def __init__(self, *, ascii_only: bool = False, id: str | None = None) -> None:
+        super().__init__(ascii_only=ascii_only, id=id)
         self._rows: Rows | None = None
         self._writing = Writing(ascii_only=ascii_only)
         self._has_labels = False
@@ -135,7 +129,9 @@ class FeatureTable(LinePane):
         self._all = False
         self._first = 0
         self._id_width = 0
-        self._columns: tuple[Placed, ...] = ()
+        self._chosen: tuple[ChosenColumn, ...] = ()
+        self._left = 0
+        self._fitted = Fitted((), 0, 0)
         self._page: tuple[object, Sequence[Line]] = (None, ())
         self._said: tuple[object, ...] = ()
         self._said_range: range | None = None
@@ -214,13 +210,38 @@ class FeatureTable(LinePane):
         self._sorted = tuple(keys)
         self._show()
 
+    def set_columns(self, chosen: Sequence[ChosenColumn]) -> None:
+        """Show these columns, from the first one on; none: the usual ones."""
+        self._chosen, self._left = tuple(chosen), 0
+        self._show()
+
+    @property
+    def chosen_columns(self) -> tuple[ChosenColumn, ...]:
+        """The columns that the user chose; empty for the usual ones."""
+        return self._chosen
+
+    @property
+    def usual_columns(self) -> tuple[ChosenColumn, ...]:
+        """The columns of a table for which none were chosen."""
+        usual = table_columns.arranged((), self._texts_there)
+        return tuple(ChosenColumn(column.name) for column in usual[1:])
+
+    def offered_columns(self) -> dict[str, tuple[table_columns.Column, str]]:
+        """All columns that can be chosen, by name, with the cells of the feature in sight."""
+        columns = table_columns.choosable(() if self._rows is None else self._rows.frame.columns)
+        values = self._values(table_columns.sources_of(columns))
+        return table_columns.samples(columns, self._writing, values)
+
     def values_of(self, columns: Sequence[str]) -> dict[str, str]:
         """What the table says of the feature under the cursor in each column of the frame."""
+        return table_columns.texts(columns, self._writing, self._values(columns))
+
+    def _values(self, columns: Sequence[str]) -> Mapping[str, object]:
+        """The values of the feature under the cursor; empty if there is none."""
         if self._rows is None or not self._count:
             return {}
         needed = dict.fromkeys(("layer", "feature", "silent", *columns))
-        (values,) = self._rows.page(self._cursor, 1, list(needed))
-        return {name: value_text(name, self._writing, values) for name in columns}
+        return self._rows.page(self._cursor, 1, list(needed))[0]
 
     def move_to(self, layer: int, feature: int) -> bool:
         """Put the cursor on a feature; False if it has no row."""
@@ -235,6 +256,12 @@ class FeatureTable(LinePane):
     def action_turn(self, pages: float, extend: bool = False) -> None:
         by = int(pages * self._window) or (1 if pages > 0 else -1)
         self._go(self._cursor + by, extend=extend, roll=by)
+
+    def action_scroll_columns(self, by: int) -> None:
+        """Scroll by a column, if there are more on that side."""
+        if self._fitted.right if by > 0 else self._left:
+            self._left += by
+            self._show()
 
     def action_first(self, extend: bool = False) -> None:
         self._go(0, extend=extend)
@@ -260,7 +287,7 @@ class FeatureTable(LinePane):
             return
         if place.y == 0:
             end = 1
-            for placed in self._columns:
+            for placed in self._fitted.placed:
                 end += placed.width + 1
                 if place.x < end:
                     self.post_message(self.SortRequested(placed.column.source))
@@ -279,12 +306,14 @@ class FeatureTable(LinePane):
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         sorted_by = tuple(key.column for key in self._sorted)
         wanted = self._writing.matches.columns
-        if self._has_labels:
-            wanted = (*wanted, "label")
-        if self._rows is not None and EXPLANATION in self._rows.frame.columns:
-            wanted = (*wanted, EXPLANATION)
-        self._columns = fitted_columns(self._id_width, width - 1, sorted_by, wanted)
-        head = fitted(line((self._heading(), "feature-table--head")), width)
+        if not self._chosen:
+            wanted = (*wanted, *self._texts_there)
+        self._fitted = fitted_columns(
+            self._id_width, width - 1, sorted_by, wanted, self._chosen, self._left
+        )
+        self._left = self._fitted.left
+        heading = self._lines.heading(self._sorted, self._lacking)
+        head = fitted(line((heading, "feature-table--head")), width)
         if not self._count:
             return [head], [line("", (f"  {self._nothing}", "pane--quiet"))]
         window = self._window
@@ -308,6 +337,12 @@ class FeatureTable(LinePane):
         return visible(text, ascii_only=self.ascii_only)
 
     @property
+    def _texts_there(self) -> tuple[str, ...]:
+        """The columns of text that the table has only if there is any in them."""
+        explained = self._rows is not None and EXPLANATION in self._rows.frame.columns
+        return (*(["label"] if self._has_labels else []), *([EXPLANATION] if explained else []))
+
+    @property
     def _selects(self) -> bool:
         return self._all or self._anchor is not None
 
@@ -319,41 +354,19 @@ class FeatureTable(LinePane):
     def _window(self) -> int:
         return max(1, self.content_size.height - 1)
 
+    @property
+    def _lines(self) -> TableLines:
+        return TableLines(self._fitted, self._writing, self.content_size.width)
+
     def _texts(self, window: int) -> Sequence[Line]:
         """The rows in the window as text, without the signs of cursor and selection."""
         assert self._rows is not None
-        key = self._rows, self._first, window, self._columns, self._writing
+        key = self._rows, self._first, window, self._fitted.placed, self._writing
         if self._page[0] != key:
-            page = self._rows.page(self._first, window, sources_of(self._columns))
-            self._page = key, [self._text(values) for values in page]
+            columns = table_columns.sources_of([placed.column for placed in self._fitted.placed])
+            page = self._rows.page(self._first, window, columns)
+            self._page = key, [self._lines.row(values) for values in page]
         return self._page[1]
-
-    def _text(self, values: Mapping[str, object]) -> Line:
-        runs = []
-        for placed in self._columns:
-            style = "feature-table--baseline" if placed.column.is_baseline else ""
-            pieces = placed.column.pieces(self._writing, values, placed.width)
-            runs += [(text, _MATCH if matched else style) for text, matched in pieces]
-            runs.append((self._writing.edge(placed), ""))
-        return line(*runs)
-
-    def _heading(self) -> str:
-        text = " "
-        for placed in self._columns:
-            if self._lacking and placed.column.is_computed:
-                return text + self._lacking
-            text += placed.column.heading(
-                placed.width, self._arrow(placed.column), self._writing.edge(placed)
-            )
-        return text
-
-    def _arrow(self, column: Column) -> str:
-        """The sign of a column that the rows are sorted by, with a number if others are too."""
-        down, up = ("\\", "/") if self.ascii_only else ("▼", "▲")
-        for number, key in enumerate(self._sorted, 1):
-            if key.column in column.sources:
-                return (down if key.descending else up) + (str(number) if self._sorted[1:] else "")
-        return ""
 
     def _go(self, to: int, *, extend: bool = False, roll: int = 0) -> None:
         self._all = False

@@ -1,122 +1,84 @@
-"""The columns of the feature table: their content, and which of them fit a width.
+"""The columns of the feature table: what each shows, and which a table has.
 
-A column is data, so that the table need not know any by name. On a narrow screen, columns are
-dropped by their rank in `COLUMNS`; on a wide one, lists of tokens take the extra width. Columns
-that the rows are sorted by, or that a filter looked in, are dropped last, and are added where the
-table does not have them. What a filter found is in sight: a cell begins later if it must.
-
-Cost: only for the cells on the screen.
+A column is data, so that the table need not know any by name. `column_fit` decides which of them
+fit a width. The usual columns are in the order of their importance: lists of Query Lens, small
+bars, what they are compared with, numbers.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
-from qlens_tui.formats import density
+from qlens_tui.app.widgets.table_cells import (
+    Piece,
+    Values,
+    Writer,
+    Writing,
+    bars_cell,
+    density_bar,
+    density_cell,
+    feature_cell,
+    gain_bar,
+    marks_cell,
+    number_cell,
+    share_bar,
+    tags_cell,
+    text_cell,
+    tokens_cell,
+)
+from qlens_tui.table.chosen_columns import ChosenColumn
 from qlens_tui.table.column_names import EXPLANATION, header
-from qlens_tui.table.matches import NO_MATCHES, Matches
-from qlens_tui.text import cells, fit, token_label, visible
-from qlens_tui.triage.marks import Mark
+from qlens_tui.text import cells, fit
 
-Values = Mapping[str, Any]
-"""The values of one feature by the frame's columns; unknown ones are null or missing."""
-Piece = tuple[str, bool]
-"""Text of a cell, and whether a filter looked for it."""
+Bar = Callable[..., str]
+"""Draws a value as a character: see `table_cells`."""
 
-_NO_MARK = Mark()
-_SHORTEST_PIECE = 4
-_NEEDED = 6
-_LAST = 12  # the rank of other columns of the frame
 _LONGEST_TITLE = 14
 _NOT_SHOWN = ("_scores", "_moved", "_samples", "_positions", "_activations")
-_MOST_LABELS = 8192
-_MOST_PER_CELL = 8  # characters; few have no width
-
-
-@dataclass(frozen=True, eq=False)
-class Writing:
-    """What is needed to write a cell besides the values.
-
-    `texts` are the raw strings of all token ids (None: unknown yet, ids are shown), `marks` the
-    marked features by layer, `matches` what a filter looked for.
-    """
-
-    texts: Sequence[str] | None = None
-    marks: Mapping[int, Mapping[int, Mark]] = field(default_factory=dict)
-    ascii_only: bool = False
-    with_layer: bool = False
-    matches: Matches = NO_MATCHES
-    _labels: dict[int, str] = field(default_factory=dict)
-
-    def label(self, token: int) -> str:
-        """A token as lists show it, or `#31` if its text is unknown."""
-        known = self._labels.get(token)
-        if known is None:
-            if len(self._labels) >= _MOST_LABELS:
-                self._labels.clear()
-            there = self.texts is not None and 0 <= token < len(self.texts)
-            known = (
-                token_label(self.texts[token], ascii_only=self.ascii_only)
-                if there and self.texts is not None
-                else f"#{token}"
-            )
-            self._labels[token] = known
-        return known
-
-    def fit(self, text: str, width: int) -> str:
-        return fit(text, width, ellipsis=self.ellipsis)
-
-    @property
-    def ellipsis(self) -> str:
-        return "..." if self.ascii_only else "…"
-
-    def edge(self, placed: Placed) -> str:
-        return " " if not placed.edge else "|" if self.ascii_only else "│"
-
-    def mark(self, values: Values) -> Mark:
-        return self.marks.get(values["layer"], {}).get(values["feature"], _NO_MARK)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A column that fits: its width, and whether a line or a space follows."""
-
-    column: Column
-    width: int
-    edge: bool
+_OF_MARKS = ("star", "reject", "label", "tags", "note")
+_WITHOUT_ATLAS = ("layer", "feature", *_OF_MARKS, EXPLANATION)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; it is sorted by `source`, and dropped before those of a lower `rank`.
+    """One column; a click on its title sorts by `source`.
 
     `write` returns the cell's text, which is cropped to the column's width. A column is `least` to
-    `most` wide, and gets `ample` before columns of a rank over `_NEEDED` are added. `is_baseline`:
-    others are compared with it; `has_edge`: it has a line to its left; `covers`: other columns of
-    the frame that it shows.
+    `most` wide, and gets `ample` before a column that `is_extra` is added. `is_fixed`: it stays
+    when others scroll; `is_baseline`: others are compared with it; `has_edge`: it has a line to its
+    left; `covers`: other columns of the frame that it shows. Bars show none, as they are no
+    numbers, and read `reads`. `given` is the name in a saved choice, if not `source`.
     """
 
     title: str
     source: str
-    rank: float
     least: int
     ample: int
     most: int
-    write: Callable[[Writing, Values, int], Sequence[Piece]]
+    write: Writer
     is_right: bool = False
+    is_fixed: bool = False
     is_baseline: bool = False
+    is_extra: bool = False
     has_edge: bool = False
     covers: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    given: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.given or self.source
 
     @property
     def is_computed(self) -> bool:
         """Whether it needs an atlas."""
         return self.source not in _WITHOUT_ATLAS
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The columns of the frame that it shows."""
+        return () if self.reads else (self.source, *self.covers)
 
     def pieces(self, writing: Writing, values: Values, width: int) -> Sequence[Piece]:
         """The cell in exactly `width` columns."""
@@ -132,11 +94,6 @@ class Column:
         """The cell's text in exactly `width` columns."""
         return "".join(text for text, _ in self.pieces(writing, values, width))
 
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The columns of the frame that it shows."""
-        return self.source, *self.covers
-
     def heading(self, width: int, arrow: str, edge: str) -> str:
         """The title in `width` columns, and the edge after it, which a bare arrow may replace."""
         room = width + (self.is_right and len(arrow) == 1)
@@ -144,6 +101,10 @@ class Column:
         return (
             title.rjust(room) + edge[room - width :] if self.is_right else fit(title, width) + edge
         )
+
+    def of_width(self, width: int) -> Column:
+        """The same, always this wide."""
+        return replace(self, least=width, ample=width, most=width)
 
 
 def _cropped(writing: Writing, pieces: Sequence[Piece], width: int) -> list[Piece]:
@@ -158,173 +119,105 @@ def _cropped(writing: Writing, pieces: Sequence[Piece], width: int) -> list[Piec
     return kept
 
 
-def _feature(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-    feature = str(values["feature"])
-    return [(f"{values['layer']}:{feature}" if writing.with_layer else feature, False)]
-
-
-def _marks(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-    mark = writing.mark(values)
-    signs = f"{'*' if mark.star else ' '}{'x' if mark.reject else ' '}{'m' if mark.note else ' '}"
-    return [(signs, False)]
-
-
-def _tags(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-    words = writing.matches.words.get("tags", ())
-    tags = writing.mark(values).tags
-    folded = [tag.casefold() for tag in tags]
-    found = [[at for at, tag in enumerate(folded) if word in tag] for word in words]
-
-    def label(at: int) -> str:
-        return visible(tags[at], ascii_only=writing.ascii_only)
-
-    return _listed(writing, label, len(tags), found, width, ",")
-
-
-def _text(
-    source: Literal["label", "note", "explanation"],
-) -> Callable[[Writing, Values, int], Sequence[Piece]]:
-    def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-        text: str = (
-            values.get(source) or ""
-            if source == EXPLANATION
-            else getattr(writing.mark(values), source)
-        )
-        words = writing.matches.words.get(source, ())
-        found = re.search("|".join(map(re.escape, words)), text, re.IGNORECASE) if words else None
-        room = _MOST_PER_CELL * width  # a text may be very long
-        if found is None:
-            return [(visible(text[:room], ascii_only=writing.ascii_only), False)]
-        parts = (text[: found.start()][:room], found[0], text[found.end() :][:room])
-        before, hit, after = (visible(f"|{p}|", ascii_only=writing.ascii_only)[1:-1] for p in parts)
-        if cells(before) + cells(hit) > width:
-            before = writing.ellipsis
-        return [(before, False), (hit, True), (after, False)]
-
-    return write
-
-
-def _tokens(source: str) -> Callable[[Writing, Values, int], Sequence[Piece]]:
-    def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-        tokens = values.get(source) or ()
-        words = writing.matches.tokens.get(source, ())
-        found = [[at for at, token in enumerate(tokens) if token in ids] for ids in words]
-        return _listed(
-            writing, lambda at: writing.label(tokens[at]), len(tokens), found, width, " "
-        )
-
-    return write
-
-
-def _listed(
-    writing: Writing,
-    label: Callable[[int], str],
-    count: int,
-    found: Sequence[Sequence[int]],
-    width: int,
-    separator: str,
-) -> list[Piece]:
-    """The entries of a list that fit, from the best on.
-
-    `found` has the entries that match each word of a filter. If the best of each would not all be
-    whole, the cell begins with these, and an ellipsis stands for what is left out before one.
-    """
-    matched = {at for entries in found for at in entries}
-
-    def laid_out(entries: Sequence[int]) -> tuple[list[Piece], int]:
-        pieces: list[Piece] = []
-        room, last = width, -1
-        for number, at in enumerate(entries):
-            left_out = writing.ellipsis + separator if at > last + 1 else ""
-            between = (separator if number else "") + left_out
-            text, last = label(at), at
-            needed = len(between) + cells(text)
-            if needed > room:
-                # Part of a token may look like another token: cut only if enough of it is visible.
-                if not number or room - len(between) >= _SHORTEST_PIECE + len(writing.ellipsis):
-                    cut = writing.fit(text, max(0, room - len(between)))
-                    pieces += [(between, False), (cut, at in matched)]
-                return pieces, number
-            pieces += [(between, False), (text, at in matched)]
-            room -= needed
-        return pieces, len(entries)
-
-    pieces, whole = laid_out(range(count))
-    firsts = sorted({entries[0] for entries in found if entries})
-    if not firsts or firsts[-1] < whole:
-        return pieces
-    return laid_out([*firsts, *range(firsts[-1] + 1, count)])[0]
-
-
-def _number(source: str, form: str) -> Callable[[Writing, Values, int], Sequence[Piece]]:
-    def write(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-        value = values.get(source)
-        return [("" if value is None or not math.isfinite(value) else format(value, form), False)]
-
-    return write
-
-
-def _density(writing: Writing, values: Values, width: int) -> Sequence[Piece]:
-    if values.get("silent"):
-        return [("silent", False)]
-    value = values.get("density")
-    return [("" if value is None or not math.isfinite(value) else density(value), False)]
-
-
-def _tokens_column(source: str, rank: int, least: int, *, is_baseline: bool = False) -> Column:
+def _tokens(
+    source: str, least: int, *, is_baseline: bool = False, is_extra: bool = False
+) -> Column:
     return Column(
-        header(source),
-        source,
-        rank,
-        least,
-        least + 8,
-        1000,
-        _tokens(source),
-        is_baseline=is_baseline,
-        has_edge=True,
+        header(source), source, least, least + 8, 1000, tokens_cell(source),
+        is_baseline=is_baseline, is_extra=is_extra, has_edge=True,
+    )  # fmt: skip
+
+
+def _number(source: str, form: str) -> Column:
+    title = header(source)
+    width = max(6, min(len(title), _LONGEST_TITLE))
+    return Column(
+        title, source, width, width, width, number_cell(source, form), is_right=True, is_extra=True
     )
 
 
-def _number_column(source: str, rank: int, form: str) -> Column:
-    title = header(source)
-    width = max(6, min(len(title), _LONGEST_TITLE))
-    return Column(title, source, rank, width, width, width, _number(source, form), is_right=True)
+def _bars(name: str, title: str, bar: Bar, *sources: str) -> Column:
+    return Column(
+        title, sources[-1], 4, 4, 4, bars_cell(sources, bar),
+        is_right=True, reads=sources, given=name,
+    )  # fmt: skip
 
 
+FEATURE = Column(
+    header("feature"), "feature", 4, 4, 4, feature_cell,
+    is_right=True, is_fixed=True, covers=("layer",),
+)  # fmt: skip
 COLUMNS = (
-    Column(header("feature"), "feature", 0, 4, 4, 4, _feature, is_right=True, covers=("layer",)),
-    Column("*xm", "star", 1, 3, 3, 3, _marks, covers=("reject",)),
-    Column(header("tags"), "tags", 6, 8, 8, 14, _tags),
-    _tokens_column("value_logit_ids", 4, 14, is_baseline=True),
-    _tokens_column("value_query_ids", 2, 16),
-    _tokens_column("key_query_ids", 3, 16),
-    _number_column("value_gain", 5, "+.2f"),
-    _number_column("key_gain", 9, "+.2f"),
-    _number_column("value_stability", 7, ".2f"),
-    _number_column("key_stability", 10, ".2f"),
-    Column(header("density"), "density", 8, 6, 6, 6, _density, is_right=True, covers=("silent",)),
-)
-"""The columns that a table has if there is room."""
-_LABEL = Column(header("label"), "label", 11, 10, 16, 40, _text("label"), has_edge=True)
-_NOTE = Column(header("note"), "note", 11, 12, 20, 40, _text("note"), has_edge=True)
-_EXPLANATION = Column(
-    header(EXPLANATION), EXPLANATION, 11, 16, 24, 60, _text("explanation"), has_edge=True
-)
-_LL_KEY = _tokens_column("key_logit_ids", 11, 14, is_baseline=True)
-_BEFORE = {"value_logit_ids": (_LABEL, _NOTE, _EXPLANATION), "key_query_ids": (_LL_KEY,)}
-"""Columns that a table has if they are asked for, by the one that they stand before."""
-_OF_MARKS = ("star", "reject", "label", "tags", "note")
-_WITHOUT_ATLAS = ("layer", "feature", *_OF_MARKS, EXPLANATION)
+    FEATURE,
+    Column("*xm", "star", 3, 3, 3, marks_cell, is_fixed=True, covers=("reject",)),
+    Column(header("label"), "label", 10, 16, 40, text_cell("label"), has_edge=True),
+    Column(
+        header(EXPLANATION), EXPLANATION, 16, 24, 60, text_cell("explanation"), has_edge=True
+    ),
+    _tokens("key_query_ids", 15),
+    _tokens("value_query_ids", 15),
+    _bars("gain bars", "gain", gain_bar, "key_gain", "value_gain"),
+    _bars("stability bars", "stab", share_bar, "key_stability", "value_stability"),
+    _bars("density bar", "dens", density_bar, "density"),
+    Column(header("tags"), "tags", 8, 8, 14, tags_cell),
+    _tokens("key_logit_ids", 14, is_baseline=True, is_extra=True),
+    _tokens("value_logit_ids", 14, is_baseline=True, is_extra=True),
+    _number("key_gain", "+.2f"),
+    _number("value_gain", "+.2f"),
+    _number("key_stability", ".2f"),
+    _number("value_stability", ".2f"),
+    Column(
+        header("density"), "density", 6, 6, 6, density_cell,
+        is_right=True, is_extra=True, covers=("silent",),
+    ),
+    Column(header("note"), "note", 12, 20, 40, text_cell("note"), is_extra=True, has_edge=True),
+)  # fmt: skip
+"""The usual columns, the most important first; labels and explanations only if there are any."""
+_IF_ANY = ("label", EXPLANATION)
 
 
-def sources_of(columns: Sequence[Placed]) -> list[str]:
+def sources_of(columns: Sequence[Column]) -> list[str]:
     """The frame's columns that are needed to write these."""
-    sources = (placed.column.source for placed in columns)
+    sources = (source for column in columns for source in column.reads or (column.source,))
     needed = (source for source in sources if source not in _OF_MARKS)
-    return list(dict.fromkeys(("layer", "feature", "silent", *needed)))
+    return list(dict.fromkeys(["layer", "feature", "silent", *needed]))
 
 
-def value_text(source: str, writing: Writing, values: Values) -> str:
+def arranged(chosen: Sequence[ChosenColumn], needed: Sequence[str]) -> list[Column]:
+    """The chosen columns, or the usual ones, and those that show `needed` ones of the frame."""
+    if chosen:
+        columns = [FEATURE]
+        for each in chosen:
+            column = _named(each.name)
+            columns.append(column if each.width is None else column.of_width(each.width))
+    else:
+        columns = [each for each in COLUMNS if each.source not in _IF_ANY or each.source in needed]
+    shown = {name for column in columns for name in column.sources}
+    others = [name for name in needed if name not in shown and not name.endswith(_NOT_SHOWN)]
+    return [*columns, *(_showing(name) for name in dict.fromkeys(others))]
+
+
+def choosable(frame: Collection[str]) -> list[Column]:
+    """The columns that a table of this frame can have besides the feature's id."""
+    table = [
+        column
+        for column in COLUMNS[1:]
+        if column.source in _OF_MARKS or {*(column.reads or (column.source,))} <= {*frame}
+    ]
+    shown = {name for column in COLUMNS for name in column.sources}
+    hidden = ("layer", "silent")
+    others = [
+        name
+        for name in frame
+        if name not in shown
+        and name not in hidden
+        and not name.startswith("context_")
+        and not name.endswith(_NOT_SHOWN)
+    ]
+    return [*table, *map(_showing, others)]
+
+
+def _text(source: str, writing: Writing, values: Values) -> str:
     """The value of one feature in a column of the frame, as the table would say it."""
     mark = writing.mark(values)
     flags = {"star": mark.star, "reject": mark.reject, "silent": values.get("silent")}
@@ -332,64 +225,33 @@ def value_text(source: str, writing: Writing, values: Values) -> str:
         return {None: "", True: "yes", False: "no"}[flags[source]]
     if source == "layer":
         return str(values["layer"])
-    column = next(each for each in _offered((source,)) if each.source == source)
+    column = _showing(source)
     return "".join(text for text, _ in column.write(writing, values, column.least + 8)).rstrip()
 
 
-@lru_cache(maxsize=8)
-def fitted_columns(
-    id_width: int, width: int, sorted_by: tuple[str, ...] = (), wanted: tuple[str, ...] = ()
-) -> tuple[Placed, ...]:
-    """The columns that fit, each with a cell for its edge.
-
-    Those that show columns of the frame that the rows are sorted by, and after these `wanted`, are
-    dropped last, and added if they are none of the table's own.
-    """
-    wanted = (*sorted_by, *wanted)
-    wide = max(4, id_width)
-    first = {name: number for number, name in reversed(list(enumerate(wanted, 1)))}
-    kept = []
-    for column in _offered(wanted):
-        numbers = [first[name] for name in column.sources if name in first]
-        rank = min(column.rank, 1 + min(numbers) / 100) if numbers else column.rank
-        kept.append(replace(column, rank=rank))
-        if len(sorted_by) > 1 and column.is_right and set(sorted_by) & {*column.sources}:
-            arrow = 2  # it has a number
-            wider = max(column.least, min(len(column.title), column.least) + arrow)
-            kept[-1] = replace(kept[-1], least=wider, ample=wider, most=wider)
-    kept[0] = replace(kept[0], least=wide, ample=wide, most=wide)
-    while len(kept) > 1 and _room(kept) > width:
-        kept.remove(max(kept, key=lambda column: column.rank))
-    widths = {column.title: column.least for column in kept}
-    spare = max(0, width - sum(column.least + 1 for column in kept))
-    while spare and (growing := [c for c in kept if widths[c.title] < c.most]):
-        for column in sorted(growing, key=lambda column: column.rank)[:spare]:
-            widths[column.title] += 1
-            spare -= 1
-    edges = [column.has_edge for column in kept[1:]]
-    return tuple(
-        Placed(column, widths[column.title], edge)
-        for column, edge in zip(kept, [*edges, False], strict=True)
-    )
+def texts(sources: Sequence[str], writing: Writing, values: Values) -> dict[str, str]:
+    """What the table says of one feature in these columns of the frame; empty without values."""
+    return {name: _text(name, writing, values) for name in sources} if values else {}
 
 
-def _offered(wanted: Sequence[str]) -> list[Column]:
-    """The table's columns, and those that `wanted` adds, from left to right."""
-    columns = []
+def samples(
+    columns: Sequence[Column], writing: Writing, values: Values
+) -> dict[str, tuple[Column, str]]:
+    """Columns by name with their cells for one feature, which are empty without values."""
+    return {
+        each.name: (each, each.cell(writing, values, each.ample).strip() if values else "")
+        for each in columns
+    }
+
+
+def _named(name: str) -> Column:
+    """The column of this name in a saved choice."""
+    return next((column for column in COLUMNS if column.name == name), None) or _showing(name)
+
+
+def _showing(source: str) -> Column:
+    """The column that shows one of the frame."""
     for column in COLUMNS:
-        columns += [each for each in _BEFORE.get(column.source, ()) if each.source in wanted]
-        columns.append(column)
-    shown = {name for column in columns for name in column.sources}
-    others = [name for name in wanted if name not in shown and not name.endswith(_NOT_SHOWN)]
-    return columns + [
-        _tokens_column(name, _LAST, 14)
-        if name.endswith("_ids")
-        else _number_column(name, _LAST, ".3g")
-        for name in dict.fromkeys(others)
-    ]
-
-
-def _room(kept: Sequence[Column]) -> int:
-    """How many cells these columns need, including edges."""
-    ample = any(column.rank > _NEEDED for column in kept)
-    return sum((column.ample if ample else column.least) + 1 for column in kept)
+        if source in column.sources:
+            return column
+    return _tokens(source, 14, is_extra=True) if source.endswith("_ids") else _number(source, ".3g")

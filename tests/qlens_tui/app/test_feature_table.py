@@ -16,8 +16,11 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.message import Message
 
+from qlens_tui.app.widgets.column_fit import Fitted, fitted_columns
 from qlens_tui.app.widgets.feature_table import FeatureTable
-from qlens_tui.app.widgets.table_columns import COLUMNS, Writing, fitted_columns
+from qlens_tui.app.widgets.table_cells import Writing, density_bar, gain_bar, share_bar
+from qlens_tui.app.widgets.table_columns import COLUMNS
+from qlens_tui.table.chosen_columns import ChosenColumn
 from qlens_tui.table.matches import Matches
 from qlens_tui.table.rows import MARKS, Rows, all_rows, filtered, sorted_by, with_marks
 from qlens_tui.table.sort_key import SortKey, useful_end_first
@@ -26,6 +29,7 @@ from qlens_tui.triage.marks import Mark
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal, leaks
 
+IF_ANY = ("label", "explanation")
 SIZES = [(80, 24), (160, 48)]
 BYTES = 1536
 WORDS = [" dry", "Dry", " wildflowers", " kiln", "mometown", "寿司", " smoky", "\n"]
@@ -219,7 +223,7 @@ def test_sorting_is_asked_for_by_key_and_by_a_click_on_the_head() -> None:
     async def scene(terminal: Terminal, app: TableApp) -> None:
         await terminal.pilot.press("o")
         head = app.table.lines[0]
-        await terminal.pilot.click(FeatureTable, offset=(head.index("gain v"), 0))
+        await terminal.pilot.click(FeatureTable, offset=(head.index("gain"), 0))
         await terminal.pilot.click(FeatureTable, offset=(3, 5))
         await terminal.pilot.pause()
 
@@ -282,9 +286,10 @@ def test_marks_are_signs_and_repaint_only_the_lines_that_they_are_on() -> None:
 
         assert lines_painted("".join(terminal.record[start:])) == 2
         one, two, three = app.table.lines[2:5]
-        assert one.startswith("    1 *   keep")
-        assert two.startswith("    2  xm ")
-        assert three.startswith("    3     ")
+        assert one.startswith("    1 *  ")
+        assert one.rstrip().endswith("keep")
+        assert two.startswith("    2  xm")
+        assert three.startswith("    3    ")
 
     assert not play(scene).leaks()
 
@@ -303,7 +308,7 @@ def test_the_cursor_stays_on_its_feature_and_its_line_when_rows_are_sorted() -> 
         assert app.table.feature == (8, 104)
         assert app.table.row == 95
         assert app.table.lines[line].startswith("> 104")
-        assert app.table.lines[0].rstrip().endswith("gain v▲")
+        assert app.table.lines[0].rstrip().endswith("gain v▲›")
         assert app.told_of(FeatureTable.SelectionChanged)[-1].rows is None
 
         app.table.set_rows(filtered(app.table.rows, "feature % 10 = 0"))
@@ -331,20 +336,26 @@ def test_a_feature_is_told_of_once() -> None:
 
 def test_token_ids_stand_in_until_the_texts_are_there() -> None:
     async def scene(terminal: Terminal, app: TableApp) -> None:
-        assert "#0 #1 #2" in app.table.lines[1]
+        assert "#1 #2 #3" in app.table.lines[1]
         app.table.set_texts(WORDS[:2])
-        assert "␣dry Dry #2" in app.table.lines[1]
+        assert "Dry #2 #3" in app.table.lines[1]
 
     play(scene, app=TableApp(texts=None))
 
 
-def test_numbers_are_blank_where_they_are_not_known() -> None:
+def test_numbers_and_bars_are_blank_where_they_are_not_known() -> None:
     async def scene(terminal: Terminal, app: TableApp) -> None:
-        assert app.table.lines[1].split()[-3:] == ["+0.00", "0.00", "0.000%"]
-        assert app.table.lines[3].split()[-3:] == ["-0.01", "0.01", "1.00%"]
+        app.table.set_columns(
+            [ChosenColumn(name) for name in ("gain bars", "key_gain", "value_gain", "density")]
+        )
+        await terminal.pilot.pause()
+        assert app.table.lines[0].split() == ["id", "gain", "gain", "k", "gain", "v", "dens"]
+        assert app.table.lines[1].split()[-3:] == ["·", "+0.00", "0.000%"]
+        assert app.table.lines[3].split()[-3:] == ["·", "-0.01", "1.00%"]
+        assert app.table.lines[101].split()[-3:] == ["-", "-0.50", "50.0%"]
         assert app.table.lines[4].rstrip().endswith("silent")
 
-    play(scene, (160, 48))
+    play(scene, (160, 120))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -387,17 +398,130 @@ def test_features_of_several_layers_have_their_layer_before_them() -> None:
 
 
 def test_a_wide_table_has_all_columns_and_a_narrow_one_the_first_ones() -> None:
-    titles = [column.title for column in COLUMNS]
+    usual = [column.title for column in COLUMNS if column.name not in IF_ANY]
 
-    def shown(width: int) -> list[str]:
-        return [placed.column.title for placed in fitted_columns(5, width)]
+    def shown(width: int, left: int = 0) -> list[str]:
+        return [placed.column.title for placed in fitted_columns(5, width, left=left).placed]
 
-    assert shown(159) == titles
-    assert shown(79) == [*titles[:6], "gain v"]
-    assert shown(99) == shown(79)
-    assert "stab v" in shown(112)
-    assert shown(45) == ["id", "*xm", "QL value", "QL key"]
+    assert shown(186) == usual
+    assert shown(79) == ["id", "*xm", "QL key", "QL value", "gain", "stab", "dens", "tags"]
+    assert shown(99) == shown(79)  # lists have ample room before others are added
+    assert shown(120) == [*shown(79), "LL key"]
+    assert shown(59) == shown(79)[:-1]
+    assert shown(45) == ["id", "*xm", "QL key", "QL value"]
     assert shown(1) == ["id"]
+    assert shown(59, left=2)[2:] == ["gain", "stab", "dens", "tags", "LL key"]
+    assert shown(59, left=99) == ["id", "*xm", *usual[-6:]]
+    assert fitted_columns(5, 79).left == 0
+    assert fitted_columns(5, 186, left=3).left == 0  # all fit
+
+
+@given(
+    st.integers(1, 200),
+    st.integers(0, 30),
+    st.lists(st.sampled_from([column.source for column in COLUMNS]), max_size=3, unique=True),
+    st.lists(
+        st.builds(
+            ChosenColumn,
+            st.sampled_from([*(column.name for column in COLUMNS[1:]), "max_activation"]),
+            st.none() | st.integers(3, 60),
+        ),
+        max_size=6,
+        unique_by=lambda chosen: chosen.name,
+    ),
+)
+def test_any_choice_fits_any_width_and_every_chosen_column_can_be_scrolled_to(
+    width: int, left: int, sorted_by: list[str], chosen: list[ChosenColumn]
+) -> None:
+    def fitted(left: int) -> Fitted:
+        return fitted_columns(4, width, tuple(sorted_by[:1]), (), tuple(chosen), left)
+
+    def names(of: Fitted) -> list[str]:
+        return [placed.column.name for placed in of.placed]
+
+    found = fitted(left)
+    assert names(found)[0] == "feature"
+    assert len(found.placed) == 1 or sum(each.width + 1 for each in found.placed) <= width
+    assert len(set(names(found))) == len(found.placed)
+    order = [each.name for each in chosen] or [each.name for each in COLUMNS[1:]]
+    shown = [name for name in names(found)[1:] if name in order]
+    assert shown == sorted(shown, key=order.index)
+    widths = {each.name: each.width for each in chosen if each.width}
+    for each in found.placed:
+        room = 2 if each.column.source in sorted_by else 0
+        assert each.width - widths.get(each.column.name, each.width) in range(room + 1)
+    if width > 160:
+        seen = {name for at in range(len(COLUMNS)) for name in names(fitted(at))}
+        assert seen >= {each.name for each in chosen}
+
+
+def test_columns_scroll_by_key_and_the_head_says_that_there_are_more() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        def head() -> str:
+            return app.table.lines[0].rstrip()
+
+        def columns() -> list[str]:
+            return [placed.column.name for placed in app.table._fitted.placed]
+
+        first = head()
+        assert (first[0], first[-1]) == (" ", "›")
+        assert await terminal.written_for("less_than_sign") == ""
+        await terminal.pilot.press("greater_than_sign", "greater_than_sign")
+        assert (head()[0], head()[-1]) == ("‹", "›")
+        assert "QL key" not in head()
+        assert app.table.lines[2].startswith("    1     ")  # id and marks stay
+        seen = {*columns()}
+        while head()[-1] == "›":
+            await terminal.pilot.press("greater_than_sign")
+            seen |= {*columns()}
+        assert await terminal.written_for("greater_than_sign") == ""
+        assert {"value_gain", "value_stability", "density", "note"} <= seen
+        app.table.set_sort([SortKey("value_stability", True)])
+        await terminal.pilot.press(*["less_than_sign"] * 20)
+        assert "stab v▼" in head()
+        app.table.set_sort([])
+        await terminal.pilot.pause()
+        assert head() == first
+
+    play(scene)
+
+
+def test_chosen_columns_have_their_order_and_width() -> None:
+    async def scene(terminal: Terminal, app: TableApp) -> None:
+        app.table.set_columns(
+            [ChosenColumn("density"), ChosenColumn("value_query_ids", 9), ChosenColumn("star")]
+        )
+        await terminal.pilot.pause()
+        assert app.table.lines[0].rstrip() == "   id   dens│QL value  *xm"
+        assert app.table.lines[2].startswith("    1  0.50%│␣wildflo…")
+        app.table.set_columns([])
+        await terminal.pilot.pause()
+        assert app.table.lines[0].startswith("   id *xm│QL key")
+
+    play(scene)
+
+
+BARS = [
+    # gain, stability, density, and the bars
+    ((0.5, 1.0, 0.1), "███"),
+    ((0.25, 0.5, 0.01), "▄▄▆"),
+    ((0.03, 0.01, 1e-9), "▁▁▁"),
+    ((0.0, 0.0, 0.0), "·▁0"),
+    ((-0.4, 0.9, 0.9), "-██"),
+]
+
+
+@pytest.mark.parametrize(("values", "bars"), BARS)
+def test_bars_stand_for_numbers(values: tuple[float, float, float], bars: str) -> None:
+    def drawn(ascii_only: bool) -> str:
+        signs = (gain_bar(values[0], ascii_only=ascii_only),
+                 share_bar(values[1], ascii_only=ascii_only),
+                 density_bar(values[2], ascii_only=ascii_only))  # fmt: skip
+        return "".join(signs)
+
+    assert drawn(False) == bars
+    assert drawn(True) == bars.translate({ord(b): str(k) for k, b in enumerate("▁▂▃▄▅▆▇█", 1)}
+                                         | {ord("·"): "."})  # fmt: skip
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
@@ -553,11 +677,11 @@ def frame_of(marks: Mapping[int, Mapping[int, Mark]]) -> pl.DataFrame:
 def test_a_column_that_is_sorted_by_or_searched_is_there(
     wanted: tuple[str, ...], width: int, title: str
 ) -> None:
-    for placed in (fitted_columns(4, width, (), wanted), fitted_columns(4, width, wanted)):
-        titles = [each.column.title for each in placed]
-        assert title in titles
-        assert sum(each.width + 1 for each in placed) <= width
-        assert len(titles) == len(set(titles))
+    for fitted in (fitted_columns(4, width, (), wanted), fitted_columns(4, width, wanted)):
+        shown = fitted.placed
+        assert title in [each.column.title for each in shown if each.column.sources]
+        assert sum(each.width + 1 for each in shown) <= width
+        assert len({each.column.name for each in shown}) == len(shown)
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])

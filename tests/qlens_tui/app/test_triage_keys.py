@@ -122,7 +122,7 @@ def test_a_hostile_label_is_pasted_as_one_visible_line_and_a_long_one_refused(pl
         prompt.query_one("#typed").insert_text_at_cursor("[red]\x1b[31mq\n\u202eevil\u200b")
         await settled(terminal.pilot, "enter")
         assert bench.marking.marks[0][0].label == "[red][31mq evil"
-        assert "[red][31m" in "".join(bench.table.lines)
+        assert "[red]" in "".join(bench.table.lines)
         assert "[red][31mq evil" in bench.query_one("#feature").lines[0]
         await settled(terminal.pilot, "L")
         terminal.pilot.app.screen.query_one("#typed").value = "x" * 201
