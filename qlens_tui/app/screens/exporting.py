@@ -18,6 +18,7 @@ from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.screens.prompt import Answer, Prompt
 from qlens_tui.app.widgets.feature_table import FeatureTable
+from qlens_tui.formats import counted
 from qlens_tui.table.known_layer import KnownLayer
 from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import visible
@@ -89,7 +90,8 @@ class Exporting:
             if len(chosen) > 1:
                 selected = rows[chosen.start : chosen.stop]
                 found.append(_Scope(f"the {len(chosen):,} selected rows", rows=selected))
-            found.append(_Scope(f"the {len(rows):,} rows of the table, in this order", rows=rows))
+            every = f"the {counted(len(rows), 'row')} of the table, in this order"
+            found.append(_Scope(every, rows=rows))
         if triage is not None:
             known, layers = len(opened.known), "every layer"
             if opened.session is None or known < len(opened.layers):
@@ -142,7 +144,7 @@ class Exporting:
         except (LensError, OSError) as error:
             self._screen.notify(str(error), severity="error", timeout=LONG)
             return
-        self._screen.notify(f"wrote {count:,} features to {path}")
+        self._screen.notify(f"wrote {counted(count, 'feature')} to {path}")
         for warning in warnings:
             self._screen.notify(warning, severity="warning", timeout=LONG)
 
