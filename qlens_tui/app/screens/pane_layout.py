@@ -22,6 +22,7 @@ from qlens_tui.app.views import HeadView
 from qlens_tui.app.widgets.fact_line import FactLine
 from qlens_tui.app.widgets.feature_head import FeatureHead
 from qlens_tui.app.widgets.feature_pane import FeaturePane
+from qlens_tui.app.widgets.first_visit import FirstVisit
 
 LEAST = 80, 24
 """The smallest usable screen, in columns and lines."""
@@ -65,7 +66,7 @@ Workbench.-zoomed .-part.-zoom {
     display: block !important; width: 1fr !important; height: 1fr !important;
     border: none !important;
 }
-Workbench.-tiny #body, Workbench.-tiny #keys { display: none; }
+Workbench.-tiny #body, Workbench.-tiny #keys, Workbench.-tiny FirstVisit { display: none; }
 """
 
 
@@ -79,6 +80,7 @@ class PaneLayout:
         tab: str,
         *,
         head: Callable[[], HeadView],
+        is_first_visit: bool,
         ascii_only: bool,
     ) -> None:
         """`tab` names the pane in front, if it exists; `head` gives what is above the panes."""
@@ -86,6 +88,7 @@ class PaneLayout:
         self._sources = sources
         self._head = head
         self.rows = FactLine(ascii_only=ascii_only, id="rows")
+        self.first_visit = FirstVisit(is_first=is_first_visit, ascii_only=ascii_only)
         self.feature = FeatureHead(ascii_only=ascii_only, id="feature")
         self._drawing = Alarm(screen.set_timer, self.draw)
         self._grace = Alarm(screen.set_timer, self.draw)
@@ -112,6 +115,7 @@ class PaneLayout:
             Container(self.feature, *groups, id="detail", classes="-part"),
             id="body",
         )
+        yield self.first_visit
         self.show(self.tab)
 
     def show(self, name: str) -> None:

@@ -156,14 +156,16 @@ class TableRows:
         layers = {layer for layer, _ in listed.features}
         self._show(layers.pop() if len(layers) == 1 else None, None, same_rows=False)
 
-    def back(self) -> None:
-        """Undo the last jump, sort or filter; without one, clear the filter of an earlier visit."""
+    def back(self) -> bool:
+        """Undo the last jump, sort or filter; without one, clear the filter of an earlier visit.
+
+        Returns whether there was anything to undo.
+        """
         now = _Step(self.filter, self.sort, listed=self.listed)
         while self._behind and self._behind[-1] == now:  # a jump cleared that filter
             self._behind.pop()
         if not self._behind and not self.filter and self.listed is None:
-            self._screen.notify("nothing to go back to: q quits")
-            return
+            return False
         step = self._behind.pop() if self._behind else now._replace(filter="", listed=None)
         changes = {
             "filter restored" if step.filter else "filter cleared": step.filter != self.filter,
@@ -180,6 +182,7 @@ class TableRows:
             said.append(f"back at {step.feature[0]}:{step.feature[1]}")
             self._show(step.layer, step.feature, insists=True, same_rows=len(said) == 1)
         self._screen.notify(", ".join(said))
+        return True
 
     def _remember_place(self) -> None:
         """Remember this place, for `back`."""

@@ -92,7 +92,7 @@ class Workbench(Screen[None]):
         self.state = state = begun(visit)
         self.reader = reader = RowReader(triage, ascii_only=plain)
         self.pane_layout = PaneLayout(
-            self, Sources(state, reader), visit.tab,
+            self, Sources(state, reader), visit.tab, is_first_visit=not visit.model,
             head=lambda: head_view(self.table, self.marking.marks), ascii_only=plain,
         )  # fmt: skip
         early = EarlyAnswers(state, self.run_worker, self._answered_early)
@@ -318,8 +318,8 @@ class Workbench(Screen[None]):
             self.action_zoom()
         elif not self.table.has_focus:
             self.table.focus()
-        else:
-            self.rows.back()
+        elif not self.rows.back() and not self.pane_layout.first_visit.leave():
+            self.notify("nothing to go back to: q quits")
 
     def action_ask(self, what: Literal["jump", "sort", "filter"]) -> None:
         getattr(self._row_prompts, what)()

@@ -20,7 +20,7 @@ SIZES = [(80, 24), (120, 36), (160, 48)]
 LAYOUTS = Path(__file__).parent / "layouts"
 SCREENS = {
     "table": (),
-    "zoomed": ("z",),
+    "zoomed": ("escape", "z"),
     "key-zoomed": ("tab",),
     "value": ("z", "tab"),
     "paths": ("tab",),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from qlens_tui.app.widgets.first_visit import FirstVisit
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
@@ -66,6 +67,9 @@ def test_escape_clears_a_filter_and_the_cursor_stays_on_its_feature(place):
         assert bench.table.feature == (0, 7)
         await settled(terminal.pilot, "escape", "escape")
         assert bench.table.feature == (0, 0)
+        assert not bench.query_one(FirstVisit).display
+        assert "nothing to go back to" not in told(bench.app)
+        await settled(terminal.pilot, "escape")
         assert "nothing to go back to" in told(bench.app)
 
     run(place, act)

@@ -10,6 +10,7 @@ import pytest
 from textual import events
 
 from qlens_tui.app.last_visit import LastVisit, recall
+from qlens_tui.app.widgets.first_visit import FirstVisit
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import MOMENT, Desk, engine_dies, run, settled, status, told
@@ -117,6 +118,19 @@ def test_a_first_visit_says_that_the_features_come_with_the_model(place):
         app.end()
 
     simulate(whole())
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 36), (160, 48)])
+def test_a_first_visit_names_three_keys_and_a_second_does_not(place, size):
+    async def first(terminal, bench):
+        (line,) = bench.query_one(FirstVisit).lines
+        assert line.strip().endswith("? all keys (esc: hide)")
+
+    async def second(terminal, bench):
+        assert not bench.query_one(FirstVisit).display
+
+    run(place, first, size=size)
+    run(place, second, size=size)
 
 
 def test_the_table_and_the_lists_stand_before_the_model_does(place):
