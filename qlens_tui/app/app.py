@@ -241,10 +241,12 @@ class QlensApp(KeysInOrder):
         for section in in_workbench():
             for binding in section.bindings:
                 act = partial(self._run, section, binding)
-                words = words_of(binding)
+                words, keys = words_of(binding), keys_of(binding)
+                command = Command(binding.description, words, keys, section.title, act)
                 # The same key with the same action is in two sections.
-                found.setdefault(words, Command(words, keys_of(binding), section.title, act))
-        return [*found.values(), Command("Colours", "", EVERYWHERE, self._choose_colours)]
+                found.setdefault(words, command)
+        colours = Command("Theme", "Colours", "", EVERYWHERE, self._choose_colours)
+        return [*found.values(), colours]
 
     def action_palette(self) -> None:
         """Choose a command by its words."""

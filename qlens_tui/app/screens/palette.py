@@ -12,12 +12,17 @@ from qlens_tui.app.screens.prompt import Prompt, Suggestion
 from qlens_tui.text import cells
 
 _KEYS = 14  # columns
+_NONE = "no command has these words"
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a command does, its keys as the help writes them, where they work, and its action."""
+    """What a command does, its keys as the help writes them, where they work, and its action.
 
+    `name` is what the footer calls it; it can be found by this too.
+    """
+
+    name: str
     words: str
     keys: str
     where: str
@@ -25,7 +30,7 @@ class Command:
 
     def contains(self, words: Sequence[str]) -> bool:
         """Whether all of these words, in lower case, are in what is shown of it."""
-        text = f"{self.words} {self.keys} {self.where}".casefold()
+        text = f"{self.name} {self.words} {self.keys} {self.where}".casefold()
         return all(word in text for word in words)
 
 
@@ -40,7 +45,7 @@ class Palette(Prompt):
             hint="type words of it to narrow; up, down and enter choose",
             typed=self._narrow,
             must_choose=True,
-            refusal="no command has these words",
+            refusal=_NONE,
             ascii_only=ascii_only,
         )
         self._commands = commands
@@ -52,6 +57,8 @@ class Palette(Prompt):
         begins = text.casefold().strip()
         found.sort(key=lambda at: not self._commands[at].words.casefold().startswith(begins))
         self.offer([self._suggestion(at) for at in found], take_first=True)
+        if not found:
+            self.tell(_NONE, problem=True)
 
     def _suggestion(self, at: int) -> Suggestion:
         command = self._commands[at]

@@ -202,7 +202,11 @@ def test_the_palette_is_a_prompt_that_finds_a_command_by_words_and_runs_it(place
         assert app.screen is bench
         assert bench.state.settings.off
         assert bench.focused.id == "paths"
-        await settled(terminal.pilot, "ctrl+p", *"zzqq", "enter")
+        await settled(terminal.pilot, "ctrl+p", *"duplicates")
+        assert "like this one" in app.screen.query_one(ChoiceList).lines[0]
+        await settled(terminal.pilot, *"zzqq")
+        assert "no command has these words" in app.screen.query_one("#told").lines[0]
+        await settled(terminal.pilot, "enter")
         assert "no command has these words" in app.screen.query_one("#told").lines[0]
         await settled(terminal.pilot, "escape")
         assert app.screen is bench
