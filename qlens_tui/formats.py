@@ -16,6 +16,7 @@ __all__ = [
     "density",
     "duration",
     "in_bytes",
+    "name_of_text",
     "number",
     "ranks_moved",
     "score_change",
@@ -72,8 +73,15 @@ def tokens_of(text: TextFacts) -> str:
     """`2,048 reference tokens`, or `158,720 tokens of novels.txt`; raw, as the name is."""
     if text.is_reference:
         return f"{text.n_tokens:,} reference tokens"
+    return f"{text.n_tokens:,} tokens of {name_of_text(text)}"
+
+
+def name_of_text(text: TextFacts) -> str:
+    """`the reference`, or `novels.txt`; raw."""
+    if text.is_reference:
+        return "the reference"
     name = text.origin.rpartition("/")[2] if text.origin.startswith("text:") else text.origin
-    return f"{text.n_tokens:,} tokens of {name.removeprefix('text:')}"
+    return name.removeprefix("text:")
 
 
 def duration(seconds: float) -> str:

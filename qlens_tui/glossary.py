@@ -274,9 +274,25 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
         "glossary: the evidence",
         (
             Word(
-                "strongest contexts",
-                "sample:position in the reference, the activation there, and the text with the "
-                "token it fires on [in brackets]",
+                "contexts",
+                "samples in which the feature fires: the largest activation, and the text around "
+                "the token where it is [in brackets]; from the longest corpus that `qlens "
+                "contexts` read for the layer, else from the reference",
+            ),
+            Word(
+                "top, 4/4 to 1/4",
+                "the strongest contexts; then some from each quarter of the activation range, "
+                "zero to the largest, the strongest quarter first",
+            ),
+            Word(
+                "shades",
+                "the quarter of that range in which a token's activation lies; without colours "
+                "or in ASCII a number after the token, 1 to 4",
+            ),
+            Word(
+                "the bars",
+                "how many tokens have activations in equal parts of the range, on a logarithmic "
+                "scale; the number is the end of the last part",
             ),
             Word(
                 "near-duplicates",

@@ -102,7 +102,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         # A shortcut: most of a message is tuples of numbers and strings.
         first = value[0] if value else None
-        return [_plain(item) for item in value] if is_dataclass(first) else value
+        nested = is_dataclass(first) or isinstance(first, tuple)
+        return [_plain(item) for item in value] if nested else value
     if isinstance(value, frozenset):
         return [_plain(item) for item in in_order(value)]
     return value

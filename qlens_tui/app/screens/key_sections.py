@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from textual.binding import Binding, BindingType
 
 from qlens_tui.app.keymap import KEYMAP, bindings_of
+from qlens_tui.app.screens.context import ContextScreen
 from qlens_tui.app.screens.near_duplicates import NearDuplicates
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.overview import OverviewScreen
@@ -55,6 +56,7 @@ def in_help() -> list[KeySection]:
         _section("features by token", ReverseSearch.BINDINGS),
         _section("what fires on a text", ProbeScreen.BINDINGS),
         _section("near-duplicates", NearDuplicates.BINDINGS),
+        _section("context", ContextScreen.BINDINGS),
         _section("overview", OverviewScreen.BINDINGS),
         _section("note", NoteEditor.BINDINGS),
     ]

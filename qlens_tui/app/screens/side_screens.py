@@ -1,6 +1,7 @@
 """The screens that a key opens over the workbench, to look at something.
 
-They are the overview of the layers, the columns of the table, jobs, provenance, and the help.
+They are the overview of the layers, the columns of the table, jobs, provenance, a context, and
+the help.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qlens_tui.app.notices import LONG
 from qlens_tui.app.provenance import provenance
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.columns import Columns
+from qlens_tui.app.screens.context import ContextScreen
 from qlens_tui.app.screens.help import Help
 from qlens_tui.app.screens.jobs import Jobs
 from qlens_tui.app.screens.key_sections import in_help, title_of
@@ -26,6 +28,7 @@ from qlens_tui.app.screens.terms import Terms
 from qlens_tui.app.state import State
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.term_list import Section
+from qlens_tui.engine import messages as m
 from qlens_tui.table.chosen_columns import ChosenColumn
 from qlens_tui.text import visible
 
@@ -100,6 +103,11 @@ class SideScreens:
         ]
         title = "where the numbers come from"
         self._screen.app.push_screen(Terms(title, sections, ascii_only=self._ascii))
+
+    def context(self, of: m.Evidence, context: m.Context) -> None:
+        """Open one of a feature's contexts."""
+        screen = ContextScreen(of, context, self._state, self._requests, ascii_only=self._ascii)
+        self._screen.app.push_screen(screen)
 
     def help(self) -> None:
         focused = self._screen.focused

@@ -23,7 +23,7 @@ from qlens_tui.table.column_names import header
 _BEFORE: Mapping[str, list[Key]] = {
     "table": [("j/k", "feature"), ("h/l", "layer")],
     "paths": [("hjkl", "block")],
-    "evidence": [("up/down", "neighbour")],
+    "evidence": [("up/down", "choose")],
 }
 _ALL_KEYS = ("?", "help")
 

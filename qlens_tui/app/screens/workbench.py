@@ -1,7 +1,6 @@
 """The main screen, for triage of features: table, token lists, paths, evidence.
 
-It connects the parts and routes widget messages, keys and engine events. Requests and answers are
-in the state (`qlens_tui.app.state`); after each change the panes get their views of it.
+It connects the parts. Requests and answers are in `qlens_tui.app.state`, of which panes get views.
 """
 
 from __future__ import annotations
@@ -244,8 +243,10 @@ class Workbench(Screen[None]):
         self._look(event.look)
 
     def on_evidence_pane_feature_chosen(self, event: EvidencePane.FeatureChosen) -> None:
-        event.stop()
         self.rows.go(event.layer, event.feature)
+
+    def on_evidence_pane_context_chosen(self, event: EvidencePane.ContextChosen) -> None:
+        self._side_screens.context(event.of, event.context)
 
     def on_descendant_focus(self) -> None:
         self.query_one(KeyLine).tell(status.keys(self, moves_on=self.mark_keys.moves_on))
@@ -334,8 +335,7 @@ class Workbench(Screen[None]):
         self._carry(replace(self.state.settings, off=frozenset()))
 
     def action_look(self, what: str, *by: int) -> None:
-        look: TokenLook = getattr(self.query_one("#value", TokenPane), what)(*by)
-        self._look(look)
+        self._look(getattr(self.query_one("#value", TokenPane), what)(*by))
 
     def action_mark(self, what: str, *how: str) -> None:
         getattr(self.mark_keys, what)(*how)
@@ -395,6 +395,6 @@ class Workbench(Screen[None]):
         if self.state.opened.known:
             here = self.focused.id if self.focused is not None else None
             pane, tab = here if here in NAMES else NAMES[0], self.pane_layout.tab
-            moves_on, feature = self.mark_keys.moves_on, self.table.feature
-            visit = visit_of(self.state, self.rows, feature, moves_on=moves_on)
+            moves_on = self.mark_keys.moves_on
+            visit = visit_of(self.state, self.rows, self.table.feature, moves_on=moves_on)
             remember(self.config, replace(visit, tab=tab, pane=pane, theme=self.app.theme))

@@ -1,7 +1,9 @@
 """Evidence about a feature: where it fires, and its nearest features.
 
-Contexts are aligned at the token that fires, which is in brackets, with the text before and after
-it. Below them are the nearest features, to which enter goes, lengths and stability.
+Contexts are aligned at the token where the feature fires most, which is in brackets, with the text
+before and after it; every token is shaded by its activation (`qlens_tui.shading`). First come as
+many of the strongest as there is room for beside one from each quarter of the range, then the
+others, the nearest features, lengths and stability. Enter opens a context or a feature.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from lens_core.faces import joined
 from qlens_tui.app.views import EvidenceView
 from qlens_tui.app.widgets.feature_pane import FeaturePane
-from qlens_tui.app.widgets.line_pane import Line, facts, fitted, line, width_of
+from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
 from qlens_tui.engine.messages import Context, Evidence, Neighbour
 from qlens_tui.formats import density, number, tokens_of
-from qlens_tui.text import cells, context_label, fit, token_label, wrapped
+from qlens_tui.shading import SHADES as QUARTERS
+from qlens_tui.shading import Piece, bars, concordance, has_no_colour
+from qlens_tui.text import fit, token_label, wrapped
 
-_BRACKETS = 2
+_FEWEST = 3  # of the strongest contexts before those of the quarters
+_PLACE = 3  # columns of the name of a group of contexts
 _LONGEST = 2000  # characters of an explanation
 _LABEL = 10  # columns of a fact's label
 _BESIDE, _NEIGHBOURS = 120, 46  # width from which neighbours are next to contexts, and their width
@@ -38,7 +42,7 @@ class EvidencePane(FeaturePane[EvidenceView]):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"evidence--token"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "Open feature", tooltip="Go to the chosen neighbour")
+        Binding("enter", "open", "Open", tooltip="Open the chosen context, or go to the feature")
     ]
 
     @dataclass
@@ -48,6 +52,18 @@ class EvidencePane(FeaturePane[EvidenceView]):
         pane: EvidencePane
         layer: int
         feature: int
+
+        @property
+        def control(self) -> EvidencePane:
+            return self.pane
+
+    @dataclass
+    class ContextChosen(Message):
+        """The user chose this context of the feature."""
+
+        pane: EvidencePane
+        of: Evidence
+        context: Context
 
         @property
         def control(self) -> EvidencePane:
@@ -66,54 +82,76 @@ class EvidencePane(FeaturePane[EvidenceView]):
             view or EvidenceView(), ascii_only=ascii_only, name=name, id=id, classes=classes
         )
         self._chosen: int | None = None
-        self._choices: dict[int, Neighbour] = {}
+        self._choices: list[tuple[int, Context | Neighbour]] = []
+        """What enter opens, each with its line of the body."""
+        self._digits = ascii_only or has_no_colour()
 
     @property
-    def chosen(self) -> Neighbour | None:
-        """The neighbour that enter opens, if it is on the screen."""
-        return self._choices[self._chosen] if self._chosen in self._on_screen() else None
+    def chosen(self) -> Context | Neighbour | None:
+        """The context or neighbour that enter opens, if it is on the screen."""
+        chosen = self._chosen
+        return self._choices[chosen][1] if chosen in self._on_screen() else None
 
     def view_changed(self, *, is_other_feature: bool) -> None:
-        """For another feature, no neighbour is chosen."""
+        """For another feature, nothing is chosen."""
         if is_other_feature:
             self._chosen = None
 
     def action_scroll(self, by: int) -> None:
-        """Choose the next neighbour on the screen; if there is none, scroll."""
-        seen = sorted(self._on_screen())
-        if self._chosen in seen:
-            seen = [k for k in seen if (k - self._chosen) * by > 0]
-        if seen and abs(by) == 1:
-            self._chosen = seen[0] if by > 0 else seen[-1]
-            self.redraw()
-        else:
+        """Choose the next context or neighbour on the screen; if there is none, scroll."""
+        beyond = self._beyond(by)
+        if abs(by) != 1 or not beyond:
             super().action_scroll(by)
+            beyond = self._beyond(by) if abs(by) == 1 else []
+        if beyond:
+            self._chosen = beyond[0]
+            self.redraw()
+
+    def _beyond(self, by: int) -> list[int]:
+        """What is on the screen after (`by` 1) or before what is chosen, the nearest first."""
+        seen = self._on_screen()
+        if self._chosen in seen:
+            seen = [at for at in seen if (at - self._chosen) * by > 0]
+        return seen if by > 0 else seen[::-1]
 
     def action_open(self) -> None:
-        chosen = self.chosen
-        if chosen is not None and not self.is_grey:
+        chosen, of = self.chosen, self.view.shown.answer
+        if self.is_grey or of is None:
+            return
+        if isinstance(chosen, Context):
+            self.post_message(self.ContextChosen(self, of, chosen))
+        elif chosen is not None:
             self.post_message(self.FeatureChosen(self, chosen.layer, chosen.feature))
 
-    def _on_screen(self) -> set[int]:
-        return set(range(self.top, self.top + self.body_height)) & self._choices.keys()
+    def _on_screen(self) -> list[int]:
+        lines = range(self.top, self.top + self.body_height)
+        return [at for at, (line, _) in enumerate(self._choices) if line in lines]
+
+    def _offer(self, line: int, what: Context | Neighbour) -> tuple[str, str]:
+        """Let `what`, on this line of the body, be chosen; its sign and style."""
+        is_chosen = len(self._choices) == self._chosen
+        self._choices.append((line, what))
+        here = "pane--cursor-grey" if self.is_grey else "pane--cursor"
+        return ">" if is_chosen else " ", here if is_chosen and self.has_focus else ""
 
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
-        self._choices = {}
+        self._choices = []
         instead, answer = self.instead(), self.view.shown.answer
         head = [fitted(self._title(width), width, self.ellipsis)]
         if answer is None or instead is not None:
             return head, [fitted(instead or (), width, self.ellipsis)]
         beside = width >= _BESIDE
-        explained = self._explanation(width - (_NEIGHBOURS + 1) * beside)
+        room = width - (_NEIGHBOURS + 1) * beside
+        body = self._explanation(room)
+        body += self._contexts(answer, room, range(len(body), height - len(head)))
         if not beside:
-            body: list[Line] = [*explained, *self._contexts(answer, width)]
             body += [(), *self._nearest(answer, len(body) + 1), (), *self._facts()]
         else:
-            left = [*explained, *self._contexts(answer, width - _NEIGHBOURS - 1), ()]
+            left = [*body, ()]
             left += self._facts()
             right = list(self._nearest(answer, 0))
             body = [
-                (*fitted(one, width - _NEIGHBOURS - 1, self.ellipsis), (" ", ""), *other)
+                (*fitted(one, room, self.ellipsis), (" ", ""), *other)
                 for one, other in zip_longest(left, right, fillvalue=())
             ]
         return head, [fitted(one, width, self.ellipsis) for one in body]
@@ -129,12 +167,12 @@ class EvidencePane(FeaturePane[EvidenceView]):
         if waiting:
             return (*start, (waiting, "pane--waiting"))
         start = (*start, *self.kept_note("{}  "))
-        text = self.printable(tokens_of(of.text))
         if of.silent:
+            text = self.printable(tokens_of(of.text))
             return (*start, (f"silent in {text}", "pane--waiting"))
         fired = f"{sum(of.histogram):,}"
         pieces = [
-            [f"fires on {fired} of {text}", f"on {fired} of {of.n_tokens:,}"],
+            [f"fires on {fired} of {of.n_tokens:,} tokens", f"on {fired} of {of.n_tokens:,}"],
             [f"density {density(of.density)}"],
             [f"at most {number(of.max_activation)}"],
         ]
@@ -150,29 +188,49 @@ class EvidencePane(FeaturePane[EvidenceView]):
             *(self._fact("", each) for each in others),
         ]
 
-    def _contexts(self, of: Evidence, width: int) -> Iterator[Line]:
-        if not of.contexts:
+    def _contexts(self, of: Evidence, width: int, lines: range) -> Iterator[Line]:
+        """The histogram and all contexts; the most telling ones are on these lines of the body."""
+        if of.silent:
             return
-        yield ((" strongest contexts", self.shade("pane--strong")),)
-        where = max(len(f"{at.sample}:{at.position}") for at in of.contexts)
-        score = max(len(number(at.activation)) for at in of.contexts)
-        room = max(0, width - where - score - 4)
+        shown = bars(of.histogram, ascii_only=self.ascii_only)
+        text = self.printable(tokens_of(of.text))
+        yield line(
+            (" 0 ", "pane--quiet"), (shown, self.shade("pane--strong")),
+            (f" {number(len(of.histogram) * of.bin_width)}  {text}", "pane--quiet"),
+        )  # fmt: skip
+        rows = _ordered(of, len(lines) - 1)
+        score = max(len(number(at.activation)) for _, at in rows)
+        room = max(0, width - _PLACE - score - 4)
         # More text before the token, which can affect the activation.
         before = room * 11 // 20
-        for at in of.contexts:
-            place = f" {f'{at.sample}:{at.position}':>{where}} {number(at.activation):>{score}}  "
-            yield line((place, "pane--quiet"), *self._concordance(at, before, room - before))
+        last = ""
+        for index, (group, at) in enumerate(rows, lines.start + 1):
+            sign, style = self._offer(index, at)
+            named = "" if group == last else group
+            place = f"{sign}{named:<{_PLACE}} {number(at.activation):>{score}} "
+            last = group
+            yield line(
+                (place, style or "pane--quiet"), " ",
+                *self._runs(of, at, before, room - before),
+            )  # fmt: skip
 
-    def _concordance(self, at: Context, before: int, after: int) -> Line:
-        token = token_label(at.token, ascii_only=self.ascii_only)
-        room = max(0, after - _BRACKETS)
-        token = fit(token, min(cells(token), room), ellipsis=self.ellipsis)
-        rest = fit(self._inner(at.after), room - cells(token), ellipsis="")
-        return line(
-            (_last(self._inner(at.before), before), self.shade()),
-            (f"[{token}]", self.shade("evidence--token")),
-            (rest, self.shade()),
-        )
+    def _runs(self, of: Evidence, at: Context, before: int, after: int) -> Iterator[Run]:
+        shown = concordance(
+            at, of.max_activation, before, after, ascii_only=self.ascii_only,
+            digits=self._digits, ellipsis=self.ellipsis,
+        )  # fmt: skip
+        for piece in shown:
+            yield from self._run(piece)
+
+    def _run(self, piece: Piece) -> Iterator[Run]:
+        shade = f"pane--shade-{piece.shade}" if piece.shade else ""
+        if not piece.is_peak:
+            yield piece.text, self.shade(shade)
+            return
+        token = self.shade("evidence--token")
+        yield "[", token
+        yield piece.text[1:-1], self.shade(shade or "evidence--token")
+        yield "]", token
 
     def _nearest(self, of: Evidence, start: int) -> Iterator[Line]:
         """The neighbours of both sides; the first line is line `start` of the body."""
@@ -184,16 +242,11 @@ class EvidencePane(FeaturePane[EvidenceView]):
             yield ((f" {title}", self.shade("pane--strong")),)
             start += 1
             for near in nearest:
-                self._choices[start] = near
-                chosen = start == self._chosen
+                sign, style = self._offer(start, near)
                 tokens = self.view.labels.get((near.layer, near.feature), ())
                 labels = "  ".join(token_label(t, ascii_only=self.ascii_only) for t in tokens)
-                text = (
-                    f"{'>' if chosen else ' '}{_name(near):>{named}}  {near.cosine:+.2f}  {labels}"
-                )
-                here = "pane--cursor-grey" if self.is_grey else "pane--cursor"
-                style = here if chosen and self.has_focus else self.shade()
-                yield ((text, style),)
+                text = f"{sign}{_name(near):>{named}}  {near.cosine:+.2f}  {labels}"
+                yield ((text, style or self.shade()),)
                 start += 1
 
     def _facts(self) -> Iterator[Line]:
@@ -213,16 +266,20 @@ class EvidencePane(FeaturePane[EvidenceView]):
     def _fact(self, label: str, text: str) -> Line:
         return line((f" {fit(label, _LABEL)} ", "pane--quiet"), (text, self.shade()))
 
-    def _inner(self, tokens: Sequence[str]) -> str:
-        return context_label(joined(tokens), ascii_only=self.ascii_only)
-
 
 def _name(near: Neighbour) -> str:
     return f"{near.layer}:{near.feature}"
 
 
-def _last(text: str, width: int) -> str:
-    """The end of the text, in exactly `width` columns."""
-    while cells(text) > width:
-        text = text[1:]
-    return " " * (width - cells(text)) + text
+def _ordered(of: Evidence, height: int) -> list[tuple[str, Context]]:
+    """All contexts and their groups: those that fit `height` lines, then the others.
+
+    First the strongest, then one or two from each quarter, strongest quarter first.
+    """
+    named = [(f"{k + 1}/{QUARTERS}", of.quarters[k]) for k in reversed(range(len(of.quarters)))]
+    each = 2 if height >= _FEWEST + 2 * QUARTERS + 2 else 1
+    examples = [(name, at) for name, quarter in named for at in quarter[:each]]
+    others = [(name, at) for name, quarter in named for at in quarter[each:]]
+    strongest = [("top", at) for at in of.contexts]
+    first = max(_FEWEST, height - len(examples))
+    return [*strongest[:first], *examples, *strongest[first:], *others]

@@ -95,6 +95,18 @@ class LinePane(Widget, can_focus=True):
     LinePane > .pane--waiting { color: $text-warning; }
     LinePane > .pane--cursor { text-style: reverse; }
     LinePane > .pane--cursor-grey { text-style: reverse dim; }
+    LinePane > .pane--shade-1 { background: $success 20%; }
+    LinePane > .pane--shade-2 { background: $success 40%; }
+    LinePane > .pane--shade-3 { background: $success 65%; color: $text; }
+    LinePane > .pane--shade-4 { background: $success; color: $text; text-style: bold; }
+    LinePane:ansi > .pane--shade-1 { background: ansi_default; color: ansi_green; }
+    LinePane:ansi > .pane--shade-2 {
+        background: ansi_default; color: ansi_green; text-style: underline;
+    }
+    LinePane:ansi > .pane--shade-3 { background: ansi_green; color: ansi_black; }
+    LinePane:ansi > .pane--shade-4 {
+        background: ansi_green; color: ansi_black; text-style: bold underline;
+    }
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -106,6 +118,10 @@ class LinePane(Widget, can_focus=True):
         "pane--waiting",
         "pane--cursor",
         "pane--cursor-grey",
+        "pane--shade-1",
+        "pane--shade-2",
+        "pane--shade-3",
+        "pane--shade-4",
     }
 
     BINDINGS: ClassVar[list[BindingType]] = [

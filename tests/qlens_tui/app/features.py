@@ -254,6 +254,10 @@ class Stage(App[None]):
         self.heard.append(message)
         message.pane.draw(replace(message.pane.view, look=message.look))
 
+    @on(EvidencePane.ContextChosen)
+    def context(self, message: EvidencePane.ContextChosen) -> None:
+        self.heard.append(message)
+
     @on(PathsGrid.BlocksToggled)
     def toggle(self, message: PathsGrid.BlocksToggled) -> None:
         self.heard.append(message)

@@ -22,19 +22,44 @@ Step = Callable[[Stage, EvidencePane, Terminal], Awaitable[None]]
 
 
 def test_contexts_stand_under_one_another_by_the_token_that_fires() -> None:
-    title, heading, *rows = drawn(evidence(), width=80)
+    title, bars, *rows = drawn(evidence(), width=80)
 
-    assert title.strip() == "EVIDENCE  6:35  on 128 of 512, density 25.0%, at most 8.000"
-    assert heading.strip() == "strongest contexts"
-    assert {row.index("[") for row in rows[:12]} == {rows[0].index("[")}
-    assert rows[1].split()[:2] == ["1:3", "7.500"]
+    title = title.strip()
+    assert title == "EVIDENCE  6:35  fires on 128 of 512 tokens, density 25.0%, at most 8.000"
+    assert bars.strip() == "0 █▇▆▅▄▃▂▂ 8.000  512 reference tokens"
+    assert {row.index("[") for row in rows[:16]} == {rows[0].index("[")}
+    assert rows[0].split()[:2] == ["top", "8.000"]
+    assert rows[1].split()[0] == "7.500"
     assert "dryDry[Dry] wildflowers" in rows[1]
     assert "[⏎]" in rows[4]
 
 
+@pytest.mark.parametrize(("height", "strongest"), [(8, 3), (11, 5), (18, 12), (60, 12)])
+def test_the_first_lines_are_of_the_strongest_and_of_every_quarter(
+    height: int, strongest: int
+) -> None:
+    rows = [line[:10].split() for line in drawn(evidence(), width=80, height=height)[2:]]
+
+    assert rows[0] == ["top", "8.000"]
+    assert rows[strongest] == ["4/4", "7.500"]
+    assert [row[0] for row in rows[strongest : strongest + 4]] == ["4/4", "3/4", "2/4", "1/4"]
+    rest = [row for row in rows[strongest + 4 : 16] if row]
+    assert len(rest) == 12 - strongest
+    assert not rest or rest[0][0] == "top"
+
+
+def test_a_corpus_is_named() -> None:
+    before = evidence().shown.answer
+    assert before is not None
+    text = replace(before.text, is_reference=False, origin="text:/home/me/novels.txt")
+    shown = replace(evidence().shown, answer=replace(before, text=text))
+
+    assert "512 tokens of novels.txt" in drawn(replace(evidence(), shown=shown), width=80)[1]
+
+
 @pytest.mark.parametrize("width", [12, 20, 40, 80, 160])
 def test_the_token_that_fires_is_shown_at_any_width(width: int) -> None:
-    rows = drawn(evidence(), width=width)[2:14]
+    rows = drawn(evidence(), width=width)[2:18]
 
     assert all("[" in row and "]" in row for row in rows) == (width >= 20)
 
@@ -87,14 +112,14 @@ def test_a_feature_that_never_fired_is_silent_in_so_many_tokens_and_not_dead() -
     lines = drawn(evidence(silent=True), width=80)
 
     assert lines[0].strip() == "EVIDENCE  6:35  silent in 512 reference tokens"
-    assert not any("dead" in line or "contexts" in line for line in lines)
+    assert not any("dead" in line or "top" in line for line in lines)
 
 
 def test_neighbours_stand_beside_contexts_where_there_is_room() -> None:
     narrow, wide = drawn(evidence(), width=80), drawn(evidence(), width=140)
 
     assert "nearest by value" not in narrow[1]
-    assert "strongest contexts" in wide[1]
+    assert "reference tokens" in wide[1]
     assert "nearest by value" in wide[1]
 
 
@@ -119,22 +144,29 @@ def test_every_line_takes_exactly_the_width_of_the_pane(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_arrows_choose_neighbours_and_enter_opens_the_chosen_one(size: tuple[int, int]) -> None:
+def test_arrows_choose_and_enter_opens_a_context_or_a_neighbour(size: tuple[int, int]) -> None:
     async def walk(stage: Stage, pane: EvidencePane, terminal: Terminal) -> None:
         await terminal.pilot.press("enter")
         assert not stage.heard
-        presses = 0
-        while pane.chosen is None:
-            await terminal.pilot.press("down")
-            presses += 1
-            assert presses < 20
-        await terminal.pilot.press("down", "down", "down", "down", "up")
-        chosen = pane.chosen
-        assert chosen is not None
-        assert (chosen.layer, chosen.feature) == (6, 100)
-        assert any(">6:100" in line for line in stage.painted)
+        await terminal.pilot.press("down", "down", "down", "up")
+        answer = pane.view.shown.answer
+        assert answer is not None
+        assert pane.chosen == answer.contexts[1]
+        assert any(line.startswith(">") and "7.500" in line for line in stage.painted)
         await terminal.pilot.press("enter")
         (heard,) = stage.heard
+        assert isinstance(heard, EvidencePane.ContextChosen)
+        assert (heard.control, heard.of, heard.context) == (pane, answer, answer.contexts[1])
+        by_key = answer.by_key
+        for _ in range(40):
+            if pane.chosen == by_key[1]:
+                break
+            await terminal.pilot.press("down")
+        await terminal.pilot.press("up")
+        assert pane.chosen == by_key[0]
+        assert any(">6:100" in line for line in stage.painted)
+        await terminal.pilot.press("enter")
+        heard = stage.heard[-1]
         assert isinstance(heard, EvidencePane.FeatureChosen)
         assert (heard.control, heard.layer, heard.feature) == (pane, 6, 100)
 
@@ -149,7 +181,7 @@ def test_the_last_fact_can_be_reached_and_the_first_context_again(size: tuple[in
             await terminal.pilot.press(*[last] * times)
             assert any("stability" in line for line in stage.painted)
             await terminal.pilot.press(*[first] * times)
-            assert "strongest contexts" in stage.painted[1]
+            assert "reference tokens" in stage.painted[1]
             assert "EVIDENCE" in stage.painted[0]
 
     on_stage(walk, size)
@@ -182,7 +214,7 @@ def test_a_stale_neighbour_is_not_opened_and_a_new_feature_has_none_chosen() -> 
         pane.draw(evidence(6, 36))
         await terminal.pilot.pause()
         assert pane.chosen is None
-        assert "6:36  on 128 of 512" in stage.painted[0]
+        assert "6:36  fires on 128 of 512" in stage.painted[0]
 
     on_stage(walk, (80, 40))
 
@@ -200,20 +232,35 @@ def test_no_text_reaches_the_terminal_raw(size: tuple[int, int]) -> None:
     on_stage(walk, size)
 
 
-def test_the_token_that_fires_stands_out_without_colour() -> None:
+def test_the_token_stands_out_and_tokens_that_fire_are_shaded() -> None:
     async def walk(stage: Stage, pane: EvidencePane, terminal: Terminal) -> None:
-        token = next(s for s in pane.render_line(2) if "[" in s.text)
-        assert token.text == "[␣dry]"
-        assert token.style is not None
-        assert token.style.underline
+        segments = list(pane.render_line(2))
+        bracket = next(s for s in segments if s.text == "[")
+        assert bracket.style is not None
+        assert bracket.style.underline
+        backgrounds = {s.text.strip(): s.style.bgcolor for s in segments if s.style is not None}
+        plain, some, all_of_it = (backgrounds[word] for word in ("dry", "Dry", "␣dry"))
+        assert len({plain, some, all_of_it}) == 3
 
     on_stage(walk)
 
 
-def drawn(known: EvidenceView, width: int, *, ascii_only: bool = False) -> list[str]:
+@pytest.mark.parametrize(("ascii_only", "some"), [(False, "Dry²["), (True, "Dry^2[")])
+def test_without_colour_numbers_say_how_strongly_tokens_fire(
+    monkeypatch: pytest.MonkeyPatch, ascii_only: bool, some: str
+) -> None:
+    assert "Dry[" in drawn(evidence(), width=80)[2]
+    if not ascii_only:
+        monkeypatch.setenv("NO_COLOR", "1")
+    assert some in drawn(evidence(), width=80, ascii_only=ascii_only)[2]
+
+
+def drawn(
+    known: EvidenceView, width: int, *, height: int = 60, ascii_only: bool = False
+) -> list[str]:
     pane = EvidencePane(ascii_only=ascii_only)
     pane.draw(known)
-    head, body = pane.lay_out(width, 60)
+    head, body = pane.lay_out(width, height)
     return ["".join(said for said, _ in line) for line in (*head, *body)]
 
 

@@ -239,7 +239,7 @@ def test_evidence_is_where_the_feature_fires_and_what_is_like_it(opened, session
 
 
 def test_contexts_come_first_and_then_the_activations_around_them(opened, session):
-    asked = opened.send(m.ComputeEvidence(layer=LAYER, feature=FEATURE))
+    asked = opened.send(m.ComputeEvidence(layer=LAYER, feature=FEATURE, contexts=1))
     stages: list[m.EvidenceReady] = []
     while not stages or not stages[-1].is_last:
         event = opened.told.get(timeout=PATIENCE)
@@ -247,7 +247,8 @@ def test_contexts_come_first_and_then_the_activations_around_them(opened, sessio
             stages.append(event)
     first, last = stages
     assert (first.is_last, last.is_last) == (False, True)
-    assert first.evidence.contexts
+    assert len(first.evidence.contexts) == 1
+    assert any(first.evidence.quarters)
     assert not any(each.activations for each in first.evidence.every_context)
 
     for context in last.evidence.every_context:
