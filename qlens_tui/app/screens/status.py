@@ -26,6 +26,7 @@ _BEFORE: Mapping[str, list[Key]] = {
     "evidence": [("up/down", "choose")],
 }
 _ALL_KEYS = ("?", "help")
+_ZOOM = "z"
 
 
 def where(state: State, name: str, *, is_wide: bool) -> list[list[str]]:
@@ -94,7 +95,7 @@ def of_rows(rows: TableRows, table: FeatureTable) -> list[list[str]]:
     if rows.sort:
         keys = [f"{header(key.column)} {'down' if key.descending else 'up'}" for key in rows.sort]
         more = f" +{len(keys) - 1}" if keys[1:] else ""
-        facts.append([f"sort {', '.join(keys)}", f"sort {keys[0]}{more}", "sorted"])
+        facts.append([f"sort {', '.join(keys)}", f"sort {keys[0]}{more}"])
     return facts
 
 
@@ -178,8 +179,10 @@ def keys(screen: Screen[Any], *, moves_on: bool) -> list[Key]:
             key = binding.key_display or keys_of(binding).split(" ")[0]
             (own if active.node is focused else others).append((key, binding.description.lower()))
     name = focused.id or "" if focused is not None else ""
-    shown = dict.fromkeys([*_BEFORE.get(name, [("j/k", "feature")]), *own, *others])
-    found = [key for key in shown if key != _ALL_KEYS and not (moves_on and key[0] == MOVE_ON)]
+    zoom = (_ZOOM, "unzoom" if screen.has_class("-zoomed") else "zoom")
+    shown = dict.fromkeys([*_BEFORE.get(name, [("j/k", "feature")]), zoom, *own, *others])
+    said = {_ALL_KEYS[0], MOVE_ON if moves_on else "", _ZOOM}
+    found = [key for key in shown if key == zoom or key[0] not in said]
     return [*([(MOVE_ON, "marks move on")] if moves_on else []), *found, _ALL_KEYS]
 
 
