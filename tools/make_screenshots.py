@@ -16,12 +16,13 @@ from textual.pilot import Pilot
 
 from lens_core.config import load_config
 from qlens_tui.app.app import QlensApp
+from qlens_tui.app.screens.reverse_search import ReverseSearch
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.cli.commands.open import DEMO_BEGINS_AT
 
 SHOTS: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {
     "app": ((160, 48), ()),
-    "search": ((120, 36), ("slash", *" change", "enter", "tab")),
+    "search": ((120, 36), ("slash", "space", *"change", "enter", "tab")),
     "overview": ((120, 36), ("v",)),
 }
 """Pictures by name: the size of the window, and the keys that lead to the screen."""
@@ -32,11 +33,18 @@ async def at_rest(pilot: Pilot[None]) -> None:
     """Wait until every pane is of the feature under the cursor and no job runs."""
     for _ in range(_PATIENCE * 10):
         await pilot.pause(0.1)
-        bench = pilot.app.screen_stack[1] if len(pilot.app.screen_stack) > 1 else None
-        if not isinstance(bench, Workbench) or bench.dialogue.ready is None:
+        bench = next((each for each in pilot.app.screen_stack if isinstance(each, Workbench)), None)
+        if bench is None or bench.table.feature != DEMO_BEGINS_AT or bench.state.jobs:
             continue
-        views = [pane.view for pane in bench.panes]
-        if None not in views and not bench.dialogue.inquiry.asked:
+        opened, rows = bench.state.opened, bench.table.rows
+        if opened.session is None or opened.texts is None or rows is None:
+            continue
+        top = pilot.app.screen
+        if isinstance(top, ReverseSearch) and not top.hits:
+            continue
+        shown = [pane.shown for pane in bench.pane_layout.panes.values()]
+        is_whole = "value_gain" in rows.frame.columns
+        if is_whole and all(each.of == DEMO_BEGINS_AT and not each.awaits for each in shown):
             return
     raise SystemExit("the app is still computing")
 
@@ -51,7 +59,10 @@ async def shoot(config: Path, name: str, out: Path) -> None:
             await pilot.pause(0.3)
         await at_rest(pilot)
         await pilot.pause(0.5)
-        (out / f"{name}.svg").write_text(app.export_screenshot(title="qlens"), "utf-8")
+        drawn = app.export_screenshot(title="qlens")
+        # Without this, renderers that follow SVG 1.1 leave out the blanks before a text.
+        drawn = drawn.replace("<text ", '<text xml:space="preserve" ')
+        (out / f"{name}.svg").write_text(drawn, "utf-8")
         app.finish()
     app.end()
 
