@@ -24,7 +24,7 @@ from qlens_tui.engine.scheduler import Desk
 from qlens_tui.table import frames as features
 from qlens_tui.table.known_layer import KnownLayer
 from tests.qlens_tui.app.desk import settled, status, told
-from tests.qlens_tui.app.features import comparison, signature
+from tests.qlens_tui.app.features import comparison, found, signature
 from tests.qlens_tui.app.simulated_time import simulate
 
 Asked = TypeVar("Asked", bound=m.Request)
@@ -472,5 +472,47 @@ def test_taking_off_a_tag_that_there_is_not_makes_none(talk):
         assert talk.bench.marking.triage.tags() == ["keep me"]
         await talk.keys("t", *"-keep  me", "enter")  # as it is kept, not as it is typed
         assert talk.bench.marking.triage.tags() == []
+
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
+
+
+def test_contexts_from_a_text_that_is_no_longer_used_are_asked_for_again(talk):
+    async def act(talk):
+        await talk.open(0)
+        await talk.describe(0, text="0" * 64)
+        (first,) = talk.asked(m.ComputeEvidence)
+        await talk.say(m.EvidenceReady(id=first.id, evidence=found(0, 1)))
+        shown = talk.bench.pane("evidence").shown
+        assert (shown.answer.text.sha256, shown.late) == ("0" * 64, False)
+        await talk.keys("j")
+        second = talk.asked(m.ComputeEvidence)[-1]
+        text = replace(found().text, is_reference=False, sha256="1" * 64)
+        await talk.say(m.EvidenceReady(id=second.id, evidence=replace(found(0, 2), text=text)))
+        await talk.keys("k")
+        assert [each.feature for each in talk.asked(m.ComputeEvidence)] == [1, 2, 1]
+        await talk.describe(0, text="1" * 64)
+        await talk.keys("j")
+        assert [each.feature for each in talk.asked(m.ComputeEvidence)] == [1, 2, 1]
+
+    talk(act, LastVisit(layer=0, feature=1, known=known(0)))
+
+
+def test_contexts_stay_on_the_screen_while_their_activations_are_read(talk):
+    async def act(talk):
+        await talk.open(0)
+        await talk.describe(0)
+        (asked,) = talk.asked(m.ComputeEvidence)
+        whole = found(0, 1)
+        bare = replace(
+            whole, contexts=tuple(replace(each, activations=()) for each in whole.contexts)
+        )
+        await talk.say(m.EvidenceReady(id=asked.id, evidence=bare, is_last=False))
+        pane = talk.bench.pane("evidence")
+        assert (pane.shown.answer, pane.shown.late) == (bare, False)
+        await talk.say(m.Status(id=asked.id, text="reading the contexts"))
+        assert (pane.shown.answer, pane.shown.late) == (bare, False)
+        await talk.say(m.EvidenceReady(id=asked.id, evidence=whole))
+        assert pane.shown.answer == whole
+        assert talk.asked(m.ComputeEvidence) == [asked]
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))

@@ -15,9 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from lens_core.contexts.collect import collect_contexts
 from lens_core.directories import results_dir
 from lens_core.inputs import inputs_of
+from lens_core.reference import ReferenceSample
 from lens_core.storage.maintenance import cache_verify
 from qlens_tui.engine import messages as m
 from qlens_tui.engine.handlers import Answers
@@ -263,6 +266,22 @@ def test_a_stage_is_kept_until_more_is_and_never_in_place_of_more(place):
     assert first.paths.n_tokens < last.paths.n_tokens
     engine.answers.keep(whole, first)
     assert found.answer(whole) == last
+
+
+def test_contexts_in_a_longer_corpus_take_the_place_of_the_references(place):
+    engine = Engine(place.config)
+    question = m.ComputeEvidence(layer=LAYER, feature=FEATURE)
+    assert engine.ask(question).evidence.text.is_reference
+    session = engine.answers._session
+    tokens = torch.arange(2000).view(-1, 20) % 97
+    collect_contexts(session.lens, ReferenceSample(tokens, "made here"), [LAYER], session.cache)
+    longer = engine.ask(question).evidence
+    assert (longer.text.origin, longer.is_whole) == ("made here", True)
+    assert kept(place).answer(question).evidence == longer
+    # What the layer's contexts are found in has changed, which a new engine says.
+    before = kept(place).layers[LAYER].text
+    engine.ask(m.DescribeLayer(layer=LAYER))
+    assert kept(place).layers[LAYER].text == longer.text.sha256 != before
 
 
 @pytest.mark.parametrize("after", [1, 2])
