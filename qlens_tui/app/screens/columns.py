@@ -12,7 +12,7 @@ from qlens_tui.table.chosen_columns import NARROWEST, WIDEST, ChosenColumn
 from qlens_tui.text import fit
 
 _STEP = 2  # columns by which a width changes
-_TITLE, _NAME, _WIDTH = 16, 28, 5
+_TITLE, _NAME, _WIDTH = 26, 20, 5
 _IN_WORDS = {
     "star": "star, reject, note", "gain bars": "bars: key, value",
     "stability bars": "bars: key, value", "density bar": "bar",
@@ -58,8 +58,8 @@ class Columns(Choice):
         )
         self._lines = self._written()
         self._told = (
-            ("space", "show/hide"), ("J/K", "move"), ("+/-", "width"), ("0", "free width"),
-            ("r", "usual ones"), ("esc", "done"),
+            ("space", "show/hide"), ("J/K", "move"), ("+/-", "width"), ("0", "free"),
+            ("r", "usual"), ("esc", "done"),
         )  # fmt: skip
 
     def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
@@ -85,8 +85,12 @@ class Columns(Choice):
         sign = " " if chosen is None else "x"
         width = "" if chosen is None or chosen.width is None else str(chosen.width)
         title = name if column is None else column.title
-        said = _IN_WORDS.get(name, name) if column is not None else f"{name} (not in this layer)"
-        return f"[{sign}] {fit(title, _TITLE)} {fit(said, _NAME)} {width:>{_WIDTH}}  {value}"
+        said = _IN_WORDS.get(name, "" if name == title else name)
+        if column is None:
+            said = "not in this layer"
+        ellipsis = "..." if self._ascii else "…"
+        title, said = fit(title, _TITLE, ellipsis=ellipsis), fit(said, _NAME, ellipsis=ellipsis)
+        return f"[{sign}] {title} {said} {width:>{_WIDTH}}  {value}"
 
     def _toggle(self, _: Choice, at: int | None) -> None:
         if at is None:

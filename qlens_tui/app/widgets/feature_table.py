@@ -56,6 +56,9 @@ class FeatureTable(LinePane):
     }
     FeatureTable:focus > .feature-table--cursor { background: $success 35%; }
     FeatureTable:focus > .feature-table--cursor-match { background: $success 35%; }
+    FeatureTable:ansi > .feature-table--baseline { text-style: dim; }
+    FeatureTable:ansi > .feature-table--cursor,
+    FeatureTable:ansi > .feature-table--cursor-match { background: $background; }
     FeatureTable:focus:ansi > .feature-table--cursor { text-style: bold reverse; }
     FeatureTable:focus:ansi > .feature-table--cursor-match { text-style: bold reverse underline; }
     """

@@ -234,7 +234,7 @@ def test_with_ascii_not_a_character_beyond_it_is_written_and_sigterm_ends_in_ord
     app.look("?", "Next feature")
     app.look("o", "sort by")
     app.look("w", "d cancel")
-    app.look("\x10", "Search for commands")
+    app.look("\x10", "type words of it to narrow")
     app.look("v", "rejects")
     app.press("u")
     app.until("nothing to undo")
