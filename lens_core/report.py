@@ -19,8 +19,9 @@ from lens_core.firing import firing, prompt_tokens
 from lens_core.head_shares import check_switch, head_shares
 from lens_core.lenses import LENSES, QUERY, Lens
 from lens_core.near_duplicates import near_duplicates
+from lens_core.pair_cosines import pair_cosines
 from lens_core.paths import paths as shares
-from lens_core.resemblance import Likeness, Resembling
+from lens_core.resemblance import Likeness, PairCosines, Resembling
 from lens_core.session import Session
 from lens_core.signature import (
     NO_DIRECTION,
@@ -278,6 +279,21 @@ def resembling(
     reason = "" if found.has_direction else NO_DIRECTION
     features = tuple(found.features.tolist())
     return Resembling(layer, feature, likeness, features, value, key, found.of, reason)
+
+
+def cosines(
+    session: Session, one: tuple[int, int], other: tuple[int, int], settings: Settings
+) -> PairCosines:
+    """How alike two features are, by layer and number; see `lens_core.pair_cosines`.
+
+    Raises:
+        UsageError: as `signature`.
+    """
+    _check_switches(session, settings)
+    lens = session.lens
+    first, second = ((lens.dictionary(*feature), feature[1]) for feature in (one, other))
+    found, n_tokens = pair_cosines(lens, first, second, settings)
+    return PairCosines(*one, *other, settings, n_tokens, found["value"], found["key"])
 
 
 def prompt(

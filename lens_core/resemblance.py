@@ -1,12 +1,14 @@
-"""The features that resemble one, as plain data; no torch.
+"""The features that resemble one, and how alike two are, as plain data; no torch.
 
-`lens_core.near_duplicates` computes it.
+`lens_core.near_duplicates` and `lens_core.pair_cosines` compute it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from lens_core.terms import Settings
 
 Likeness = Literal["both", "value", "key"]
 """What is compared: carried values, carried keys, or both, of which the lesser cosine counts."""
@@ -36,6 +38,34 @@ class Resembling:
         if self.likeness == "both":
             return tuple(map(_lesser, self.value, self.key))
         return tuple(map(_known, self.value if self.likeness == "value" else self.key))
+
+
+@dataclass(frozen=True)
+class SideCosines:
+    """The cosines of two features' keys, or values: as they are, and carried.
+
+    `None` where one of the two vectors has length zero.
+    """
+
+    raw: float | None
+    carried: float | None
+
+
+@dataclass(frozen=True)
+class PairCosines:
+    """How alike two features are, which may be of different layers.
+
+    Carried with `settings`, each over the same `n_tokens` of the reference.
+    """
+
+    layer: int
+    feature: int
+    other_layer: int
+    other_feature: int
+    settings: Settings
+    n_tokens: int
+    value: SideCosines
+    key: SideCosines
 
 
 def _known(cosine: float | None) -> float:

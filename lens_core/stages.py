@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lens_core.recording import stages
+from lens_core.resemblance import PairCosines
 from lens_core.session import Session
 from lens_core.signature import Paths, SideSignature, Signature
 from lens_core.terms import Settings
 
-Answer = TypeVar("Answer", Signature, Paths)
+Answer = TypeVar("Answer", Signature, Paths, PairCosines)
 
 
 def at_stage(

@@ -33,13 +33,14 @@ class EarlyAnswers:
         """Look for an answer, unless it was looked for, or the table shows another dictionary."""
         opened = self._state.opened
         kept = opened.kept
-        if kept is None or not isinstance(question, m.OF_PANES):
+        if kept is None or not isinstance(question, m.OfFeature):
             return
         if kept is not self._kept:
             self._kept, self._asked = kept, set()
-        shown, found = opened.known.get(question.layer), kept.layers.get(question.layer)
-        if found is None or (shown is not None and shown.sha256 != found.sha256):
-            return
+        for layer in question.layers:
+            shown, found = opened.known.get(layer), kept.layers.get(layer)
+            if found is None or (shown is not None and shown.sha256 != found.sha256):
+                return
         if question not in self._asked:
             self._asked.add(question)
             self._run(self._read(kept, question))

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from qlens_tui.engine import messages as m
 
-KEPT = (*m.OF_PANES, m.Search, m.ReadPrompt, m.ReadSample, m.FindResembling)
+KEPT = (m.OfFeature, m.Search, m.ReadPrompt, m.ReadSample, m.FindResembling)
 """The requests whose answers are kept."""
 _MOST = 1024
 
@@ -55,7 +55,7 @@ def _tokens(found: object) -> int:
     """Over how many tokens a result is that comes in stages, or twice that."""
     if isinstance(found, m.Evidence):
         return 2 * found.n_tokens + found.is_whole
-    return found.n_tokens if isinstance(found, m.Signature | m.Paths) else 0
+    return found.n_tokens if isinstance(found, m.Signature | m.Paths | m.PairCosines) else 0
 
 
 def brought_by(event: m.Event) -> tuple[object, bool]:
@@ -65,6 +65,7 @@ def brought_by(event: m.Event) -> tuple[object, bool]:
             m.SignatureReady(signature=found, is_last=is_whole)
             | m.PathsReady(paths=found, is_last=is_whole)
             | m.EvidenceReady(evidence=found, is_last=is_whole)
+            | m.CosinesReady(cosines=found, is_last=is_whole)
         ):
             return found, is_whole
         case (
@@ -82,7 +83,7 @@ def brought_by(event: m.Event) -> tuple[object, bool]:
 def has_more(event: m.Event, question: m.Request) -> bool:
     """Whether other events about the same request follow this one."""
     match event:
-        case m.SignatureReady() | m.PathsReady() | m.EvidenceReady():
+        case m.SignatureReady() | m.PathsReady() | m.EvidenceReady() | m.CosinesReady():
             is_ahead = isinstance(question, m.ComputePaths) and question.ahead
             return not event.is_last and not is_ahead
         case m.LayerReady():

@@ -186,5 +186,5 @@ class FeatureRequests:
 
     def _ask(self, question: m.Request | None) -> None:
         if question is not None and self._state.is_lacking(question):
-            assert isinstance(question, m.OF_PANES)
+            assert isinstance(question, m.OfFeature)
             self._requests.ask(question)

@@ -261,7 +261,7 @@ class State:
     def lost(self, problem: str) -> None:
         """The engine died. The panes' requests will be sent again; all others have failed."""
         for work in self.under_way:
-            if not isinstance(work.request, m.OF_PANES):
+            if not isinstance(work.request, m.OfFeature):
                 self._problems[work.request] = problem
         self.work.clear()
         self._settle()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from lens_core.comparison import Comparison
 from lens_core.evidence import Evidence, SampleActivations
-from lens_core.resemblance import Resembling
+from lens_core.resemblance import PairCosines, Resembling
 from lens_core.signature import (
     BuildFacts,
     Found,
@@ -21,7 +21,13 @@ from lens_core.signature import (
     Signature,
 )
 from lens_core.terms import Side
-from qlens_tui.engine.requests import ComputeEvidence, ComputePaths, ComputeSignature, Request
+from qlens_tui.engine.requests import (
+    ComputeCosines,
+    ComputeEvidence,
+    ComputePaths,
+    ComputeSignature,
+    Request,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,14 @@ class SignatureReady(Event):
     """What a feature promotes and what activates it; more follows unless `is_last`."""
 
     signature: Signature
+    is_last: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosinesReady(Event):
+    """How alike two features are; more follows unless `is_last`."""
+
+    cosines: PairCosines
     is_last: bool = True
 
 
@@ -210,6 +224,8 @@ def next_stage(request: Request, event: Event) -> Request | None:
             return replace(lists, stage=lists.stage + 1)
         case ComputeEvidence() as contexts, EvidenceReady(is_last=False):
             return replace(contexts, stage=contexts.stage + 1)
+        case ComputeCosines() as cosines, CosinesReady(is_last=False):
+            return replace(cosines, stage=cosines.stage + 1)
         case ComputePaths(ahead=False) as shares, PathsReady(is_last=False):
             return replace(shares, stage=shares.stage + 1)
     return None

@@ -16,6 +16,7 @@ from qlens_tui.engine import events, requests
 from qlens_tui.engine.session import Holding, Opened, Tick
 
 if TYPE_CHECKING:
+    from lens_core.resemblance import PairCosines
     from lens_core.session import Session
     from lens_core.signature import Paths, Signature
     from lens_core.terms import Settings
@@ -46,7 +47,7 @@ class Answers:
 
     def keep(self, request: requests.Request, event: events.Event) -> None:
         """Keep what was answered on disk, for when the model is not there."""
-        if isinstance(request, requests.OF_PANES):
+        if isinstance(request, requests.OfFeature):
             self._opened.keeping.answered(request, event)
 
     def to(self, request: requests.Request) -> events.Event:
@@ -67,6 +68,8 @@ class Answers:
                 return self._vocabulary(request)
             case requests.ComputeSignature():
                 return self._signature(request)
+            case requests.ComputeCosines():
+                return self._cosines(request)
             case requests.ComputeComparison():
                 return self._comparison(request)
             case requests.ComputePaths():
@@ -155,6 +158,19 @@ class Answers:
         self._stage_before = found
         return events.SignatureReady(id=request.id, signature=found, is_last=self._is_whole(found))
 
+    def _cosines(self, request: requests.ComputeCosines) -> events.Event:
+        from lens_core.report import cosines
+        from lens_core.stages import at_stage
+
+        session, one = self._session, (request.layer, request.feature)
+        other = request.other_layer, request.other_feature
+
+        def answer(settings: Settings) -> PairCosines:
+            return cosines(session, one, other, settings)
+
+        found = at_stage(answer, request.settings, session, request.stage)
+        return events.CosinesReady(id=request.id, cosines=found, is_last=self._is_whole(found))
+
     def _comparison(self, request: requests.ComputeComparison) -> events.Event:
         from lens_core.report import comparison
 
@@ -179,7 +195,7 @@ class Answers:
         found = at_stage(answer, request.settings, session, request.stage)
         return events.PathsReady(id=request.id, paths=found, is_last=self._is_whole(found))
 
-    def _is_whole(self, found: Signature | Paths) -> bool:
+    def _is_whole(self, found: Signature | Paths | PairCosines) -> bool:
         """Whether this is over the whole reference, so that no further stage follows."""
         return found.n_tokens >= self._session.reference.n_tokens
 

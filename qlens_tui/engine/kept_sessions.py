@@ -28,6 +28,7 @@ from lens_core.signature import LayerFacts, SessionFacts
 from lens_core.storage.fingerprint import fingerprint
 from lens_core.storage.results import ResultCache
 from qlens_tui.engine.events import (
+    CosinesReady,
     Event,
     EvidenceReady,
     LayerReady,
@@ -36,11 +37,12 @@ from qlens_tui.engine.events import (
     SignatureReady,
 )
 from qlens_tui.engine.requests import (
-    OF_PANES,
+    ComputeCosines,
     ComputeEvidence,
     ComputePaths,
     ComputeSignature,
     DescribeLayer,
+    OfFeature,
     Open,
     Request,
 )
@@ -107,7 +109,9 @@ class KeptEvents:
 def _tokens(event: Event) -> int:
     """Over how many tokens an answer is that comes in stages, or twice that; 0 for others."""
     match event:
-        case SignatureReady(signature=found) | PathsReady(paths=found):
+        case (
+            SignatureReady(signature=found) | PathsReady(paths=found) | CosinesReady(cosines=found)
+        ):
             return found.n_tokens
         case EvidenceReady(evidence=evidence):
             return 2 * evidence.n_tokens + evidence.is_whole
@@ -117,9 +121,11 @@ def _tokens(event: Event) -> int:
 def _key(question: Request, **of: str) -> str:
     asked = replace(question, id=0)
     # When something is asked is no part of what is asked.
+    if isinstance(asked, OfFeature):
+        asked = replace(asked, pinned=False)
     if isinstance(asked, ComputePaths):
         asked = replace(asked, ahead=False, stage=0)
-    elif isinstance(asked, ComputeSignature | ComputeEvidence):
+    elif isinstance(asked, ComputeSignature | ComputeEvidence | ComputeCosines):
         asked = replace(asked, stage=0)
     return fingerprint({"kind": "answer", "format": _FORMAT, "asked": encode(asked).decode()} | of)
 
@@ -149,9 +155,10 @@ class Keeping:
 
     def answered(self, question: Request, event: Event) -> None:
         """Keep the answer to a question of the panes; of others nothing is kept."""
-        if isinstance(question, OF_PANES):
-            dictionary = self._session.lens.dictionaries[question.layer].sha256
-            self._events.keep_answer(question, self._session.content, dictionary, event)
+        if isinstance(question, OfFeature):
+            shelf = self._session.lens.dictionaries
+            dictionaries = " ".join(shelf[layer].sha256 for layer in question.layers)
+            self._events.keep_answer(question, self._session.content, dictionaries, event)
 
     def _note(self, event: Ready | LayerReady) -> None:
         now = inputs_of(self._session.config)
@@ -176,11 +183,12 @@ class KeptSession:
     events: KeptEvents
 
     def answer(self, question: Request) -> Event | None:
-        """What was answered to a question of the panes, if the layer's dictionary is known."""
-        layer = self.layers.get(question.layer) if isinstance(question, OF_PANES) else None
-        if layer is None:
+        """What was answered to a question about features whose dictionaries are known."""
+        layers = question.layers if isinstance(question, OfFeature) else ()
+        known = [self.layers[layer].sha256 for layer in layers if layer in self.layers]
+        if not layers or len(known) < len(layers):
             return None
-        return self.events.answer(question, self.facts.content, layer.sha256)
+        return self.events.answer(question, self.facts.content, " ".join(known))
 
 
 def configuration(request: Open) -> Config:

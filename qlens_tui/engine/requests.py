@@ -27,6 +27,7 @@ to `SOON` and to those more urgent than itself, later stages to first ones; a se
 nothing runs."""
 
 
+_PINNED = "-pinned"
 _DEFAULTS = Settings()
 
 
@@ -95,13 +96,53 @@ class ReadVocabulary(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeSignature(Request):
+class OfFeature(Request):
+    """A question about a feature, whose answer is kept on disk.
+
+    `pinned`: it is asked of the feature that another one is compared with, which does not replace
+    the same question about the feature under the cursor.
+    """
+
+    layer: int
+    feature: int
+    pinned: bool = field(default=False, compare=False)
+
+    @property
+    def place(self) -> str:
+        return f"{self.pane}{_PINNED if self.pinned else ''}"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose dictionaries the answer depends on."""
+        return (self.layer,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSignature(OfFeature):
     """Both sides of a feature under every lens; answered by `SignatureReady`, in stages."""
 
     pane: ClassVar[str] = "signature"
     usual_urgency: ClassVar[int] = AT_ONCE
-    layer: int
-    feature: int
+    settings: Settings = _DEFAULTS
+    stage: int = field(default=0, compare=False)
+
+    @property
+    def urgency(self) -> int:
+        if self.pinned and not self.stage:
+            return SOON
+        return LATER_STAGE if self.stage else self.usual_urgency
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeCosines(OfFeature):
+    """How alike a feature and another are; answered by `CosinesReady`, in stages.
+
+    Ask after both features' lists, which take the same walks.
+    """
+
+    pane: ClassVar[str] = "cosines"
+    other_layer: int
+    other_feature: int
     settings: Settings = _DEFAULTS
     stage: int = field(default=0, compare=False)
 
@@ -109,9 +150,13 @@ class ComputeSignature(Request):
     def urgency(self) -> int:
         return LATER_STAGE if self.stage else self.usual_urgency
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return (self.layer, self.other_layer)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeComparison(Request):
+class ComputeComparison(OfFeature):
     """What the switches of `settings` changed in all lists; answered by `ComparisonReady`.
 
     Over the whole reference: ask once the lists are. With all blocks on, operators answer at once,
@@ -119,13 +164,11 @@ class ComputeComparison(Request):
     """
 
     pane: ClassVar[str] = "comparison"
-    layer: int
-    feature: int
     settings: Settings = _DEFAULTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputePaths(Request):
+class ComputePaths(OfFeature):
     """The shares of one side's blocks, or of the heads of one `block`.
 
     Answered by `PathsReady`, in stages, the first of which takes half a pass: it comes before the
@@ -135,8 +178,6 @@ class ComputePaths(Request):
 
     pane: ClassVar[str] = "paths"
     usual_urgency: ClassVar[int] = NEXT
-    layer: int
-    feature: int
     side: Side
     settings: Settings = _DEFAULTS
     split: Split | None = None
@@ -147,7 +188,7 @@ class ComputePaths(Request):
     @property
     def place(self) -> str:
         what = "-ahead" if self.ahead else "" if self.block is None else "-heads"
-        return f"{self.pane}-{self.side}{what}"
+        return f"{super().place}-{self.side}{what}"
 
     @property
     def urgency(self) -> int:
@@ -157,7 +198,7 @@ class ComputePaths(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeBlockTokens(Request):
+class ComputeBlockTokens(OfFeature):
     """The tokens that a block raises most; answered by `BlockTokensReady`.
 
     For paths that came without tokens. First-reader split with all blocks on; takes two passes
@@ -166,14 +207,12 @@ class ComputeBlockTokens(Request):
 
     pane: ClassVar[str] = "block tokens"
     usual_urgency: ClassVar[int] = LATER_STAGE
-    layer: int
-    feature: int
     side: Side
     block: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeEvidence(Request):
+class ComputeEvidence(OfFeature):
     """Contexts, density and nearest features; answered by `EvidenceReady`, in two stages.
 
     The one pass over the reference that the first may take serves the whole layer, so it comes
@@ -183,8 +222,6 @@ class ComputeEvidence(Request):
 
     pane: ClassVar[str] = "evidence"
     usual_urgency: ClassVar[int] = AFTER_PATHS
-    layer: int
-    feature: int
     contexts: int = 12
     neighbours: int = 10
     stage: int = field(default=0, compare=False)
@@ -199,12 +236,6 @@ class ComputeEvidence(Request):
             and running.layer == self.layer
             and not running.stage
         )
-
-
-OF_PANES = (
-    ComputeSignature, ComputeComparison, ComputePaths, ComputeBlockTokens, ComputeEvidence,
-)  # fmt: skip
-"""The requests that the app's panes make as the cursor moves from feature to feature."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,12 +86,18 @@ def decode(content: bytes, family: type[Kind]) -> Kind:
     if not isinstance(document, dict):
         raise WireError("a frame is not an object")
     kind = document.pop("kind", None)
-    found = next((each for each in family.__subclasses__() if each.__name__ == kind), None)
+    found = next((each for each in _messages(family) if each.__name__ == kind), None)
     if found is None:
         raise WireError(f"there is no {family.__name__.lower()} called {str(kind)[:40]!r}")
     wanted: Any = found
     message: Kind = _reader(wanted)(document)
     return message
+
+
+def _messages(family: type[Kind]) -> list[type[Kind]]:
+    """The messages of a family: its classes from which no other is derived."""
+    below = family.__subclasses__()
+    return [message for each in below for message in _messages(each)] if below else [family]
 
 
 def _plain(value: Any) -> Any:

@@ -390,6 +390,11 @@ def answer_to(
         case m.ComputeSignature(layer=layer, feature=feature, settings=settings):
             of = replace(signature(layer, feature), settings=settings)
             return m.SignatureReady(id=number, signature=replace(of, n_tokens=n_tokens))
+        case m.ComputeCosines(layer=layer, feature=feature, settings=settings):
+            alike = m.SideCosines(layer / 8, feature / 64)
+            other = request.other_layer, request.other_feature
+            pair = m.PairCosines(layer, feature, *other, settings, n_tokens, alike, alike)
+            return m.CosinesReady(id=number, cosines=pair)
         case m.ComputeComparison(layer=layer, feature=feature, settings=settings):
             of_switches = comparison(layer, feature, settings=settings, layers=n_layers, k=n_tokens)
             return m.ComparisonReady(id=number, comparison=of_switches)

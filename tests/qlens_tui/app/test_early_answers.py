@@ -96,7 +96,7 @@ async def arrive(terminal: Terminal, bench: Workbench) -> None:
 
 
 def questions(engine: AnswersAtOnce) -> list[m.Request]:
-    return [replace(each, id=0) for each in engine.requests if isinstance(each, m.OF_PANES)]
+    return [replace(each, id=0) for each in engine.requests if isinstance(each, m.OfFeature)]
 
 
 def heads(bench: Workbench) -> list[str]:

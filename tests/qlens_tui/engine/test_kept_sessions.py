@@ -39,6 +39,7 @@ QUESTIONS: list[m.Request] = [
     m.ComputePaths(layer=LAYER, feature=FEATURE, side="key", split="last-writer"),
     m.ComputeBlockTokens(layer=LAYER, feature=FEATURE, side="value", block=5),
     m.ComputeEvidence(layer=LAYER, feature=FEATURE),
+    m.ComputeCosines(layer=LAYER, feature=FEATURE, other_layer=LAYER, other_feature=5),
 ]
 LISTS = QUESTIONS[0]
 

@@ -64,6 +64,12 @@ events = (
         features=st.lists(st.integers(0)).map(tuple), of=st.integers(0),
         value=st.lists(st.none() | numbers).map(tuple), key=st.lists(numbers).map(tuple),
     ))
+    | st.builds(m.CosinesReady, cosines=st.builds(
+        m.PairCosines, layer=st.integers(0), feature=st.integers(0), other_layer=st.integers(0),
+        other_feature=st.integers(0), settings=st.just(m.Settings()), n_tokens=st.integers(),
+        value=st.builds(m.SideCosines, raw=st.none() | numbers, carried=numbers),
+        key=st.builds(m.SideCosines, raw=numbers, carried=st.none() | numbers),
+    ))
     | st.builds(m.Released, id=st.just(0))
     | st.builds(m.VocabularyReady, tokens=st.lists(anything).map(tuple))
     | st.builds(m.Status, text=anything, done=st.integers(), eta=st.none() | numbers)
