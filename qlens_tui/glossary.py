@@ -295,6 +295,12 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "scale; the number is the end of the last part",
             ),
             Word(
+                "compare",
+                "P pins the feature under the cursor; the one that the cursor goes to then stands "
+                "beside it, of any layer. = marks tokens that both lists have; cos is the cosine "
+                "of their own vectors, carried that of the vectors carried to where they are read",
+            ),
+            Word(
                 "near-duplicates",
                 "d: the features of the layer whose carried vectors have the largest cosine with "
                 "this one's: keys, values, or both, of which the lesser cosine counts",

@@ -56,6 +56,7 @@ class LastVisit:
     against_all_on: bool = True
     moves_on: bool = False
     listed: Listed | None = None
+    pinned: tuple[int, int] | None = None
     theme: str | None = None
     model: str = ""
     tokens: int = 0
@@ -82,6 +83,7 @@ def recall(config: Path) -> LastVisit:
         kept["filters"] = tuple(filters) if isinstance(filters, list) else None
         kept["off"] = tuple(map(_switch, kept.get("off", ())))
         kept["listed"] = _listed(kept.get("listed"))
+        kept["pinned"] = _feature(kept.get("pinned"))
         # Another version may have saved lenses, or names of lenses, that this one does not have.
         lenses = tuple(kept.get("lenses") or ())
         kept["lenses"] = lenses if lenses and set(lenses) <= _LENSES else None
@@ -113,6 +115,16 @@ def _listed(saved: Any) -> Listed | None:
             if all(type(each) is int and each >= 0 for pair in found for each in pair):
                 return Listed(words, found)
     raise ValueError(f"{saved!r} is no list of features")
+
+
+def _feature(saved: Any) -> tuple[int, int] | None:
+    """The saved feature, if there is one; what is none is a `ValueError`."""
+    match saved:
+        case None:
+            return None
+        case [int(layer), int(feature)] if min(layer, feature) >= 0:
+            return layer, feature
+    raise ValueError(f"{saved!r} is not a feature")
 
 
 def _switch(saved: Any) -> Switch:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qlens_tui.app.alarm import After, Alarm
+from qlens_tui.app.comparing import asked_to_compare
 from qlens_tui.app.one_block import heads_asked, tokens_asked
 from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES, Feature
@@ -70,18 +71,27 @@ class Requests:
         `ahead` is a feature for which something may have been asked ahead of the user.
         """
         state = self._state
-        wanted = {state.lists_asked, state.comparison_asked, *map(state.shares_asked, SIDES)}
-        wanted.add(heads_asked(state))
+        wanted: set[m.Request | None] = {state.lists_asked, state.comparison_asked}
+        wanted |= {state.shares_asked(side) for side in SIDES}
+        to_compare = asked_to_compare(state)
+        wanted |= {heads_asked(state), *to_compare}
+        layers = {each.layer for each in to_compare if isinstance(each, m.ComputeEvidence)}
         if ahead is not None:
             wanted |= {state.shares_of(ahead, side) for side in SIDES}
         for work in state.under_way:
             match work.request:
-                case m.ComputeSignature() | m.ComputeComparison() | m.ComputePaths():
+                case (
+                    m.ComputeSignature()
+                    | m.ComputeCosines()
+                    | m.ComputeComparison()
+                    | m.ComputePaths()
+                ):
                     stale = work.request not in wanted
                 case m.ComputeBlockTokens():
                     stale = work.request != tokens_asked(state)
                 case m.ComputeEvidence(layer=layer):  # one pass serves the layer
-                    stale = state.feature is None or layer != state.feature[0]
+                    here = state.feature is not None and layer == state.feature[0]
+                    stale = not here and layer not in layers
                 case _:
                     continue
             if stale:
@@ -168,6 +178,8 @@ class FeatureRequests:
             self._ask(self._state.shares_asked(side))
         self._ask(heads_asked(self._state))
         self._ask(self._state.evidence_asked)
+        for question in asked_to_compare(self._state):
+            self._ask(question)
         if ahead is not None and not self._state.under_way:
             self._ask_ahead(ahead)
 

@@ -55,6 +55,8 @@ class State:
         self.layer: int | None = None
         """The layer whose rows are shown; `None`: all layers, or none is known yet."""
         self.feature: Feature | None = None
+        self.pinned: Feature | None = None
+        """The feature with which the one under the cursor is compared."""
         self.settings = settings or m.Settings()
         self.look = look or TokenLook()
         self.split: m.Split | None = None
@@ -99,6 +101,8 @@ class State:
             self.forget_answers()
         self._content = content_of(session)
         self._n_layers = session.n_layers
+        if self.pinned is not None and self.pinned[0] not in session.layers:
+            self.pinned = None
         off = {each for each in self.settings.off if session.has_switch(each)}
         chosen = self.settings if self._has_chosen else session.settings
         self.settings = replace(session.settings, transition=chosen.transition, off=frozenset(off))

@@ -167,6 +167,41 @@ class EvidenceView:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """One of two features that are compared; empty or `None` for what is not there yet.
+
+    `gains` are by side, if the layer's atlas is in memory; `explanation` is what others say, raw.
+    """
+
+    feature: Feature
+    signature: m.Signature | None = None
+    paths: Mapping[m.Side, m.Paths] = field(default_factory=dict)
+    evidence: m.Evidence | None = None
+    gains: Mapping[m.Side, float] = field(default_factory=dict)
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class CompareView:
+    """The pinned feature, and that of the lists shown, which may be the previous one.
+
+    `there` and `here` are the two, `None` without a pinned feature or without lists. `awaits` and
+    `problem` are about the pinned feature's lists and the cosines. The rest is as in `ListsView`.
+    """
+
+    shown: Shown[m.Signature] = Shown()
+    pinned: Feature | None = None
+    there: Compared | None = None
+    here: Compared | None = None
+    cosines: m.PairCosines | None = None
+    awaits: str = ""
+    problem: str = ""
+    look: TokenLook = TokenLook()
+    k: int | None = None
+    n_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class HeadView:
     """The feature under the cursor, its marks, and its values in the table as the table says them.
 

@@ -27,6 +27,7 @@ def test_every_column_of_the_table_is_explained(title):
         *("length", "carried", "stability", "relative variance", "operators", "direct method"),
         *("silent", "share", "direct", "bias", "grey"),
         "kept from before",
+        "compare",
         *(f"{split} split" for split in get_args(Split)),
         *(transition.replace("-", " ") for transition in get_args(Transition)),
     ],

@@ -7,8 +7,9 @@ from typing import Any
 from textual.screen import Screen
 
 from qlens_tui.app.clipboard import copy
-from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.pane_layout import PaneLayout
+from qlens_tui.app.screens.panes import COMPARISON
+from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES
 from qlens_tui.app.widgets.feature_table import FeatureTable
 
@@ -17,17 +18,19 @@ class Copying:
     """Copies text about the feature under the cursor, one method for each key."""
 
     def __init__(
-        self, opened: Opened, panes: PaneLayout, *, table: FeatureTable, screen: Screen[Any]
+        self, state: State, panes: PaneLayout, *, table: FeatureTable, screen: Screen[Any]
     ) -> None:
-        self._opened = opened
+        self._state = state
         self._panes = panes
         self._table = table
         self._screen = screen
 
     def pane(self) -> None:
-        """The focused pane's text; for the table, the row's lists."""
+        """The focused pane's text; for the table, the row's lists; the comparison, if any."""
         lines = getattr(self._screen.focused, "lines", [])
-        if self._table.has_focus:
+        if self._state.pinned is not None:
+            lines = self._panes.panes[COMPARISON.name].all_lines
+        elif self._table.has_focus:
             lines = [line for side in SIDES for line in self._panes.panes[side].lines]
         if self._table.feature is not None and lines:
             copy(self._screen.app, "\n".join(line.rstrip() for line in lines) + "\n")
@@ -37,7 +40,7 @@ class Copying:
         if self._table.feature is None:
             return
         layer, number = self._table.feature
-        known = self._opened.known.get(layer)
+        known = self._state.opened.known.get(layer)
         address = None if known is None else known.address(number)
         if address is not None:
             copy(self._screen.app, address + "\n")

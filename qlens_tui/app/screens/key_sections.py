@@ -12,7 +12,7 @@ from qlens_tui.app.screens.context import ContextScreen
 from qlens_tui.app.screens.near_duplicates import NearDuplicates
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.overview import OverviewScreen
-from qlens_tui.app.screens.panes import PANES
+from qlens_tui.app.screens.panes import COMPARISON, PANES
 from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.reverse_search import ReverseSearch
 from qlens_tui.app.widgets.feature_table import FeatureTable
@@ -34,8 +34,9 @@ class KeySection:
 def in_workbench() -> list[KeySection]:
     """The workbench's keys: everywhere, then pane by pane."""
     found = [_section(EVERYWHERE, KEYMAP), _section(TABLE, FeatureTable.BINDINGS, [TABLE])]
-    for title in dict.fromkeys(kind.keys for kind in PANES):
-        kinds = [kind for kind in PANES if kind.keys == title]
+    every = (*PANES, COMPARISON)
+    for title in dict.fromkeys(kind.keys for kind in every):
+        kinds = [kind for kind in every if kind.keys == title]
         names = [kind.name for kind in kinds]
         found.append(_section(title, kinds[0].widget.BINDINGS, names))
     return found

@@ -2,7 +2,8 @@
 
 From 140 columns the table is on the left over the whole height, and the feature under the cursor
 on the right. On a narrower screen the table is above and the panes below: all of them from 120
-columns, else the one used last. A zoomed pane has the whole screen, and the zoom follows the focus.
+columns, else the one used last. While a feature is pinned, its comparison with the one under the
+cursor is in their place. A zoomed pane has the whole screen, and the zoom follows the focus.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from textual.widget import Widget
 
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.screens.key_sections import TABLE
-from qlens_tui.app.screens.panes import PANES, PaneKind, Sources
+from qlens_tui.app.screens.panes import COMPARISON, PANES, PaneKind, Sources
 from qlens_tui.app.views import HeadView
 from qlens_tui.app.widgets.fact_line import FactLine
 from qlens_tui.app.widgets.feature_head import FeatureHead
@@ -61,6 +62,9 @@ Workbench.-narrow #lists.-front, Workbench.-narrow #lower.-front { display: bloc
 Workbench.-narrow #lists > FeaturePane { border-right: none; }
 Workbench.-narrow .-group > FeaturePane { display: none; }
 Workbench.-narrow .-group > FeaturePane.-front { display: block; }
+Workbench #comparison { display: none; height: 1fr; border-top: solid $foreground 30%; }
+Workbench.-compares #detail > .-group { display: none; }
+Workbench.-compares #comparison { display: block; }
 Workbench.-zoomed .-part { display: none !important; }
 Workbench.-zoomed .-part.-zoom {
     display: block !important; width: 1fr !important; height: 1fr !important;
@@ -93,13 +97,23 @@ class PaneLayout:
         self._drawing = Alarm(screen.set_timer, self.draw)
         self._grace = Alarm(screen.set_timer, self.draw)
         self.panes: dict[str, FeaturePane[Any]] = {
-            kind.name: kind.make(kind.name, ascii_only) for kind in PANES
+            kind.name: kind.make(kind.name, ascii_only) for kind in (*PANES, COMPARISON)
         }
-        self.tab = tab if tab in self.panes else PANES[0].name
+        self.tab = tab if tab in NAMES[1:] else PANES[0].name
         self.zoomed: str | None = None
         self._groups: dict[str, list[PaneKind]] = {}
         for kind in PANES:
             self._groups.setdefault(kind.group, []).append(kind)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The table and the panes in its sight, in the order of `tab`."""
+        return NAMES if self._sources.state.pinned is None else (NAMES[0], COMPARISON.name)
+
+    def in_sight(self, name: str | None, by: int = 0) -> str:
+        """The pane `by` panes after one; after the table, if that is not in sight."""
+        names = self.names
+        return names[((names.index(name) if name in names else 0) + by) % len(names)]
 
     def compose(self, table: Widget, layers: Widget) -> ComposeResult:
         """The table, beside the layers, and the panes in their groups."""
@@ -110,6 +124,9 @@ class PaneLayout:
                 pane.add_class("-part")
             panes[-1].add_class("-last")
             groups.append(Container(*panes, id=group, classes="-group -part"))
+        comparison = self.panes[COMPARISON.name]
+        comparison.add_class("-part")
+        groups.append(Container(comparison, id=COMPARISON.group, classes="-part"))
         yield Container(
             Container(layers, Vertical(self.rows, table), id="upper", classes="-part"),
             Container(self.feature, *groups, id="detail", classes="-part"),
@@ -117,13 +134,18 @@ class PaneLayout:
         )
         yield self.first_visit
         self.show(self.tab)
+        self.show_comparison()
+
+    def show_comparison(self) -> None:
+        """Show the comparison in place of the panes if a feature is pinned, or else the panes."""
+        self._screen.set_class(self._sources.state.pinned is not None, "-compares")
 
     def show(self, name: str) -> None:
         """Show a pane in front, if there is no room for all; while one is zoomed, zoom this.
 
         The table is always in front.
         """
-        self.tab = name if name in self.panes else self.tab
+        self.tab = name if name in NAMES[1:] else self.tab
         for group, kinds in self._groups.items():
             names = [kind.name for kind in kinds]
             here = self.tab in names
@@ -144,7 +166,7 @@ class PaneLayout:
     def zoom(self, name: str | None) -> None:
         """Give the table or a pane the whole screen; `None`: none."""
         self.zoomed = name
-        kind = next((kind for kind in PANES if kind.name == name), None)
+        kind = next((kind for kind in (*PANES, COMPARISON) if kind.name == name), None)
         shown = {name, kind.group, "detail"} if kind is not None else {"upper"}
         self._screen.set_class(name is not None, "-zoomed")
         for part in self._screen.query(".-part"):
@@ -164,7 +186,7 @@ class PaneLayout:
     def draw(self) -> None:
         """Give every pane its view, and again when old numbers are to turn grey."""
         self._drawing.stop()
-        for kind in PANES:
+        for kind in (*PANES, COMPARISON):
             self.panes[kind.name].draw(kind.view(self._sources))
         if self._screen.has_class("-wide"):
             self.feature.tell(self._head())
@@ -172,6 +194,12 @@ class PaneLayout:
         if grace is not None:
             self._grace.put_off(grace + _AFTER_GRACE)
 
-    def draw_soon(self) -> None:
-        """Draw in a moment, once for many cursor moves, because the connection may be slow."""
-        self._drawing.within(_DRAWS)
+    def follow(self, *, is_running: bool) -> None:
+        """The cursor moved: draw, or, while it moves fast, once for many moves.
+
+        The connection may be slow.
+        """
+        if is_running:
+            self._drawing.within(_DRAWS)
+        else:
+            self.draw()

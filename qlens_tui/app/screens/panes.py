@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qlens_tui.app.comparing import compare_view
 from qlens_tui.app.evidence import evidence_view
 from qlens_tui.app.state import State
+from qlens_tui.app.widgets.compare_pane import ComparePane
 from qlens_tui.app.widgets.evidence_pane import EvidencePane
 from qlens_tui.app.widgets.feature_pane import FeaturePane, PaneView
 from qlens_tui.app.widgets.paths_grid import PathsGrid
@@ -66,3 +68,9 @@ PANES: tuple[PaneKind, ...] = (
         lambda name, plain: EvidencePane(ascii_only=plain, id=name),
     ),
 )  # fmt: skip
+COMPARISON = PaneKind(
+    "compare", "comparison", "comparison", ComparePane,
+    lambda sources: compare_view(sources.state, sources.reader),
+    lambda name, plain: ComparePane(ascii_only=plain, id=name),
+)  # fmt: skip
+"""The pane that takes the place of all others while a feature is pinned."""

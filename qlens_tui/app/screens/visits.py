@@ -15,7 +15,7 @@ from qlens_tui.engine import messages as m
 
 def begun(visit: LastVisit) -> State:
     """The state at the start of a visit: settings, look, and what was known about the layers."""
-    return State(
+    state = State(
         Opened(visit),
         settings=m.Settings(
             transition=visit.transition or "full",  # type: ignore[arg-type]
@@ -32,6 +32,8 @@ def begun(visit: LastVisit) -> State:
             against_all_on=visit.against_all_on,
         ),
     )
+    state.pinned = visit.pinned
+    return state
 
 
 def visit_of(
@@ -55,6 +57,7 @@ def visit_of(
         against_all_on=look.against_all_on,
         moves_on=moves_on,
         listed=rows.listed,
+        pinned=state.pinned,
         model=opened.model_name,
         tokens=opened.n_tokens,
         known=tuple(known[layer] for layer in sorted(known)),

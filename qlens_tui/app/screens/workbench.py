@@ -33,8 +33,9 @@ from qlens_tui.app.screens.exporting import Exporting
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.marking import Marking
 from qlens_tui.app.screens.opening import Opening
-from qlens_tui.app.screens.pane_layout import CSS, NAMES, PaneLayout
+from qlens_tui.app.screens.pane_layout import CSS, PaneLayout
 from qlens_tui.app.screens.panes import Sources
+from qlens_tui.app.screens.pinning import Pinning
 from qlens_tui.app.screens.row_prompts import RowPrompts
 from qlens_tui.app.screens.searches import Searches
 from qlens_tui.app.screens.side_screens import SideScreens
@@ -79,9 +80,8 @@ class Workbench(Screen[None]):
     ) -> None:
         """Show `config` as it was left; `send` sends requests to the engine.
 
-        `begin_at` is the feature that a first visit starts with, `explanations` a file that
-        `explaining.read` reads; `triage`: the open triage
-        file, once `Marking.open` has opened it, or `None`: nothing can be marked.
+        `begin_at`: the feature that a first visit starts with; `explanations`: a file for
+        `explaining`; `triage`: the file that `marking` opens, or `None`: nothing can be marked.
         """
         super().__init__()
         self.config = config
@@ -139,7 +139,10 @@ class Workbench(Screen[None]):
             state, requests, self.marking, table=self.table, config=config, go=self.rows.go,
             screen=self, ascii_only=plain,
         )  # fmt: skip
-        self._copying = Copying(state.opened, self.pane_layout, table=self.table, screen=self)
+        self._copying = Copying(state, self.pane_layout, table=self.table, screen=self)
+        self.pinning = Pinning(
+            state, self.pane_layout, table=self.table, screen=self, changed=self._settings_changed
+        )
         self.explaining = Explaining(
             explanations, state.opened, reader=reader, rows=self.rows, screen=self
         )
@@ -153,7 +156,7 @@ class Workbench(Screen[None]):
 
     def on_mount(self) -> None:
         self.pane_layout.show(self.pane_layout.tab)
-        self.focus_pane(self._visit.pane if self._visit.pane in NAMES else NAMES[0])
+        self.focus_pane(self.pane_layout.in_sight(self._visit.pane))
         self._side_screens.use_saved_columns()
         self.rows.begin_empty()
         self.rows.refresh()
@@ -202,10 +205,7 @@ class Workbench(Screen[None]):
             self.rows.visited(event.layer, event.feature)
         self._follow_cursor()
         self.feature_requests.moved()
-        if self.feature_requests.is_running:
-            self.pane_layout.draw_soon()
-        else:
-            self.draw()
+        self.pane_layout.follow(is_running=self.feature_requests.is_running)
         self.refresh_lines()
         self.save_soon()
 
@@ -269,11 +269,8 @@ class Workbench(Screen[None]):
         """The table's rows changed, or are being read."""
         self.table.set_marks(self.marking.marks, has_labels=self.marking.has_labels)
         self._follow_cursor()
-        self.feature_requests.changed()
-        self.draw()
         self.show_layers()
-        self.refresh_lines()
-        self.save_soon()
+        self._settings_changed()
 
     def _follow_cursor(self) -> None:
         self.state.focus(self.table.feature)
@@ -302,8 +299,8 @@ class Workbench(Screen[None]):
         self.rows.step(by)
 
     def action_pane(self, by: int) -> None:
-        at = NAMES.index(self.focused.id) if self.focused and self.focused.id in NAMES else 0
-        self.focus_pane(NAMES[(at + by) % len(NAMES)])
+        here = self.focused.id if self.focused is not None else None
+        self.focus_pane(self.pane_layout.in_sight(here, by))
 
     def focus_pane(self, name: str) -> None:
         self.pane_layout.show(name)
@@ -319,7 +316,7 @@ class Workbench(Screen[None]):
             self.action_zoom()
         elif not self.table.has_focus:
             self.table.focus()
-        elif not self.rows.back() and not self.pane_layout.first_visit.leave():
+        elif not (self.pinning.unpin() or self.rows.back() or self.pane_layout.first_visit.leave()):
             self.notify("nothing to go back to: q quits")
 
     def action_ask(self, what: Literal["jump", "sort", "filter"]) -> None:
@@ -339,6 +336,9 @@ class Workbench(Screen[None]):
 
     def action_mark(self, what: str, *how: str) -> None:
         getattr(self.mark_keys, what)(*how)
+
+    def action_pin(self) -> None:
+        self.pinning.toggle()
 
     def action_export(self) -> None:
         self._exporting.ask()
@@ -394,7 +394,7 @@ class Workbench(Screen[None]):
         self._saving.stop()
         if self.state.opened.known:
             here = self.focused.id if self.focused is not None else None
-            pane, tab = here if here in NAMES else NAMES[0], self.pane_layout.tab
+            pane, tab = self.pane_layout.in_sight(here), self.pane_layout.tab
             moves_on = self.mark_keys.moves_on
             visit = visit_of(self.state, self.rows, self.table.feature, moves_on=moves_on)
             remember(self.config, replace(visit, tab=tab, pane=pane, theme=self.app.theme))

@@ -177,6 +177,11 @@ class LinePane(Widget, can_focus=True):
         return ["".join(text for text, _ in shown) for shown in self._painted]
 
     @property
+    def all_lines(self) -> list[str]:
+        """All of the text, also what is scrolled out of sight."""
+        return ["".join(text for text, _ in each) for each in (*self._head, *self._body)]
+
+    @property
     def ellipsis(self) -> str:
         return "..." if self.ascii_only else "…"
 

@@ -32,6 +32,7 @@ PLACE = LastVisit(
     against_all_on=False,
     moves_on=True,
     listed=Listed("what promotes [war]", ((10, 1160), (4, 3))),
+    pinned=(10, 53),
     theme="nord",
     model="SmolLM2",
     tokens=2048,
@@ -114,6 +115,14 @@ def test_results_that_cannot_be_are_no_place(wrong):
     remember(CONFIG, PLACE)
     document = json.loads(file().read_text("utf-8"))
     file().write_text(json.dumps(document | {"listed": wrong}))
+    assert recall(CONFIG) == LastVisit()
+
+
+@pytest.mark.parametrize("wrong", [[1], [1, -2], [1, "2"], [1, 2, 3], 3, "1:2", {"layer": 1}])
+def test_a_pinned_feature_that_cannot_be_is_no_place(wrong):
+    remember(CONFIG, PLACE)
+    document = json.loads(file().read_text("utf-8"))
+    file().write_text(json.dumps(document | {"pinned": wrong}))
     assert recall(CONFIG) == LastVisit()
 
 

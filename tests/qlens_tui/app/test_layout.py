@@ -43,6 +43,7 @@ SCREENS = {
     "prompt": ("escape", "p", *"some words"),
     "fires": ("enter",),
     "jobs": ("escape", "w"),
+    "compared": ("escape", "P", "j"),
 }  # fmt: skip
 """Screens by name, and the keys that lead there from the one before."""
 

@@ -8,6 +8,7 @@ each view is looked at as a pane would draw it. No Textual, and no time but the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from lens_core.terms import block_name, in_order, on_path, splits
+from qlens_tui.app.comparing import asked_to_compare, compare_view
 from qlens_tui.app.last_visit import LastVisit
 from qlens_tui.app.one_block import heads_asked
 from qlens_tui.app.opened import Opened
@@ -31,6 +33,7 @@ from qlens_tui.app.standing import GRACE
 from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES, PathsView, TokenLook
 from qlens_tui.engine import messages as m
+from qlens_tui.table.row_reader import RowReader
 from tests.qlens_tui.app.features import answer_to, layer_of, ready, signature
 
 LAYERS, FEATURES, MODEL_LAYERS = (1, 2), 2, 4
@@ -66,6 +69,7 @@ class Panes(RuleBasedStateMachine):
             clock=lambda: self.now,
         )  # fmt: skip
         self.differs: dict[str, float] = {}
+        self.reader = RowReader(Future())
 
     def _send(self, request: m.Request) -> int:
         self.count += 1
@@ -113,6 +117,11 @@ class Panes(RuleBasedStateMachine):
     def head_for(self, feature: tuple[int, int] | None) -> None:
         self.ahead = feature
         self.asking.answered()
+
+    @rule(feature=st.none() | FEATURE)
+    def pin(self, feature: tuple[int, int] | None) -> None:
+        self.state.pinned = feature
+        self.asking.changed()
 
     @rule(split=st.sampled_from((None, "last-writer", "ablation")))
     def choose_split(self, split: m.Split | None) -> None:
@@ -283,6 +292,37 @@ class Panes(RuleBasedStateMachine):
             asked = state.feature, self.operators
             self._check("evidence", (evidence.of, evidence.answer.n_tokens) == asked, evidence.late)
         self._look_at_paths()
+        self._look_at_the_pinned()
+
+    def _look_at_the_pinned(self) -> None:
+        """All numbers are of the two features that are named, with the settings of the lists."""
+        state, view = self.state, compare_view(self.state, self.reader)
+        assert view.pinned == state.pinned
+        assert (view.there is None) == (view.here is None)
+        if view.there is None or view.here is None:
+            assert state.pinned is None or view.shown.answer is None
+            return
+        lists = view.here.signature
+        assert lists is view.shown.answer
+        assert lists is not None
+        assert (view.there.feature, view.here.feature) == (state.pinned, view.shown.of)
+        for one in (view.there, view.here):
+            layer, feature = one.feature
+            if one.signature is not None:
+                of = one.signature.layer, one.signature.feature
+                assert (*of, one.signature.settings) == (layer, feature, lists.settings)
+            if one.evidence is not None:
+                assert (one.evidence.layer, one.evidence.feature) == one.feature
+            for side, paths in one.paths.items():
+                assert (paths.layer, paths.feature, paths.side) == (layer, feature, side)
+                own = on_path(lists.settings.off, self.opened.blocks(layer, side) or ())
+                assert on_path(paths.settings.off, self.opened.blocks(layer, side) or ()) == own
+                assert paths.settings.transition == lists.settings.transition
+        if view.cosines is not None:
+            of = view.cosines.layer, view.cosines.feature
+            other = view.cosines.other_layer, view.cosines.other_feature
+            assert (of, other) == (view.here.feature, view.there.feature)
+            assert view.cosines.settings == lists.settings
 
     def _look_at_the_comparison(self, side: m.Side) -> None:
         """It is of the lists that are drawn, whether or not these are asked for."""
@@ -362,7 +402,7 @@ class Panes(RuleBasedStateMachine):
         asked = [work.request for work in state.work.values()]
         for question in (
             state.lists_asked, state.comparison_asked, state.evidence_asked, heads_asked(state),
-            *map(state.shares_asked, SIDES),
+            *map(state.shares_asked, SIDES), *asked_to_compare(state),
         ):  # fmt: skip
             has_outcome = state.answer(question) is not None or state.problem(question)
             assert question is None or has_outcome or question in asked
