@@ -30,8 +30,11 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "n/a"
     size = abs(value)
-    if size != 0 and not 1e-3 <= size < 1e5:
+    # The bounds are those from which rounding would add a digit.
+    if size != 0 and not 1e-3 <= size < 99999.95:
         return f"{value:.1e}"
+    if size >= 9999.995:
+        return f"{value:.1f}"
     return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
 
 

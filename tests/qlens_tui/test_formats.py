@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qlens_tui.formats import (
@@ -21,6 +21,9 @@ from qlens_tui.formats import (
 
 
 @given(st.floats(width=32))
+@example(-10000.0)
+@example(-9999.996)
+@example(-99999.96)
 def test_a_score_never_takes_more_than_eight_columns(value: float) -> None:
     assert len(number(value)) <= 8
 
