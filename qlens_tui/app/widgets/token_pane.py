@@ -61,8 +61,6 @@ class TokenPane(FeaturePane[ListsView]):
     """What a feature promotes, or what activates it."""
 
     DEFAULT_CSS = """
-    TokenPane > .tokens--other { color: $foreground 65%; }
-    TokenPane:ansi > .tokens--other { text-style: dim; }
     TokenPane > .tokens--query { text-style: bold; }
     TokenPane > .tokens--came-in { text-style: bold; color: $text-success; }
     TokenPane > .tokens--query-head { text-style: bold; color: $text-success; }
