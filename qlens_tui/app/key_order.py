@@ -39,7 +39,7 @@ class KeysInOrder(App[None]):
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
             return
-        self._waiting.append(event)
+        self._waiting += _unjoined(event)
         if self.keys_done:
             self._handing_on = asyncio.create_task(self._hand_on())
 
@@ -85,6 +85,13 @@ class KeysInOrder(App[None]):
                 await asyncio.sleep(_LOOK)  # a screen that is being mounted
             elif set(here) <= set(nodes) and not any(node.message_queue_size for node in nodes):
                 return
+
+
+def _unjoined(event: events.Key | events.Paste) -> list[events.Key | events.Paste]:
+    """Escape and a letter typed soon after it: terminals send the two as they send alt and it."""
+    if isinstance(event, events.Key) and event.key.startswith("alt+") and event.character:
+        return [events.Key("escape", "\x1b"), events.Key(event.character, event.character)]
+    return [event]
 
 
 async def _passed(node: MessagePump) -> None:

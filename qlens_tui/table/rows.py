@@ -118,8 +118,9 @@ class Rows:
     def follow(self, before: Rows, position: int) -> int:
         """Where a cursor at `position` in `before` goes.
 
-        To the same feature; if it has no row now, to the next feature of `before` that has, or the
-        last one. 0 if the two have no feature in common.
+        To the same feature; if it has no row now, to the next feature of `before` that has, else,
+        in order of the features, to the next one of all, or to the last one. 0 if the two are of
+        other features.
         """
         if not len(before) or not len(self):
             return 0
@@ -133,7 +134,13 @@ class Rows:
         here[self.order.to_numpy()] = True
         following = before[position:].numbers.to_numpy()
         kept = here[following]
-        following_place = self._place(int(following[kept.argmax()])) if kept.any() else None
+        if kept.any():
+            following_place = self._place(int(following[kept.argmax()]))
+        elif self.order.is_sorted() and (before.order is None or before.order.is_sorted()):
+            later = (self.order > int(following[0])).arg_true()
+            following_place = int(later[0]) if len(later) else None
+        else:
+            following_place = None
         return len(self) - 1 if following_place is None else following_place
 
     def _taken(self, frame: pl.DataFrame, part: slice) -> pl.DataFrame:

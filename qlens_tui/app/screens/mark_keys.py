@@ -50,6 +50,7 @@ class MarkKeys:
         self.marking = marking
         self.moves_on = moves_on
         """Whether the cursor moves on to the next feature when one feature was marked."""
+        self._last_tag = ""
         self._words = FeatureWords(state, reader)
         self._rows = rows
         self._changed = changed
@@ -104,11 +105,13 @@ class MarkKeys:
                 tag_name(spelled.get(each.text.casefold(), each.text)): each.origin
                 for each in proposals()
             }  # fmt: skip
-            offered = [tag for tag in proposed if tag not in here]
+            last = {self._last_tag: "last used"} if not sign and self._last_tag in tags else {}
+            reasons = last | proposed | last
+            offered = [tag for tag in reasons if tag not in here]
             offered += [tag for tag in tags if tag not in offered]
 
             def why(tag: str) -> str:
-                return "remove" if sign or tag in here else proposed.get(tag, "")
+                return "remove" if sign or tag in here else reasons.get(tag, "")
 
             matching = [tag for tag in offered if wanted in tag.casefold()][:_MOST_OFFERED]
             prompt.offer([self._suggestion(f"{sign}{tag}", why(tag)) for tag in matching])
@@ -137,6 +140,7 @@ class MarkKeys:
             if off:
                 self._edit(lambda: triage.apply(selection, remove=[tag]), selection)
             else:
+                self._last_tag = tag
                 self._edit(lambda: triage.apply(selection, add=[tag]), selection)
 
         hint = "down: choose; a tag it has is removed; -tag removes it from all; no commas"

@@ -142,3 +142,18 @@ def test_a_key_waits_a_second_for_rows_at_most_and_the_next_layer_for_none(place
         assert bench.table.feature == (2, 0)
 
     run(place, act)
+
+
+def test_escape_and_a_letter_typed_soon_after_it_are_two_keys(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "f", "1")
+        terminal.pilot.app.post_message(events.Key("alt+j", "j"))
+        await settled(terminal.pilot)
+        assert terminal.pilot.app.screen is bench
+        assert bench.table.feature == (0, 1)
+        await settled(terminal.pilot, "f", "1")
+        terminal.pilot.app.post_message(events.Key("alt+shift+g", "G"))
+        await settled(terminal.pilot)
+        assert bench.table.feature == (0, 23)
+
+    run(place, act)

@@ -305,6 +305,16 @@ def test_tags_and_labels_are_proposed_from_the_strongest_tokens_and_chosen_by_ke
     run(place, act, size=size)
 
 
+def test_the_tag_used_last_is_offered_first(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t", *"zeta", "enter", "j", "t", "down", "enter")
+        await settled(terminal.pilot, "j", "t", "down", "enter")
+        marks = bench.marking.marks[0]
+        assert [marks[feature].tags for feature in range(3)] == [("zeta",)] * 3
+
+    run(place, act)
+
+
 def test_a_tag_in_use_is_proposed_as_it_is_spelled_and_a_range_gets_no_proposals(place):
     async def act(terminal, bench):
         words = with_words(bench)

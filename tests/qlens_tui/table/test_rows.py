@@ -342,6 +342,15 @@ def test_the_cursor_stays_on_its_feature_or_goes_to_the_next_that_is_left(
     assert found == (left[0] if left else names(after)[-1])
 
 
+def test_from_one_filter_to_another_the_cursor_goes_to_the_next_feature_of_all() -> None:
+    frame = pl.DataFrame({"layer": [8] * 9, "feature": range(9)})
+    odd = filtered(all_rows(frame), "feature % 2 = 1")
+    even = filtered(all_rows(frame), "feature % 2 = 0")
+
+    assert names(even)[even.follow(odd, 1)] == (8, 4)
+    assert names(odd)[odd.follow(even, 4)] == (8, 7)
+
+
 def test_the_cursor_stays_on_its_feature_when_other_layers_come() -> None:
     one = pl.DataFrame({"layer": [8, 8, 8], "feature": [0, 1, 2]})
     more = pl.DataFrame({"layer": [3, 8, 8, 8], "feature": [9, 0, 1, 2]})
