@@ -104,7 +104,7 @@ class Answers:
         for _ in range(4 * CONTEXTS):
             before, (token,), after = (self._named(some(n)) for n in (20, 1, 16))
             place = drawn.randrange(1024), drawn.randrange(32), drawn.random()
-            around = tuple(max(0.0, drawn.uniform(-4, 1)) for _ in range(37))
+            around = tuple(max(0.0, drawn.uniform(-12, 1)) for _ in range(37))
             contexts.append(m.Context(*place, *some(1), before, token, after, around))
         text = m.TextFacts(True, "made up", N_TOKENS // 32, 32, N_TOKENS, "0" * 64)
         return m.EvidenceReady(id=request.id, evidence=m.Evidence(
