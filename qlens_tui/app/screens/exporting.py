@@ -39,6 +39,7 @@ class _Scope:
     rows: Rows | None = None
     starred: bool = False
     marked: bool = False
+    tagged: bool = False
     tag: str | None = None
 
 
@@ -98,7 +99,10 @@ class Exporting:
                 layers = f"the {known} layers that are known so far"
             found.append(_Scope(f"all starred features, of {layers}", starred=True))
             found.append(_Scope(f"all features with any mark, of {layers}", marked=True))
-            found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in triage.tags()]
+            tags = triage.tags()
+            if tags:
+                found.append(_Scope(f"all features with any tag, of {layers}", tagged=True))
+            found += [_Scope(f"tagged {tag}, in {layers}", tag=tag) for tag in tags]
         return found
 
     def _ask_file(self, scope: _Scope) -> None:
@@ -212,4 +216,6 @@ def _rows(scope: _Scope, marks: pl.DataFrame) -> pl.DataFrame:
         return marks.filter("star")
     if scope.marked:
         return marks
+    if scope.tagged:
+        return marks.filter(pl.col("tags").list.len() > 0)
     return marks.filter(pl.col("tags").list.contains(scope.tag))

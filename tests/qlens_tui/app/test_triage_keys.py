@@ -305,6 +305,23 @@ def test_tags_and_labels_are_proposed_from_the_strongest_tokens_and_chosen_by_ke
     run(place, act, size=size)
 
 
+def test_all_tagged_features_can_be_exported_whatever_their_tag_and_the_rows_in_sight(
+    place, tmp_path
+):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "t", *"zeta", "enter", "j", "t", *"body", "enter", "j", "s")
+        await settled(terminal.pilot, "f", *"id > 9", "enter", "e")
+        lines = terminal.pilot.app.screen.query_one("ChoiceList").lines
+        at = next(n for n, line in enumerate(lines) if "with any tag" in line)
+        await settled(terminal.pilot, *["down"] * at, "enter")
+        terminal.pilot.app.screen.query_one("#typed").value = str(tmp_path / "tagged.csv")
+        await settled(terminal.pilot, "enter")
+
+    run(place, act)
+    written = read_export(tmp_path / "tagged.csv")
+    assert written.select("layer", "feature").rows() == [(0, 0), (0, 1)]
+
+
 def test_the_tag_used_last_is_offered_first(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "t", *"zeta", "enter", "j", "t", "down", "enter")
