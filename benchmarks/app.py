@@ -27,7 +27,7 @@ from benchmarks.measure import Report, Row, Times, progress
 from benchmarks.terminal import Presses, Terminal, lines_of, terminal
 from benchmarks.workplace import Workplace
 
-HELP, PAINT, LATENCY, BYTES, ALL_PANES = 0.25, 0.8, 0.050, 1536, 4096
+HELP, PAINT, LATENCY, BYTES, PANES = 0.25, 0.8, 0.050, 1536, 4096
 """Budgets: seconds, seconds, seconds (p95), bytes of a cursor move at 120x40."""
 _QUIET = 0.35
 """Seconds without output after which a move is over; paths are asked for after 0.08."""
@@ -143,7 +143,7 @@ def _moves(t: Terminal, what: str, times: int) -> list[Row]:
     held = t.held("j", 2 * times, _REPEAT, _SETTLED)
     return [
         *latencies(f"{what}: key to painted cursor", fresh),
-        Row(f"{what}: bytes of a move, all panes, mean", fresh.mean_size, "B", _most(fresh), ALL_PANES),
+        Row(f"{what}: bytes of a move, all panes, mean", fresh.mean_size, "B", _most(fresh), PANES),
         *_by_part(t, fresh),
         Row(f"{what}: bytes a key, j held {_REPEAT} a second", held, "B", "", BYTES),
     ]
