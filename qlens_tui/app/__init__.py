@@ -2,6 +2,7 @@
 
 import os
 
-# Textual reads it when it is imported. A person types the next key after escape in 60 ms or more,
-# which its 100 would take for one key; the bytes of one key come together, also over SSH.
+# Textual reads it when it is imported: what follows escape within so many ms is one key with it.
+# Its 100 are longer than quick typing leaves between two keys; a terminal sends one key's bytes
+# together.
 os.environ.setdefault("ESCDELAY", "25")

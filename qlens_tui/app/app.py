@@ -278,7 +278,7 @@ class QlensApp(KeysInOrder):
         self.call_later(self.run_action, binding.action, node)
 
     def is_early(self, event: events.Key | events.Paste) -> bool:
-        """Keys of the workbench are for the rows that were asked for, but the next layer is not."""
+        """A key of the workbench waits for the rows that were asked for; the layer keys do not."""
         if self._bench is None or self.screen is not self._bench:
             return False
         is_of_layers = isinstance(event, events.Key) and event.key in LAYER_KEYS
