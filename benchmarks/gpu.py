@@ -136,15 +136,19 @@ def _family(
             )
         )
         at_once = max(1, min(32, FULL_TOKENS["cuda"] // tokens.numel()))
+        positions = Positions.of(reference, samples)
         parts: list[Tensor] = []
 
         def walk(
-            recording: Linearization = kept[0], parts: list[Tensor] = parts, at_once: int = at_once
+            recording: Linearization = kept[0],
+            parts: list[Tensor] = parts,
+            at_once: int = at_once,
+            positions: Positions = positions,
         ) -> None:
             for some in torch.split(vectors, at_once):
-                parts.append(family.run(recording, some, plan.positions).cpu().double())
+                parts.append(family.run(recording, some, positions).cpu().double())
 
-        family.run(kept[0], vectors[:1], plan.positions)
+        family.run(kept[0], vectors[:1], positions)
         walking_s += timed(walk)
         part = torch.cat(parts)
         total = part if total is None else total + part
@@ -164,14 +168,15 @@ def _lists(
     for samples in (batch for half in (0, 1) for batch in plan.micro_batches(half)):
         tokens = reference.tokens[samples.start : samples.stop].to(model.device)
         recording = Linearization(model, tokens, forward_mode=True)
+        positions = Positions.of(reference, samples)
         for at, (site, dictionary) in enumerate(wanted):
             for feature in range(features):
                 pairs = zip((dictionary.values, dictionary.keys), (_up, _down), strict=True)
                 for side, (vectors, walk) in enumerate(pairs):
                     vector = vectors[feature : feature + 1].to(model.device, model.dtype)
-                    start = plan.positions.spread(vector, recording.shape)
+                    start = positions.at_sources(vector, recording.shape)
                     ended = walk(recording, start, site)
-                    carried[side, at, feature] += _sum(ended, plan.positions)
+                    carried[side, at, feature] += _sum(ended, positions)
     carried = (carried / reference.n_tokens).flatten(1, 2)
     values = model.final_norm(carried[0].to(model.dtype)).float()
     lists = [

@@ -46,7 +46,7 @@ def _smollm2() -> tuple[ResidualModel, ReferenceSample]:
 def _rows(name: str, model: ResidualModel, reference: ReferenceSample, rounds: int) -> list[Row]:
     progress(f"passes of {name}")
     tokens = reference.tokens.to(model.device)
-    positions = Positions(reference.included.start, reference.included.stop)
+    positions = Positions.of(reference)
     vector = torch.zeros(1, model.d_model, dtype=model.dtype, device=model.device)
     vector[0, 0] = 1
     tag = f"{name}, {reference.samples} x {reference.length}"

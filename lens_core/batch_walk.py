@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lens_core.linearization import LinearMap
 from lens_core.model import ResidualStream, Stream
-from lens_core.operators.passes import Positions
 from lens_core.recording import MicroBatch
 from lens_core.terms import Bucket, Switch, Transition, heads_of
 
@@ -79,7 +78,6 @@ class BatchWalk:
     vector: Float[Tensor, " d_model"]
     route: Route
     transition: Transition
-    positions: Positions
 
     def carried(
         self,
@@ -105,7 +103,7 @@ class BatchWalk:
         final = self._final(batch)
 
         def counted(step: Stream) -> Float[Tensor, "batch counted d_model"]:
-            return self._counted_part(step, final)
+            return self._counted_part(batch, step, final)
 
         fresh: dict[int, Tensor] = {}  # sums on the device, fetched together
         given: dict[int, Tensor] = {}
@@ -191,7 +189,7 @@ class BatchWalk:
         for head in sorted(every - heads_of(off, k)):
             tick(at)
             step = self._step(batch, k, now, frozenset((k, other) for other in every - {head}))
-            found[head] = self._counted_part(step, final).sum((0, 1)).cpu().double()
+            found[head] = self._counted_part(batch, step, final).sum((0, 1)).cpu().double()
         return found
 
     def _shared(self, before: Walked | None, off: frozenset[Switch]) -> tuple[int, list[Stream]]:
@@ -210,11 +208,12 @@ class BatchWalk:
         return LinearMap(self.route.final, end, forward_mode=True)
 
     def _counted_part(
-        self, step: Stream, final: LinearMap | None
+        self, batch: MicroBatch, step: Stream, final: LinearMap | None
     ) -> Float[Tensor, "batch counted d_model"]:
         """What counts of a vector at the end of the route, with the Jacobian that stands there."""
         where: Bucket = self.route.positions if self.route.to_feature else "all"
-        return self.positions.part(step if final is None else final.jvp(step), where)
+        part = batch.positions.targets if self.route.is_forward else batch.positions.sources
+        return part(step if final is None else final.jvp(step), where)
 
     def _walks(self, k: int, off: frozenset[Switch]) -> bool:
         """Whether block `k` is walked: at first order also if it is off, for the next switch."""
@@ -244,7 +243,8 @@ class BatchWalk:
     def _start(self, batch: MicroBatch) -> Stream:
         route, model = self.route, self.model
         where: Bucket = "all" if route.to_feature else route.positions
-        spread = self.positions.spread(self.vector[None], batch.shape, where)
+        spread_at = batch.positions.at_sources if route.is_forward else batch.positions.at_targets
+        spread = spread_at(self.vector[None], batch.shape, where)
         if route.norm is None:
             return spread
         if route.after_mlp:  # the post-norm reads the MLP's own output

@@ -28,7 +28,7 @@ from lens_core.memory import is_out_of_memory, release, samples_at_once
 from lens_core.model import ResidualStream, Stream
 from lens_core.operators.passes import EARLY, Positions
 from lens_core.reference import ReferenceSample
-from lens_core.terms import Bucket, Progress, Transition
+from lens_core.terms import Bucket, Progress, Side, Transition
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,7 @@ def value_transition(
             if write_norm is not None and k == write_site - 1:
                 raw = model.mlp_output(k // 2, h)
             h = h + model.block(k, h)
-        running = counted.spread(value[None], h.shape, positions)
+        running = counted.at_sources(value[None], h.shape, positions)
         if write_norm is not None:
             assert raw is not None, "a post-norm lies behind an MLP"
             running = _jvp(write_norm, raw, running)
@@ -118,6 +118,7 @@ def value_transition(
         batch,
         progress,
         positions=positions,
+        side="value",
         normed=linearize_final_norm,
     )
 
@@ -143,7 +144,7 @@ def key_transition(
 
     def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         sites = _sites(model, tokens, read_site, tick)
-        running = counted.spread(key[None], sites[-1].shape, positions)
+        running = counted.at_targets(key[None], sites[-1].shape, positions)
         if read_norm is not None:
             running = LinearMap(read_norm, sites[-1], forward_mode=False).vjp(running)
         first, steps = running, [(-1, running)]
@@ -165,7 +166,7 @@ def key_transition(
         batch,
         progress,
         positions=positions,
-        normed=False,
+        side="key",
     )
 
 
@@ -182,7 +183,7 @@ def pull_back(
 
     def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         sites = _sites(model, tokens, model.n_blocks, tick)
-        running = counted.spread(cotangent[None], sites[-1].shape)
+        running = counted.at_targets(cotangent[None], sites[-1].shape)
         places = [(model.n_blocks, running)]
         for k in reversed(range(model.n_blocks)):
             tick()
@@ -190,7 +191,9 @@ def pull_back(
             places.append((k, running))
         return places
 
-    return _site_means(model, reference, walk, 2 * model.n_blocks, batch, progress, positions)
+    return _site_means(
+        model, reference, walk, 2 * model.n_blocks, batch, progress, positions, "value"
+    )
 
 
 def push_forward(
@@ -206,7 +209,7 @@ def push_forward(
 
     def walk(tokens: Tensor, counted: Positions, tick: Tick) -> list[tuple[int, Tensor]]:
         h = model.embed(tokens)
-        running = counted.spread(tangent[None], h.shape)
+        running = counted.at_sources(tangent[None], h.shape)
         places = [(0, running)]
         for k in range(model.n_blocks):
             tick()
@@ -215,7 +218,7 @@ def push_forward(
             places.append((k + 1, running))
         return places
 
-    return _site_means(model, reference, walk, model.n_blocks, batch, progress, positions)
+    return _site_means(model, reference, walk, model.n_blocks, batch, progress, positions, "key")
 
 
 Tick = Callable[[], None]
@@ -233,9 +236,11 @@ def _averaged(
     progress: Progress | None,
     *,
     positions: Bucket,
-    normed: bool,
+    side: Side,
+    normed: bool = False,
 ) -> Transported:
     n_features = feature_tokens(reference, positions)
+    n_reached = tokens_reached(reference, side)
 
     def attempt(size: int) -> Transported:
         steps = torch.zeros(model.n_blocks + 1, model.d_model, dtype=torch.float64)
@@ -243,14 +248,15 @@ def _averaged(
         for counted, places in _micro_batches(
             model, reference, walk, steps_of_walk, size, progress
         ):
+            part = counted.targets if side == "value" else counted.sources
             total = torch.stack([place for _, place in places]).sum(0)
-            square += float(counted.part(total).cpu().double().square().sum())
+            square += float(part(total).cpu().double().square().sum())
             for k, place in places:
-                steps[k] += counted.part(place).sum((0, 1)).cpu().double()
+                steps[k] += part(place).sum((0, 1)).cpu().double()
         steps /= n_features
         vector = steps.sum(0)
-        # The mean is over target tokens; one that the feature cannot reach receives zero.
-        mean_square = square * reference.n_tokens / n_features**2
+        # Over the tokens where the walk ends; one that the feature cannot reach receives zero.
+        mean_square = square * n_reached / n_features**2
         variance = 1 - float(vector.square().sum()) / mean_square if mean_square else 0.0
         if not bool(torch.isfinite(steps).all()):
             raise ModelError(
@@ -274,6 +280,7 @@ def _site_means(
     batch: int | None,
     progress: Progress | None,
     positions: Bucket,
+    side: Side,
 ) -> Float[Tensor, "sites d_model"]:
     """Means at every site over the positions where the feature may sit."""
     n_features = feature_tokens(reference, positions)
@@ -283,21 +290,30 @@ def _site_means(
         for counted, places in _micro_batches(
             model, reference, walk, steps_of_walk, size, progress
         ):
+            part = counted.sources if side == "value" else counted.targets
             for site, place in places:
-                means[site] += counted.part(place, positions).sum((0, 1)).cpu().double()
+                means[site] += part(place, positions).sum((0, 1)).cpu().double()
         return (means / n_features).to(device=model.device, dtype=model.dtype)
 
     return _shrinking(model, reference, batch, attempt)
 
 
 def feature_tokens(reference: ReferenceSample, positions: Bucket) -> int:
-    """The number of reference tokens at which a feature may sit, by which sums are divided.
+    """By what sums are divided: the reference tokens at which a feature may sit.
+
+    Of short texts, the targets, whose number is that of the texts.
 
     Raises:
         UsageError: there are no such tokens.
     """
     included = reference.included
-    part = Positions(included.start, included.stop).where(positions)
+    if reference.ends is not None:
+        if positions != "all":
+            raise UsageError(
+                f"a reference of short texts has no {positions} positions: ask for all"
+            )
+        return reference.samples
+    part = Positions.of(reference).where(positions)
     if part.start >= part.stop:
         raise UsageError(
             f"the reference has no {positions} positions: its samples use positions "
@@ -305,6 +321,11 @@ def feature_tokens(reference: ReferenceSample, positions: Bucket) -> int:
         )
     count: int = part.stop - part.start
     return reference.samples * count
+
+
+def tokens_reached(reference: ReferenceSample, side: Side) -> int:
+    """The tokens where the walk of a value or a key ends."""
+    return reference.n_tokens if side == "value" else reference.n_sources
 
 
 def _micro_batches(
@@ -316,10 +337,10 @@ def _micro_batches(
     progress: Progress | None,
 ) -> Iterator[tuple[Positions, list[tuple[int, Tensor]]]]:
     """The results of `walk`, which takes `steps` ticks, for one micro-batch after another."""
-    counted = Positions(reference.included.start, reference.included.stop)
     total = reference.samples * max(1, steps)
     for batch in range(0, reference.samples, size):
         tokens = reference.tokens[batch : batch + size].to(model.device)
+        counted = Positions.of(reference, slice(batch, batch + size))
         done = batch * max(1, steps)
 
         def tick(samples: int = len(tokens)) -> None:

@@ -123,7 +123,7 @@ def sample(session: Session, layer: int, feature: int, text: str, number: int) -
             f"sample {number} is out of range: {found.facts.origin} has samples 0 to "
             f"{found.samples.samples - 1}"
         )
-    ids = found.samples.tokens[number].tolist()
+    ids = found.samples.ids(number)
     (row,) = _rows(session, layer, feature, found, [number])
     return SampleActivations(
         layer=layer,
@@ -139,7 +139,7 @@ def sample(session: Session, layer: int, feature: int, text: str, number: int) -
 def text_sha256(session: Session, layer: int) -> str:
     """What identifies the text in which a layer's contexts are looked for (`TextFacts.sha256`)."""
     found = session.contexts.find(session.lens.dictionary(layer))
-    return session.reference.sha256 if found is None else found
+    return session.lens.text.sha256 if found is None else found
 
 
 def _text(session: Session, layer: int) -> _Text:
@@ -148,9 +148,9 @@ def _text(session: Session, layer: int) -> _Text:
     if found is not None:
         facts = _facts(found.corpus, found.sha256, is_reference=False)
         return _Text(facts, found.corpus, found.activity)
-    reference = session.reference
-    facts = _facts(reference, reference.sha256, is_reference=True)
-    return _Text(facts, reference, session.lens.activity(layer))
+    text = session.lens.text
+    facts = _facts(text, text.sha256, is_reference=text is session.reference)
+    return _Text(facts, text, session.lens.activity(layer))
 
 
 def _same_text(session: Session, layer: int, sha256: str) -> _Text:
@@ -164,11 +164,11 @@ def _same_text(session: Session, layer: int, sha256: str) -> _Text:
 
 
 def _facts(text: ReferenceSample, sha256: str, *, is_reference: bool) -> TextFacts:
-    return TextFacts(is_reference, text.origin, text.samples, text.length, text.n_tokens, sha256)
+    return TextFacts(is_reference, text.origin, text.samples, text.length, text.n_sources, sha256)
 
 
 def _context(session: Session, text: ReferenceSample, place: Place) -> Context:
-    ids = text.tokens[place.sample].tolist()
+    ids = text.ids(place.sample)
     first = max(0, place.position - BEFORE)
     texts = session.lens.vocabulary.texts(ids[first : place.position + 1 + AFTER])
     at = place.position - first
@@ -190,7 +190,9 @@ def _rows(
     dictionary = session.lens.dictionary(layer)
     tokens = text.samples.tokens[torch.tensor(samples)]
     found = sample_activations(session.model, dictionary, tokens, feature)
-    counts = torch.zeros(text.samples.length, dtype=torch.bool)
-    counts[text.samples.included] = True
+    counts = text.samples.counts[torch.tensor(samples)]
     rows = found.cpu().masked_fill(~counts, math.nan).tolist()
-    return [[None if math.isnan(each) else each for each in row] for row in rows]
+    return [
+        [None if math.isnan(each) else each for each in row[: len(text.samples.ids(sample))]]
+        for sample, row in zip(samples, rows, strict=True)
+    ]

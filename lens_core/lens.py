@@ -32,6 +32,7 @@ from lens_core.lenses import LENSES, QUERY, Lens, lens_named
 from lens_core.paths import block_tokens, paths
 from lens_core.ranking import outermost
 from lens_core.readout import Readout, read_together
+from lens_core.reference import ReferenceSample
 from lens_core.search import search
 from lens_core.signature import (
     NO_DIRECTION,
@@ -62,8 +63,11 @@ class QueryLens(Instruments):
         config: LensConfig | None = None,
         *,
         k: int | None = None,
+        text: ReferenceSample | None = None,
     ) -> None:
+        """`text` is where features are looked for; `None`: the reference."""
         super().__init__(carrier, dictionaries, vocabulary, config, k=k)
+        self.text = carrier.reference if text is None else text
         # Of the last layer: its features are usually asked for one after another.
         self._activity: tuple[str, int, FeatureActivity] | None = None
 
@@ -303,7 +307,7 @@ class QueryLens(Instruments):
         return found
 
     def activity(self, layer: int, top: int = 20) -> FeatureActivity:
-        """How often and where every feature of `layer` fires in the reference."""
+        """How often and where every feature of `layer` fires in `text`."""
         dictionary = self.dictionaries[layer]
         if self._activity is None or self._activity[:2] != (dictionary.sha256, top):
 
@@ -311,7 +315,7 @@ class QueryLens(Instruments):
                 found = feature_activity(
                     self.model,
                     dictionary,
-                    self.carrier.reference,
+                    self.text,
                     top=top,
                     batch=self.carrier.batch,
                     progress=self.carrier.walks.progress,
@@ -319,6 +323,8 @@ class QueryLens(Instruments):
                 return dict(vars(found))
 
             asked = {"kind": "activity", "dictionary": dictionary.sha256, "top": top}
+            if self.text is not self.carrier.reference:
+                asked["text"] = self.text.sha256
             found = FeatureActivity(**self.carrier.results.cached(asked, compute))
             self._activity = dictionary.sha256, top, found
         return self._activity[2]

@@ -32,6 +32,7 @@ from lens_core.memory import (
     samples_at_once,
 )
 from lens_core.model import ResidualStream, Stream
+from lens_core.operators.passes import Positions
 from lens_core.reference import ReferenceSample
 
 Result = TypeVar("Result")
@@ -69,10 +70,19 @@ class MicroBatch:
     """Some samples of the reference: the stream at every site, and the blocks recorded so far."""
 
     def __init__(
-        self, model: ResidualStream, tokens: Int[Tensor, "batch pos"], *, is_kept: bool = False
+        self,
+        model: ResidualStream,
+        tokens: Int[Tensor, "batch pos"],
+        positions: Positions | None = None,
+        *,
+        is_kept: bool = False,
     ) -> None:
-        """`is_kept`: other questions will follow, so that no block is run without recording it."""
+        """`positions` are those that count; `None`: all.
+
+        `is_kept`: other questions will follow, so that no block is run without recording it.
+        """
         self._model = model
+        self.positions = positions or Positions(0, tokens.shape[1])
         self._is_kept = is_kept
         with torch.no_grad():
             self._sites = [model.embed(tokens)]
@@ -209,7 +219,9 @@ class Recording:
             samples = self.samples(number)
             tokens = self.reference.tokens[samples.start : samples.stop]
             is_kept = number == len(self._kept) and self._has_room(len(samples))
-            found = MicroBatch(self.model, tokens.to(self.model.device), is_kept=is_kept)
+            positions = Positions.of(self.reference, samples)
+            tokens = tokens.to(self.model.device)
+            found = MicroBatch(self.model, tokens, positions, is_kept=is_kept)
             if is_kept:
                 self._kept[number] = found
         return found

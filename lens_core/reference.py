@@ -23,44 +23,50 @@ With `prepend_bos` a sample is the beginning-of-sequence token and a chunk of
 from __future__ import annotations
 
 import hashlib
-import json
-import reprlib
 import warnings
 from array import array
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lens_core.config import ReferenceConfig
 from lens_core.documents import bundled_documents, hub_documents, text_documents
-from lens_core.errors import QlensWarning, SampleError, UsageError, one_line
+from lens_core.errors import QlensWarning, SampleError, UsageError
+from lens_core.short_texts import lines, openings, prompts
+from lens_core.token_file import read_token_file, token_rows
 
 POOL_SAMPLES = 16
 POOL_TOKENS = 1 << 18
+EVIDENCE_SAMPLES, EVIDENCE_LENGTH = 64, 33
+"""Chunks of running text in which features are looked for if the reference is openings."""
 _CENTER_ROWS = 4096  # embedding rows in float64 at once
 _HASHED_ROWS = 4096  # samples
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSample:
-    """Token ids without padding, and the positions that count.
+    """Token ids, and the positions that count.
 
     `origin` says where they come from. The first `skip_first` and the last
     `skip_last` positions of every sample are left out of all averages; they
     remain context for the others.
+
+    Short texts are each read at their last token only: `ends` are these positions, the only
+    targets; tokens up to there are sources. What fills a row after that is never read: no
+    earlier position depends on it.
     """
 
     tokens: Int64[Tensor, "samples length"]
     origin: str
     skip_first: int = 0
     skip_last: int = 0
+    ends: Int64[Tensor, " samples"] | None = None
 
     def __post_init__(self) -> None:
         if min(self.skip_first, self.skip_last) < 0:
@@ -69,6 +75,11 @@ class ReferenceSample:
             raise UsageError(
                 f"[reference].skip_first {self.skip_first} and skip_last {self.skip_last} leave "
                 f"no position of samples of {self.length} tokens: lower them"
+            )
+        if self.ends is not None and (self.skip_last or int(self.ends.min()) < self.skip_first):
+            raise UsageError(
+                f"[reference].skip_first {self.skip_first} and skip_last {self.skip_last} leave "
+                "out the last token of a text, which is the only one read: lower them"
             )
 
     @property
@@ -87,8 +98,29 @@ class ReferenceSample:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens count: the denominator of every average."""
+        """How many targets there are: the denominator of every average."""
+        if self.ends is not None:
+            return self.samples
         return self.samples * (self.length - self.skip_first - self.skip_last)
+
+    @property
+    def n_sources(self) -> int:
+        """How many tokens count as sources."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def counts(self) -> Bool[Tensor, "samples length"]:
+        """The sources: tokens that count as text."""
+        found = torch.zeros(self.samples, self.length, dtype=torch.bool)
+        found[:, self.included] = True
+        if self.ends is not None:
+            found &= torch.arange(self.length) <= self.ends[:, None]
+        return found
+
+    def ids(self, sample: int) -> list[int]:
+        """The tokens of a sample."""
+        row: list[int] = self.tokens[sample].tolist()
+        return row if self.ends is None else row[: int(self.ends[sample]) + 1]
 
     @cached_property
     def sha256(self) -> str:
@@ -97,6 +129,8 @@ class ReferenceSample:
         digest = hashlib.sha256(head.encode())
         for rows in torch.split(self.tokens, _HASHED_ROWS):  # copied, and a corpus may be large
             digest.update(rows.cpu().contiguous().numpy().astype("<i8").tobytes())
+        if self.ends is not None:
+            digest.update(b"ends" + self.ends.cpu().numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
     def split_halves(self) -> tuple[slice, slice]:
@@ -122,18 +156,72 @@ def load_reference(
         SampleError: the source cannot be read, is too short, or has ids that the model lacks.
         UsageError: the settings contradict each other or the tokenizer.
     """
-    source = config.parsed_source
+    source, ends = config.parsed_source, None
     if source.kind == "tokens":
         tokens = read_token_file(Path(source.location), d_vocab)
     else:
-        if source.kind == "hub":
-            documents = hub_documents(source.location, offline=offline)
-        elif source.kind == "text":
-            documents = text_documents(Path(source.location))
+        documents = _documents(config, offline=offline)
+        if config.kind == "chunks":
+            tokens = sample_chunks(documents, tokenizer, config, d_vocab)
         else:
-            documents = bundled_documents()
-        tokens = sample_chunks(documents, tokenizer, config, d_vocab)
-    return ReferenceSample(tokens, str(source), config.skip_first, config.skip_last)
+            tokens, ends = _short_texts(documents, tokenizer, config, d_vocab)
+    return ReferenceSample(tokens, str(source), config.skip_first, config.skip_last, ends)
+
+
+def load_evidence_text(
+    config: ReferenceConfig,
+    reference: ReferenceSample,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    d_vocab: int,
+    offline: bool,
+) -> ReferenceSample:
+    """The text in which features are looked for, if no corpus was read.
+
+    The reference itself, unless that is openings, too short to see where a feature fires: then
+    running text of the same source.
+    """
+    if config.kind != "openings":
+        return reference
+    as_chunks = replace(config, kind="chunks", samples=EVIDENCE_SAMPLES, length=EVIDENCE_LENGTH)
+    documents = _documents(config, offline=offline)
+    tokens = sample_chunks(documents, tokenizer, as_chunks, d_vocab)
+    return ReferenceSample(tokens, reference.origin, config.skip_first)
+
+
+def _documents(config: ReferenceConfig, *, offline: bool) -> Iterable[str]:
+    source = config.parsed_source
+    if source.kind == "hub":
+        return hub_documents(source.location, offline=offline)
+    if source.kind == "text":
+        return text_documents(Path(source.location))
+    return bundled_documents()
+
+
+def _short_texts(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: ReferenceConfig,
+    d_vocab: int,
+) -> tuple[Int64[Tensor, "samples length"], Int64[Tensor, " samples"]]:
+    tokenizer = _demanded(tokenizer, config)
+    bos = beginning(tokenizer, d_vocab) if config.prepend_bos else []
+    if config.kind == "openings":
+        return openings(documents, tokenizer, config, d_vocab, bos)
+    if config.parsed_source.kind == "text":
+        documents = lines(documents)
+    return prompts(documents, tokenizer, config, d_vocab, bos)
+
+
+def _demanded(
+    tokenizer: PreTrainedTokenizerBase | None, config: ReferenceConfig
+) -> PreTrainedTokenizerBase:
+    if tokenizer is None:
+        raise UsageError(
+            f'[reference].source "{config.source}" needs a tokenizer and the model has none: '
+            'give token ids, "tokens:FILE.json"'
+        )
+    return tokenizer
 
 
 def sample_chunks(
@@ -146,11 +234,7 @@ def sample_chunks(
 
     Warns with a `QlensWarning` where the tokenizer has tokens that the model lacks.
     """
-    if tokenizer is None:
-        raise UsageError(
-            f'[reference].source "{config.source}" needs a tokenizer and the model has none: '
-            'give token ids, "tokens:FILE.json"'
-        )
+    tokenizer = _demanded(tokenizer, config)
     bos = beginning(tokenizer, d_vocab) if config.prepend_bos else []
     width = config.length - len(bos)
     if width == 0:
@@ -270,54 +354,9 @@ def check_file(config: ReferenceConfig) -> None:
     """Refuse a file that cannot be read or holds no tokens, before a model is loaded."""
     source = config.parsed_source
     if source.kind == "tokens":
-        _token_rows(Path(source.location), None)
+        token_rows(Path(source.location), None)
     elif source.kind == "text":
         next(text_documents(Path(source.location)), None)
-
-
-def read_token_file(path: Path, d_vocab: int) -> Int64[Tensor, "samples length"]:
-    """A JSON file with a `[samples][length]` list of token ids below `d_vocab`."""
-    return torch.tensor(_token_rows(path, d_vocab), dtype=torch.int64)
-
-
-def _token_rows(path: Path, d_vocab: int | None) -> list[list[int]]:
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SampleError(f"token file {path} cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise SampleError(f"token file {path} is not JSON: nested too deeply") from error
-    except ValueError as error:  # JSON, its encoding, or Python's limit on the digits of an integer
-        raise SampleError(f"token file {path} is not JSON: {one_line(error)}") from error
-
-    if not isinstance(rows, list) or not rows:
-        raise SampleError(
-            f"token file {path} must hold a [samples][length] list of token ids, "
-            f"not {reprlib.repr(rows)}"
-        )
-    for sample, row in enumerate(rows):
-        _check_sample(f"token file {path}, sample {sample}", row, rows[0], d_vocab)
-    return rows
-
-
-def _check_sample(where: str, row: Any, first: Any, d_vocab: int | None) -> None:
-    if not isinstance(row, list) or not row:
-        raise SampleError(f"{where}: must be a list of token ids, not {reprlib.repr(row)}")
-    if len(row) != len(first):
-        raise SampleError(
-            f"{where}: has {len(row)} tokens, sample 0 has {len(first)}: "
-            "a reference has no padding, make them equally long"
-        )
-    for position, token in enumerate(row):
-        if type(token) is not int:  # true and false are integers to Python
-            raise SampleError(
-                f"{where}, position {position}: {reprlib.repr(token)} is not an integer token id"
-            )
-        if d_vocab is not None and not 0 <= token < d_vocab:
-            raise SampleError(
-                f"{where}, position {position}: {reprlib.repr(token)} is not a token id "
-                f"of the model (0 to {d_vocab - 1})"
-            )
 
 
 def reference_center(
@@ -328,8 +367,8 @@ def reference_center(
     The centre of Query Lens's input-end readout (paper, section 3.3): of the
     tokens of the reference, each as often as it occurs, not of the vocabulary.
     """
-    ids, counts = torch.unique(reference.tokens[:, reference.included], return_counts=True)
+    ids, counts = torch.unique(reference.tokens[reference.counts], return_counts=True)
     total = torch.zeros(embedding.shape[1], dtype=torch.float64)  # on the CPU: MPS has no float64
     for rows, times in zip(ids.split(_CENTER_ROWS), counts.split(_CENTER_ROWS), strict=True):
         total += times.double().cpu() @ embedding[rows.to(embedding.device)].cpu().double()
-    return (total / reference.n_tokens).to(embedding)
+    return (total / reference.n_sources).to(embedding)

@@ -76,6 +76,7 @@ def reference_facts(session: Session) -> ReferenceFacts:
         origin=reference.origin,
         skip_first=reference.skip_first,
         skip_last=reference.skip_last,
+        are_texts=reference.ends is not None,
     )
 
 

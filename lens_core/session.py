@@ -21,7 +21,7 @@ from lens_core.operators.contents import is_usable
 from lens_core.operators.demo import ShippedOperators, shipped_operators
 from lens_core.operators.files import Operators
 from lens_core.operators.plan import operator_inputs
-from lens_core.reference import ReferenceSample, check_file, load_reference
+from lens_core.reference import ReferenceSample, check_file, load_evidence_text, load_reference
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import RESULTS_FORMAT, ResultCache
 from lens_core.terms import Progress, Settings
@@ -125,8 +125,12 @@ def open_session(
         memory=config.compute.memory_bytes,
         progress=progress,
     )
-    lens = QueryLens(carrier, shelf, Vocabulary(model.tokenizer, model.d_vocab), config.lens)
-    return Session(config, cache, model, reference, lens, ContextShelf(cache, model, reference))
+    text = load_evidence_text(
+        config.reference, reference, model.tokenizer, d_vocab=model.d_vocab, offline=offline
+    )
+    vocabulary = Vocabulary(model.tokenizer, model.d_vocab)
+    lens = QueryLens(carrier, shelf, vocabulary, config.lens, text=text)
+    return Session(config, cache, model, reference, lens, ContextShelf(cache, model, text))
 
 
 def _finished_operators(

@@ -239,7 +239,10 @@ class PromptFirings:
 
 @dataclass(frozen=True)
 class ReferenceFacts:
-    """What the averages are taken over; `n_tokens` of its tokens count."""
+    """What the averages are taken over; `n_tokens` of its tokens count.
+
+    `are_texts`: of texts of at most `length` tokens, the last one.
+    """
 
     samples: int
     length: int
@@ -248,6 +251,7 @@ class ReferenceFacts:
     origin: str
     skip_first: int
     skip_last: int
+    are_texts: bool = False
 
 
 @dataclass(frozen=True)

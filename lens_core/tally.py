@@ -58,7 +58,11 @@ def feature_activity(
         raise UsageError(f"top {top} and batch {batch} must be at least 1")
     tally = Tally(model, dictionary, top)
     for read in passes(model, [dictionary.read_site], reference, batch):
-        tally.add(read.streams[dictionary.read_site][:, reference.included], read.first)
+        counts = None
+        if reference.ends is not None:
+            counts = reference.counts[read.first : read.first + read.samples, reference.included]
+        stream = read.streams[dictionary.read_site][:, reference.included]
+        tally.add(stream, read.first, counts)
         if progress is not None:
             progress(read.first + read.samples, reference.samples)
     return tally.activity(reference.skip_first)
@@ -142,11 +146,20 @@ class Tally:
         if before is not None:
             self._resume(before, skipped)
 
-    def add(self, stream: Float[Tensor, "samples pos d_model"], first: int) -> None:
-        """Add samples, given the stream at the read site on their positions that count."""
+    def add(
+        self,
+        stream: Float[Tensor, "samples pos d_model"],
+        first: int,
+        counts: Bool[Tensor, "samples pos"] | None = None,
+    ) -> None:
+        """Add samples, given the stream at the read site on their positions that may count.
+
+        `counts`: those that do; `None`: all.
+        """
         at_once = max(1, BLOCK_BYTES // (8 * self._n))
         for start in range(0, len(stream), at_once):
-            self._add(stream[start : start + at_once], first + start)
+            some = None if counts is None else counts[start : start + at_once]
+            self._add(stream[start : start + at_once], first + start, some)
 
     def activity(self, skipped: int) -> FeatureActivity:
         """What is known so far; positions count from the beginning of samples `skipped` longer."""
@@ -187,13 +200,22 @@ class Tally:
             kept = _Contexts(*(each.to(self._device) for each in vars(kept).values()))
             bin_.admit(cell.to(self._device), _orders(kept)[place], kept)
 
-    def _add(self, stream: Float[Tensor, "samples pos d_model"], first: int) -> None:
+    def _add(
+        self,
+        stream: Float[Tensor, "samples pos d_model"],
+        first: int,
+        counts: Bool[Tensor, "samples pos"] | None,
+    ) -> None:
         samples, length = stream.shape[:2]
+        counted = None if counts is None else counts.flatten().to(self._device)
         peaks = torch.zeros(samples * self._n, dtype=torch.int64, device=self._device)
         at_once = max(1, BLOCK_BYTES // (4 * self._n))
         start = 0
         for block in torch.split(stream.flatten(0, 1), at_once):
-            activations = self._encode(block).flatten()
+            activations = self._encode(block)
+            if counted is not None:
+                activations = activations * counted[start : start + len(block), None]
+            activations = activations.flatten()
             fired = (activations > 0).nonzero()[:, 0]
             token = fired.div(self._n, rounding_mode="floor")
             feature, activation = fired - token * self._n, activations[fired]
@@ -204,7 +226,7 @@ class Tally:
             strength = (_bits(activation) << 32) + (length - (token - sample * length))
             peaks.scatter_reduce_(0, sample * self._n + feature, strength, "amax")
             start += len(block)
-        self._n_tokens += samples * length
+        self._n_tokens += samples * length if counted is None else int(counted.sum())
         slot = peaks.nonzero()[:, 0]
         peak = peaks[slot]
         sample = slot.div(self._n, rounding_mode="floor")

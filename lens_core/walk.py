@@ -27,7 +27,6 @@ from torch import Tensor
 from lens_core.batch_walk import BatchWalk, Route, Walked
 from lens_core.direct import NO_BLOCKS, Transported, feature_tokens
 from lens_core.errors import ModelError
-from lens_core.operators.passes import Positions
 from lens_core.recording import Recording
 from lens_core.terms import Progress, Switch, Transition
 
@@ -47,9 +46,7 @@ class Walk:
     ) -> None:
         self._recording = recording
         self._route = route
-        included = recording.reference.included
-        positions = Positions(included.start, included.stop)
-        self._walk = BatchWalk(recording.model, vector, route, transition, positions)
+        self._walk = BatchWalk(recording.model, vector, route, transition)
         self._version = recording.version
         self._walked: dict[int, Walked] = {}
         # Sums of a micro-batch by what is asked and by what is off: with one more switch off in
@@ -144,7 +141,10 @@ class Walk:
         if progress is not None:
             progress(total, total)
         sums[[k for k in off if isinstance(k, int)]] = 0  # at first order they are of all blocks
-        return self._mean(sums / n_features, square, n_features, n_tokens), n_tokens
+        n_reached = n_tokens
+        if not route.is_forward:
+            n_reached = int(recording.reference.counts[:samples].sum())
+        return self._mean(sums / n_features, square, n_features, n_reached), n_tokens
 
     def _mean_of_parts(
         self, asked: Parts, off: frozenset[Switch], tokens: int | None, progress: Progress | None
@@ -196,12 +196,12 @@ class Walk:
         )
 
     def _mean(
-        self, steps: Float[Tensor, "places d_model"], square: float, n_features: int, n_tokens: int
+        self, steps: Float[Tensor, "places d_model"], square: float, n_features: int, n_reached: int
     ) -> Transported:
         model = self._recording.model
         vector = steps.sum(0)
-        # Over targets: a token that the feature cannot reach transports nothing.
-        mean_square = square * n_tokens / n_features**2
+        # Over the tokens where the walk ends; one that the feature cannot reach transports nothing.
+        mean_square = square * n_reached / n_features**2
         variance = 1 - float(vector.square().sum()) / mean_square if mean_square else 0.0
         if not bool(torch.isfinite(steps).all()):
             raise ModelError(

@@ -87,6 +87,13 @@ def name_of_text(text: TextFacts) -> str:
     return name.removeprefix("text:")
 
 
+def reference_size(samples: int, length: int, *, are_texts: bool) -> str:
+    """`64 x 33 tokens`, or `480 texts of at most 7 tokens, read at the last`."""
+    if are_texts:
+        return f"{counted(samples, 'text')} of at most {length} tokens, read at the last"
+    return f"{samples} x {length} tokens"
+
+
 def duration(seconds: float) -> str:
     """A time, or an estimate of one: `40 s`, `3:05 min`, `2 h 30 min`."""
     minutes, left = divmod(max(0, round(seconds)), 60)

@@ -54,7 +54,7 @@ def part(session: Session, family: Family, samples: range, sites: list[int], pat
     segment = Segment(model, first, last)
     tokens = reference.tokens[samples.start : samples.stop]
     recording = Linearization(segment, tokens, forward_mode=family.forward_mode)
-    positions = Positions(reference.included.start, reference.included.stop)
+    positions = Positions.of(reference, samples)
     places = (
         list(range(model.n_blocks))
         if family.name == "response"

@@ -143,9 +143,10 @@ def atlas_layer(
 
 def atlas_fingerprint(lens: QueryLens, layer: int, k: int | None = None) -> str:
     """Fingerprint of everything the layer's atlas depends on; the name of its directory."""
-    dictionary = lens.dictionary(layer)
+    dictionary, same = lens.dictionary(layer), lens.text is lens.carrier.reference
     return fingerprint(
         {
+            **({} if same else {"text": lens.text.sha256}),
             "kind": "atlas",
             "format": FORMAT,
             "model": lens.model.fingerprint,
@@ -272,7 +273,7 @@ def _activity(lens: QueryLens, layer: int, rows: range) -> dict[str, Tensor]:
         "max_activation": found.max_activation[part],
         "context_samples": samples,
         "context_positions": positions,
-        "context_ids": lens.carrier.reference.tokens.cpu()[samples, positions],
+        "context_ids": lens.text.tokens.cpu()[samples, positions],
         "context_activations": found.top_activations[part, :CONTEXTS],
     }
 

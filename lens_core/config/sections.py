@@ -192,6 +192,7 @@ class DictionaryConfig(Section):
 class ReferenceConfig(Section):
     """Tokens at which Jacobians are taken: `samples` chunks of `length` tokens.
 
+    Or as many short texts of at most that many tokens, each read at its last one only: `kind`.
     `skip_first` and `skip_last` positions are left out of every average. A
     `tokens:` file has its own number of samples and length; those here are
     then ignored, and the skips are checked when the file is read.
@@ -199,6 +200,9 @@ class ReferenceConfig(Section):
 
     section: ClassVar[str] = "reference"
 
+    kind: Literal["chunks", "openings", "prompts"] = setting(
+        one_of("chunks", "openings", "prompts"), "chunks"
+    )
     source: str = setting(_SOURCE, "hub:NeelNanda/pile-10k")
     samples: int = setting(integer(1), 1024)
     length: int = setting(integer(1), 32)
@@ -212,11 +216,31 @@ class ReferenceConfig(Section):
         return ReferenceSource.parse(self.source)
 
     def check_together(self) -> None:
+        if self.kind != "chunks":
+            self._check_short_texts()
         left_out = self.skip_first + self.skip_last
         if self.parsed_source.kind != "tokens" and left_out >= self.length:
             raise ConfigError(
                 f"[reference].skip_first and skip_last leave out {shown(left_out)} positions "
                 f"of {shown(self.length)}: at least one must remain"
+            )
+
+    def _check_short_texts(self) -> None:
+        kind = self.parsed_source.kind
+        if kind == "tokens":
+            raise ConfigError(
+                f'[reference].kind = "{self.kind}" takes a text, and token ids are used as they '
+                'are: set kind = "chunks"'
+            )
+        if kind == "bundled" and self.kind == "prompts":
+            raise ConfigError(
+                '[reference].kind = "prompts" takes your own, one on each line: set source = '
+                '"text:FILE"'
+            )
+        if self.skip_last:
+            raise ConfigError(
+                "[reference].skip_last leaves out the last token of short texts, which is the "
+                "only one read: set it to 0"
             )
 
 

@@ -71,7 +71,7 @@ def collect_contexts(
         StoreError: another process is doing this, or the disk is full.
         DictionaryError: a dictionary cannot be loaded, or its activations are not finite.
     """
-    reference = lens.carrier.reference
+    reference = lens.text
     directory = corpus_directory(cache, corpus, reference)
     counted = corpus.n_tokens // corpus.samples
     collected: list[Collected] = []
@@ -140,7 +140,7 @@ def _groups(lens: QueryLens, directory: Path, layers: Sequence[int]) -> Iterator
 
 def _begun(lens: QueryLens, directory: Path, dictionary: FeatureDictionary) -> _Run:
     """A run from where its file ends, or from the beginning."""
-    model, skipped = lens.model, lens.carrier.reference.skip_first
+    model, skipped = lens.model, lens.text.skip_first
     file = directory / layer_file(model, dictionary)
     try:
         found = read_reading(file)

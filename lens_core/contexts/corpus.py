@@ -1,7 +1,8 @@
 """The tokens of a corpus, cut into samples as the reference's are.
 
 The same rules (`lens_core.reference`): documents are tokenised without special tokens, joined,
-and cut into chunks as long as the reference's samples, with the same beginning and the same
+and cut into chunks as long as the reference's samples (`EVIDENCE_LENGTH` tokens if these are short
+texts), with the same beginning and the same
 positions left out. A corpus is not drawn from: its samples are all of its chunks, in order, up
 to the number of tokens asked for. Left out are samples of the reference, which is to be
 explained by other text, and chunks across a token that the model lacks.
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lens_core.contexts.source import CorpusSource
 from lens_core.errors import QlensWarning, SampleError, UsageError
-from lens_core.reference import ReferenceSample, beginning, token_stream
+from lens_core.reference import EVIDENCE_LENGTH, ReferenceSample, beginning, token_stream
 
 
 def read_corpus(
@@ -47,10 +48,11 @@ def read_corpus(
     if tokenizer is None:
         raise UsageError("a corpus needs a tokenizer and the model has none")
     bos = beginning(tokenizer, d_vocab) if prepend_bos else []
-    width = reference.length - len(bos)
+    length = reference.length if reference.ends is None else EVIDENCE_LENGTH
+    width = length - len(bos)
     if width == 0:
         raise UsageError("samples of the reference hold one token, which is that of prepend_bos")
-    wanted = -(-tokens // (reference.n_tokens // reference.samples))
+    wanted = -(-tokens // (length - reference.skip_first - reference.skip_last))
     # As many more as can be samples of the reference.
     enough = (wanted + reference.samples) * width
     documents = source.documents(offline=offline)

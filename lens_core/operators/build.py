@@ -31,6 +31,7 @@ from lens_core.operators.contents import (
 )
 from lens_core.operators.files import Operators
 from lens_core.operators.manifest import agree, examine_manifest, read_manifest, write_manifest
+from lens_core.operators.passes import Positions
 from lens_core.operators.plan import DTYPES, BuildPlan, Unit, mean_file, plan_build, sums_file
 from lens_core.operators.sums import join_site, restore_means
 from lens_core.reference import ReferenceSample
@@ -113,7 +114,7 @@ def seconds_left(model: ResidualStream, reference: ReferenceSample, work: Work) 
             walks = []
             for _ in range(2):
                 begun = time.monotonic()
-                family.run(recording, rows, work.plan.positions).cpu()
+                family.run(recording, rows, Positions.of(reference, samples)).cpu()
                 walks.append(time.monotonic() - begun)
             record = time.monotonic() - start - sum(walks)
             n_records = sum(len(work.plan.micro_batches(unit.half)) for unit in units)
@@ -215,6 +216,9 @@ class _Recorder:
             self._key = key
         return self._kept
 
+    def positions(self, samples: range) -> Positions:
+        return Positions.of(self._reference, samples)
+
     def drop(self) -> None:
         self._kept = None
         release(self._model.device)
@@ -255,7 +259,7 @@ def _sum_unit(
             vectors = torch.zeros(len(rows), plan.d_model, dtype=model.dtype, device=model.device)
             for at, row in enumerate(rows):
                 vectors[at, unit.start + row] = 1
-            part = unit.family.run(recording, vectors, plan.positions)
+            part = unit.family.run(recording, vectors, recorder.positions(samples))
             sums[first : first + len(rows)] += part.cpu().double()
             passes += len(rows)
             tick(passes)

@@ -115,6 +115,10 @@ class Operators:
         """
         if positions == "all":
             return self._mean(side, site)
+        if self.plan.is_last_only:
+            raise UsageError(
+                f"a reference of short texts has no {positions} positions: ask for all"
+            )
         found = self.buckets(side, site)[("early", "late").index(positions)]
         if found is None:
             raise UsageError(

@@ -52,7 +52,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build will do; written as the manifest, so that a resumed build does the same."""
+    """What a build will do; written as the manifest, so that a resumed build does the same.
+
+    `is_last_only`: each sample has one target, its last token (`ReferenceSample.ends`).
+    """
 
     fingerprint: str
     inputs: dict[str, Any]
@@ -67,6 +70,7 @@ class BuildPlan:
     rows_per_unit: int
     device: str
     format: int = FORMAT
+    is_last_only: bool = False
 
     @property
     def halves(self) -> tuple[range, range]:
@@ -75,13 +79,11 @@ class BuildPlan:
         return range(middle), range(middle, self.samples)
 
     @property
-    def positions(self) -> Positions:
-        return Positions(self.skip_first, self.length - self.skip_last)
-
-    @property
     def tokens(self) -> Float[Tensor, "halves buckets"]:
-        """Tokens that the sums of each half and bucket run over (float64)."""
-        counts = torch.tensor(self.positions.counts, dtype=torch.float64)
+        """By what the sums of each half and bucket are divided (float64)."""
+        positions = Positions(self.skip_first, self.length - self.skip_last)
+        each = (1, 0) if self.is_last_only else positions.counts
+        counts = torch.tensor(each, dtype=torch.float64)
         return torch.stack([len(half) * counts for half in self.halves])
 
     def units(self) -> list[Unit]:
@@ -197,6 +199,7 @@ def plan_build(
         micro_batch=batch,
         rows_per_unit=_ROWS_PER_UNIT,
         device=str(model.device),
+        is_last_only=reference.ends is not None,
     )
 
 

@@ -12,7 +12,7 @@ from lens_core.terms import on_path
 from qlens_tui.app.state import State
 from qlens_tui.app.views import SIDES
 from qlens_tui.engine import messages as m
-from qlens_tui.formats import part_of
+from qlens_tui.formats import part_of, reference_size
 
 _OF_DICTIONARY = ("hook_read", "architecture", "key", "folder", "release", "id")
 _OPERATORS: dict[m.OperatorSource, str] = {
@@ -81,11 +81,12 @@ def _paths(state: State) -> Iterator[tuple[str, str]]:
 
 def _model(ready: m.SessionFacts) -> Iterator[tuple[str, str]]:
     reference = ready.reference
+    size = reference_size(reference.samples, reference.length, are_texts=reference.are_texts)
+    count = "" if reference.are_texts else f", {reference.n_tokens} of them count"
     yield "model", f"{ready.model} ({ready.dtype} on {ready.device})"
     yield (
         "reference",
-        f"{reference.samples} x {reference.length} tokens of {reference.origin}, "
-        f"{reference.n_tokens} of them count ({reference.sha256[:12]})",
+        f"{size}, of {reference.origin}{count} ({reference.sha256[:12]})",
     )
     settings = ready.settings
     yield "settings", f"{settings.convention} convention, final norm {settings.final_norm}"

@@ -30,6 +30,7 @@ from qlens_tui.formats import (
     density,
     number,
     ranks_moved,
+    reference_size,
     score_change,
     share,
     tokens_of,
@@ -114,13 +115,11 @@ class _Page:
             yield Text(f"the feature only at {settings.positions} positions of a sample")
         if settings.off:
             yield Text(f"off: {', '.join(switch_names(settings.off))}")
+        size = reference_size(reference.samples, reference.length, are_texts=reference.are_texts)
         skipped = ""
         if reference.skip_first or reference.skip_last:
             skipped = f", without the first {reference.skip_first} and last {reference.skip_last}"
-        yield Text(
-            f"reference: {reference.samples} x {reference.length} tokens{skipped}, "
-            f"{self.visible(reference.origin)}"
-        )
+        yield Text(f"reference: {size}{skipped}, {self.visible(reference.origin)}")
         counts = [each.n_tokens for each in (*report.paths, *report.heads)]
         used = min(signature.n_tokens, *counts) if counts else signature.n_tokens
         if used < reference.n_tokens:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lens_core.errors import LensError, ModelError, QlensWarning, StoreError
 from qlens_tui.doctor.machine import Finding
 from qlens_tui.doctor.model import Found, Shape, absent, broken, examine_model
-from qlens_tui.formats import counted, in_bytes
+from qlens_tui.formats import counted, in_bytes, reference_size
 
 if TYPE_CHECKING:
     from lens_core.config import Config, DictionaryConfig
@@ -96,7 +96,8 @@ def _reference(config: Config, model: Found) -> Finding:
     from lens_core.reference import check_file
 
     source = config.reference.parsed_source
-    size = f"{config.reference.samples} x {config.reference.length} tokens"
+    asked = config.reference
+    size = reference_size(asked.samples, asked.length, are_texts=asked.kind != "chunks")
     if source.kind == "hub":
         import datasets
 
@@ -143,7 +144,7 @@ def _build(config: Config, shape: Shape) -> Finding:
         fingerprint="", inputs={}, d_model=shape.d_model, n_blocks=2 * shape.n_layers,
         dtype=config.compute.dtype, samples=reference.samples, length=reference.length,
         skip_first=reference.skip_first, skip_last=reference.skip_last, micro_batch=1,
-        rows_per_unit=shape.d_model, device="",
+        rows_per_unit=shape.d_model, device="", is_last_only=reference.kind != "chunks",
     )  # fmt: skip
     passes = len(FAMILIES) * shape.d_model
     found = (

@@ -76,6 +76,7 @@ def test_a_model_and_a_dictionary_are_enough_and_the_rest_has_the_documented_def
         "key": "gate",
     }
     assert shown["reference"] == {
+        "kind": "chunks",
         "source": "hub:NeelNanda/pile-10k",
         "samples": 1024,
         "length": 32,

@@ -170,7 +170,7 @@ def passes(demo):
     `JUDGED`, carried over each half of the samples.
     """
     model, reference = demo.model, demo.reference
-    positions = Positions(reference.included.start, reference.included.stop)
+    positions = Positions.of(reference)
     sums, halves = Counter(), {side: [0, 0] for side in JUDGED}
     for number, tokens in enumerate(reference.tokens.split(8)):
         recording = Linearization(model, tokens, forward_mode=True)
@@ -178,13 +178,15 @@ def passes(demo):
             if family.name != "response":
                 carried = family.run(recording, random_vector(1)[None], positions)
                 sums[family.name] += carried[0].sum(1).double()
-        start = positions.spread(random_vector(2)[None], recording.shape)
+        start = positions.at_sources(random_vector(2)[None], recording.shape)
         for side, layer in SUMMED.items():
             for block in recording.blocks[path(side, layer)]:
-                sums[f"response, {side}"] += positions.part(block.vjp(start)).sum((0, 1)).double()
+                sums[f"response, {side}"] += (
+                    positions.sources(block.vjp(start)).sum((0, 1)).double()
+                )
         for side, (layer, feature) in JUDGED.items():
             vector = vectors_of(side, demo.lens.dictionary(layer))[feature]
-            running = positions.spread(vector[None], recording.shape)
+            running = positions.at_sources(vector[None], recording.shape)
             site = 2 * layer + 2
             if side == "value":
                 for block in recording.blocks[site:]:
@@ -192,7 +194,7 @@ def passes(demo):
             else:
                 for block in reversed(recording.blocks[:site]):
                     running = running + block.vjp(running)
-            halves[side][number // 4] += positions.part(running).sum((0, 1)) / 1024
+            halves[side][number // 4] += positions.sources(running).sum((0, 1)) / 1024
     return {name: (found / reference.n_tokens).float() for name, found in sums.items()}, halves
 
 

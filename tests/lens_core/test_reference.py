@@ -20,9 +20,9 @@ from lens_core.errors import LensError, SampleError, UsageError
 from lens_core.reference import (
     ReferenceSample,
     load_reference,
-    read_token_file,
     reference_center,
 )
+from lens_core.token_file import read_token_file
 from tests.lens_core.byte_text import BYTES, V, assert_one_line, byte_tokenizer, load, texts_of
 
 

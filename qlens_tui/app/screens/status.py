@@ -44,7 +44,8 @@ def where(state: State, name: str, *, is_wide: bool) -> list[list[str]]:
         off = f", {len(settings.off)} off" if settings.off else ""
         facts.append([f"{settings.transition}{off}"])
     if ready is not None:
-        facts.append([f"ref {ready.reference.n_tokens:,} tok"])
+        what = "texts" if ready.reference.are_texts else "tok"
+        facts.append([f"ref {ready.reference.n_tokens:,} {what}"])
         facts.append([f"{ready.device} {ready.dtype}", ready.device])
     return facts
 

@@ -109,7 +109,7 @@ def _read(
     return read_corpus(
         source,
         session.model.tokenizer,
-        session.reference,
+        session.lens.text,
         d_vocab=session.model.d_vocab,
         prepend_bos=session.config.reference.prepend_bos,
         tokens=tokens,

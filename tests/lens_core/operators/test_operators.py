@@ -144,7 +144,7 @@ def test_buckets_are_the_gradient_at_the_features_own_positions(toy, toy_referen
 def test_many_rows_in_one_pass_are_those_rows_one_by_one(tiny, reference, family):
     """How many cotangents are used to fill a GPU."""
     recording = Linearization(tiny, reference.tokens, forward_mode=family.forward_mode)
-    positions = Positions(reference.included.start, reference.included.stop)
+    positions = Positions.of(reference)
     rows = torch.eye(24, dtype=torch.float64)[3:7]
     together = family.run(recording, rows, positions)
     for at in range(4):

@@ -37,6 +37,7 @@ def test_the_document_has_every_key_that_scripts_rely_on(place: Workplace) -> No
     assert len(shown["model_fingerprint"]) == len(shown["dictionary_sha256"]) == 64
     assert shown["reference"].keys() == {
         "samples", "length", "sha256", "origin", "skip_first", "skip_last", "n_tokens",
+        "are_texts",
     }  # fmt: skip
     assert (shown["reference"]["samples"], shown["reference"]["length"]) == (4, 20)
     assert (shown["method"], shown["transition"], shown["blocks_off"]) == ("direct", "full", [])
