@@ -42,6 +42,10 @@ class DictionaryError(LensError):
     """A dictionary cannot be loaded, or does not belong to the model."""
 
 
+class LensFileError(LensError):
+    """The parameters of a lens cannot be read, or do not belong to the model."""
+
+
 class SampleError(LensError):
     """The reference sample cannot be read or is too short."""
 

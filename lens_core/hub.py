@@ -13,7 +13,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from lens_core.names import RepositoryKind
 
 _NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "h11")
 
@@ -73,7 +75,7 @@ class Wanted:
     what: str
     repository: str
     setting: str
-    kind: Literal["model", "dataset"] = "model"
+    kind: RepositoryKind = "model"
     part: str = ""
     part_setting: str = ""
 
@@ -81,7 +83,7 @@ class Wanted:
     def page(self) -> str:
         from huggingface_hub import constants
 
-        folder = "datasets/" if self.kind == "dataset" else ""
+        folder = "" if self.kind == "model" else f"{self.kind}s/"
         return f"{constants.ENDPOINT}/{folder}{self.repository}"
 
 

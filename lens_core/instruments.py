@@ -19,6 +19,7 @@ from lens_core.model import ResidualModel
 from lens_core.readout import Readout, Readouts
 from lens_core.reference import reference_center
 from lens_core.terms import Settings, Side
+from lens_core.tuned_lens import Translators, load_translators
 from lens_core.vocabulary import Vocabulary
 
 DictionaryLoader = Callable[[int], FeatureDictionary]
@@ -46,8 +47,21 @@ class Instruments:
             self.model, lambda: reference_center(self.model.embedding, carrier.reference)
         )
         self.k = min(k or self.config.k, self.model.d_vocab)
+        self._translators: Translators | None = None
         # One number per feature for each side and lens that was searched.
         self.scales: dict[tuple[Side, str, str], Tensor] = {}
+
+    @property
+    def translators(self) -> Translators:
+        """The parameters of Tuned Lens, read on first use.
+
+        Raises:
+            LensFileError: they cannot be read, or do not belong to the model.
+        """
+        if self._translators is None:
+            assert self.config.tuned is not None, "the lens has no list without them"
+            self._translators = load_translators(self.config.tuned, self.model)
+        return self._translators
 
     @property
     def settings(self) -> Settings:

@@ -12,6 +12,7 @@ rank the tokens of one feature in the same order. A vector of length zero has no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -83,8 +84,11 @@ class QueryLens(Instruments):
         *,
         length: int | None = None,
         bottom: bool = False,
+        also: Sequence[Lens] = (),
     ) -> Signature:
         """Both sides of a feature under every lens; `settings` default to the configuration's.
+
+        `also` are baselines (`lens_core.lenses`) whose lists are made too.
 
         `bottom` also asks for the lowest-scored tokens. Lists hold `length` tokens (`None`: `k`),
         which changes nothing else: stability is always that of lists of `k`.
@@ -99,7 +103,7 @@ class QueryLens(Instruments):
         dictionary = self.dictionary(layer, feature)
         method = self.carrier.method(dictionary, settings)
         value, key = (
-            self._side(side, dictionary, feature, settings, length, bottom) for side in SIDES
+            self._side(side, dictionary, feature, settings, length, bottom, also) for side in SIDES
         )
         return Signature(
             layer,
@@ -120,20 +124,26 @@ class QueryLens(Instruments):
         settings: Settings,
         length: int,
         bottom: bool,
+        also: Sequence[Lens],
     ) -> SideSignature:
+        lenses = (*LENSES, *also)
         start = vectors_of(side, dictionary)[feature]
         if _is_zero(start):
-            none = Lists({lens.name: self._none(side, lens.name, NO_DIRECTION) for lens in LENSES})
+            none = Lists({lens.name: self._none(side, lens.name, NO_DIRECTION) for lens in lenses})
             every = self.carrier.reference.n_tokens
             return SideSignature(none, none if bottom else None, 0.0, 0.0, None, None, every)
-        reasons = {lens.name: lens.missing(self, side) for lens in LENSES}
+        reasons = {lens.name: lens.missing(self, side, dictionary) for lens in lenses}
         carried = {
             lens.name: lens.carry(self, side, dictionary, feature, settings)
-            for lens in LENSES
+            for lens in lenses
             if not reasons[lens.name]
         }
-        reasons |= {name: NO_DIRECTION for name, each in carried.items() if _is_zero(each.vector)}
-        read = [lens for lens in LENSES if not reasons[lens.name]]
+        reasons |= {
+            name: lens_named(name).why_zero(each)
+            for name, each in carried.items()
+            if _is_zero(each.vector)
+        }
+        read = [lens for lens in lenses if not reasons[lens.name]]
         asked = [self._asked(lens, side, carried[lens.name]) for lens in read]
         main = carried[QUERY.name]
         stability = None
@@ -153,6 +163,9 @@ class QueryLens(Instruments):
                 found[lens.name] = self._token_list(
                     one, scores, at, best[at], float(vector.norm()), lowest=lowest
                 )
+                if lens not in LENSES:
+                    n_tokens = carried[lens.name].n_tokens
+                    found[lens.name] = replace(found[lens.name], n_tokens=n_tokens)
             return Lists(found)
 
         return SideSignature(
@@ -163,7 +176,9 @@ class QueryLens(Instruments):
             stability=stability,
             relative_variance=main.relative_variance if QUERY in read else None,
             n_tokens=min(
-                each.n_tokens or self.carrier.reference.n_tokens for each in carried.values()
+                carried[lens.name].n_tokens or self.carrier.reference.n_tokens
+                for lens in LENSES
+                if lens.name in carried
             ),
             operators=self.carrier.source(dictionary)
             if self.carrier.method(dictionary, settings, side) == "operator"

@@ -16,6 +16,7 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from lens_core.errors import ConfigError
 
@@ -23,6 +24,13 @@ PACKAGE = "package:"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 """`name` or `owner/name`."""
 
+RepositoryKind = Literal["model", "dataset", "space"]
+
+_FOLDER_ON_HUB = re.compile(
+    r"hub:(?P<space>spaces/)?(?P<id>(?!spaces/|datasets/)\w[\w.-]*/\w[\w.-]*)"
+    r"(?:/(?P<folder>\w[\w./-]*))?",
+    re.ASCII,
+)
 _SCHEME = re.compile(rf"(?!{PACKAGE})[a-z][a-z0-9+.-]+:/+", re.IGNORECASE)
 _HUB = re.compile(r"(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
 # First parts of the hub's addresses that are no owner of a model or a data set.
@@ -59,6 +67,15 @@ def on_hub(url: str, *, dataset: bool = False) -> tuple[str, str] | None:
         return None
     has_revision = len(parts) > 3 and parts[2] in ("tree", "blob", "resolve")
     return name, parts[3] if has_revision else ""
+
+
+def hub_folder(name: str) -> tuple[RepositoryKind, str, str] | None:
+    """Kind, id and folder ("": the whole) of `hub:[spaces/]OWNER/NAME[/FOLDER]`; else `None`."""
+    found = _FOLDER_ON_HUB.fullmatch(name)
+    folder = "" if found is None else found["folder"] or ""
+    if found is None or (folder and not {"", ".", ".."}.isdisjoint(folder.split("/"))):
+        return None
+    return "space" if found["space"] else "model", found["id"], folder
 
 
 def absolute(path: str | Path, base: Path) -> Path:

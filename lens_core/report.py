@@ -121,16 +121,18 @@ def feature_report(
     with_paths: bool = True,
     heads: Sequence[int] = (),
     contexts: int = 20,
+    also: Sequence[Lens] = (),
 ) -> FeatureReport:
     """Everything about one feature; paths cost passes if there are no operators.
 
-    `heads` are attention blocks whose shares are split among their heads too.
+    `also` are baselines whose lists are made too (`lens_core.lenses.BASELINES`), `heads` attention
+    blocks whose shares are split among their heads too.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
         OperatorError: operators are asked for and there are none.
     """
-    found = signature(session, layer, feature, settings)
+    found = signature(session, layer, feature, settings, also=also)
     ways = tuple(
         paths(session, layer, feature, side, settings, split=split)
         for side in (SIDES if with_paths else ())
@@ -181,15 +183,18 @@ def signature(
     *,
     length: int | None = None,
     bottom: bool = False,
+    also: Sequence[Lens] = (),
 ) -> Signature:
     """Both sides of a feature under every lens, in lists of `length` tokens (`None`: `k`).
+
+    `also` are baselines whose lists are made too.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
         OperatorError: operators are asked for and there are none.
     """
     _check_switches(session, settings)
-    return session.lens.signature(layer, feature, settings, length=length, bottom=bottom)
+    return session.lens.signature(layer, feature, settings, length=length, bottom=bottom, also=also)
 
 
 def comparison(

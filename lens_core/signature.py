@@ -25,7 +25,8 @@ class TokenList:
     `scores` are the readout's. `unit_scores` are those of a vector of length one, if only these
     can be compared across features (keys; else `None`). `measure` names the one of the two that
     is shown. `moved` is how many ranks each token rose against Logit Lens, empty if unknown.
-    An empty list gives the reason in `reason`.
+    An empty list gives the reason in `reason`. `n_tokens` is how many reference tokens a baseline
+    was averaged over (`None`: as many as its side, or it needs none).
     """
 
     readout: str
@@ -36,6 +37,7 @@ class TokenList:
     unit_scores: tuple[float, ...] | None
     moved: tuple[int, ...]
     reason: str = ""
+    n_tokens: int | None = None
 
     @property
     def shown_scores(self) -> tuple[float, ...]:

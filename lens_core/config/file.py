@@ -201,6 +201,8 @@ def _resolved(values: dict[str, Any], base: Path) -> dict[str, Any]:
         resolved["path"] = _folder(str(values["path"]), base)
     if "file" in values:
         resolved["file"] = absolute(values["file"], base)
+    if not str(values.get("tuned", "hub:")).startswith("hub:"):
+        resolved["tuned"] = str(absolute(values["tuned"], base))
     if "source" in values:
         source = ReferenceSource.parse(values["source"])
         if source.kind in ("text", "tokens"):

@@ -33,7 +33,15 @@ from lens_core.config.rules import (
     shown,
 )
 from lens_core.errors import ConfigError
-from lens_core.names import HUB_ID, PACKAGE, is_path, is_url, on_hub, parts_of_package
+from lens_core.names import (
+    HUB_ID,
+    PACKAGE,
+    hub_folder,
+    is_path,
+    is_url,
+    on_hub,
+    parts_of_package,
+)
 
 SourceKind = Literal["hub", "text", "tokens", "bundled"]
 _SOURCES = '"hub:DATASET", "text:FILE", "tokens:FILE.json" or "bundled"'
@@ -101,6 +109,10 @@ _RELEASE = Rule("a release of SAELens or a Hugging Face id (owner/name)", is_nam
 _TRAINED_ON = Rule("the name of a model", is_name, _hub_id)
 _KIND = one_of("sae", "transcoder", "neurons")
 _SOURCE = Rule(_SOURCES, _is_source, _dataset)
+_TUNED = Rule(
+    'the path of a file or a folder, or "hub:[spaces/]OWNER/NAME[/FOLDER]"',
+    lambda v: is_name(v) and (not v.startswith("hub:") or hub_folder(v) is not None),
+)
 # Minutes; a clock cannot wait longer than `_AGES`.
 _IDLE_MINUTES, _AGES = 30, 1e8
 _DTYPE = one_of(
@@ -246,7 +258,10 @@ class ReferenceConfig(Section):
 
 @dataclass(frozen=True)
 class LensConfig(Section):
-    """How a feature is read: list length, transition, norms (docs/method.md, section 2)."""
+    """How a feature is read: list length, transition, norms (docs/method.md, section 2).
+
+    `tuned` is where Tuned Lens has its parameters: a file or a folder, or one of the hub.
+    """
 
     section: ClassVar[str] = "lens"
 
@@ -256,6 +271,7 @@ class LensConfig(Section):
     )
     convention: Literal["paper", "exact"] = setting(one_of("paper", "exact"), "paper")
     final_norm: Literal["apply", "linearize"] = setting(one_of("apply", "linearize"), "apply")
+    tuned: str | None = setting(_TUNED, None)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """The lenses. Lists, search, the atlas, exports, JSON and both front ends iterate over `LENSES`.
 
+`BASELINES` are lists to compare with. They are slow or need files, so they are made only where
+one asks for them by name (`qlens show --lens`).
+
 A lens that is described by a transition and two readouts is an entry here; one that carries
 vectors differently is also a subclass of `Lens`, in a file of this package.
 """
@@ -12,9 +15,11 @@ from types import MappingProxyType
 
 from lens_core.errors import UsageError
 from lens_core.lenses.lens import Lens
+from lens_core.lenses.tuned import TunedLens
+from lens_core.lenses.variants import Variant
 from lens_core.terms import Settings, Side
 
-__all__ = ["FIRST_ORDER", "LENSES", "LOGIT", "QUERY", "Lens", "lens_named"]
+__all__ = ["BASELINES", "FIRST_ORDER", "LENSES", "LOGIT", "QUERY", "Lens", "lens_named"]
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,37 @@ FIRST_ORDER = Lens(
 )
 
 LENSES: tuple[Lens, ...] = (LOGIT, QUERY, FIRST_ORDER)
-"""All lenses, in the order of tables and documents."""
+"""All lenses of every list, in the order of tables and documents."""
+
+_VALUE: Mapping[Side, str] = MappingProxyType({"value": "unembed"})
+
+EXACT = Variant(
+    "query:exact", "Query Lens, exact", "Exact", "query_lens_exact", "query_exact", "full",
+    _CARRIED, convention="exact",
+)  # fmt: skip
+LINEARIZE = Variant(
+    "query:linearize", "Query Lens, norm linearised", "Linearised", "query_lens_linearize",
+    "query_linearize", "full", _VALUE, final_norm="linearize",
+)  # fmt: skip
+TUNED = TunedLens("tuned", "Tuned Lens", "Tuned", "tuned_lens", "tuned", "identity", _VALUE)
+TUNED_PUBLISHED = TunedLens(
+    "tuned:published", "Tuned Lens, as published", "Tuned, pub.", "tuned_lens_published",
+    "tuned_published", "identity", _VALUE, published=True,
+)  # fmt: skip
+
+BASELINES: tuple[Lens, ...] = (EXACT, LINEARIZE, TUNED, TUNED_PUBLISHED)
+"""Lenses to compare with, in the order of tables and documents."""
 
 
 def lens_named(name: str) -> Lens:
-    """The lens called `name`.
+    """The lens called `name`, of all lenses and baselines.
 
     Raises:
         UsageError: there is none.
     """
-    for lens in LENSES:
+    every = (*LENSES, *BASELINES)
+    for lens in every:
         if lens.name == name:
             return lens
-    names = ", ".join(lens.name for lens in LENSES)
+    names = ", ".join(lens.name for lens in every)
     raise UsageError(f"there is no lens {name!r}: the lenses are {names}")

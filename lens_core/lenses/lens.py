@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lens_core.signature import NO_DIRECTION
 from lens_core.terms import Settings, Side, Transition
 
 if TYPE_CHECKING:
@@ -47,9 +48,15 @@ class Lens:
         """The settings for this lens's list when the feature's settings are `asked`."""
         return asked.with_transition(self.transition)
 
-    def missing(self, tools: Instruments, side: Side) -> str:
-        """Why this lens has no list for a side; empty if it has one."""
+    def missing(
+        self, tools: Instruments, side: Side, dictionary: FeatureDictionary | None = None
+    ) -> str:
+        """Why this lens has no list for a side, of any dictionary or of one; empty if it has."""
         return "" if side in self.readouts else f"{self.title} has no {side} side"
+
+    def why_zero(self, carried: Transported) -> str:
+        """Why there is no list of a vector that was carried to zero."""
+        return NO_DIRECTION
 
     def carry(
         self,

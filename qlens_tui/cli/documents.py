@@ -11,7 +11,7 @@ from typing import Any
 from lens_core.comparison import SideComparison
 from lens_core.evidence import Context, Evidence
 from lens_core.faces import joined
-from lens_core.lenses import LENSES, QUERY
+from lens_core.lenses import BASELINES, LENSES, QUERY
 from lens_core.signature import (
     FeatureReport,
     Found,
@@ -130,7 +130,8 @@ def _against_all_on(comparison: SideComparison) -> dict[str, Any]:
 
 
 def _lists(lists: Lists) -> dict[str, Any]:
-    return {lens.field: _tokens(lists[lens.name]) for lens in LENSES if lens.name in lists}
+    every = (*LENSES, *BASELINES)
+    return {lens.field: _tokens(lists[lens.name]) for lens in every if lens.name in lists}
 
 
 def _tokens(tokens: TokenList) -> dict[str, Any]:
@@ -139,6 +140,8 @@ def _tokens(tokens: TokenList) -> dict[str, Any]:
         del document["unit_scores"]
     if not tokens.reason:
         del document["reason"]
+    if tokens.n_tokens is None:
+        del document["n_tokens"]
     return document
 
 

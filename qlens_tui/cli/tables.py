@@ -15,12 +15,13 @@ from rich.text import Text
 
 from lens_core.comparison import RankedToken, SideComparison
 from lens_core.evidence import Context, Evidence
-from lens_core.lenses import LOGIT, QUERY
+from lens_core.lenses import BASELINES, LOGIT, QUERY, Lens
 from lens_core.signature import (
     FeatureReport,
     Paths,
     PathShare,
     SideSignature,
+    TokenList,
 )
 from lens_core.terms import SIDES, Side, Split, switch_names
 from qlens_tui.cli.documents import computed_on
@@ -158,7 +159,27 @@ class _Page:
                 number(score_after),
                 ranks_moved(by),
             )
-        return Group(title.append(f"  ({', '.join(facts)})"), table)
+        also = [
+            self._also(lens, signature.top[lens.name], width)
+            for lens in BASELINES
+            if lens.name in signature.top and side in lens.readouts
+        ]
+        return Group(title.append(f"  ({', '.join(facts)})"), table, *also)
+
+    def _also(self, lens: Lens, tokens: TokenList, width: int) -> RenderableType:
+        """The list of a baseline."""
+        if tokens.reason:
+            return Text(f"{lens.title}: none: {tokens.reason}")
+        over = "" if tokens.n_tokens is None else f" over {counted(tokens.n_tokens, 'token')}"
+        table = plain_table()
+        table.add_column("", justify="right")
+        table.add_column(f"{lens.title}{over}", min_width=width)
+        table.add_column(tokens.measure, justify="right", min_width=8)
+        table.add_column("moved", justify="right", min_width=6)
+        rows = zip(tokens.tokens, tokens.shown_scores, tokens.moved, strict=True)
+        for rank, (token, score, by) in enumerate(rows, 1):
+            table.add_row(str(rank), self.label(token, width), number(score), ranks_moved(by))
+        return table
 
     def against_all_on(
         self, signature: SideSignature, comparison: SideComparison

@@ -90,6 +90,7 @@ def test_a_model_and_a_dictionary_are_enough_and_the_rest_has_the_documented_def
         "transition": "full",
         "convention": "paper",
         "final_norm": "apply",
+        "tuned": None,
     }
     assert shown["explanations"] == {"file": None}
     assert shown["compute"] == {
@@ -155,6 +156,13 @@ def test_a_key_left_outside_of_its_section_is_told_where_it_belongs(tmp_path: Pa
         ("lens", "transition", "Full", '"Full"', '"identity", "first-order" or "full"'),
         ("lens", "convention", "x\u202e\n", '"x\\u202e\\n"', '"paper" or "exact"'),
         ("lens", "final_norm", False, "false", '"apply" or "linearize"'),
+        ("lens", "tuned", 3, "3", "the path of a file or a folder"),
+        ("lens", "tuned", "", '""', "the path of a file or a folder"),
+        ("lens", "tuned", "hub:", '"hub:"', "OWNER/NAME"),
+        ("lens", "tuned", "hub:name", '"hub:name"', "OWNER/NAME"),
+        ("lens", "tuned", "hub:a/b/../c", '"hub:a/b/../c"', "OWNER/NAME"),
+        ("lens", "tuned", "hub:spaces/a", '"hub:spaces/a"', "hub:[spaces/]OWNER/NAME"),
+        ("lens", "tuned", "https://hf.co/a/b", '"https://hf.co/a/b"', "OWNER/NAME"),
         ("compute", "device", "gpu", '"gpu"', '"cuda:N"'),
         ("compute", "device", "cuda:", '"cuda:"', '"cuda:N"'),
         ("compute", "batch", 0, "0", '"auto" or an integer of at least 1'),
@@ -407,6 +415,15 @@ def test_a_url_is_no_folder_of_dictionaries(tmp_path: Path) -> None:
     assert "[dictionary].path must be a path" in _refusal(tmp_path, dictionary=tables)
 
 
+def test_a_tuned_lens_is_relative_to_the_file_or_on_the_hub(tmp_path: Path) -> None:
+    for written in ("tuned", "./tuned", "../x.pt"):
+        config = _load(tmp_path, lens={"tuned": written})
+        assert config.lens.tuned == os.path.normpath(tmp_path / written)
+        assert with_overrides(config, k=3).lens.tuned == config.lens.tuned
+    for source in ("hub:a/b", "hub:spaces/a/b/lens/gpt2"):
+        assert _load(tmp_path, lens={"tuned": source}).lens.tuned == source
+
+
 def test_the_command_line_overrides_the_file_and_keeps_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -585,7 +602,7 @@ _KEYS = st.sampled_from(
             "model": "name revision",
             "dictionary": "kind release id path layers trained_on key",
             "reference": "source samples length seed prepend_bos skip_first skip_last",
-            "lens": "k transition convention final_norm",
+            "lens": "k transition convention final_norm tuned",
             "explanations": "file",
             "compute": "device dtype batch memory release_after",
         }.items()

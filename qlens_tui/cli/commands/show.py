@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lens_core.lenses import BASELINES, LENSES, lens_named
 from qlens_tui.cli.explaining import explanation_of
 from qlens_tui.cli.options import (
     Command,
@@ -77,6 +78,14 @@ _CONTEXTS = 5
     help="Split the shares of these attention blocks, such as attn.9,attn.11, among their heads.",
 )
 @click.option(
+    "--lens",
+    "lenses",
+    multiple=True,
+    metavar="NAME",
+    help=f"Show the list of a baseline too: {', '.join(each.name for each in BASELINES)}; "
+    "may be repeated.",
+)
+@click.option(
     "--no-paths",
     is_flag=True,
     help="Do not compute the paths, which cost passes without operators.",
@@ -99,6 +108,7 @@ def show(
     tokens: int | None,
     split: Split | None,
     heads: tuple[str, ...],
+    lenses: tuple[str, ...],
     no_paths: bool,
     explanations: Path | None,
     reference_tokens: Path | None,
@@ -121,6 +131,7 @@ def show(
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
       qlens show demo 10:453 --off mlp.20 --tokens 256
       qlens show demo 10:453 --heads attn.22 --off attn.22.h3
+      qlens show demo 10:453 --lens query:linearize
     """
     if off and only:
         raise click.UsageError("give only one of --off and --only")
@@ -128,6 +139,7 @@ def show(
         raise click.UsageError("--heads splits paths: remove --no-paths")
     _switches(only or off)  # refuses a wrong name before the model is loaded
     _blocks(heads)
+    also = [lens for lens in map(lens_named, dict.fromkeys(lenses)) if lens not in LENSES]
     watch = Watch(output)
     session = open_lens(
         output, config, offline=offline, progress=watch, layers=feature[:1], feature=feature[1],
@@ -151,6 +163,7 @@ def show(
             with_paths=not no_paths,
             heads=_blocks(heads, session.model.n_layers),
             contexts=_CONTEXTS,
+            also=also,
         )
     explanation = explanation_of(output, session, report)
     if as_json:
