@@ -61,6 +61,22 @@ class Ranked:
     scores: Float[Tensor, " n"]
 
     @classmethod
+    def admitted(
+        cls,
+        query: TokenQuery,
+        k: int,
+        features: Int[Tensor, " n"],
+        ranks: Int[Tensor, "n tokens"],
+        scores: Float[Tensor, " n"],
+    ) -> Ranked:
+        """Without features that have an unwanted token in their best `k` or before a wanted one."""
+        n_wanted = len(query.wanted)
+        rank = ranks[:, :n_wanted].amax(1)
+        front = rank.clamp(min=k)
+        keep = (ranks[:, n_wanted:] > front[:, None]).all(1)
+        return cls(features[keep], ranks[keep], rank[keep], scores[keep])
+
+    @classmethod
     def joined(cls, parts: Sequence[Ranked]) -> Ranked:
         """Several, one after the other."""
         return cls(*(torch.cat([vars(each)[name] for each in parts]) for name in vars(parts[0])))
@@ -92,26 +108,73 @@ class Ranker:
     def __init__(
         self,
         tools: Instruments,
-        dictionary: FeatureDictionary,
+        layer: int,
         query: TokenQuery,
         side: Side,
         lens: Lens,
     ) -> None:
         self._tools = tools
-        self._dictionary = dictionary
+        self._layer = layer
         self._query = query
         self._side: Side = side
         self._lens = lens
-        self._d_vocab = len(tools.readout(lens.readouts[side]).rows)
-        each = [token_scores(tools, dictionary, token, side, lens) for token in query.wanted]
-        self._own = torch.stack(each, 1)
-        self.scores = self._own.amin(1)
+        self._readout = tools.readout(lens.readouts[side])
+        self._d_vocab = len(self._readout.rows)
+        dictionary = self._dictionary
+        each = [token_scores(tools, dictionary, token, side, lens) for token in query.ids]
+        self.own = torch.stack(each, 1)
+        """The scores of all tokens of the query in every feature, those of wanted ones first."""
+        self._wanted = self.own[:, : len(query.wanted)]
+        self.scores = self._wanted.amin(1)
         """The lowest of the wanted tokens' scores; NaN for a vector of length zero."""
         self._divisor = scales(tools, dictionary, side, lens)
+
+    @property
+    def _dictionary(self) -> FeatureDictionary:
+        # Not kept: those of all layers may not fit into memory at once.
+        return self._tools.dictionaries[self._layer]
 
     def with_direction(self) -> Int[Tensor, " m"]:
         """The features that have scores."""
         return (~self.scores.isnan()).nonzero()[:, 0]
+
+    def carried(self, features: Sequence[int]) -> Float[Tensor, "n d_model"]:
+        """The vectors of some features, carried to where they are read."""
+        carry = self._lens.map(self._tools, self._side, self._dictionary)
+        return carry(vectors_of(self._side, self._dictionary)[features])
+
+    def bounds(
+        self, lists: Float[Tensor, "n_features k"]
+    ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Int[Tensor, " m"]]:
+        """Bounds on the worst rank of the wanted tokens, from the scores of the atlas's lists.
+
+        Features with wanted tokens that are certainly not in their list, or with an unwanted one
+        that certainly is, are left out.
+
+        Args:
+            lists: best first, NaN where they are not known.
+
+        Returns:
+            The features; the least rank that is possible; the highest one, or `k + 1` if it, or
+            that no unwanted token excludes the feature, is not certain.
+        """
+        k, n_wanted = lists.shape[1], len(self._query.wanted)
+        if self._readout.compares_by_length:
+            lists = lists / self._divisor[:, None]
+        own, last = self.own, lists[:, -1:]
+        largest = torch.maximum(lists[:, :1].abs(), last.abs())
+        slack = _ROUNDING * torch.maximum(largest, own.abs())
+        # Of a feature whose list is not known (NaN), nothing is certain.
+        inside, outside = ~(own < last - slack), ~(own > last + slack)
+        inside &= ~self.scores.isnan()[:, None]
+        features = (inside[:, :n_wanted].all(1) & outside[:, n_wanted:].all(1)).nonzero()[:, 0]
+        own, slack, last, lists = own[features], slack[features], last[features], lists[features]
+        certain = own < last - slack
+        certain[:, :n_wanted] = (own > last + slack)[:, :n_wanted]
+        own, slack = own[:, :n_wanted, None], slack[:, :n_wanted, None]
+        low = 1 + (lists[:, None] > own + slack).sum(2).amax(1)
+        high = (lists[:, None] >= own - slack).sum(2).amax(1)
+        return features, low, torch.where(certain.all(1), high, k + 1)
 
     def ranked(self, features: Int[Tensor, " m"]) -> Ranked:
         """Those of `features` that no unwanted token excludes, in the same order."""
@@ -121,26 +184,22 @@ class Ranker:
             )
             for chunk in torch.split(features, self._rows_at_once)
         ]
-        return self._admitted(features, torch.cat(chunks))
-
-    def _admitted(self, features: Tensor, ranks: Tensor) -> Ranked:
-        """Without features that have an unwanted token in their best `k` or before a wanted one."""
-        n_wanted = len(self._query.wanted)
-        rank = ranks[:, :n_wanted].amax(1)
-        front = rank.clamp(min=self._tools.k)
-        keep = (ranks[:, n_wanted:] > front[:, None]).all(1)
-        features = features[keep]
-        return Ranked(features, ranks[keep], rank[keep], self.scores[features])
+        scores = self.scores[features]
+        return Ranked.admitted(self._query, self._tools.k, features, torch.cat(chunks), scores)
 
     @property
     def _rows_at_once(self) -> int:
         """How many features to rank between two reports of progress."""
         return max(64, int(_AT_ONCE / (self._d_vocab * self._dictionary.d_model)))
 
-    def best(self, limit: Limit, settled: Settled) -> Ranked:
-        """All features that can be among the `n` best, which `limit` then knows, and some more."""
+    def best(self, limit: Limit, settled: Settled, known: Sequence[int] = ()) -> Ranked:
+        """All features that can be among the `n` best, which `limit` then knows, and some more.
+
+        Those that are `known` are left out.
+        """
         left = every = self.with_direction()
-        above = torch.zeros_like(self._own[left], dtype=torch.int64)
+        left = left[~torch.isin(left, left.new_tensor(known))]
+        above = torch.zeros_like(self._wanted[left], dtype=torch.int64)
         found = [self.ranked(every[:0])]
 
         def rank(features: Tensor) -> None:
@@ -191,7 +250,7 @@ class Ranker:
         order = torch.randperm(self._d_vocab, generator=torch.Generator().manual_seed(0))
         start = 0
         while start < self._d_vocab:
-            yield order[start : start + size].to(self._own.device)
+            yield order[start : start + size].to(self._wanted.device)
             start, size = start + size, max(size, min(_LARGEST, size * _GROWTH))
 
     def _above(
@@ -208,7 +267,7 @@ class Ranker:
             divisor = self._divisor[chunk][:, None]
             # Times the divisor, which changes no order.
             scores = torch.cat([vectors[chunk], divisor, torch.ones_like(divisor)], 1) @ rows
-            own = self._own[chunk] * divisor
+            own = self._wanted[chunk] * divisor
             lowest, highest = scores.aminmax(dim=1)
             largest = torch.maximum(-lowest, highest)[:, None]
             level = own + _ROUNDING * torch.maximum(largest, own.abs())

@@ -23,6 +23,7 @@ from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.feature_map import vectors_of
 from lens_core.instruments import Instruments
 from lens_core.lenses import Lens
+from lens_core.readout import Readout
 from lens_core.terms import Side
 
 _ROWS_AT_ONCE = 8192
@@ -66,8 +67,15 @@ def ranks_among(
     Costs the product of those features with the vocabulary.
     """
     carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
+    return ranks_of_carried(tools.readout(lens.readouts[side]), carried, token_ids)
+
+
+def ranks_of_carried(
+    readout: Readout, carried: Float[Tensor, "n d_model"], token_ids: Sequence[int]
+) -> Int[Tensor, "n tokens"]:
+    """The same for vectors that are carried already."""
     ids = torch.tensor(token_ids, device=carried.device).expand(len(carried), -1)
-    return tools.readout(lens.readouts[side]).ranks(carried, ids) + 1
+    return readout.ranks(carried, ids) + 1
 
 
 def directions_of(

@@ -35,6 +35,7 @@ from lens_core.ranking import outermost
 from lens_core.readout import Readout, read_together
 from lens_core.reference import ReferenceSample
 from lens_core.search import search
+from lens_core.shortlist import ListScores
 from lens_core.signature import (
     NO_DIRECTION,
     Lists,
@@ -277,6 +278,7 @@ class QueryLens(Instruments):
         n: int = 25,
         by: By = "rank",
         settings: Settings | None = None,
+        lists: ListScores | None = None,
         progress: Progress | None = None,
     ) -> pl.DataFrame:
         """The features that promote (`value`) or fire on (`key`) tokens; see `lens_core.search`.
@@ -304,19 +306,22 @@ class QueryLens(Instruments):
             layers=layers,
             n=n,
             by=by,
+            lists=lists,
             progress=progress,
         )
 
     def best_tokens(
-        self,
-        side: Side,
-        dictionary: FeatureDictionary,
-        features: Sequence[int],
-        lens: Lens,
-        k: int,
+        self, side: Side, places: Sequence[tuple[int, int]], lens: Lens, k: int
     ) -> list[list[int]]:
-        """The ids of the `k` best tokens of each of `features` under one lens, best first."""
-        carried = lens.map(self, side, dictionary)(vectors_of(side, dictionary)[features])
+        """The ids of the `k` best tokens under one lens, best first, for each (layer, feature)."""
+        carried = torch.empty(len(places), self.model.d_model, dtype=self.model.dtype)
+        carried = carried.to(self.model.device)
+        for layer in dict.fromkeys(layer for layer, _ in places):
+            rows = [row for row, place in enumerate(places) if place[0] == layer]
+            dictionary = self.dictionaries[layer]
+            features = [places[row][1] for row in rows]
+            carry = lens.map(self, side, dictionary)
+            carried[rows] = carry(vectors_of(side, dictionary)[features])
         ids, _ = self.readout(lens.readouts[side]).top_k(carried, k)
         found: list[list[int]] = ids.tolist()
         return found

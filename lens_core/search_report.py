@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import polars as pl
-
 from lens_core.feature_scores import scores_among
-from lens_core.lenses import LOGIT, QUERY, Lens, lens_named
+from lens_core.lens import QueryLens
+from lens_core.lenses import LOGIT, QUERY, lens_named
 from lens_core.session import Session
 from lens_core.signature import Found, Hit
 from lens_core.terms import Side, Tick
@@ -42,11 +41,18 @@ def search(
         if tick is not None:
             tick("searching", done, total)
 
-    frame = ours.search(query, side=side, lens=lens, layers=searched, n=n, by=by, progress=progress)
-    hits: dict[tuple[int, int], Hit] = {}
-    for own in frame.partition_by("layer", maintain_order=True):
-        for hit in _hits(session, own, query, side, asked):
-            hits[hit.layer, hit.feature] = hit
+    frame = ours.search(
+        query, side=side, lens=lens, layers=searched, n=n, by=by, lists=session.lists,
+        progress=progress,
+    )  # fmt: skip
+    places = list(frame.select("layer", "feature").iter_rows())
+    best = ours.best_tokens(side, places, asked, _BEST_TOKENS)
+    query_scores: list[float | None] = [None] * len(places)
+    for layer in frame["layer"].unique() if asked is LOGIT else ():
+        rows = [row for row, place in enumerate(places) if place[0] == layer]
+        features = [places[row][1] for row in rows]
+        for row, score in zip(rows, _query_scores(ours, query, side, layer, features), strict=True):
+            query_scores[row] = score
     return Found(
         query=query,
         tokens=tuple(ours.vocabulary.texts(list(query.ids))),
@@ -54,35 +60,34 @@ def search(
         lens=lens,
         by=by,
         layers=searched,
-        hits=tuple(hits[place] for place in frame.select("layer", "feature").iter_rows()),
+        hits=tuple(
+            Hit(
+                layer=row["layer"],
+                feature=row["feature"],
+                rank=row["rank"],
+                score=row["score"],
+                logit_score=row["logit_score"],
+                query_score=query_score,
+                ranks=tuple(row["ranks"]),
+                ids=tuple(ids),
+                tokens=tuple(ours.vocabulary.texts(ids)),
+            )
+            for row, query_score, ids in zip(
+                frame.iter_rows(named=True), query_scores, best, strict=True
+            )
+        ),
     )
 
 
-def _hits(
-    session: Session, rows: pl.DataFrame, query: TokenQuery, side: Side, lens: Lens
-) -> list[Hit]:
-    """The hits in some rows of one layer."""
-    ours, features = session.lens, rows["feature"].to_list()
-    dictionary = ours.dictionaries[rows["layer"][0]]
-    query_scores: list[float | None] = [None] * len(features)
-    if lens is LOGIT and ours.carrier.has_operators(dictionary):
-        each = [
-            scores_among(ours, dictionary, features, token, side, QUERY).tolist()
-            for token in query.wanted
-        ]
-        query_scores = [min(scores) for scores in zip(*each, strict=True)]
-    best = ours.best_tokens(side, dictionary, features, lens, _BEST_TOKENS)
-    return [
-        Hit(
-            layer=row["layer"],
-            feature=row["feature"],
-            rank=row["rank"],
-            score=row["score"],
-            logit_score=row["logit_score"],
-            query_score=carried,
-            ranks=tuple(row["ranks"]),
-            ids=tuple(ids),
-            tokens=tuple(ours.vocabulary.texts(ids)),
-        )
-        for row, carried, ids in zip(rows.iter_rows(named=True), query_scores, best, strict=True)
+def _query_scores(
+    ours: QueryLens, query: TokenQuery, side: Side, layer: int, features: list[int]
+) -> Sequence[float | None]:
+    """The lowest of the wanted tokens' scores under Query Lens, if there are operators."""
+    dictionary = ours.dictionaries[layer]
+    if not ours.carrier.has_operators(dictionary):
+        return [None] * len(features)
+    each = [
+        scores_among(ours, dictionary, features, token, side, QUERY).tolist()
+        for token in query.wanted
     ]
+    return [min(scores) for scores in zip(*each, strict=True)]

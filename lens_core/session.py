@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_core.atlas.list_scores import AtlasLists
 from lens_core.carry import Carrier
 from lens_core.config import Config
 from lens_core.contexts.files import ContextShelf
@@ -40,6 +41,7 @@ class Session:
     reference: ReferenceSample
     lens: QueryLens
     contexts: ContextShelf
+    lists: AtlasLists
 
     @property
     def settings(self) -> Settings:
@@ -130,7 +132,8 @@ def open_session(
     )
     vocabulary = Vocabulary(model.tokenizer, model.d_vocab)
     lens = QueryLens(carrier, shelf, vocabulary, config.lens, text=text)
-    return Session(config, cache, model, reference, lens, ContextShelf(cache, model, text))
+    contexts = ContextShelf(cache, model, text)
+    return Session(config, cache, model, reference, lens, contexts, AtlasLists(cache, lens))
 
 
 def _finished_operators(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
-from lens_core import best_ranks
+from lens_core import best_ranks, shortlist
 from lens_core.errors import UsageError
 from lens_core.feature_map import vectors_of
 from lens_core.instruments import DictionaryShelf
@@ -112,6 +113,19 @@ def test_the_best_features_are_those_of_the_whole_table(lens, side, kind, by):
         check(lens, TokenQuery((token,)), side=side, kind=kind, n=n, by=by)
 
 
+def lists_of(lens):
+    """The scores of all lists of `K`, as an atlas has them; counts what is asked for."""
+
+    def lists(layer, side, kind):
+        dictionary = lens.dictionary(layer)
+        carried = kind.map(lens, side, dictionary)(vectors_of(side, dictionary))
+        scores = lens.readout(kind.readouts[side]).top_k(carried, K)[1].float().to(carried.dtype)
+        scores[~carried.any(1)] = torch.nan
+        return scores
+
+    return lists
+
+
 queries = st.lists(st.integers(0, 100), min_size=1, max_size=6, unique=True).flatmap(
     lambda ids: st.integers(1, len(ids)).map(
         lambda n_wanted: TokenQuery(tuple(ids[:n_wanted]), tuple(ids[n_wanted:]))
@@ -136,10 +150,73 @@ def test_several_tokens_and_unwanted_ones_are_those_of_the_whole_table(
     check(lens, query, side=side, kind=kind, n=n, by=by, layers=layers)
 
 
+@given(
+    query=queries,
+    side=st.sampled_from(SIDES),
+    kind=st.sampled_from(LENSES),
+    n=st.integers(1, 70),
+    layers=st.sampled_from([[0], [1, 0], None]),
+    listed=st.sets(st.integers(0, 3)),
+)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_known_lists_change_no_bit_of_the_answer(lens, query, side, kind, n, layers, listed):
+    if lens_named(kind).missing(lens, side):
+        return
+    every = lists_of(lens)
+
+    def lists(layer, *asked):
+        return every(layer, *asked) if layer in listed else None
+
+    asked = {"side": side, "lens": kind, "n": n, "layers": layers}
+    plain = lens.search(query, **asked)
+    assert_frame_equal(lens.search(query, lists=lists, **asked), plain, check_exact=True)
+
+
+def test_known_lists_that_are_enough_save_all_other_ranking(lens, monkeypatch):
+    """A token that `n` features have in their lists needs no look at other features."""
+    token = max(range(100), key=lambda token: n_listing(lens, token))
+    n = n_listing(lens, token)
+    plain = {by: lens.search(token, n=n, by=by) for by in ("rank", "score")}
+    ranked = []
+    whole = shortlist.ranks_of_carried
+
+    def counted(readout, carried, ids):
+        ranked.append(len(carried))
+        return whole(readout, carried, ids)
+
+    monkeypatch.setattr(shortlist, "ranks_of_carried", counted)
+    monkeypatch.setattr(best_ranks, "ranks_among", None)
+    monkeypatch.setattr(best_ranks, "directions_of", None)
+    found = lens.search(token, n=n, lists=lists_of(lens))
+    assert_frame_equal(found, plain["rank"], check_exact=True)
+    assert ranked == [n]
+    assert found["rank"].max() <= K
+    assert_frame_equal(lens.search(token, n=n, by="score"), plain["score"], check_exact=True)
+
+
+def n_listing(lens, token):
+    """How many features of all layers have a token in their list."""
+    found = lens.search(token, n=N_FEATURES * len(lens.dictionaries.layers))
+    return found.filter(found["rank"] <= K).height
+
+
+def test_a_feature_whose_list_is_not_known_is_not_lost(lens):
+    every = lists_of(lens)
+
+    def lists(layer, *asked):
+        scores = every(layer, *asked)
+        scores[::2] = torch.nan
+        return scores
+
+    for token in range(0, 100, 9):
+        plain = lens.search(token, n=4)
+        assert_frame_equal(lens.search(token, n=4, lists=lists), plain, check_exact=True)
+
+
 def test_an_unwanted_token_leaves_out_what_has_it_in_front(lens):
     best = lens.search(5, n=1, layers=[0])
     feature = int(best["feature"][0])
-    first, *_ = lens.best_tokens("value", lens.dictionary(0), [feature], lens_named("query"), K)
+    first, *_ = lens.best_tokens("value", [(0, feature)], lens_named("query"), K)
     other = next(token for token in first if token != 5)
     found = lens.search(TokenQuery((5,), (other,)), n=N_FEATURES, layers=[0])
     assert feature not in found["feature"].to_list()

@@ -84,7 +84,8 @@ def search(
 
     The rank is the token's in the feature's own list (1 is best); the score is the same as in
     `qlens show`. Ranking takes at most one product of the dictionaries with the vocabulary
-    (the demo's 25 best of one layer: half a second); --by score takes none.
+    (the demo's 25 best of one layer: half a second), none of it with --by score, or where the
+    layers have an atlas (`qlens atlas`) and enough features have the token in their lists.
 
     \b
     Examples:

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from lens_core import feature_scores
+from lens_core import lenses as lens_module
 from lens_core.atlas import atlas as atlas_module
+from lens_core.atlas import list_scores
 from lens_core.atlas.atlas import CONTEXTS, atlas, atlas_fingerprint, atlas_layer
 from lens_core.atlas.files import (
     SCHEMA,
@@ -30,6 +32,7 @@ from lens_core.atlas.files import (
     find_layer,
     read_atlas,
 )
+from lens_core.atlas.list_scores import AtlasLists
 from lens_core.carry import Carrier
 from lens_core.coherence import coherence, overlap
 from lens_core.config import DictionaryConfig
@@ -315,6 +318,28 @@ def test_a_first_search_divides_by_what_came_with_the_atlas(gpt2, tmp_path, monk
         for side in SIDES:
             found = lens(results).search(7, side=side, layers=[LAYER], n=N)
             assert_frame_equal(found, before[side], check_exact=True)
+
+
+def test_the_lists_of_an_atlas_are_read_once_and_save_a_search_the_product(
+    gpt2, kept, tmp_path, monkeypatch
+):
+    cache, _ = kept
+    lists = AtlasLists(cache, gpt2)
+    for side in SIDES:
+        for lens in lens_module.LENSES:
+            scores = lists(LAYER, side, lens)
+            column = f"{side}_{lens.column}_scores"
+            rows = kept[1].scan().select(column).collect()[column].to_list()
+            assert [row.tolist() for row in scores] == [
+                pytest.approx(row or [float("nan")] * K, nan_ok=True) for row in rows
+            ]
+            plain = gpt2.search(7, side=side, lens=lens.name, layers=[LAYER], n=3)
+            found = gpt2.search(7, side=side, lens=lens.name, layers=[LAYER], n=3, lists=lists)
+            assert_frame_equal(found, plain, check_exact=True)
+    monkeypatch.setattr(list_scores, "find_layer", None)
+    assert lists(LAYER, SIDES[-1], lens_module.LENSES[-1]) is scores
+    monkeypatch.undo()
+    assert AtlasLists(tmp_path, gpt2)(LAYER, "value", lens_module.LENSES[0]) is None
 
 
 def test_the_columns_are_the_schema_in_memory_and_on_disk(frame, kept):
