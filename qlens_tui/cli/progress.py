@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import counted, duration
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, int], None]
 """Called with the amount done and the total."""
+
+
+class Draw(Protocol):
+    """Called with the amount done, the total and, if it changes, what is being done."""
+
+    def __call__(self, done: int, total: int, what: str = "", /) -> None: ...
 
 
 @dataclass
@@ -45,27 +51,29 @@ def build_progress(
     total: int | None,
     what: str = "building",
     noun: tuple[str, str] = ("pass", "passes"),
-) -> Iterator[Report]:
+) -> Iterator[Draw]:
     """Report a build of `total` passes (`None`: not known yet), `done` of them already done."""
     pace = Pace(done, noun[1])
     if output.errors.is_terminal:
         with _bar(output, what, done, total) as (bar, task):
 
-            def draw(now: int, of: int) -> None:
-                bar.update(task, completed=now, total=of, pace=pace.text(now, of))
+            def draw(now: int, of: int, now_doing: str = "", /) -> None:
+                rate = pace.text(now, of)
+                bar.update(task, completed=now, total=of, pace=rate, description=now_doing or what)
 
             yield draw
         return
     said = 10 * done // max(1, total or 1)
 
-    def write(now: int, of: int) -> None:
+    def write(now: int, of: int, now_doing: str = "", /) -> None:
         nonlocal said
         tenth = 10 * now // max(1, of)
         if tenth > said:
             said = tenth
             rate = pace.text(now, of)
+            doing = f"{now_doing}: " if now_doing else ""
             output.note(
-                f"{tenth * 10}% ({now:,} of {counted(of, *noun)}"
+                f"{doing}{tenth * 10}% ({now:,} of {counted(of, *noun)}"
                 f"{', ' + rate if rate and now < of else ''})"
             )
 

@@ -96,10 +96,14 @@ def atlas(
 
 
 def fill_atlas(
-    output: Output, session: Session, layers: Sequence[int] | None = None
+    output: Output, session: Session, layers: Sequence[int] | None = None, *, hint: str = ""
 ) -> list[CachedLayer]:
-    """Compute the atlas of `layers` (`None`: the config's) into the cache, with progress."""
-    from lens_core.atlas.atlas import atlas_layer
+    """Compute the atlas of `layers` (`None`: the config's) into the cache, with progress.
+
+    `hint`: how to tabulate fewer, for commands of which a table is not the purpose.
+    """
+    from lens_core.atlas.atlas import atlas_fingerprint, atlas_layer
+    from lens_core.atlas.files import find_layer
 
     lens = session.lens
     asked = session.settings.convention, session.settings.final_norm
@@ -111,6 +115,14 @@ def fill_atlas(
     for layer in wanted:
         if layer not in lens.dictionaries.layers:
             lens.dictionary(layer)  # its message lists the layers
+    missing = [
+        layer
+        for layer in wanted
+        if find_layer(session.cache, atlas_fingerprint(lens, layer)) is None
+    ]
+    if hint and len(missing) > 1:
+        numbers = ", ".join(map(str, missing))
+        output.note(f"layers {numbers} have no atlas yet: tabulating them first; {hint}")
     found: list[CachedLayer] = []
     made: dict[int, int] = {}
     with build_progress(output, 0, None, "tabulating", ("feature", "features")) as draw:
@@ -118,8 +130,10 @@ def fill_atlas(
         def report(done: int, of: int) -> None:
             made[layer] = done
             # Assumes that layers not started yet are as large as this one.
-            later = len(wanted) - len(found) - 1
-            draw(sum(made.values()), sum(made.values()) - done + of * (1 + later))
+            later = len(missing) - len(made)
+            which = f" ({len(made)} of {len(missing)})" if len(missing) > 1 else ""
+            total = sum(made.values()) - done + of * (1 + later)
+            draw(sum(made.values()), total, f"tabulating layer {layer}{which}")
 
         for layer in wanted:
             try:

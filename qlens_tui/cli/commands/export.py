@@ -79,7 +79,9 @@ def export(
 
     Without --starred, --tag or --where: all that are starred, tagged, rejected or have a
     label or note. The columns are those of `qlens atlas`, and star, reject, label, tags,
-    note and explanation. Layers that have no atlas yet are tabulated first (`qlens atlas`).
+    note and explanation. Layers that have no atlas yet are tabulated first (`qlens atlas`), except
+    those in which no feature can be selected: the others than --layers, and those that marks, tag:,
+    label:, note: or SQL such as "layer = 10 and gain k > 0.2" leave out.
 
     \b
     Examples:
@@ -94,6 +96,7 @@ def export(
     from qlens_tui.export.write import check_destination
     from qlens_tui.export.write import export as write
     from qlens_tui.table.column_names import EXPLANATION
+    from qlens_tui.table.filter_layers import layers_that_may_match
     from qlens_tui.triage.backups import why_missing
     from qlens_tui.triage.database import triage_path
     from qlens_tui.triage.marks import tag_name
@@ -113,18 +116,27 @@ def export(
             output, config, offline=offline, layers=layers, device=device, dtype=dtype,
             reference_tokens=reference_tokens, explanations=explanations,
         )  # fmt: skip
-        found = fill_atlas(output, session, layers)
-        import polars as pl
+        lens = session.lens
+        every = tuple(lens.dictionaries.layers if layers is None else layers)
+        dictionaries = {layer: lens.dictionary(layer) for layer in every}
+        marks = marks_frame(triage, {layer: each.sha256 for layer, each in dictionaries.items()})
+        marks = marks.sort("layer", "feature")
+    import polars as pl
 
-        from lens_core.atlas.files import merged_provenance
+    from lens_core.atlas.files import merged_provenance
 
-        provenance = merged_provenance(found)
-        dictionaries = {each["layer"]: each["dictionary_sha256"] for each in provenance["layers"]}
-        marks = marks_frame(triage, dictionaries).sort("layer", "feature")
+    explained = _explained(output, session, every)
+    if where is not None:
+        n_features = {layer: each.n_features for layer, each in dictionaries.items()}
+        looked_at = layers_that_may_match(where, n_features, marks, explained)
+    else:
+        rows = _marked(marks, names, starred=starred)
+        looked_at = tuple(layer for layer in every if layer in set(rows["layer"]))
+    # An empty table has columns and a provenance too.
+    found = fill_atlas(output, session, looked_at or every[:1], hint="--layers chooses fewer")
+    provenance = merged_provenance(found)
     atlas = pl.concat([layer.scan() for layer in found])
-    vocabulary = session.lens.vocabulary
-    texts = vocabulary.texts(list(range(vocabulary.d_vocab)))
-    explained = _explained(output, session, sorted(dictionaries))
+    texts = lens.vocabulary.texts(list(range(lens.vocabulary.d_vocab)))
     if where is not None and columns is not None:
         table = atlas.select(columns).collect()
         if explained is not None:
@@ -132,12 +144,6 @@ def export(
                 pl.col(EXPLANATION).fill_null("")
             )
         rows = _filtered(table, marks, where, texts)
-    elif starred:
-        rows = marks.filter("star")
-    elif names:
-        rows = marks.filter(pl.col("tags").list.eval(pl.element().is_in(names)).list.any())
-    else:
-        rows = marks
     if rows.is_empty():
         output.note("no feature is selected: the table is empty")
     output.step("writing the table")
@@ -153,7 +159,7 @@ def export(
             "file": str(file),
             "bytes": size,
             "rows": rows.height,
-            "layers": sorted(dictionaries),
+            "layers": sorted(every),
             "provenance": provenance,
         }
         output.document(document)
@@ -174,6 +180,17 @@ def _explained(output: Output, session: Session, layers: Sequence[int]) -> pl.Da
     facts = [layer_facts(session, layer) for layer in layers]
     explanations = explanations_of(output, session, facts)
     return None if explanations is None else explanations.frame(map(KnownLayer.of, facts))
+
+
+def _marked(marks: pl.DataFrame, tags: Sequence[str], *, starred: bool) -> pl.DataFrame:
+    """The marked features: all, the starred ones, or those with one of some tags."""
+    import polars as pl
+
+    if starred:
+        return marks.filter("star")
+    if tags:
+        return marks.filter(pl.col("tags").list.eval(pl.element().is_in(tags)).list.any())
+    return marks
 
 
 def _columns(where: str) -> list[str]:

@@ -73,7 +73,10 @@ def test_a_run_says_how_far_it_is_and_sums_the_table_up(place: Workplace) -> Non
     result = place.run("atlas", place.config, "-o", str(file))
 
     assert result.exit_code == 0
-    assert result.stderr.splitlines()[-1] == f"qlens: 100% ({ROWS} of {ROWS} features)"
+    assert (
+        result.stderr.splitlines()[-1]
+        == f"qlens: tabulating layer 2 (3 of 3): 100% ({ROWS} of {ROWS} features)"
+    )
     means, head, *rest = result.stdout.splitlines()
     layers, total, path = rest[:N_LAYERS], rest[N_LAYERS], "".join(rest[N_LAYERS + 1 :])
     names = "layer features silent value gain key gain value stab key stab"

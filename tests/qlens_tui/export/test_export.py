@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Sequence
@@ -514,6 +515,37 @@ def test_an_export_agrees_with_show(place: Workplace, data: Path) -> None:
         assert row[f"{side}_query_scores"] == pytest.approx(lists["scores"], rel=1e-4)
     assert row["reference_sha256"] == shown["reference"]["sha256"]
     assert (row["dictionary"], row["model"]) == (shown["dictionary"], shown["model"])
+
+
+@pytest.mark.parametrize(
+    ("args", "layers"),
+    [
+        (["--tag", "food"], {1, 2}),
+        (["--starred", "--layers", "0,1"], {0}),
+        (["--where", "tag:food"], {1, 2}),
+        (["--where", "layer = 1 and gain k > -9"], {1}),
+        (["--where", "star and feature >= 0"], {0, 2}),
+        (["--where", "feature >= 0"], {0, 1, 2}),
+    ],
+)
+def test_only_layers_that_can_have_a_selected_feature_are_tabulated(
+    place: Workplace, data: Path, args: list[str], layers: set[int], request: pytest.FixtureRequest
+) -> None:
+    fresh = place.with_cache(f"few {request.node.name}")
+    path = data / "out.csv"
+    shutil.copytree(place.cache, fresh.cache, dirs_exist_ok=True)
+    shutil.rmtree(fresh.cache / "atlas")
+
+    result = fresh.run("export", fresh.config, "-o", str(path), *args)
+
+    assert result.exit_code == 0, result.stderr
+    assert len(os.listdir(fresh.cache / "atlas")) == len(layers)
+    assert set(read_export(path)["layer"]) == layers
+    numbers = ", ".join(map(str, sorted(layers)))
+    many = f"layers {numbers} have no atlas yet: tabulating them first; --layers chooses fewer"
+    assert (many in result.stderr) == (len(layers) > 1)
+    for number in layers:
+        assert f"tabulating layer {number}" in result.stderr
 
 
 def test_without_any_marks_the_table_is_empty_and_no_triage_file_is_made(
