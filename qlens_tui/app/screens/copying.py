@@ -10,7 +10,7 @@ from qlens_tui.app.clipboard import copy
 from qlens_tui.app.screens.pane_layout import PaneLayout
 from qlens_tui.app.screens.panes import COMPARISON
 from qlens_tui.app.state import State
-from qlens_tui.app.views import SIDES
+from qlens_tui.app.views import SIDES, Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
 
 
@@ -36,10 +36,13 @@ class Copying:
             copy(self._screen.app, "\n".join(line.rstrip() for line in lines) + "\n")
 
     def address(self) -> None:
-        """The feature's address on Neuronpedia, if the dictionary names one."""
-        if self._table.feature is None:
-            return
-        layer, number = self._table.feature
+        """The address on Neuronpedia of the feature under the cursor."""
+        if self._table.feature is not None:
+            self.address_of(self._table.feature)
+
+    def address_of(self, feature: Feature) -> None:
+        """A feature's address on Neuronpedia, if the dictionary names one."""
+        layer, number = feature
         known = self._state.opened.known.get(layer)
         address = None if known is None else known.address(number)
         if address is not None:

@@ -17,7 +17,14 @@ from textual.containers import Vertical
 
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
-from qlens_tui.app.screens.results_screen import REPLAY, SIGNS, TABULATE, ResultsScreen
+from qlens_tui.app.screens.results_screen import (
+    OF_ONE,
+    REPLAY,
+    SIGNS,
+    TABULATE,
+    ActsOnOne,
+    ResultsScreen,
+)
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
@@ -79,6 +86,7 @@ class NearDuplicates(ResultsScreen):
         Binding("t", "mark('tag')", "Tag", tooltip="Tag all that are selected, or remove a tag"),
         Binding("L", "mark('label')", "Label", tooltip="Label all that are selected"),
         TABULATE,
+        *OF_ONE,
         *REPLAY,
     ]  # fmt: skip
 
@@ -90,12 +98,14 @@ class NearDuplicates(ResultsScreen):
         requests: Requests,
         reader: RowReader,
         mark_keys: MarkKeys,
+        acts: ActsOnOne,
         *,
         ascii_only: bool,
     ) -> None:
         super().__init__()
         self.threshold = threshold
         self.mark_keys = mark_keys
+        self.acts = acts
         self._feature = feature
         self._answers = state
         self._requests = requests

@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from qlens_tui.app.screens.pane_layout import PaneLayout
 from qlens_tui.app.state import State
+from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
 
 
@@ -33,11 +34,22 @@ class Pinning:
 
     def toggle(self) -> None:
         """Pin the feature under the cursor; or unpin the one that is pinned."""
-        if self._state.pinned is not None:
+        if not self.unpin() and self._table.feature is not None:
+            self._pin(self._table.feature)
+
+    def of_result(self, feature: Feature) -> None:
+        """Pin a feature of a list over the panes, which stays open; or unpin that feature."""
+        if feature == self._state.pinned:
             self.unpin()
-        elif self._table.feature is not None:
-            self._state.pinned = self._table.feature
-            self.show()
+            said = "unpinned"
+        else:
+            self._pin(feature)
+            said = "pinned: compared with the feature in sight when this list is closed"
+        self._screen.notify("{}:{} {}".format(*feature, said))
+
+    def _pin(self, feature: Feature) -> None:
+        self._state.pinned = feature
+        self.show()
 
     def unpin(self) -> bool:
         """End the comparison; False if there is none."""

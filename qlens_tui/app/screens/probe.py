@@ -18,7 +18,7 @@ from textual.containers import Horizontal, Vertical
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.prompt import Answer, Prompt
-from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ResultsScreen
+from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ActsOnOne, ResultsScreen
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
@@ -71,6 +71,7 @@ class ProbeScreen(ResultsScreen):
         requests: Requests,
         reader: RowReader,
         mark_keys: MarkKeys,
+        acts: ActsOnOne,
         *,
         ascii_only: bool,
     ) -> None:
@@ -83,6 +84,7 @@ class ProbeScreen(ResultsScreen):
         self._requests = requests
         self._reader = reader
         self.mark_keys = mark_keys
+        self.acts = acts
         self._ascii = ascii_only
         self._question: m.ReadPrompt | None = None
         self._probed: m.PromptFirings | None = None

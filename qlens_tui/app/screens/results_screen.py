@@ -8,7 +8,8 @@ from the first feature reaches it, and enter there does what `T` does.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from textual.binding import Binding
@@ -26,6 +27,10 @@ REPLAY = (
     Binding("u", "replay('undo')", "Undo", tooltip="Undo the last change of marks"),
     Binding("ctrl+r", "replay('redo')", "Redo", tooltip="Redo what was undone"),
 )
+OF_ONE = (
+    Binding("P", "pin", "Pin", tooltip="Pin the feature under the cursor, or unpin it"),
+    Binding("Y", "copy_address", "Copy address", tooltip="Copy its Neuronpedia address"),
+)
 KEYS = (
     TABULATE,
     Binding("s", "mark('star')", "Star", tooltip="Star the selection, or unstar it"),
@@ -36,12 +41,21 @@ KEYS = (
     Binding("J,shift+down", "extend(1)", "Select down"),
     Binding("K,shift+up", "extend(-1)", "Select up"),
     Binding("A", "select_all", "Select all"),
+    *OF_ONE,
     *REPLAY,
 )
 """Keys of every list of results."""
 
 SIGNS = 5
 """The columns of `ResultsScreen.signs`."""
+
+
+@dataclass(frozen=True)
+class ActsOnOne:
+    """What the keys for the feature under the cursor alone do, besides marks."""
+
+    pin: Callable[[Feature], None]
+    copy_address: Callable[[Feature], None]
 
 
 class ResultsScreen(AnswerScreen[Feature | Listed | None]):
@@ -56,6 +70,7 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
     """
 
     mark_keys: MarkKeys
+    acts: ActsOnOne
 
     @abstractmethod
     def listed(self) -> Listed:
@@ -128,6 +143,14 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
     def action_mark(self, what: str) -> None:
         if self.selected:
             getattr(self.mark_keys, what)(self.selected)
+
+    def action_pin(self) -> None:
+        if self.chosen is not None:
+            self.acts.pin(self.chosen)
+
+    def action_copy_address(self) -> None:
+        if self.chosen is not None:
+            self.acts.copy_address(self.chosen)
 
     def action_replay(self, what: Literal["undo", "redo"]) -> None:
         getattr(self.mark_keys, what)()

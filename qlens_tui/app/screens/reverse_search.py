@@ -18,7 +18,7 @@ from textual.containers import Vertical
 from lens_core.lenses import LENSES, LOGIT, QUERY, lens_named
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
-from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ResultsScreen
+from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ActsOnOne, ResultsScreen
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
@@ -123,12 +123,14 @@ class ReverseSearch(ResultsScreen):
         requests: Requests,
         reader: RowReader,
         mark_keys: MarkKeys,
+        acts: ActsOnOne,
         *,
         ascii_only: bool,
     ) -> None:
         super().__init__()
         self.sought = sought
         self.mark_keys = mark_keys
+        self.acts = acts
         self._answers = state
         self._requests = requests
         self._reader = reader

@@ -8,10 +8,13 @@ from typing import Any
 from textual.screen import Screen
 
 from qlens_tui.app.requests import Requests
+from qlens_tui.app.screens.copying import Copying
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.near_duplicates import NearDuplicates, Threshold
+from qlens_tui.app.screens.pinning import Pinning
 from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.prompt import Answer
+from qlens_tui.app.screens.results_screen import ActsOnOne
 from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
 from qlens_tui.app.screens.token_prompt import TokenPrompt, still_possible
 from qlens_tui.app.state import State
@@ -28,6 +31,8 @@ class Searches:
         requests: Requests,
         reader: RowReader,
         mark_keys: MarkKeys,
+        pinning: Pinning,
+        copying: Copying,
         *,
         go: Callable[[int, int], None],
         tabulate: Callable[[Listed], None],
@@ -39,6 +44,7 @@ class Searches:
         self._requests = requests
         self._reader = reader
         self._mark_keys = mark_keys
+        self._acts = ActsOnOne(pinning.of_result, copying.address_of)
         self._go = go
         self._tabulate = tabulate
         self._screen = screen
@@ -67,7 +73,7 @@ class Searches:
 
     def _list(self, sought: Sought) -> None:
         screen = ReverseSearch(
-            sought, self._state, self._requests, self._reader, self._mark_keys,
+            sought, self._state, self._requests, self._reader, self._mark_keys, self._acts,
             ascii_only=self._ascii,
         )  # fmt: skip
 
@@ -97,6 +103,7 @@ class Searches:
             self._requests,
             self._reader,
             self._mark_keys,
+            self._acts,
             ascii_only=self._ascii,
         )
 
@@ -123,7 +130,7 @@ class Searches:
             return
         screen = NearDuplicates(
             feature, self._threshold, self._state, self._requests, self._reader, self._mark_keys,
-            ascii_only=self._ascii,
+            self._acts, ascii_only=self._ascii,
         )  # fmt: skip
 
         def leave(found: Feature | Listed | None) -> None:

@@ -125,8 +125,12 @@ class Workbench(Screen[None]):
             state, requests, feature_requests=self.feature_requests, answers=self.answers,
             rows=self.rows, table=self.table, changed=self._show_answers,
         )  # fmt: skip
+        self._copying = Copying(state, self.pane_layout, table=self.table, screen=self)
+        self.pinning = Pinning(
+            state, self.pane_layout, table=self.table, screen=self, changed=self._settings_changed
+        )
         self.searches = Searches(
-            state, requests, reader, self.mark_keys, go=self.rows.go,
+            state, requests, reader, self.mark_keys, self.pinning, self._copying, go=self.rows.go,
             tabulate=self.rows.show_listed, screen=self, ascii_only=plain,
         )  # fmt: skip
         self._row_prompts = RowPrompts(
@@ -139,10 +143,6 @@ class Workbench(Screen[None]):
             state, requests, self.marking, table=self.table, config=config, go=self.rows.go,
             screen=self, ascii_only=plain,
         )  # fmt: skip
-        self._copying = Copying(state, self.pane_layout, table=self.table, screen=self)
-        self.pinning = Pinning(
-            state, self.pane_layout, table=self.table, screen=self, changed=self._settings_changed
-        )
         self.explaining = Explaining(
             explanations, state.opened, reader=reader, rows=self.rows, screen=self
         )

@@ -187,3 +187,12 @@ def near_duplicates_error():
     from lens_core.errors import OperatorError
 
     return OperatorError("\x1b[2J no operators")
+
+
+def test_one_of_them_is_pinned(place):
+    async def act(terminal, bench):
+        known = [feature for feature, _ in cosines(bench, "both")]
+        await settled(terminal.pilot, "d", "down", "P", "escape")
+        assert bench.state.pinned == (0, known[1])
+
+    run(place, act)

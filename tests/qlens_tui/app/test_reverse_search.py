@@ -21,6 +21,7 @@ from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
 from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled, status
+from tests.qlens_tui.app.desk import told as notified
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -416,3 +417,28 @@ def test_the_title_is_above_the_first_hit(place):
         assert lines(terminal)[1].startswith(">")
 
     run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_hit_is_pinned_and_its_address_copied_from_the_list(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, *TO_THE_HITS, "down", "P")
+        screen = terminal.pilot.app.screen
+        hit = screen.chosen
+        assert isinstance(screen, ReverseSearch)
+        assert hit != bench.table.feature
+        assert bench.state.pinned == hit
+        assert "compared with the feature in sight when this list is closed" in notified(bench.app)
+        known = bench.state.opened.known[0]
+        bench.state.opened.known[0] = replace(known, neuronpedia="gpt2-small/0-res-jb")
+        await settled(terminal.pilot, "Y")
+        address = f"https://www.neuronpedia.org/gpt2-small/0-res-jb/{hit[1]}\n"
+        assert terminal.pilot.app.clipboard == address
+        await settled(terminal.pilot, "up", "up", "P", "Y")  # the title
+        assert bench.state.pinned == hit
+        await settled(terminal.pilot, "down", "down", "P")
+        assert bench.state.pinned is None
+        await settled(terminal.pilot, "up", "P", "escape")
+        assert bench.state.pinned == screen.listed().features[0]
+
+    run(place, act, size=size)
