@@ -1,21 +1,28 @@
-"""Choose the table's columns: which, in which order, how wide. Every change shows at once."""
+"""Choose the table's columns: which, in which order, how wide. Every change shows at once.
+
+`/` and some letters go to the next column with these in its name, or in its head in the table.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+from textual import events
 
 from qlens_tui.app.screens.choice import Choice
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.table_columns import Column
 from qlens_tui.table.chosen_columns import NARROWEST, WIDEST, ChosenColumn
-from qlens_tui.text import fit
+from qlens_tui.text import fit, visible
 
 _STEP = 2  # columns by which a width changes
-_TITLE, _NAME, _WIDTH = 26, 20, 5
+_NAME, _TITLE, _WIDTH = 32, 12, 5
 _IN_WORDS = {
-    "star": "star, reject, note", "gain bars": "bars: key, value",
-    "stability bars": "bars: key, value", "density bar": "bar",
+    "star": "star, reject, note", "feature": "layer and feature",
+    "gain bars": "gain of key and value, bars",
+    "stability bars": "stability of key and value, bars", "density bar": "density, bar",
 }  # fmt: skip
 
 
@@ -59,8 +66,47 @@ class Columns(Choice):
         self._lines = self._written()
         self._told = (
             ("space", "show/hide"), ("J/K", "move"), ("+/-", "width"), ("0", "free"),
-            ("r", "usual"), ("esc", "done"),
+            ("r", "usual"), ("/", "find"), ("esc", "done"),
         )  # fmt: skip
+        self._sought: str | None = None
+
+    def on_key(self, event: events.Key) -> None:
+        """Keys are letters of the name that is looked for, from `/` to enter or escape."""
+        character = event.character or ""
+        if self._sought is None and character != "/":
+            super().on_key(event)
+            return
+        if self._sought is None:
+            self._seek("")
+        elif event.key in ("escape", "enter"):
+            self._seek(None)
+        elif event.key == "backspace":
+            self._seek(self._sought[:-1])
+        elif character.isprintable() and character:
+            self._seek(self._sought + character)
+        else:  # the arrows move from here
+            self._seek(None)
+            return
+        event.stop()
+        event.prevent_default()
+
+    def _seek(self, text: str | None) -> None:
+        """Go to the first column with `text` in its name, from the cursor on; `None`: no more."""
+        self._sought = text
+        order, at = self._order(), self.cursor or 0
+        words = _plain(text or "").strip()
+        found = [each for each, name in enumerate(order) if words in self._names(name)]
+        title = "columns of the table"
+        if text is not None:
+            none = "" if found else ": no column has that in its name"
+            title = f"find a column: {visible(text, ascii_only=self._ascii)}{none}"
+        here = next((each for each in (*found[bisect_left(found, at) :], *found)), at)
+        self.show(self._written(), title=title, cursor=here if words else at)
+
+    def _names(self, name: str) -> str:
+        """What a column can be found by."""
+        column, _ = self._offered.get(name, (None, ""))
+        return _plain(f"{_full(name)}, {name}, {'' if column is None else column.title}")
 
     def on_choice_list_taken(self, event: ChoiceList.Taken) -> None:
         event.stop()
@@ -84,13 +130,12 @@ class Columns(Choice):
         chosen = next((each for each in self._shown if each.name == name), None)
         sign = " " if chosen is None else "x"
         width = "" if chosen is None or chosen.width is None else str(chosen.width)
-        title = name if column is None else column.title
-        said = _IN_WORDS.get(name, "" if name == title else name)
-        if column is None:
-            said = "not in this layer"
+        full = _full(name)
+        title = "not here" if column is None else column.title
         ellipsis = "..." if self._ascii else "…"
-        title, said = fit(title, _TITLE, ellipsis=ellipsis), fit(said, _NAME, ellipsis=ellipsis)
-        return f"[{sign}] {title} {said} {width:>{_WIDTH}}  {value}"
+        full = fit(full, _NAME, ellipsis=ellipsis)
+        title = fit("" if title == full.rstrip() else title, _TITLE, ellipsis=ellipsis)
+        return f"[{sign}] {full} {title} {width:>{_WIDTH}}  {value}"
 
     def _toggle(self, _: Choice, at: int | None) -> None:
         if at is None:
@@ -127,3 +172,12 @@ class Columns(Choice):
         """Show and tell the new choice, with the cursor on this column."""
         self.show(self._written(), cursor=self._order().index(name))
         self._changed(self.shown)
+
+
+def _full(name: str) -> str:
+    """A column's name in full, which no other column has."""
+    return _IN_WORDS.get(name, name.replace("_", " "))
+
+
+def _plain(text: str) -> str:
+    return text.casefold().replace("_", " ")

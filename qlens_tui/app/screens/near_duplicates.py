@@ -7,8 +7,9 @@ all of it in one edit, which one undo takes back.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import floor
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -44,6 +45,8 @@ _WORDS: Mapping[m.Likeness, str] = {
     "value": "promote the same",
 }
 _STEP = 0.01
+_USUAL, _FEW = 0.7, 3
+"""The threshold at first; if no feature is so near, that of the nearest few."""
 _LINES = 200  # features that are listed
 _UNASKED = 100  # features that are marked without asking
 _TOKENS = {"both": 3, "key": 6, "value": 6}
@@ -52,10 +55,21 @@ _LOADING = "the model is still loading: try again when it is ready"
 
 @dataclass(frozen=True)
 class Threshold:
-    """What is compared, and the least cosine: kept from one feature to the next."""
+    """What is compared, and the least cosine: kept from one feature to the next.
+
+    Until the user sets it, `least` is `None`: each feature's own, `starting_at`.
+    """
 
     likeness: m.Likeness = "both"
-    least: float = 0.7
+    least: float | None = None
+
+
+def starting_at(cosines: Sequence[float]) -> float:
+    """The threshold for a feature with these nearest ones, in whole hundredths."""
+    if not cosines or cosines[0] >= _USUAL:
+        return _USUAL
+    last = cosines[min(_FEW, len(cosines)) - 1]
+    return max(0.0, floor(last / _STEP) * _STEP)
 
 
 class NearDuplicates(ResultsScreen):
@@ -164,10 +178,19 @@ class NearDuplicates(ResultsScreen):
     # What is selected.
 
     @property
+    def _cosines(self) -> tuple[float, ...]:
+        return () if self._found is None else self._found.cosines
+
+    @property
+    def least(self) -> float:
+        """The threshold that is shown."""
+        least = self.threshold.least
+        return starting_at(self._cosines) if least is None else least
+
+    @property
     def _count(self) -> int:
         """How many of the features are over the threshold."""
-        cosines = () if self._found is None else self._found.cosines
-        return bisect_right(cosines, -self.threshold.least, key=lambda cosine: -cosine)
+        return bisect_right(self._cosines, -self.least, key=lambda cosine: -cosine)
 
     @property
     def selected(self) -> tuple[Feature, ...]:
@@ -188,11 +211,13 @@ class NearDuplicates(ResultsScreen):
 
     def _show(self, cursor: int | None = None) -> None:
         count, found = self._count, self._found
-        said = f"at least {self.threshold.least:.3f}"
+        said = f"at least {self.least:.3f}"
         if found is not None:
             is_cut = count == len(found.features) < found.of
             said += f": {'the nearest ' if is_cut else ''}{count:,} of {found.of:,}"
-        self.query_one(ThresholdLine).tell(self.threshold.least, said)
+        if self.threshold.least is None and self._cosines and self.least < _USUAL:
+            said += f" (the nearest few: none has {_USUAL:.2f})"
+        self.query_one(ThresholdLine).tell(self.least, said)
         chosen = self.query_one(ChoiceList)
         heading, lines = self._lines(count)
         chosen.set_choices(lines, heading=heading, cursor=cursor)
@@ -237,16 +262,15 @@ class NearDuplicates(ResultsScreen):
     # Keys.
 
     def action_threshold(self, by: int) -> None:
-        steps = round(self.threshold.least / _STEP, 6)
+        steps = round(self.least / _STEP, 6)
         # From between two steps to the next one, not a whole step on.
         step = int(steps) + (by > 0) if steps % 1 else steps + by
         self._change(min(1.0, max(0.0, step * _STEP)))
 
     def action_cut(self) -> None:
         at = self.query_one(ChoiceList).cursor
-        cosines = () if self._found is None else self._found.cosines
-        if at is not None and at < len(cosines):
-            self._change(max(0.0, cosines[at]))
+        if at is not None and at < len(self._cosines):
+            self._change(max(0.0, self._cosines[at]))
 
     def _change(self, least: float) -> None:
         self.threshold, self._asked = replace(self.threshold, least=least), ""

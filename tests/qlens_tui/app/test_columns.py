@@ -40,7 +40,7 @@ def test_columns_are_hidden_moved_and_widened_at_once_and_kept(place, size):
         await settled(terminal.pilot, "C")
         screen = terminal.pilot.app.screen
         assert isinstance(screen, Columns)
-        assert lines(terminal)[0].startswith("[x] *xm")
+        assert lines(terminal)[0].startswith("[x] star, reject, note")
         assert "show/hide" in screen_of(terminal.written, *size)
         await settled(terminal.pilot, "space")  # *xm goes to the others
         assert names(bench)[:2] == ["feature", "key_query_ids"]
@@ -80,6 +80,34 @@ def test_a_column_that_is_not_usual_can_be_added_and_the_last_one_stays(place):
         assert names(bench) == ["feature", bench.table.chosen_columns[0].name]
 
     run(place, act, size=(160, 48))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_column_is_found_by_its_name_or_its_head(place, size):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "C")
+        every = terminal.pilot.app.screen._written()
+        full = [line[4:36].strip() for line in every]
+        assert len(set(full)) == len(full)
+        assert {"density", "density, bar"} <= set(full)
+        await settled(terminal.pilot, "slash", *"dens")
+        assert "density, bar" in every[terminal.pilot.app.screen.cursor]
+        await settled(terminal.pilot, *"e", "backspace", *"x")
+        assert "find a column: densx: no column" in screen_of(terminal.written, *size)
+        await settled(terminal.pilot, "enter")
+        assert "columns of the table" in screen_of(terminal.written, *size)
+        before = terminal.pilot.app.screen.shown
+        await settled(terminal.pilot, "g", "slash", *"gain_k", "enter")
+        at = terminal.pilot.app.screen.cursor
+        assert every[at][4:].startswith("key gain ")
+        assert terminal.pilot.app.screen.shown == before  # letters are no commands meanwhile
+        await settled(terminal.pilot, "slash", *"stab v", "escape", "space", "escape")
+        chosen = [each.name for each in bench.table.chosen_columns]
+        assert chosen == [name for name in USUAL if name in chosen]
+        assert {each.name for each in before} - {*chosen} == {"value_stability"}
+        assert not terminal.leaks()
+
+    run(place, act, size=size)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qlens_tui.app.screens import near_duplicates
-from qlens_tui.app.screens.near_duplicates import NearDuplicates
+from qlens_tui.app.screens.near_duplicates import NearDuplicates, starting_at
 from qlens_tui.engine import messages as m
 from qlens_tui.triage.marks import Mark
 from tests.qlens_tui.app.desk import SIZES, run, settled, told
@@ -30,7 +30,7 @@ def said(terminal) -> str:
 async def lowered_to(terminal, least: float) -> None:
     """Press h until the threshold is so low."""
     screen = terminal.pilot.app.screen
-    while screen.threshold.least > least + 1e-9:
+    while screen.least > least + 1e-9:
         await terminal.pilot.press("h")
     await settled(terminal.pilot)
 
@@ -59,7 +59,7 @@ def test_what_is_over_the_threshold_is_counted_listed_and_marked_in_one_edit(pla
         assert bench.marking.marks[0] == dict.fromkeys(sorted([0, *over]), STAR)
         assert terminal.pilot.app.screen is bench
         await settled(terminal.pilot, "d")  # as it was left
-        assert terminal.pilot.app.screen.threshold.least == pytest.approx(least)
+        assert terminal.pilot.app.screen.least == pytest.approx(least)
 
     run(place, act, size=size)
 
@@ -194,5 +194,40 @@ def test_one_of_them_is_pinned(place):
         known = [feature for feature, _ in cosines(bench, "both")]
         await settled(terminal.pilot, "d", "down", "P", "escape")
         assert bench.state.pinned == (0, known[1])
+
+    run(place, act)
+
+
+@pytest.mark.parametrize(
+    ("cosines", "least"),
+    [
+        ((), 0.7),
+        ((0.91, 0.4), 0.7),
+        ((0.5, 0.41, 0.336, 0.33, 0.1), 0.33),
+        ((0.69, 0.2), 0.2),
+        ((0.3, -0.1), 0.0),
+        ((-0.2,), 0.0),
+    ],
+)
+def test_the_threshold_starts_where_some_are_over_it(cosines, least):
+    assert starting_at(cosines) == pytest.approx(least)
+
+
+def test_the_start_is_each_features_own_until_it_is_set(place):
+    async def act(terminal, bench):
+        for feature in range(3):
+            await settled(terminal.pilot, "d")
+            found = [cosine for _, cosine in cosines(bench, "both", feature)]
+            screen = terminal.pilot.app.screen
+            assert screen.least == starting_at(found)
+            assert len(screen.selected) >= 1
+            why = "(the nearest few: none has 0.70)"
+            assert (why in said(terminal)) == (screen.least < 0.7)
+            await settled(terminal.pilot, "escape", "j")
+        await settled(terminal.pilot, "d", "l")
+        least = terminal.pilot.app.screen.least
+        await settled(terminal.pilot, "escape", "j", "d")
+        assert terminal.pilot.app.screen.least == least
+        assert "nearest few" not in said(terminal)
 
     run(place, act)
