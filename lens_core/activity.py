@@ -6,6 +6,7 @@ equal ones the first); a sample counts once, so that contexts are different text
 the text:
 
 - the `top` strongest contexts, exactly: by activation and, where equal, by sample;
+- the first `top` contexts in the order of the text;
 - the number of tokens in each of `BINS` equal parts of `(0, 2^e]`, the smallest such range that
   holds all of its activations; 8 to 16 of the bins are in use;
 - of the contexts in each bin three: the one that comes first in a fixed pseudo-random order
@@ -52,7 +53,8 @@ class FeatureActivity:
 
     A feature with fewer than `top` contexts has 0 for the remaining activations and -1 for their
     sample and position, and so have places of a bin without context. Positions count from the
-    beginning of the sample, skipped ones included. `fields` are the exponent fields of the largest
+    beginning of the sample, skipped ones included; `first_samples` and `first_positions` are of
+    the first contexts in the order of the text. `fields` are the exponent fields of the largest
     activations (0: silent), which set the width of bins (`bin_width`).
     """
 
@@ -62,6 +64,8 @@ class FeatureActivity:
     top_activations: Float32[Tensor, "n_features top"]
     top_samples: Int32[Tensor, "n_features top"]
     top_positions: Int32[Tensor, "n_features top"]
+    first_samples: Int32[Tensor, "n_features top"]
+    first_positions: Int32[Tensor, "n_features top"]
     bin_activations: Float32[Tensor, "n_features bins kept"]
     bin_samples: Int32[Tensor, "n_features bins kept"]
     bin_positions: Int32[Tensor, "n_features bins kept"]

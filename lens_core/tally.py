@@ -5,10 +5,6 @@ One pass of the model, up to the last layer asked for, serves all of them. Of th
 are examined further. Each costs an addition to a histogram and a comparison with its sample's
 strongest; each context, three comparisons with the places of its bin, and a sort if it is
 stronger than the weakest one kept.
-
-Contexts of a bin are compared as integers `order * 2^31 + sample`, where `order` is a float's bits
-(non-negative floats sort as their bits do), those bits negated, or the lottery's number: so equal
-ones go to the first sample, whatever the order in which they are compared.
 """
 
 from __future__ import annotations
@@ -20,16 +16,22 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from lens_core.activity import BINS, KEPT, FeatureActivity, lottery
+from lens_core.activity import BINS, KEPT, FeatureActivity
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary, read_function
 from lens_core.errors import DictionaryError, UsageError
+from lens_core.kept_contexts import (
+    Contexts,
+    Earliest,
+    Lowest,
+    Strongest,
+    bits_of,
+    orders_of,
+)
 from lens_core.memory import is_out_of_memory, release, samples_at_once
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
 
 BLOCK_BYTES = 1 << 26
-_LARGEST_BITS = (1 << 31) - 1
-_NONE = (1 << 63) - 1
 _MANTISSA_BITS = 23
 # An activation with the largest one's exponent fills bins 8 to 15: its 24 bits without the last 20.
 _SHIFT = 20
@@ -109,19 +111,6 @@ def samples_per_pass(model: ResidualModel, reference: ReferenceSample) -> int:
     return samples_at_once(model.device, reference.length, sample_bytes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Contexts:
-    """Contexts, ordered by sample; a feature occurs at most once for each."""
-
-    feature: Int64[Tensor, " contexts"]
-    activation: Float32[Tensor, " contexts"]
-    sample: Int64[Tensor, " contexts"]
-    position: Int64[Tensor, " contexts"]
-
-    def __getitem__(self, chosen: Bool[Tensor, " contexts"]) -> _Contexts:
-        return _Contexts(*(each[chosen] for each in vars(self).values()))
-
-
 class Tally:
     """The running activity of one dictionary's features; samples must be added in order."""
 
@@ -141,8 +130,9 @@ class Tally:
         self._n_tokens = 0
         self._fields = torch.zeros(n, dtype=torch.int64, device=device)
         self._counts = torch.zeros(n, BINS, dtype=torch.int64, device=device)
-        self._top = _Strongest(n, top, device)
-        self._bins = [_First(n * BINS, device) for _ in range(KEPT)]
+        self._top = Strongest(n, top, device)
+        self._first = Earliest(n, top, device)
+        self._bins = [Lowest(n * BINS, device) for _ in range(KEPT)]
         if before is not None:
             self._resume(before, skipped)
 
@@ -168,7 +158,7 @@ class Tally:
         activations, samples, positions = (
             torch.stack(each, -1).view(shape) for each in zip(*kept, strict=True)
         )
-        top = self._top
+        top, first = self._top, self._first
         return FeatureActivity(
             n_tokens=self._n_tokens,
             fields=self._fields.int(),
@@ -176,6 +166,8 @@ class Tally:
             top_activations=top.activation.clone(),
             top_samples=top.sample.int(),
             top_positions=_shifted(top.position, top.sample, skipped),
+            first_samples=first.sample.int(),
+            first_positions=_shifted(first.position, first.sample, skipped),
             bin_activations=activations,
             bin_samples=samples.int(),
             bin_positions=_shifted(positions, samples, skipped),
@@ -189,6 +181,10 @@ class Tally:
         self._top.activation = before.top_activations.to(self._device).clone()
         self._top.sample = samples.to(self._device)
         self._top.position = _shifted(positions, samples, -skipped).to(self._device).long()
+        samples, positions = before.first_samples.long(), before.first_positions.long()
+        self._first.sample = samples.to(self._device)
+        self._first.position = _shifted(positions, samples, -skipped).to(self._device).long()
+        self._first.found = (samples >= 0).sum(1).to(self._device)
         feature = torch.arange(self._n).repeat_interleave(BINS)
         for place, bin_ in enumerate(self._bins):
             sample = before.bin_samples[..., place].flatten().cpu().long()
@@ -196,9 +192,9 @@ class Tally:
             activation = before.bin_activations[..., place].flatten().cpu()
             there = sample >= 0
             cell = there.nonzero()[:, 0]
-            kept = _Contexts(feature, activation, sample, position)[there]
-            kept = _Contexts(*(each.to(self._device) for each in vars(kept).values()))
-            bin_.admit(cell.to(self._device), _orders(kept)[place], kept)
+            kept = Contexts(feature, activation, sample, position)[there]
+            kept = Contexts(*(each.to(self._device) for each in vars(kept).values()))
+            bin_.admit(cell.to(self._device), orders_of(kept)[place], kept)
 
     def _add(
         self,
@@ -223,23 +219,24 @@ class Tally:
             token += start
             sample = token.div(length, rounding_mode="floor")
             # Of equal activations the first position is the largest number.
-            strength = (_bits(activation) << 32) + (length - (token - sample * length))
+            strength = (bits_of(activation) << 32) + (length - (token - sample * length))
             peaks.scatter_reduce_(0, sample * self._n + feature, strength, "amax")
             start += len(block)
         self._n_tokens += samples * length if counted is None else int(counted.sum())
         slot = peaks.nonzero()[:, 0]
         peak = peaks[slot]
         sample = slot.div(self._n, rounding_mode="floor")
-        contexts = _Contexts(
+        contexts = Contexts(
             feature=slot - sample * self._n,
             activation=(peak >> 32).int().view(torch.float32),
             sample=sample + first,
             position=length - (peak & 0xFFFFFFFF),
         )
         cell = contexts.feature * BINS + self._bin(contexts.feature, contexts.activation)
-        for bin_, order in zip(self._bins, _orders(contexts), strict=True):
+        for bin_, order in zip(self._bins, orders_of(contexts), strict=True):
             bin_.admit(cell, order, contexts)
         self._top.admit(contexts)
+        self._first.admit(contexts)
 
     def _encode(
         self, hook_input: Float[Tensor, "some d_model"]
@@ -255,7 +252,7 @@ class Tally:
         return activations.to(self._device)
 
     def _count(self, feature: Int64[Tensor, " some"], activation: Float32[Tensor, " some"]) -> None:
-        field = _field(_bits(activation))
+        field = _field(bits_of(activation))
         if bool((field > self._fields[feature]).any()):
             self._widen(self._fields.scatter_reduce(0, feature, field, "amax"))
         cell = feature * BINS + self._bin(feature, activation)
@@ -280,7 +277,7 @@ class Tally:
         self, feature: Int64[Tensor, " some"], activation: Float32[Tensor, " some"]
     ) -> Int64[Tensor, " some"]:
         """`ceil(activation / width) - 1`, in integers."""
-        bits = _bits(activation)
+        bits = bits_of(activation)
         field = _field(bits)
         normal = (bits >> _MANTISSA_BITS).clamp(max=1) << _MANTISSA_BITS
         mantissa = (bits & ((1 << _MANTISSA_BITS) - 1)) + normal
@@ -288,94 +285,9 @@ class Tally:
         return (mantissa - 1) >> shift
 
 
-class _First:
-    """Of the contexts of each cell the one whose `order` is the lowest, of equal ones the first."""
-
-    def __init__(self, n_cells: int, device: torch.device) -> None:
-        self._rank = torch.full((n_cells,), _NONE, device=device)
-        self._activation = torch.zeros(n_cells, device=device)
-        self._position = torch.full((n_cells,), -1, device=device)
-
-    def admit(
-        self, cell: Int64[Tensor, " some"], order: Int64[Tensor, " some"], contexts: _Contexts
-    ) -> None:
-        rank = (order << 31) + contexts.sample
-        self._admit(cell, rank, contexts.activation, contexts.position)
-
-    def move(self, cells: Int64[Tensor, " some"], to: Int64[Tensor, " some"]) -> None:
-        """Take what is in `cells`, each of a feature whose cells are all given, to others."""
-        there = self._rank[cells] != _NONE
-        cells, to = cells[there], to[there]
-        rank, activation = self._rank[cells], self._activation[cells]
-        position = self._position[cells]
-        self._rank[cells], self._activation[cells], self._position[cells] = _NONE, 0.0, -1
-        self._admit(to, rank, activation, position)
-
-    def contexts(
-        self,
-    ) -> tuple[Float32[Tensor, " n_cells"], Int64[Tensor, " n_cells"], Int64[Tensor, " n_cells"]]:
-        """Activation, sample and position of each cell's; 0, -1 and -1 where there is none."""
-        sample = (self._rank & _LARGEST_BITS).masked_fill(self._rank == _NONE, -1)
-        return self._activation, sample, self._position
-
-    def _admit(
-        self,
-        cell: Int64[Tensor, " some"],
-        rank: Int64[Tensor, " some"],
-        activation: Float32[Tensor, " some"],
-        position: Int64[Tensor, " some"],
-    ) -> None:
-        self._rank.scatter_reduce_(0, cell, rank, "amin")
-        won = self._rank[cell] == rank
-        self._activation[cell[won]] = activation[won]
-        self._position[cell[won]] = position[won]
-
-
-class _Strongest:
-    """The strongest contexts of every feature; later ones replace only strictly weaker ones."""
-
-    def __init__(self, n_features: int, top: int, device: torch.device) -> None:
-        self.activation = torch.zeros(n_features, top, device=device)
-        self.sample = torch.full((n_features, top), -1, device=device)
-        self.position = torch.full((n_features, top), -1, device=device)
-
-    def admit(self, contexts: _Contexts) -> None:
-        found = contexts[contexts.activation > self.activation[contexts.feature, -1]]
-        n_features, top = self.activation.shape
-        device = self.activation.device
-        beaten = torch.zeros(n_features, dtype=torch.bool, device=device)
-        touched = beaten.index_fill_(0, found.feature, True).nonzero()[:, 0]
-        slot = torch.arange(len(touched), device=device)
-
-        # Kept contexts first, then the new ones by sample; a stable sort preserves this.
-        owner = torch.cat([slot.repeat_interleave(top), (beaten.cumsum(0) - 1)[found.feature]])
-        activation = torch.cat([self.activation[touched].flatten(), found.activation])
-        sample = torch.cat([self.sample[touched].flatten(), found.sample])
-        position = torch.cat([self.position[touched].flatten(), found.position])
-        # By feature, strongest first.
-        ordered, order = ((owner << 32) + _LARGEST_BITS - _bits(activation)).sort(stable=True)
-        start = torch.searchsorted(ordered, slot << 32)
-        kept = order[start[:, None] + torch.arange(top, device=device)]
-
-        self.activation[touched] = activation[kept]
-        self.sample[touched] = sample[kept]
-        self.position[touched] = position[kept]
-
-
-def _bits(activation: Float32[Tensor, " some"]) -> Int64[Tensor, " some"]:
-    """Non-negative floats as integers in the same order."""
-    return activation.view(torch.int32).long()
-
-
 def _field(bits: Int64[Tensor, " some"]) -> Int64[Tensor, " some"]:
     """The exponent field; 1 for subnormal numbers, which have the same scale."""
     return (bits >> _MANTISSA_BITS).clamp(min=1)
-
-
-def _orders(contexts: _Contexts) -> tuple[Int64[Tensor, " contexts"], ...]:
-    """What comes first in each of a bin's `KEPT` places."""
-    bits = _bits(contexts.activation)
-    return lottery(contexts.feature, contexts.sample), bits, _LARGEST_BITS - bits
 
 
 def _shifted(

@@ -57,6 +57,16 @@ class Vocabulary:
         return [self.text(token_id) for token_id in token_ids]
 
     @cached_property
+    def same_text(self) -> list[int]:
+        """For each row of the embedding the lowest id with the same raw text, if it has text."""
+        found = list(range(self.d_vocab))
+        for token_ids in self._alike.values():
+            for token_id in token_ids:
+                if token_id < self.d_vocab:
+                    found[token_id] = min(token_ids)
+        return found
+
+    @cached_property
     def sha256(self) -> str:
         """Sha256 of all faces and of the number of rows (hex)."""
         content = json.dumps([self.d_vocab, sorted(self._faces.items())])
@@ -126,19 +136,32 @@ class Vocabulary:
         return {face: token_id for token_id, face in self._faces.items()}
 
     @cached_property
-    def _faces(self) -> Mapping[int, str]:
-        """The faces of all ids with text."""
+    def _pieces(self) -> Mapping[int, str | bytes]:
+        """The tokenizer's own name of each id."""
         pieces: dict[int, str | bytes] = {}
         for piece, token_id in self._tokenizer.get_vocab().items():
             pieces.setdefault(int(token_id), piece)
+        return pieces
+
+    @cached_property
+    def _alike(self) -> Mapping[str, list[int]]:
+        """All ids with text, by their text with bytes escaped."""
         alike: dict[str, list[int]] = defaultdict(list)
-        for token_id, decoded in zip(pieces, self._decoded(pieces), strict=True):
-            if text := _text(pieces[token_id], decoded):
+        decoded = self._decoded(self._pieces)
+        for (token_id, piece), text_of in zip(self._pieces.items(), decoded, strict=True):
+            if text := _text(piece, text_of):
                 alike[escape_bytes(text)].append(token_id)
+        return alike
+
+    @cached_property
+    def _faces(self) -> Mapping[int, str]:
+        """The faces of all ids with text."""
         faces: dict[int, str] = {}
-        taken = set(alike)
-        for face, token_ids in alike.items():
-            plain = None if id_named(face) is not None else self._plain(face, token_ids, pieces)
+        taken = set(self._alike)
+        for face, token_ids in self._alike.items():
+            plain = None
+            if id_named(face) is None:
+                plain = self._plain(face, token_ids, self._pieces)
             for token_id in token_ids:
                 own = face
                 while token_id != plain and own in taken:

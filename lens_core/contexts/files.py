@@ -29,9 +29,9 @@ from lens_core.storage.files import clear_directory
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.tensors import open_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 TOP = 20
-"""The strongest contexts that are kept of every feature."""
+"""The strongest contexts that are kept of every feature, and the first ones."""
 TOKENS = "tokens.safetensors"
 
 

@@ -19,6 +19,7 @@ from qlens_tui.cli.commands.contexts import contexts
 from qlens_tui.cli.commands.doctor import doctor
 from qlens_tui.cli.commands.export import export
 from qlens_tui.cli.commands.open import demo, open_
+from qlens_tui.cli.commands.score import score
 from qlens_tui.cli.commands.search import search
 from qlens_tui.cli.commands.show import show
 from qlens_tui.cli.commands.triage import triage
@@ -95,12 +96,13 @@ def cli() -> None:
       qlens search smollm2-neurons " trade"
       qlens atlas smollm2-neurons -o neurons.parquet
       qlens contexts smollm2-neurons --corpus bundled
+      qlens score demo --layers 10
       qlens export smollm2-neurons --starred -o starred.csv
     """
 
 
 for command in (
-    demo, open_, show, search, build, merge, atlas, contexts, export, doctor, cache, triage,
+    demo, open_, show, search, build, merge, atlas, contexts, score, export, doctor, cache, triage,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from io import TextIOWrapper
@@ -71,7 +71,12 @@ class Output:
         self._out.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
         self._out.flush()
 
-    def document(self, content: Mapping[str, Any]) -> None:
+    def text(self, text: str) -> None:
+        """Print text for other programs as it is: lines are not wrapped."""
+        self._out.write("".join(f"{self.shown(line)}\n" for line in text.splitlines()))
+        self._out.flush()
+
+    def document(self, content: Mapping[str, Any] | Sequence[Any]) -> None:
         """Print a result for scripts."""
         self._out.write(as_json(content) + "\n")
         self._out.flush()
@@ -105,7 +110,7 @@ class Output:
             yield
 
 
-def as_json(content: Mapping[str, Any]) -> str:
+def as_json(content: Mapping[str, Any] | Sequence[Any]) -> str:
     """One line of JSON in printable ASCII."""
     text = json.dumps(_finite(content), allow_nan=False)
     return text.replace("\x7f", "\\u007f")

@@ -99,6 +99,7 @@ def sorted_out(table: Tensor, reference: ReferenceSample, top: int) -> FeatureAc
     fields = torch.zeros(n, dtype=torch.int32)
     counts = torch.zeros(n, BINS, dtype=torch.int64)
     tops = torch.zeros(n, top), *(torch.full((n, top), -1, dtype=torch.int32) for _ in "sp")
+    firsts = tuple(torch.full((n, top), -1, dtype=torch.int32) for _ in "sp")
     bins = (
         torch.zeros(n, BINS, KEPT),
         *(torch.full((n, BINS, KEPT), -1, dtype=torch.int32) for _ in "sp"),
@@ -117,13 +118,15 @@ def sorted_out(table: Tensor, reference: ReferenceSample, top: int) -> FeatureAc
         strongest = sorted(contexts, key=lambda place: (-place.activation, place.sample))[:top]
         for rank, place in enumerate(strongest):
             put(tops, (feature, rank), place)
+        for rank, place in enumerate(contexts[:top]):
+            firsts[0][feature, rank], firsts[1][feature, rank] = place.sample, place.position
         inside = defaultdict(list)
         for place in contexts:
             inside[math.ceil(Fraction(place.activation) / width) - 1].append(place)
         for number, places in inside.items():
             for at, order in enumerate((drawn_by(feature), weakest, strongest_first)):
                 put(bins, (feature, number, at), min(places, key=order))
-    return FeatureActivity(reference.n_tokens, fields, counts, *tops, *bins)
+    return FeatureActivity(reference.n_tokens, fields, counts, *tops, *firsts, *bins)
 
 
 def put(into: tuple[Tensor, Tensor, Tensor], at: tuple[int, ...], place: Place) -> None:

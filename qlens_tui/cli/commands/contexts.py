@@ -87,8 +87,8 @@ def contexts(
     for layer in wanted:
         if layer not in session.lens.dictionaries.layers:
             session.lens.dictionary(layer)  # its message lists the layers
-    text = _read(output, session, source, tokens, offline=offline)
-    found = _collect(output, session, text, wanted)
+    text = read_text(output, session, source, tokens, offline=offline)
+    found = collect(output, session, text, wanted)
     seconds = time.monotonic() - start
     if as_json:
         output.document(_document(session, text, found, seconds))
@@ -99,7 +99,7 @@ def contexts(
     output.show(_table(found), Text(line), Text(output.shown(text.origin)))
 
 
-def _read(
+def read_text(
     output: Output, session: Session, source: CorpusSource, tokens: int, *, offline: bool
 ) -> ReferenceSample:
     from lens_core.contexts.corpus import read_corpus
@@ -117,7 +117,7 @@ def _read(
     )
 
 
-def _collect(
+def collect(
     output: Output, session: Session, text: ReferenceSample, layers: Sequence[int]
 ) -> list[Collected]:
     from lens_core.contexts.collect import collect_contexts

@@ -1,0 +1,150 @@
+"""The table of scores of tiny models, against one feature at a time by definition."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lens_core.carry import Carrier
+from lens_core.config import DictionaryConfig
+from lens_core.contexts.collect import collect_contexts
+from lens_core.dictionaries.load import load_dictionary
+from lens_core.errors import OperatorError, UsageError
+from lens_core.instruments import DictionaryShelf
+from lens_core.lens import QueryLens
+from lens_core.lenses import LENSES, LOGIT
+from lens_core.reference import ReferenceSample
+from lens_core.scores.report import Asked, demand_sample, layer_scores, rows_of
+from lens_core.scores.rows import SCHEMA, frame, markdown
+from lens_core.terms import SIDES
+from lens_core.vocabulary import Vocabulary
+from tests.lens_core.contexts.test_collect import table_of
+from tests.lens_core.test_activity import contexts_of
+
+K = 6
+
+
+@pytest.fixture
+def corpus() -> ReferenceSample:
+    tokens = torch.randint(0, 101, (90, 12), generator=torch.Generator().manual_seed(8))
+    return ReferenceSample(tokens, "made here", skip_first=1, skip_last=1)
+
+
+@pytest.fixture
+def lens(tiny, reference, word_tokenizer, operators) -> QueryLens:
+    config = DictionaryConfig(kind="neurons")
+    shelf = DictionaryShelf(
+        range(tiny.n_layers),
+        lambda layer: load_dictionary(config, layer, tiny, dtype=tiny.dtype),
+    )
+    carrier = Carrier(tiny, reference, operators, None, batch=2)
+    return QueryLens(carrier, shelf, Vocabulary(word_tokenizer, tiny.d_vocab), k=5)
+
+
+def collected(lens: QueryLens, corpus: ReferenceSample, cache: Path, layer: int) -> Path:
+    lens.text = replace(lens.carrier.reference, skip_first=1, skip_last=1)
+    (found,) = collect_contexts(lens, corpus, [layer], cache)
+    return found.file
+
+
+def test_scores_are_those_of_the_definition(lens, corpus, tmp_path):
+    layer, asked = 1, Asked(lengths=(2, K))
+    file = collected(lens, corpus, tmp_path, layer)
+    scores = layer_scores(lens, layer, corpus, file, asked)
+    table = table_of(lens, layer, corpus)
+    numbered = replace(corpus, tokens=torch.arange(corpus.tokens.numel()).view(90, 12))
+    enough = [
+        feature
+        for feature in range(table.shape[1])
+        if len(contexts_of(table, numbered, feature)) >= 20
+    ]
+    assert len(enough) > 0
+    assert scores.features["in-order"].tolist() == enough
+    assert scores.left_out["published"] == table.shape[1] - len(enough)
+    for at, feature in enumerate(enough):
+        places = contexts_of(table, numbered, feature)
+        chosen = {
+            "in-order": places[:20],
+            "published": sorted(places, key=lambda each: (-each.activation, each.sample))[:20],
+        }
+        signature = lens.signature(layer, feature, length=K)
+        for side in SIDES:
+            for one in LENSES:
+                ids = getattr(signature, side).top[one.name].ids
+                for protocol, those in chosen.items():
+                    tokens = [int(corpus.tokens[each.sample, each.position]) for each in those]
+                    for k in (2, K):
+                        expected = sum(token in ids[:k] for token in tokens) / 20
+                        assert scores.scores[side, one.name, protocol, k][at] == expected
+
+
+def test_rows_say_n_left_out_interval_and_ceiling(lens, corpus, tmp_path):
+    layers = [
+        layer_scores(lens, layer, corpus, collected(lens, corpus, tmp_path, layer), Asked())
+        for layer in (0, 1)
+    ]
+    rows = rows_of(layers)
+    assert len(rows) == 3 * 2 * len(LENSES) * 2 * 4
+    for row in rows:
+        if row.layer is None:
+            parts = [
+                each for each in rows
+                if each.layer is not None
+                and replace(each, layer=None, n=0, left_out=0, mean=0, low=0, high=0, ceiling=0)
+                == replace(row, n=0, left_out=0, mean=0, low=0, high=0, ceiling=0)
+            ]  # fmt: skip
+            assert row.mean == pytest.approx(sum(each.mean for each in parts) / 2)
+            assert row.n == sum(each.n for each in parts)
+            assert row.left_out == sum(each.left_out for each in parts)
+        assert row.low <= row.mean <= row.high
+        assert 0 <= row.ceiling <= 1
+    assert frame(rows).columns == list(SCHEMA)
+    text = markdown([row for row in rows if row.k == 25])
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
+def test_a_sample_is_nested_and_more_features_only_add(lens, corpus, tmp_path):
+    file = collected(lens, corpus, tmp_path, 0)
+    few, more, every = (
+        set(layer_scores(lens, 0, corpus, file, Asked(features=n)).features["published"].tolist())
+        for n in (3, 7, None)
+    )
+    assert few < more <= every
+    assert len(few) == 3
+
+
+def test_without_operators_a_sample_is_carried_one_by_one(lens, corpus, tmp_path):
+    file = collected(lens, corpus, tmp_path, 1)
+    with_operators = layer_scores(lens, 1, corpus, file, Asked(features=4))
+    lens.carrier.operators = None
+    with pytest.raises(OperatorError, match="qlens build"):
+        demand_sample(lens, lens.dictionary(1), Asked())
+    demand_sample(lens, lens.dictionary(1), Asked(lenses=(LOGIT,)))
+    directly = layer_scores(lens, 1, corpus, file, Asked(features=4))
+    assert directly.scores.keys() == with_operators.scores.keys()
+    for key, found in directly.scores.items():
+        assert found == pytest.approx(with_operators.scores[key], abs=0.051)  # one near tie
+
+
+def test_lists_longer_than_the_vocabulary_are_refused(lens):
+    with pytest.raises(UsageError, match="longer than the vocabulary of 101"):
+        Asked(lengths=(102,)).check(lens.model.d_vocab)
+
+
+def test_a_feature_of_length_zero_has_no_score(lens, corpus, tmp_path):
+    file = collected(lens, corpus, tmp_path, 1)
+    before = layer_scores(lens, 1, corpus, file, Asked())
+    dictionary = lens.dictionary(1)
+    gone = int(before.features["published"][0])
+    values = dictionary.values.clone()  # the weights are the model's own
+    values[gone] = 0
+    changed = replace(dictionary, values=values)
+    lens.dictionaries = DictionaryShelf([1], lambda _layer: changed)
+    after = layer_scores(lens, 1, corpus, file, Asked())
+    assert after.features["published"].tolist() == before.features["published"].tolist()[1:]
+    assert after.left_out["published"] == before.left_out["published"] + 1
+    assert not any(math.isnan(each) for found in after.scores.values() for each in found)

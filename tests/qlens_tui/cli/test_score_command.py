@@ -1,0 +1,109 @@
+"""`qlens score`: its documents, tables and refusals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.qlens_tui.workplace import D_MLP, D_VOCAB, Workplace, make_workplace
+
+CORPUS = "".join(f"{number} bottles of beer on the wall, take one down;\n" for number in range(40))
+KEYS = {
+    "layer", "side", "lens", "score", "protocol", "k", "n", "left_out", "mean", "low", "high",
+    "ceiling", "share",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    place = make_workplace(tmp_path_factory.mktemp("scores"))
+    place.write("corpus.txt", CORPUS)
+    return place
+
+
+def score(place: Workplace, *more: str) -> tuple[str, ...]:
+    return "score", place.config, "--corpus", str(place.folder / "corpus.txt"), *more
+
+
+def test_the_document_is_a_list_of_rows(place: Workplace) -> None:
+    result = place.run(*score(place, "--features", "5", "--layers", "0,2", "--json"))
+
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert all(row.keys() == KEYS for row in rows)
+    assert {row["layer"] for row in rows} == {0, 2, None}
+    assert {row["protocol"] for row in rows} == {"published", "in-order"}
+    assert {row["k"] for row in rows} == {5, 10, 20, 25}
+    assert {(row["lens"], row["side"]) for row in rows} == {
+        (lens, side) for lens in ("logit", "query", "first-order") for side in ("value", "key")
+    }
+    for row in rows:
+        assert row["n"] + row["left_out"] == (10 if row["layer"] is None else 5)
+        assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1
+        assert row["share"] is None or row["share"] == row["mean"] / row["ceiling"]
+    # The contexts are there now, and the same scores come again.
+    again = place.run(*score(place, "--features", "5", "--layers", "0,2", "--json"))
+    assert json.loads(again.stdout) == rows
+    assert len(list((place.cache / "contexts").rglob("*.safetensors"))) >= 3
+
+
+def test_logit_lens_needs_no_operators_and_is_scored_for_all_features(place: Workplace) -> None:
+    result = place.run(*score(place, "--lenses", "logit", "--layers", "1", "--format", "csv"))
+
+    assert result.exit_code == 0, result.stderr
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert len(rows) == 2 * 2 * 4
+    assert {int(row["n"]) + int(row["left_out"]) for row in rows} == {D_MLP}
+
+
+def test_the_table_says_what_it_is_about(place: Workplace) -> None:
+    result = place.run(*score(place, "--lenses", "logit", "--layers", "1"))
+
+    assert result.exit_code == 0, result.stderr
+    head, *lines = result.stdout.splitlines()
+    assert head.split() == [
+        "layer",
+        "lens",
+        *["input", "published", "k=25", "input", "in-order", "k=25"],
+    ]
+    assert [line.split()[1] for line in lines[:3]] == ["logit", "logit", "ceiling"]
+    told = " ".join(result.stdout.split())
+    assert "in 20 contexts of 20 tokens; " in told
+    assert "with fewer left out" in told
+    asked = score(place, "--lenses", "logit", "--layers", "1", "--format", "markdown")
+    markdown = place.run(*asked)
+    assert markdown.stdout.startswith("| layer | lens | input published k=25 |")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "run `qlens build`"),
+        (("--lenses", "logit", "-k", "301"), "longer than the vocabulary of 300"),
+        (("--lenses", "logit", "--layers", "7"), "layer 7"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(
+    place: Workplace, more: tuple[str, ...], said: str
+) -> None:
+    assert D_VOCAB == 300
+    result = place.run(*score(place, *more))
+    assert result.exit_code in (1, 2)
+    assert said in result.stderr.splitlines()[-1]
+
+
+def test_a_lens_that_does_not_exist_is_named(place: Workplace) -> None:
+    assert "there is no lens 'qeury'" in place.run(*score(place, "--lenses", "qeury")).stderr
+
+
+def test_an_empty_corpus_is_one_line(place: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    result = place.run(
+        "score", place.config, "--lenses", "logit", "--corpus", str(tmp_path / "empty.txt")
+    )
+    assert result.exit_code == 1
+    assert "holds no text" in result.stderr.splitlines()[-1]
