@@ -49,7 +49,7 @@ class Transported:
     section 5), 0 if every token transports the vector in the same way. `normed` says that
     the final norm's Jacobian is already applied. `steps` and `relative_variance` are
     `None` where operators answered. The mean is over the first `n_tokens` tokens of the
-    reference (`None`: all).
+    reference (`None`: all). `reason` says why `vector` is zero where `direct` is not, if known.
     """
 
     vector: Float[Tensor, " d_model"]
@@ -58,6 +58,7 @@ class Transported:
     relative_variance: float | None
     normed: bool = False
     n_tokens: int | None = None
+    reason: str = ""
 
 
 def value_transition(

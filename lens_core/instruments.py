@@ -14,6 +14,7 @@ from lens_core.carry import Carrier
 from lens_core.config import LensConfig
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.dictionaries.layers import demand_feature, demand_layer
+from lens_core.finite_differences import FiniteDifferences
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.readout import Readout, Readouts
@@ -47,6 +48,7 @@ class Instruments:
             self.model, lambda: reference_center(self.model.embedding, carrier.reference)
         )
         self.k = min(k or self.config.k, self.model.d_vocab)
+        self.differences = FiniteDifferences(carrier)
         self._translators: Translators | None = None
         # One number per feature for each side and lens that was searched.
         self.scales: dict[tuple[Side, str, str], Tensor] = {}

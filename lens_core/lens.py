@@ -140,7 +140,7 @@ class QueryLens(Instruments):
             if not reasons[lens.name]
         }
         reasons |= {
-            name: lens_named(name).why_zero(each)
+            name: each.reason or NO_DIRECTION
             for name, each in carried.items()
             if _is_zero(each.vector)
         }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from lens_core.errors import UsageError
+from lens_core.lenses.finite import FiniteDifference
 from lens_core.lenses.lens import Lens
 from lens_core.lenses.tuned import TunedLens
 from lens_core.lenses.variants import Variant
@@ -59,8 +60,18 @@ TUNED_PUBLISHED = TunedLens(
     "tuned:published", "Tuned Lens, as published", "Tuned, pub.", "tuned_lens_published",
     "tuned_published", "identity", _VALUE, published=True,
 )  # fmt: skip
+ZERO_OUT = FiniteDifference(
+    "zero-out", "Zero-Out", "Zero-Out", "zero_out", "zero_out", "identity", _VALUE
+)
+TOKEN_CHANGES = tuple(
+    FiniteDifference(
+        f"token-change:{clamp}", f"Token Change, {clamp}", f"Change {clamp}",
+        f"token_change_{clamp}", f"token_change_{clamp}", "identity", _VALUE, clamp=float(clamp),
+    )
+    for clamp in (1, 5, 10)
+)  # fmt: skip
 
-BASELINES: tuple[Lens, ...] = (EXACT, LINEARIZE, TUNED, TUNED_PUBLISHED)
+BASELINES: tuple[Lens, ...] = (EXACT, LINEARIZE, TUNED, TUNED_PUBLISHED, ZERO_OUT, *TOKEN_CHANGES)
 """Lenses to compare with, in the order of tables and documents."""
 
 

@@ -8,11 +8,10 @@ package imports no torch and the app can import it for names and titles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lens_core.signature import NO_DIRECTION
 from lens_core.terms import Settings, Side, Transition
 
 if TYPE_CHECKING:
@@ -54,10 +53,6 @@ class Lens:
         """Why this lens has no list for a side, of any dictionary or of one; empty if it has."""
         return "" if side in self.readouts else f"{self.title} has no {side} side"
 
-    def why_zero(self, carried: Transported) -> str:
-        """Why there is no list of a vector that was carried to zero."""
-        return NO_DIRECTION
-
     def carry(
         self,
         tools: Instruments,
@@ -68,6 +63,17 @@ class Lens:
     ) -> Transported:
         """One feature's vector carried to where it is read; `asked` are the feature's settings."""
         return tools.carrier.carry(side, dictionary, feature, self.settings(asked))
+
+    def carry_several(
+        self,
+        tools: Instruments,
+        side: Side,
+        dictionary: FeatureDictionary,
+        features: Sequence[int],
+        asked: Settings,
+    ) -> list[Transported]:
+        """`carry` of several features, for lenses whose passes can be shared."""
+        return [self.carry(tools, side, dictionary, feature, asked) for feature in features]
 
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
         """The map that carries all features of a dictionary: paper's convention, all blocks on.

@@ -63,7 +63,8 @@ _CONTEXTS = 5
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
-    help="Stop passes after this many reference tokens, rounded up.  [default: all]",
+    help="Stop passes after this many reference tokens, rounded up.  [default: all; zero-out and "
+    "token-change: few]",
 )
 @click.option(
     "--split",
@@ -131,7 +132,7 @@ def show(
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
       qlens show demo 10:453 --off mlp.20 --tokens 256
       qlens show demo 10:453 --heads attn.22 --off attn.22.h3
-      qlens show demo 10:453 --lens query:linearize
+      qlens show demo 10:453 --lens zero-out --lens token-change:5
     """
     if off and only:
         raise click.UsageError("give only one of --off and --only")

@@ -551,3 +551,15 @@ def test_an_unknown_baseline_is_refused_before_the_model_is_loaded(place: Workpl
     line = place.refusal(2, "show", place.config, "0:3", "--lens", "zero\x1b[31m")
     assert "there is no lens" in line
     assert "\x1b" not in line
+
+
+def test_a_baseline_that_runs_the_model_says_over_how_many_tokens(place: Workplace) -> None:
+    args = "show", place.config, "1:3", "--no-paths", "--lens", "zero-out"
+    shown = place.document(*args, "--lens", "token-change:5")
+    for name in ("zero_out", "token_change_5"):
+        assert shown["value"][name]["n_tokens"] == 80
+        assert len(shown["value"][name]["ids"]) == 5
+        assert shown["key"][name]["reason"].endswith("has no key side")
+    fewer = place.document(*args, "--tokens", "21")
+    assert fewer["value"]["zero_out"]["n_tokens"] == 40
+    assert "Zero-Out over 80 tokens" in place.run(*args).stdout
