@@ -2,8 +2,8 @@
 
 From the start of the process to the first painted status line (a first visit, and one with a saved
 position and an atlas); then the app on a layer of a million tabulated features, with made-up
-answers (`stand_in`), at 120x40: seconds from a key to the first bytes, bytes of a move with all
-panes, and memory. `table` measures the table alone.
+answers (`stand_in`), in both of its shapes: seconds from a key to the first bytes, bytes of a move
+with all panes, and memory. `table` measures the table alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,7 +29,9 @@ from benchmarks.terminal import Presses, Terminal, lines_of, terminal
 from benchmarks.workplace import Workplace
 
 HELP, PAINT, LATENCY, BYTES, PANES = 0.25, 0.8, 0.050, 1536, 4096
-"""Budgets: seconds, seconds, seconds (p95), bytes of a cursor move at 120x40."""
+"""Budgets: seconds, seconds, seconds (p95), bytes of a cursor move."""
+_NARROW, _WIDE = (120, 40), (160, 48)
+"""The table above the panes, and beside them."""
 _QUIET = 0.35
 """Seconds without output after which a move is over; paths are asked for after 0.08."""
 _SETTLED = 2.0
@@ -48,8 +51,8 @@ def run(*, quick: bool) -> Report:
     said = (
         f"{features:,} features of one layer with every column of an atlas, lists of 25, "
         "vocabulary of 50,257;",
-        "processes in a pseudo terminal (80x24 the first paint, 120x40 the rest), files in the "
-        "page cache;",
+        "processes in a pseudo terminal (80x24 the first paint, 120x40 and 160x48 the rest), files "
+        "in the page cache;",
         "the engine's answers are made up (a signature 35 ms after it was asked for), all panes "
         "follow",
     )
@@ -115,16 +118,18 @@ def _whole_app(place: Workplace, features: int, times: int) -> list[Row]:
     report = place.folder / "report.json"
     command = "-m", "benchmarks.stand_in", str(place.config), str(report)
     rows = []
-    for colours, environment in (("true colour", {}), ("256 colours", {"COLORTERM": ""})):
-        progress(f"the whole app, {colours}")
-        with terminal(
-            *command, size=(120, 40), environment={**place.environment, **environment}
-        ) as t:
+    kinds: tuple[tuple[str, dict[str, str]], ...] = (
+        ("true colour", {}), ("256 colours", {"COLORTERM": ""}),
+    )  # fmt: skip
+    for size, (colours, environment) in product((_NARROW, _WIDE), kinds):
+        what = f"{size[0]}x{size[1]}, {colours}"
+        progress(f"the whole app, {what}")
+        with terminal(*command, size=size, environment={**place.environment, **environment}) as t:
             t.until(lambda written: b"exact on" in written)  # the paths: all has been answered
             t.rests(2.0)
-            rows += _moves(t, f"whole app, {colours}", times)
+            rows += _moves(t, what, times, in_parts=size == _NARROW)
             if not environment:
-                rows += _at_the_edge(t, times)
+                rows += _at_the_edge(t, what)
                 resident = psutil.Process(t.process.pid).memory_info().rss
             t.type("q")
             t.process.wait(60)
@@ -137,14 +142,18 @@ def _whole_app(place: Workplace, features: int, times: int) -> list[Row]:
     ]
 
 
-def _moves(t: Terminal, what: str, times: int) -> list[Row]:
-    """Moves to new features in the middle of the table, then with j held down."""
+def _moves(t: Terminal, what: str, times: int, *, in_parts: bool) -> list[Row]:
+    """Moves to new features in the middle of the table, then with j held down.
+
+    `in_parts`: with the bytes of each pane, where no two are on one line.
+    """
     fresh = t.presses(*"j" * times, quiet=_QUIET)
     held = t.held("j", 2 * times, _REPEAT, _SETTLED)
     return [
         *latencies(f"{what}: key to painted cursor", fresh),
         Row(f"{what}: bytes of a move, all panes, mean", fresh.mean_size, "B", _most(fresh), PANES),
-        *_by_part(t, fresh),
+        *(_by_part(t, fresh) if in_parts else ()),
+        _in_styles(fresh),
         Row(f"{what}: bytes a key, j held {_REPEAT} a second", held, "B", "", BYTES),
     ]
 
@@ -160,23 +169,27 @@ def _by_part(t: Terminal, presses: Presses) -> list[Row]:
         ("status line", range(1, 2)),
         ("table", range(2, lists)),
         ("token lists", range(lists, paths)),
-        ("paths and evidence", range(paths, 41)),
+        ("paths and evidence", range(paths, _NARROW[1] + 1)),
     ):
         size = sum(len(sent.get(line, b"")) for line in part) / len(presses.sent)
         rows.append(Row(f"    {name}", size, "B"))
+    return rows
+
+
+def _in_styles(presses: Presses) -> Row:
     colours = sum(map(len, _STYLE.findall(b"".join(presses.sent)))) / presses.mean_size
     share = 100 * colours / len(presses.sent)
-    return [*rows, Row("    of all of them, styles and colours", share, "%")]
+    return Row("    of all of them, styles and colours", share, "%")
 
 
-def _at_the_edge(t: Terminal, times: int) -> list[Row]:
+def _at_the_edge(t: Terminal, what: str) -> list[Row]:
     t.press("G", _SETTLED)
     last = t.presses("j", "j", "j", quiet=_QUIET)
     t.press("g", _SETTLED)
     first = t.presses("k", "k", "k", quiet=_QUIET)
     return [
         Row(
-            "whole app: j on the last row, k on the first",
+            f"{what}: j on the last row, k on the first",
             sum((*last.sizes, *first.sizes)),
             "B",
             "",
