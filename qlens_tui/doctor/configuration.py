@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensError, ModelError, QlensWarning, StoreError
+from qlens_tui.doctor.explanations import examine_explanations
 from qlens_tui.doctor.machine import Finding
 from qlens_tui.doctor.model import Found, Shape, absent, broken, examine_model
 from qlens_tui.formats import counted, in_bytes, reference_size
@@ -39,6 +40,7 @@ def examine_config(name: str) -> Iterator[Finding]:
     if shape is not None:
         yield _dictionary(config.dictionary, config.model.name, shape)
     yield _reference(config, model)
+    yield from examine_explanations(config, shape)
     if shape is not None:
         yield _build(config, shape)
 

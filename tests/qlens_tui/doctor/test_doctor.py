@@ -85,6 +85,44 @@ def test_what_is_broken_has_a_fix(
     assert finding["fix"]
 
 
+def _explained(place: Workplace, said: str | None, *, status: int = 0) -> list[dict[str, Any]]:
+    """The findings on a file of explanations with this content; `None`: there is no file."""
+    text = (place.folder / "tiny.toml").read_text("utf-8")
+    config = place.write("explained.toml", f'{text}\n[explanations]\nfile = "said.csv"\n')
+    (place.folder / "said.csv").unlink(missing_ok=True)
+    if said is not None:
+        place.write("said.csv", said)
+    result = place.run("doctor", config, "--json")
+    assert result.exit_code == status, result.stderr
+    checks = json.loads(result.stdout)["checks"]
+    return [check for check in checks if check["about"] == "explanations"]
+
+
+def test_explanations_are_read_and_those_of_no_feature_are_noted(place: Workplace) -> None:
+    (fine,) = _explained(place, "layer,feature,text\n0,1,war\n2,3,bone\n")
+    assert fine["state"] == "ok"
+    assert fine["found"].endswith("said.csv, 2 explanations")
+
+    good, refused, lost = _explained(
+        place, "layer,feature,text\n0,1,war\n77,3,bone\n1,x,no\n99,0,none\n"
+    )
+    assert good["found"].endswith("3 explanations")
+    assert refused["state"] == lost["state"] == "note"
+    assert refused["found"].startswith("1 line left out: ")
+    assert lost["found"] == (
+        "2 explanations of features that the dictionary does not have, such as 77:3"
+    )
+    assert lost["fix"]
+
+
+@pytest.mark.parametrize("said", [None, "", "\x00\x01", "a,b\n1,2\n"])
+def test_explanations_that_cannot_be_read_are_broken(place: Workplace, said: str | None) -> None:
+    (finding,) = _explained(place, said, status=1)
+    assert finding["state"] == "broken"
+    assert "said.csv" in finding["found"]
+    assert finding["fix"]
+
+
 @pytest.mark.parametrize("file", ["config", "index"])
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"weight_map": ', '{"weight_map": {"a": []}}', "\x00"]
