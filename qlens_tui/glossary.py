@@ -124,7 +124,9 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
             Word(
                 "density",
                 "under dens: the share of the reference's tokens on which the feature fires (is "
-                "above zero)",
+                "above zero). The table, filters and exports have the reference's, like the "
+                "maximum; evidence has those of the corpus that it names, if `qlens contexts` "
+                "read one",
             ),
             Word("silent", "it never fires in the reference, which is too short to call it dead"),
         ),

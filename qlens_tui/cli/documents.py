@@ -24,10 +24,15 @@ from lens_core.signature import (
 )
 from lens_core.terms import switch_names
 from qlens_tui.table.known_layer import KnownLayer
+from qlens_tui.triage.marks import Mark
 
 
-def feature_document(report: FeatureReport, explanation: str) -> dict[str, Any]:
-    """The document of `qlens show`; `explanation`: what others say about it, "" if nothing."""
+def feature_document(report: FeatureReport, explanation: str, mark: Mark | None) -> dict[str, Any]:
+    """The document of `qlens show`.
+
+    `explanation`: what others say about it, "" if nothing; `mark`: the user's marks, `None` if they
+    cannot be read.
+    """
     from lens_core.storage.fingerprint import versions
 
     session, layer, signature = report.session, report.layer, report.signature
@@ -41,6 +46,7 @@ def feature_document(report: FeatureReport, explanation: str) -> dict[str, Any]:
         "layer": signature.layer,
         "feature": signature.feature,
         "explanation": explanation,
+        "marks": None if mark is None else asdict(mark),
         "neuronpedia": KnownLayer.of(layer).address(signature.feature),
         "reference": reference_document(session.reference),
         **computed_on(session),

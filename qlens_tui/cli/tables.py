@@ -25,6 +25,7 @@ from lens_core.signature import (
 )
 from lens_core.terms import SIDES, Side, Split, switch_names
 from qlens_tui.cli.documents import computed_on
+from qlens_tui.cli.marked import in_words
 from qlens_tui.cli.output import Output
 from qlens_tui.formats import (
     counted,
@@ -38,6 +39,7 @@ from qlens_tui.formats import (
 )
 from qlens_tui.shading import bars, concordance
 from qlens_tui.text import fit, token_label, visible
+from qlens_tui.triage.marks import Mark
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,13 +58,15 @@ _SHADES = ("", "on grey23", "on grey35", "black on dark_goldenrod", "black on go
 
 
 def feature_tables(
-    report: FeatureReport, output: Output, explanation: str
+    report: FeatureReport, output: Output, explanation: str, mark: Mark | None
 ) -> Iterator[RenderableType]:
     """The parts that `qlens show` prints; `explanation`: what others say, "" if nothing."""
     page = _Page(output)
     yield from page.header(report)
     if explanation:
         yield Text(f"explanation: {page.visible(explanation)}")
+    if mark is not None and mark != Mark():
+        yield Text(f"marks: {page.visible(in_words(mark))}")
     for side in SIDES:
         yield Text()
         yield page.side(side, report.signature.side(side))

@@ -20,7 +20,7 @@ from qlens_tui.app.views import EvidenceView
 from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.line_pane import Line, Run, facts, fitted, line, width_of
 from qlens_tui.engine.messages import Context, Evidence, Neighbour
-from qlens_tui.formats import density, number, tokens_of
+from qlens_tui.formats import density, name_of_text, number, tokens_of
 from qlens_tui.shading import SHADES as QUARTERS
 from qlens_tui.shading import Piece, bars, concordance, has_no_colour
 from qlens_tui.text import fit, token_label, wrapped
@@ -171,8 +171,11 @@ class EvidencePane(FeaturePane[EvidenceView]):
             text = self.printable(tokens_of(of.text))
             return (*start, (f"silent in {text}", "pane--waiting"))
         fired = f"{sum(of.histogram):,}"
+        text = self.printable(tokens_of(of.text))
+        name = self.printable(name_of_text(of.text))
+        short = f"on {fired} of {of.n_tokens:,}"
         pieces = [
-            [f"fires on {fired} of {of.n_tokens:,} tokens", f"on {fired} of {of.n_tokens:,}"],
+            [f"fires on {fired} of {text}", f"{short} in {name}", short],
             [f"density {density(of.density)}"],
             [f"at most {number(of.max_activation)}"],
         ]

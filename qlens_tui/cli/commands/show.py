@@ -10,6 +10,7 @@ import click
 
 from lens_core.lenses import BASELINES, LENSES, lens_named
 from qlens_tui.cli.explaining import explanation_of
+from qlens_tui.cli.marked import mark_of
 from qlens_tui.cli.options import (
     Command,
     FeatureName,
@@ -118,7 +119,7 @@ def show(
     offline: bool,
     as_json: bool,
 ) -> None:
-    """Show what one feature promotes (value) and what activates it (key).
+    """Show what one feature promotes (value) and what activates it (key), and your marks of it.
 
     Shows Logit Lens next to Query Lens on both sides; `moved` is how many ranks a token rose.
     Paths show which blocks carry the result. Contexts are those of the longest corpus that `qlens
@@ -167,14 +168,15 @@ def show(
             also=also,
         )
     explanation = explanation_of(output, session, report)
+    mark = mark_of(output, report.layer.sha256, feature[1])
     if as_json:
         from qlens_tui.cli.documents import feature_document
 
-        output.document(feature_document(report, explanation))
+        output.document(feature_document(report, explanation, mark))
         return
     from qlens_tui.cli.tables import feature_tables
 
-    output.show(*feature_tables(report, output, explanation))
+    output.show(*feature_tables(report, output, explanation, mark))
 
 
 def _settings(session: Session, off: tuple[str, ...], only: tuple[str, ...]) -> Settings:

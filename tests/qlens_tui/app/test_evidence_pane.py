@@ -25,7 +25,7 @@ def test_contexts_stand_under_one_another_by_the_token_that_fires() -> None:
     title, bars, *rows = drawn(evidence(), width=80)
 
     title = title.strip()
-    assert title == "EVIDENCE  6:35  fires on 128 of 512 tokens, density 25.0%, at most 8.000"
+    assert title == "EVIDENCE  6:35  on 128 of 512 in the reference, density 25.0%, at most 8.000"
     assert bars.strip() == "0 █▇▆▅▄▃▂▂ 8.000  512 reference tokens"
     assert {row.index("[") for row in rows[:16]} == {rows[0].index("[")}
     assert rows[0].split()[:2] == ["top", "8.000"]
@@ -214,7 +214,7 @@ def test_a_stale_neighbour_is_not_opened_and_a_new_feature_has_none_chosen() -> 
         pane.draw(evidence(6, 36))
         await terminal.pilot.pause()
         assert pane.chosen is None
-        assert "6:36  fires on 128 of 512" in stage.painted[0]
+        assert "6:36  on 128 of 512 in the reference" in stage.painted[0]
 
     on_stage(walk, (80, 40))
 

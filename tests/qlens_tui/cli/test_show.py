@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from qlens_tui.triage.marks import DictionaryName
+from qlens_tui.triage.triage import Triage
 from tests.qlens_tui.workplace import (
     D_MLP,
     D_VOCAB,
@@ -563,3 +565,32 @@ def test_a_baseline_that_runs_the_model_says_over_how_many_tokens(place: Workpla
     fewer = place.document(*args, "--tokens", "21")
     assert fewer["value"]["zero_out"]["n_tokens"] == 40
     assert "Zero-Out over 80 tokens" in place.run(*args).stdout
+
+
+def test_the_users_marks_are_shown_and_in_the_document(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QLENS_DATA_DIR", str(tmp_path / "data"))
+    command = "show", place.config, "1:3", "--no-paths"
+    nothing = {"star": False, "reject": False, "label": "", "tags": [], "note": ""}
+    assert place.document(*command)["marks"] == nothing
+    assert "marks:" not in place.run(*command).stdout
+    assert not (tmp_path / "data").exists()
+
+    shown = place.document(*command)
+    name = DictionaryName(shown["dictionary_sha256"], shown["dictionary"], "tiny", 1)
+    with Triage() as triage:
+        triage.apply(
+            {name: [3]}, star=True, add=["b", "a"], note="two\n\x1b[31mlines", label="body"
+        )
+        triage.apply({name: [4]}, reject=True)
+    (line,) = [each for each in place.run(*command).stdout.splitlines() if "marks:" in each]
+    assert line == r"marks: star; label: body; tags: a, b; note: two⏎\x1b[31mlines"
+    marks = {"star": True, "reject": False, "label": "body", "tags": ["a", "b"]}
+    assert place.document(*command)["marks"] == {**marks, "note": "two\n\x1b[31mlines"}
+
+    (tmp_path / "data" / "triage.sqlite3").write_bytes(b"garbage" * 1000)
+    result = place.run(*command)
+    assert result.exit_code == 0
+    assert "warning: marks not shown: " in result.stderr
+    assert place.document(*command)["marks"] is None
