@@ -134,7 +134,7 @@ class Columns(Choice):
         title = "not here" if column is None else column.title
         ellipsis = "..." if self._ascii else "…"
         full = fit(full, _NAME, ellipsis=ellipsis)
-        title = fit("" if title == full.rstrip() else title, _TITLE, ellipsis=ellipsis)
+        title = fit("" if title == name else title, _TITLE, ellipsis=ellipsis)
         return f"[{sign}] {full} {title} {width:>{_WIDTH}}  {value}"
 
     def _toggle(self, _: Choice, at: int | None) -> None:
