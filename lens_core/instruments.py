@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from lens_core.carry import Carrier
-from lens_core.config import LensConfig
+from lens_core.config import DictionaryConfig, LensConfig
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.dictionaries.layers import demand_feature, demand_layer
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.finite_differences import FiniteDifferences
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.readout import Readout, Readouts
 from lens_core.reference import reference_center
-from lens_core.terms import Settings, Side
+from lens_core.terms import Projection, Settings, Side
 from lens_core.tuned_lens import Translators, load_translators
 from lens_core.vocabulary import Vocabulary
 
@@ -49,6 +50,7 @@ class Instruments:
         )
         self.k = min(k or self.config.k, self.model.d_vocab)
         self.differences = FiniteDifferences(carrier)
+        self._neurons: dict[tuple[int, Projection], FeatureDictionary] = {}
         self._translators: Translators | None = None
         # One number per feature for each side and lens that was searched.
         self.scales: dict[tuple[Side, str, str], Tensor] = {}
@@ -64,6 +66,21 @@ class Instruments:
             assert self.config.tuned is not None, "the lens has no list without them"
             self._translators = load_translators(self.config.tuned, self.model)
         return self._translators
+
+    def neurons(self, dictionary: FeatureDictionary, key: Projection) -> FeatureDictionary:
+        """The same gated neurons, by the keys of one projection."""
+        known = (dictionary.layer, key)
+        if known not in self._neurons:
+            self._neurons = {
+                known: load_dictionary(
+                    DictionaryConfig(kind="neurons", key=key),
+                    dictionary.layer,
+                    self.model,
+                    dtype=self.model.dtype,
+                    device=self.model.device,
+                )
+            }
+        return self._neurons[known]
 
     @property
     def settings(self) -> Settings:

@@ -27,7 +27,7 @@ from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.errors import OperatorError, UsageError
 from lens_core.feature_scores import scores_among
 from lens_core.instruments import Instruments
-from lens_core.lenses import LOGIT, Lens
+from lens_core.lenses import LENSES, LOGIT, Lens
 from lens_core.shortlist import ListScores, Shortlist
 from lens_core.terms import Progress, Settings, Side
 from lens_core.token_query import By, TokenQuery
@@ -65,6 +65,9 @@ def search(
         raise UsageError(f"there is no order {by!r}: search by {' or '.join(get_args(By))}")
     if n < 1:
         raise UsageError(f"a search finds at least 1 feature, got n = {n}")
+    if lens not in LENSES:
+        names = ", ".join(each.name for each in LENSES)
+        raise UsageError(f"{lens.title} is a baseline, which nothing searches: use {names}")
     missing = lens.missing(tools, side)
     if missing:
         raise UsageError(f"{missing}: search with another --lens or --side")

@@ -30,6 +30,9 @@ Convention = Literal["paper", "exact"]
 FinalNorm = Literal["apply", "linearize"]
 """The final norm on the averaged vector, or its Jacobian at every reference token."""
 
+Projection = Literal["gate", "up"]
+"""Of the two projections of a gated MLP, the one whose columns are the neurons' keys."""
+
 Bucket = Literal["all", "early", "late"]
 """Where in a sample the feature sits: anywhere, among the first 16 tokens, or after them."""
 

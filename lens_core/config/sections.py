@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast, get_args
 
 from lens_core.config.rules import (
     BATCH,
@@ -42,6 +42,7 @@ from lens_core.names import (
     on_hub,
     parts_of_package,
 )
+from lens_core.terms import Projection
 
 SourceKind = Literal["hub", "text", "tokens", "bundled"]
 _SOURCES = '"hub:DATASET", "text:FILE", "tokens:FILE.json" or "bundled"'
@@ -107,6 +108,7 @@ _MODEL = Rule(
 )
 _RELEASE = Rule("a release of SAELens or a Hugging Face id (owner/name)", is_name, _hub_id)
 _TRAINED_ON = Rule("the name of a model", is_name, _hub_id)
+_PROJECTION = one_of(*get_args(Projection))
 _KIND = one_of("sae", "transcoder", "neurons")
 _SOURCE = Rule(_SOURCES, _is_source, _dataset)
 _TUNED = Rule(
@@ -164,7 +166,7 @@ class DictionaryConfig(Section):
     path: Path | None = setting(PATH, None)  # noqa: RUF009 (a field, as its neighbours are)
     layers: Literal["all"] | tuple[int, ...] = setting(LAYERS, "all")
     trained_on: str | None = setting(_TRAINED_ON, None)
-    key: Literal["gate", "up"] = setting(one_of("gate", "up"), "gate")
+    key: Projection = setting(_PROJECTION, "gate")  # noqa: RUF009 (a field, as its neighbours are)
 
     def check_together(self) -> None:
         if self.kind == "neurons":

@@ -1,7 +1,7 @@
 """The lenses. Lists, search, the atlas, exports, JSON and both front ends iterate over `LENSES`.
 
 `BASELINES` are lists to compare with. They are slow or need files, so they are made only where
-one asks for them by name (`qlens show --lens`).
+one asks for them by name (`qlens show --lens`, `qlens score --lenses`).
 
 A lens that is described by a transition and two readouts is an entry here; one that carries
 vectors differently is also a subclass of `Lens`, in a file of this package.
@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import get_args
 
 from lens_core.errors import UsageError
 from lens_core.lenses.finite import FiniteDifference
 from lens_core.lenses.lens import Lens
+from lens_core.lenses.projections import KeyOfProjection
 from lens_core.lenses.tuned import TunedLens
 from lens_core.lenses.variants import Variant
-from lens_core.terms import Settings, Side
+from lens_core.terms import Projection, Settings, Side
 
 __all__ = ["BASELINES", "FIRST_ORDER", "LENSES", "LOGIT", "QUERY", "Lens", "lens_named"]
 
@@ -71,7 +73,18 @@ TOKEN_CHANGES = tuple(
     for clamp in (1, 5, 10)
 )  # fmt: skip
 
-BASELINES: tuple[Lens, ...] = (EXACT, LINEARIZE, TUNED, TUNED_PUBLISHED, ZERO_OUT, *TOKEN_CHANGES)
+GATE, UP = (
+    KeyOfProjection(
+        f"query:{which}", f"Query Lens, {which} projection", f"By {which}", f"query_lens_{which}",
+        f"query_{which}", "full", MappingProxyType({"key": "embed_centered_cosine"}),
+        projection=which,
+    )
+    for which in get_args(Projection)
+)  # fmt: skip
+
+BASELINES: tuple[Lens, ...] = (
+    EXACT, LINEARIZE, GATE, UP, TUNED, TUNED_PUBLISHED, ZERO_OUT, *TOKEN_CHANGES
+)  # fmt: skip
 """Lenses to compare with, in the order of tables and documents."""
 
 

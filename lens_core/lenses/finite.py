@@ -65,6 +65,9 @@ class FiniteDifference(Lens):
             for each in found
         ]
 
+    def carries_all(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> bool:
+        return False
+
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
         raise UsageError(f"{self.title} runs the model for every feature: it has no map of all")
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 from lens_core.terms import Settings, Side, Transition
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from lens_core.dictionaries.feature_dictionary import FeatureDictionary
     from lens_core.direct import Transported
     from lens_core.feature_map import FeatureMap
@@ -74,6 +77,21 @@ class Lens:
     ) -> list[Transported]:
         """`carry` of several features, for lenses whose passes can be shared."""
         return [self.carry(tools, side, dictionary, feature, asked) for feature in features]
+
+    def carries_all(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> bool:
+        """Whether `map` carries `vectors`, under the default settings, exactly as `carry` does."""
+        settings, carrier = self.settings(tools.settings), tools.carrier
+        if settings.transition != self.transition:
+            return False
+        if carrier.obstacle(side, dictionary, settings) is not None:
+            return False
+        return settings.transition == "identity" or carrier.has_operators(dictionary)
+
+    def vectors(
+        self, tools: Instruments, side: Side, dictionary: FeatureDictionary
+    ) -> Float[Tensor, "n_features d_model"]:
+        """What is carried, of every feature."""
+        return dictionary.values if side == "value" else dictionary.keys
 
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
         """The map that carries all features of a dictionary: paper's convention, all blocks on.

@@ -58,6 +58,10 @@ class TunedLens(Lens):
         carried = self.map(tools, side, dictionary)(plain.direct)
         return replace(plain, vector=carried, steps=None, relative_variance=None)
 
+    def carries_all(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> bool:
+        # Reads the file, so that one that does not fit is told before a long run.
+        return bool(tools.translators.weights)
+
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
         """`v -> v + A v`, of all features of a dictionary.
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.errors import UsageError
-from lens_core.feature_map import vectors_of
 from lens_core.instruments import Instruments
-from lens_core.lenses import LENSES, Lens
+from lens_core.lenses import Lens
 from lens_core.terms import Side
 
 _SEED = 0
 _AT_ONCE = 1024
+_TOGETHER = 8  # of those that are carried by themselves: they may share passes
 
 Tick = Callable[[int, int], None]
 """Called with the features done and their total; may raise to cancel."""
@@ -44,34 +44,28 @@ def top_lists(
     k: int,
     tick: Tick = lambda _done, _of: None,
 ) -> Int64[Tensor, "chosen k"]:
-    """The `k` best tokens of each of `features`, -1 for a vector of length zero.
+    """The `k` best tokens of each of `features`, -1 for one that has no list.
 
     Raises:
         UsageError: the lens has no such side.
     """
-    missing = lens.missing(tools, side)
+    missing = lens.missing(tools, side, dictionary)
     if missing:
         raise UsageError(missing)
-    if carries_all(tools, lens, side, dictionary):
+    if lens.carries_all(tools, side, dictionary):
         return _by_operators(tools, lens, side, dictionary, features, k, tick)
     found = torch.full((len(features), k), -1)
-    for at, feature in enumerate(features.tolist()):
-        tick(at, len(features))
-        carried = lens.carry(tools, side, dictionary, feature, tools.settings)
-        if float(carried.vector.norm()) > 0 and float(vectors_of(side, dictionary)[feature].norm()):
-            readout = tools.readout(lens.readouts[side], normed=carried.normed)
-            found[at] = readout.top_k(carried.vector[None], k)[0][0].cpu()
+    vectors = lens.vectors(tools, side, dictionary)
+    for start in range(0, len(features), _TOGETHER):
+        tick(start, len(features))
+        some = features[start : start + _TOGETHER].tolist()
+        for at, carried in enumerate(
+            lens.carry_several(tools, side, dictionary, some, tools.settings), start
+        ):
+            if float(carried.vector.norm()) > 0 and float(vectors[features[at]].norm()):
+                readout = tools.readout(lens.readouts[side], normed=carried.normed)
+                found[at] = readout.top_k(carried.vector[None], k)[0][0].cpu()
     return found
-
-
-def carries_all(tools: Instruments, lens: Lens, side: Side, dictionary: FeatureDictionary) -> bool:
-    """Whether one product carries all features, exactly as the lens carries one."""
-    if lens not in LENSES:
-        return False
-    settings = lens.settings(tools.settings)
-    if tools.carrier.obstacle(side, dictionary, settings) is not None:
-        return False
-    return settings.transition == "identity" or tools.carrier.has_operators(dictionary)
 
 
 def _by_operators(
@@ -84,7 +78,7 @@ def _by_operators(
     tick: Tick,
 ) -> Int64[Tensor, "chosen k"]:
     carry, readout = lens.map(tools, side, dictionary), tools.readout(lens.readouts[side])
-    vectors = vectors_of(side, dictionary)
+    vectors = lens.vectors(tools, side, dictionary)
     found: list[Int[Tensor, "some k"]] = []
     for start in range(0, len(features), _AT_ONCE):
         tick(start, len(features))

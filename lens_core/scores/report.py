@@ -31,7 +31,7 @@ from lens_core.scores.input_score import (
     scores_at,
 )
 from lens_core.scores.intervals import of_features, of_layers
-from lens_core.scores.lists import carries_all, sampled, top_lists
+from lens_core.scores.lists import sampled, top_lists
 from lens_core.scores.rows import ScoreRow
 from lens_core.terms import SIDES, Side
 
@@ -111,7 +111,7 @@ def layer_scores(
     lists = {}
     for side in SIDES:
         for lens in asked.lenses:
-            if lens.missing(tools, side):
+            if lens.missing(tools, side, dictionary):
                 continue
 
             def told(done: int, of: int, side: Side = side, lens: Lens = lens) -> None:
@@ -177,17 +177,23 @@ def rows_of(layers: Sequence[LayerScores]) -> list[ScoreRow]:
 
 
 def demand_sample(tools: Instruments, dictionary: FeatureDictionary, asked: Asked) -> None:
-    """Refuse to carry every feature of a dictionary one by one.
+    """Refuse lenses without lists, and to carry every feature of a dictionary one by one.
 
     Raises:
-        UsageError: a lens would have to, and no number of features was given.
+        UsageError: a lens has no list of this dictionary, or would have to carry all, and no
+            number of features was given.
+        LensFileError: the parameters of a lens do not fit.
         OperatorError: it would not have to if there were operators.
     """
-    if asked.features is not None:
-        return
+    for lens in asked.lenses:
+        reasons = [lens.missing(tools, side, dictionary) for side in lens.readouts]
+        if all(reasons):
+            raise UsageError(f"no list to score: {reasons[0]}")
     for side in SIDES:
         for lens in asked.lenses:
-            if lens.missing(tools, side) or carries_all(tools, lens, side, dictionary):
+            if lens.missing(tools, side, dictionary):
+                continue
+            if lens.carries_all(tools, side, dictionary) or asked.features is not None:
                 continue
             why = tools.carrier.obstacle(side, dictionary, lens.settings(tools.settings))
             if lens in LENSES and lens is not LOGIT and why is None:

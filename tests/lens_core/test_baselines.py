@@ -5,7 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from lens_core.config import DictionaryConfig
+from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import OperatorError, UsageError
+from lens_core.instruments import DictionaryShelf
+from lens_core.lens import QueryLens
 from lens_core.lenses import BASELINES, LENSES, lens_named
 from lens_core.terms import Settings
 from tests.lens_core.test_lens import FEATURE, LAYER, make_lens, of_one
@@ -61,11 +65,41 @@ def test_a_variant_maps_all_features_only_where_no_norm_is_in_front(lens):
         assert torch.equal(EXACT.map(lens, side, plain)(x), query)
 
 
-@of_one
-def test_a_feature_of_length_zero_has_no_baseline_either(lens, tiny):
-    from lens_core.instruments import DictionaryShelf
-    from lens_core.lens import QueryLens
+def test_both_keys_of_a_gated_neuron_stand_side_by_side(architecture, lens, tiny):
+    names = ("gate", "up")
+    also = [lens_named(f"query:{name}") for name in names]
+    shown = lens.signature(LAYER, FEATURE, also=also)
+    if architecture == "gpt2":
+        assert shown.key.top["query:up"].reason.endswith("for the neurons of a gated MLP alone")
+        return
+    lists = []
+    for name, each in zip(names, also, strict=True):
+        config = DictionaryConfig(kind="neurons", key=name)
+        chosen = load_dictionary(config, LAYER, tiny, dtype=tiny.dtype)
+        shelf = DictionaryShelf([LAYER], lambda _, chosen=chosen: chosen)
+        by_itself = QueryLens(lens.carrier, shelf, lens.vocabulary, k=10)
+        wanted = by_itself.signature(LAYER, FEATURE).key.query_lens
+        found = shown.key.top[each.name]
+        assert found.ids == wanted.ids
+        assert found.scores == pytest.approx(wanted.scores)
+        assert shown.value.top[each.name].reason.endswith("has no value side")
+        lists.append(found.ids)
+        every = each.map(lens, "key", chosen)(each.vectors(lens, "key", lens.dictionary(LAYER)))
+        one = each.carry(lens, "key", lens.dictionary(LAYER), FEATURE, Settings()).vector
+        assert torch.allclose(every[FEATURE], one)
+    assert lists[0] != lists[1]
+    assert shown.key.top["query:gate"].ids == shown.key.query_lens.ids
 
+
+@of_one
+def test_nothing_searches_a_baseline(lens):
+    for each in BASELINES:
+        with pytest.raises(UsageError, match="is a baseline, which nothing searches"):
+            lens.search(3, lens=each.name, side="key")
+
+
+@of_one
+def test_a_feature_of_length_zero_has_no_baseline_either(lens):
     dictionary = lens.dictionary(LAYER)
     values = dictionary.values.clone()
     values[FEATURE] = 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lens_core.lenses import BASELINES
 from qlens_tui.cli.commands.contexts import collect, read_text
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
@@ -68,7 +69,11 @@ class Lenses(click.ParamType[tuple[str, ...]]):
     help="Score N features of each layer, the same ones each time.  [default: all]",
 )
 @click.option(
-    "--lenses", type=Lenses(), metavar="NAMES", help="Such as query,logit.  [default: all]"
+    "--lenses",
+    type=Lenses(),
+    metavar="NAMES",
+    help=f"Such as query,logit, or baselines: {', '.join(each.name for each in BASELINES)}.  "
+    "[default: all but baselines]",
 )
 @click.option(
     "--protocol",
@@ -127,6 +132,7 @@ def score(
     Examples:
       qlens score demo
       qlens score demo --layers 10 --lenses query,logit --format markdown
+      qlens score demo --layers 10 --lenses query,zero-out --features 100
       qlens score gpt2-small-32k --corpus hub:NeelNanda/pile-10k --features 200 --json
     """
     from lens_core.contexts.source import CorpusSource
@@ -210,7 +216,7 @@ def _facts(
     return [
         "input score in %, 95% interval (% of the ceiling)",
         f"{counted(judged, 'feature')} in {CONTEXTS} contexts of {text.length} tokens; {out:,} "
-        "with fewer left out",
+        "left out: fewer contexts, or no list",
         f"{counted(text.n_tokens, 'token')} of {output.shown(text.origin)}, {duration(seconds)}",
     ]
 

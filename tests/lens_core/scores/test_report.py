@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lens_core.carry import Carrier
-from lens_core.config import DictionaryConfig
+from lens_core.config import DictionaryConfig, LensConfig
 from lens_core.contexts.collect import collect_contexts
 from lens_core.dictionaries.load import load_dictionary
-from lens_core.errors import OperatorError, UsageError
+from lens_core.errors import LensFileError, OperatorError, UsageError
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
-from lens_core.lenses import LENSES, LOGIT
+from lens_core.lenses import LENSES, LOGIT, lens_named
 from lens_core.reference import ReferenceSample
 from lens_core.scores.report import Asked, demand_sample, layer_scores, rows_of
 from lens_core.scores.rows import SCHEMA, frame, markdown
@@ -148,3 +150,52 @@ def test_a_feature_of_length_zero_has_no_score(lens, corpus, tmp_path):
     assert after.features["published"].tolist() == before.features["published"].tolist()[1:]
     assert after.left_out["published"] == before.left_out["published"] + 1
     assert not any(math.isnan(each) for found in after.scores.values() for each in found)
+
+
+def test_baselines_are_rows_of_the_same_table(architecture, lens, corpus, tmp_path):
+    """One sample of features, judged alike by lenses that operators carry and others."""
+    layer, names = 1, ["query", "query:linearize", "zero-out", "token-change:5", "tuned"]
+    if architecture != "gpt2":
+        names += ["query:gate", "query:up"]
+    tiny = lens.model
+    draw = torch.Generator().manual_seed(3)
+    made = {f"{at}.weight": torch.randn(24, 24, generator=draw) / 9 for at in range(tiny.n_layers)}
+    save_file(made, tmp_path / "tuned.safetensors")
+    lens.config = LensConfig(k=5, tuned=str(tmp_path / "tuned.safetensors"))
+    file = collected(lens, corpus, tmp_path / "cache", layer)
+    asked = Asked(tuple(map(lens_named, names)), ("published",), (K,), features=3)
+    demand_sample(lens, lens.dictionary(layer), asked)
+    found = layer_scores(lens, layer, corpus, file, asked)
+    rows = rows_of([found])
+    assert {row.n for row in rows} == {3}
+    lines = {(row.lens, row.side) for row in rows}
+    assert lines == {
+        (name, side) for name in names for side in SIDES if side in lens_named(name).readouts
+    }
+    also = [lens_named(name) for name in names[1:]]
+    table = table_of(lens, layer, corpus)
+    numbered = replace(corpus, tokens=torch.arange(corpus.tokens.numel()).view(90, 12))
+    for at, feature in enumerate(found.features["published"].tolist()):
+        places = contexts_of(table, numbered, feature)
+        strongest = sorted(places, key=lambda each: (-each.activation, each.sample))[:20]
+        tokens = [int(corpus.tokens[each.sample, each.position]) for each in strongest]
+        signature = lens.signature(layer, feature, length=K, also=also)
+        for name, side in lines:
+            ids = getattr(signature, side).top[name].ids
+            expected = sum(token in ids for token in tokens) / 20
+            assert found.scores[side, name, "published", K][at] == pytest.approx(expected)
+
+
+def test_a_baseline_without_lists_or_sample_is_told_before_a_run(lens, tmp_path):
+    dictionary = lens.dictionary(1)
+    for name, said in (
+        ("zero-out", "carries features one by one here: score a sample"),
+        ("query:linearize", "(the final norm is linearised): score a sample"),
+        ("tuned", "no list to score: Tuned Lens needs its parameters"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            demand_sample(lens, dictionary, Asked((lens_named(name),)))
+    save_file({"0.weight": torch.zeros(3, 3)}, tmp_path / "x.safetensors")
+    lens.config = LensConfig(k=5, tuned=str(tmp_path / "x.safetensors"))
+    with pytest.raises(LensFileError, match="does not fit"):
+        demand_sample(lens, dictionary, Asked((lens_named("tuned"),)))

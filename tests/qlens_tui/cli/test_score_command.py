@@ -73,7 +73,7 @@ def test_the_table_says_what_it_is_about(place: Workplace) -> None:
     assert [line.split()[1] for line in lines[:3]] == ["logit", "logit", "ceiling"]
     told = " ".join(result.stdout.split())
     assert "in 20 contexts of 20 tokens; " in told
-    assert "with fewer left out" in told
+    assert "left out: fewer contexts, or no list" in told
     asked = score(place, "--lenses", "logit", "--layers", "1", "--format", "markdown")
     markdown = place.run(*asked)
     assert markdown.stdout.startswith("| layer | lens | input published k=25 |")
