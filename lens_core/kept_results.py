@@ -49,16 +49,15 @@ class KeptResults:
         return self._on_device(plain)
 
     def _key(self, asked: dict[str, Any]) -> str:
-        return fingerprint(
-            asked
-            | {
-                "format": RESULTS_FORMAT,
-                "model": self._model.fingerprint,
-                "reference": self._reference.sha256,
-                "dtype": str(self._model.dtype),
-                "versions": versions(),
-            }
-        )
+        common = {
+            "format": RESULTS_FORMAT,
+            "model": self._model.fingerprint,
+            "reference": self._reference.sha256,
+            "dtype": str(self._model.dtype),
+            "versions": versions(),
+        }
+        assert not asked.keys() & common, "what depends on it would be replaced"
+        return fingerprint(asked | common)
 
     def _on_device(self, found: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -342,7 +342,12 @@ class QueryLens(Instruments):
                 )
                 return dict(vars(found))
 
-            asked = {"kind": "activity", "dictionary": dictionary.sha256, "top": top, "format": 2}
+            asked = {
+                "kind": "activity",
+                "dictionary": dictionary.sha256,
+                "top": top,
+                "has_first": True,
+            }
             if self.text is not self.carrier.reference:
                 asked["text"] = self.text.sha256
             found = FeatureActivity(**self.carrier.results.cached(asked, compute))
