@@ -25,6 +25,10 @@ class KeptResults:
         self._reference = reference
         self._results = results
 
+    def about(self, text: ReferenceSample) -> KeptResults:
+        """Results about the same model and another text."""
+        return KeptResults(self._model, text, self._results)
+
     def cached(
         self, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def openings(
             f"{config.source} gives {len(found)} openings of sentences and [reference] asks for "
             f"{config.samples}: lower samples, or take a longer text"
         )
-    return _filled(_drawn(list(found), config), bos)
+    return filled_up([(*bos, *text) for text in _drawn(list(found), config)])
 
 
 def prompts(
@@ -113,7 +113,7 @@ def prompts(
         )
     if not found:
         raise SampleError(f"{config.source} holds no prompt: write one on each line")
-    return _filled(_drawn(list(found), config), bos)
+    return filled_up([(*bos, *text) for text in _drawn(list(found), config)])
 
 
 def lines(documents: Iterable[str]) -> Iterator[str]:
@@ -139,11 +139,10 @@ def _drawn(texts: Sequence[tuple[int, ...]], config: ReferenceConfig) -> Sequenc
     return [texts[number] for number in sorted(range(len(texts)), key=order)[: config.samples]]
 
 
-def _filled(
-    texts: Sequence[tuple[int, ...]], bos: Sequence[int]
+def filled_up(
+    rows: Sequence[tuple[int, ...]],
 ) -> tuple[Int64[Tensor, "samples length"], Int64[Tensor, " samples"]]:
-    """Rows of equal length, filled up with each text's last token, which nothing reads."""
-    rows = [(*bos, *text) for text in texts]
+    """Texts as rows of equal length, filled up with each one's last token, and its position."""
     length = max(map(len, rows))
     ends = torch.tensor([len(row) - 1 for row in rows])
     return torch.tensor([row + row[-1:] * (length - len(row)) for row in rows]), ends

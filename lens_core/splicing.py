@@ -50,10 +50,14 @@ class Spliced:
 
     def __getitem__(self, sample: int) -> Spliced:
         """One sample."""
+        return self.part(slice(sample, sample + 1))
+
+    def part(self, samples: slice) -> Spliced:
+        """Some samples."""
         return Spliced(
-            self.reconstruction[sample, None],
-            None if self.scale is None else self.scale[sample, None],
-            None if self.base is None else self.base[sample, None],
+            self.reconstruction[samples],
+            None if self.scale is None else self.scale[samples],
+            None if self.base is None else self.base[samples],
         )
 
     @classmethod
@@ -95,9 +99,16 @@ class Fired:
 
 @torch.no_grad()
 def spliced(
-    model: ResidualModel, dictionary: FeatureDictionary, tokens: Int64[Tensor, "samples pos"]
+    model: ResidualModel,
+    dictionary: FeatureDictionary,
+    tokens: Int64[Tensor, "samples pos"],
+    *,
+    keep_error: bool = False,
 ) -> tuple[Spliced, Fired]:
     """Run `tokens` up to the dictionary, and reconstruct; also what fires.
+
+    `keep_error`: what it stands for itself in place of its reconstruction, so that only features
+    that are set change the model.
 
     Raises:
         DictionaryError: activations are not finite.
@@ -121,11 +132,14 @@ def spliced(
         start += len(block)
     reconstruction = torch.cat(rows).view(stream.shape)
     base, scale = (stream, None) if dictionary.kind != "sae" else (None, _scale(dictionary, stream))
+    found = Fired((stream.shape[0], stream.shape[1]), *map(torch.cat, zip(*fired, strict=True)))
+    if keep_error:
+        real = stream if base is None else model.mlp_output(dictionary.layer, stream)
+        return Spliced(real, scale, base), found
     if scale is not None:
         reconstruction = reconstruction * scale
         if dictionary.read_norm == "layer_norm":
             reconstruction = reconstruction + stream.mean(-1, keepdim=True)
-    found = Fired((stream.shape[0], stream.shape[1]), *map(torch.cat, zip(*fired, strict=True)))
     return Spliced(reconstruction, scale, base), found
 
 
@@ -142,9 +156,15 @@ def _scale(dictionary: FeatureDictionary, stream: Stream) -> Tensor | None:
 @torch.no_grad()
 def normed_end(model: ResidualModel, dictionary: FeatureDictionary, of: Spliced) -> Stream:
     """The stream behind the final norm."""
+    return model.final_norm(end(model, dictionary, of))
+
+
+@torch.no_grad()
+def end(model: ResidualModel, dictionary: FeatureDictionary, of: Spliced) -> Stream:
+    """The final stream."""
     write = write_function(dictionary, model)
     h = of.reconstruction if write is None else write(of.reconstruction)
     h = h if of.base is None else of.base + h
     for k in range(dictionary.write_site, model.n_blocks):
         h = h + model.block(k, h)
-    return model.final_norm(h)
+    return h

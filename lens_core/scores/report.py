@@ -1,12 +1,11 @@
 """The table of scores of a session: which lists, which features, which rows.
 
-The same features are judged for every lens of a protocol: those with enough contexts and with a
+The same features are judged for every lens: those for which the score is defined and that have a
 list under each of the lenses, so that means can be compared.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,14 @@ from lens_core.scores.input_score import (
 )
 from lens_core.scores.intervals import of_features, of_layers
 from lens_core.scores.lists import sampled, top_lists
-from lens_core.scores.rows import ScoreRow
+from lens_core.scores.output_score import observe
+from lens_core.scores.rows import Kind, ScoreRow
 from lens_core.terms import SIDES, Side
 
 LENGTHS = (5, 10, 20, 25)
 """The lengths of lists that are scored (paper, section 4)."""
+STEERED = 100
+"""Features of a layer whose output score is taken if no number is given."""
 
 Tick = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total; may raise to cancel."""
@@ -44,13 +46,12 @@ Tick = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What to score: lenses, protocols of the input score, lengths, and how many features.
+    """What to score: lenses, lengths of lists, and how many features of each layer (`None`: all).
 
-    `features` is how many of each layer (`None`: all).
+    Output scores are of `STEERED` features if no number is given: each takes seconds.
     """
 
     lenses: tuple[Lens, ...] = LENSES
-    protocols: tuple[InputProtocol, ...] = ("published", "in-order")
     lengths: tuple[int, ...] = LENGTHS
     features: int | None = None
 
@@ -72,30 +73,32 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerScores:
-    """Scores of one layer's features: `scores[side, lens, protocol, k]` and the ceilings.
+class Judged:
+    """One score of one layer's features by one protocol, for every lens.
 
-    One number for each of `features[protocol]`; `left_out[protocol]` have none.
+    A number for each of `features`, by side, lens and length, and by length for the ceiling;
+    `left_out` more were asked for and have none.
     """
 
     layer: int
-    features: Mapping[InputProtocol, Int64[Tensor, " judged"]]
-    left_out: Mapping[InputProtocol, int]
-    scores: Mapping[tuple[Side, str, InputProtocol, int], list[float]]
-    ceilings: Mapping[tuple[InputProtocol, int], list[float]]
+    score: Kind
+    protocol: str
+    features: Int64[Tensor, " judged"]
+    left_out: int
+    scores: Mapping[tuple[Side, str, int], list[float]]
+    ceilings: Mapping[int, list[float]]
 
 
-def layer_scores(
+def input_scores(
     tools: Instruments,
     layer: int,
     corpus: ReferenceSample,
     file: Path,
+    protocols: Sequence[InputProtocol],
     asked: Asked,
     tick: Tick = lambda _what, _done, _of: None,
-) -> LayerScores:
-    """The input scores of a layer's features in `corpus`, whose contexts `qlens contexts` found.
-
-    `file` holds them.
+) -> list[Judged]:
+    """A layer's input scores in `corpus`, whose contexts are in `file` (`lens_core.contexts`).
 
     Raises:
         UsageError: a lens carries features one by one, and no number of them was given.
@@ -105,72 +108,89 @@ def layer_scores(
     dictionary = tools.dictionary(layer)
     demand_sample(tools, dictionary, asked)
     activity = read_reading(file).activity
-    peaks = {each: _peaks(tools, activity, corpus, each) for each in asked.protocols}
+    peaks = {each: _peaks(tools, activity, corpus, each) for each in protocols}
     # Protocols need the same number of contexts, and so have the same features.
     features = sampled(next(iter(peaks.values())).counts, asked.features)
-    lists = {}
-    for side in SIDES:
-        for lens in asked.lenses:
-            if lens.missing(tools, side, dictionary):
-                continue
-
-            def told(done: int, of: int, side: Side = side, lens: Lens = lens) -> None:
-                tick(f"layer {layer}, {lens.title} {side}", done, of)
-
-            lists[side, lens.name] = top_lists(
-                tools, lens, side, dictionary, features, asked.longest, told
-            )
-    has_lists = torch.ones(len(features), dtype=torch.bool)
-    for found in lists.values():
-        has_lists &= found[:, 0] >= 0
+    lists, has_lists = _lists(tools, dictionary, features, asked, tick)
+    wanted = dictionary.n_features
+    wanted = wanted if asked.features is None else min(asked.features, wanted)
     judged = features[has_lists]
-    scores: dict[tuple[Side, str, InputProtocol, int], list[float]] = {}
-    ceilings: dict[tuple[InputProtocol, int], list[float]] = {}
+    found = []
     for protocol, peak in peaks.items():
         ours = PeakTokens(peak.ids[judged], peak.same)
         best = ceiling_ranks(ours)
-        for k in asked.lengths:
-            ceilings[protocol, k] = scores_at(best, k).tolist()
-        for (side, name), found in lists.items():
-            ranks = input_ranks(ours, found[has_lists])
+        scores = {}
+        for (side, name), ids in lists.items():
+            ranks = input_ranks(ours, ids[has_lists])
             for k in asked.lengths:
-                scores[side, name, protocol, k] = scores_at(ranks, k).tolist()
-    wanted = dictionary.n_features
-    if asked.features is not None:
-        wanted = min(asked.features, wanted)
-    return LayerScores(
-        layer,
-        dict.fromkeys(asked.protocols, judged),
-        dict.fromkeys(asked.protocols, wanted - len(judged)),
-        scores,
-        ceilings,
+                scores[side, name, k] = scores_at(ranks, k).tolist()
+        ceilings = {k: scores_at(best, k).tolist() for k in asked.lengths}
+        left_out = wanted - len(judged)
+        found.append(Judged(layer, "input", protocol, judged, left_out, scores, ceilings))
+    return found
+
+
+def output_scores(
+    tools: Instruments,
+    layer: int,
+    live: Tensor,
+    prefixes: ReferenceSample,
+    asked: Asked,
+    tick: Tick = lambda _what, _done, _of: None,
+) -> Judged:
+    """A layer's output scores by steering behind `prefixes`, of some of its `live` features.
+
+    `live`: for each feature whether it fires.
+    """
+    asked.check(tools.model.d_vocab)
+    dictionary = tools.dictionary(layer)
+    wanted = STEERED if asked.features is None else asked.features
+    features = sampled(live.cpu(), wanted)
+    observed = observe(
+        tools,
+        dictionary,
+        features.tolist(),
+        prefixes,
+        lambda done, of: tick(f"steering layer {layer}", done, of),
     )
+    lists, has_lists = _lists(tools, dictionary, observed.features, asked, tick)
+    kept = observed.only(has_lists)
+    scores = {
+        (side, name, k): kept.scores(ids[has_lists], k)
+        for (side, name), ids in lists.items()
+        for k in asked.lengths
+    }
+    ceilings = {k: kept.ceilings(k) for k in asked.lengths}
+    left_out = min(wanted, dictionary.n_features) - len(kept.features)
+    return Judged(layer, "output", "paired", kept.features, left_out, scores, ceilings)
 
 
-def rows_of(layers: Sequence[LayerScores]) -> list[ScoreRow]:
+def rows_of(judged: Sequence[Judged]) -> list[ScoreRow]:
     """Rows for each layer, then, if there are several, for the mean over them."""
-    rows: list[ScoreRow] = []
-    for each in layers:
-        for (side, lens, protocol, k), found in each.scores.items():
+    rows = []
+    layers = list(dict.fromkeys(each.layer for each in judged))
+    for each in judged:
+        for (side, lens, k), scores in each.scores.items():
+            ceiling = of_features(each.ceilings[k]).mean
+            estimate, left_out = of_features(scores), each.left_out
             rows.append(
                 ScoreRow.of(
-                    each.layer, side, lens, "input", protocol, k, of_features(found),
-                    each.left_out[protocol], of_features(each.ceilings[protocol, k]).mean,
+                    each.layer, side, lens, each.score, each.protocol, k, estimate, left_out,
+                    ceiling,
                 )
             )  # fmt: skip
-    if len(layers) > 1:
-        together: dict[tuple[Side, str, InputProtocol, int], list[LayerScores]] = defaultdict(list)
-        for each in layers:
-            for key in each.scores:
-                together[key].append(each)
-        for key, those in together.items():
-            side, lens, protocol, k = key
+    if len(layers) == 1:
+        return rows
+    for score, protocol in dict.fromkeys((each.score, each.protocol) for each in judged):
+        those = [each for each in judged if (each.score, each.protocol) == (score, protocol)]
+        for side, lens, k in dict.fromkeys(key for each in those for key in each.scores):
+            have = [each for each in those if (side, lens, k) in each.scores]
             rows.append(
                 ScoreRow.of(
-                    None, side, lens, "input", protocol, k,
-                    of_layers([each.scores[key] for each in those]),
-                    sum(each.left_out[protocol] for each in those),
-                    of_layers([each.ceilings[protocol, k] for each in those]).mean,
+                    None, side, lens, score, protocol, k,
+                    of_layers([each.scores[side, lens, k] for each in have]),
+                    sum(each.left_out for each in have),
+                    of_layers([each.ceilings[k] for each in have]).mean,
                 )
             )  # fmt: skip
     return rows
@@ -205,14 +225,37 @@ def demand_sample(tools: Instruments, dictionary: FeatureDictionary, asked: Aske
             )
 
 
+def _lists(
+    tools: Instruments,
+    dictionary: FeatureDictionary,
+    features: Int64[Tensor, " chosen"],
+    asked: Asked,
+    tick: Tick,
+) -> tuple[dict[tuple[Side, str], Tensor], Tensor]:
+    """The lists of every lens that has the side, and which features have one under each."""
+    lists = {}
+    has_lists = torch.ones(len(features), dtype=torch.bool)
+    for side in SIDES:
+        for lens in asked.lenses:
+            if lens.missing(tools, side, dictionary):
+                continue
+
+            def told(done: int, of: int, side: Side = side, lens: Lens = lens) -> None:
+                tick(f"layer {dictionary.layer}, {lens.title} {side}", done, of)
+
+            found = top_lists(tools, lens, side, dictionary, features, asked.longest, told)
+            lists[side, lens.name] = found
+            has_lists &= found[:, 0] >= 0
+    return lists, has_lists
+
+
 def _peaks(
     tools: Instruments,
     activity: FeatureActivity,
     corpus: ReferenceSample,
     protocol: InputProtocol,
 ) -> PeakTokens:
-    d_vocab = tools.model.d_vocab
-    same = torch.arange(d_vocab)
+    same = torch.arange(tools.model.d_vocab)
     if protocol == "published":
         same = torch.tensor(tools.vocabulary.same_text)
     return peak_tokens(activity, corpus.tokens, protocol, same)

@@ -7,7 +7,9 @@ there, and the app shows the same ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import click
 
 from lens_core.lenses import BASELINES
 from qlens_tui.cli.commands.contexts import collect, read_text
+from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
@@ -23,7 +26,8 @@ from qlens_tui.formats import counted, duration
 if TYPE_CHECKING:
     from lens_core.contexts.collect import Collected
     from lens_core.reference import ReferenceSample
-    from lens_core.scores.report import Asked, LayerScores
+    from lens_core.scores.input_score import InputProtocol
+    from lens_core.scores.report import Asked, Judged
     from lens_core.scores.rows import ScoreRow
     from lens_core.session import Session
 
@@ -63,10 +67,19 @@ class Lenses(click.ParamType[tuple[str, ...]]):
 )
 @click.option("--layers", type=Layers(), help="Such as 3,5-9.  [default: the config's]")
 @click.option(
+    "--score",
+    "kind",
+    type=click.Choice(["input", "output", "both"]),
+    default="both",
+    show_default=True,
+    help="What activates features, what they promote, or both.",
+)
+@click.option(
     "--features",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Score N features of each layer, the same ones each time.  [default: all]",
+    help="Score N features of each layer, the same ones each time.  "
+    "[default: input all, output 100]",
 )
 @click.option(
     "--lenses",
@@ -77,8 +90,9 @@ class Lenses(click.ParamType[tuple[str, ...]]):
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["published", "in-order"]),
-    help="The strongest contexts, or the first ones.  [default: both]",
+    type=click.Choice(["published", "in-order", "paired"]),
+    help="Input: the strongest contexts (published) or the first ones (in-order). Output: paired.  "
+    "[default: all]",
 )
 @click.option(
     "-k", type=click.IntRange(min=1), help="Length of lists.  [default: 5, 10, 20 and 25]"
@@ -105,6 +119,7 @@ def score(
     config: str,
     corpus: str,
     layers: tuple[int, ...] | None,
+    kind: str,
     features: int | None,
     lenses: tuple[str, ...] | None,
     protocol: str | None,
@@ -120,56 +135,87 @@ def score(
     """Score the token lists of CONFIG's features against what the features do.
 
     Input score: the share of a feature's contexts in a corpus whose token, the one on which it
-    fires most, is in its list. Features with fewer than 20 contexts have no score and are
-    counted. The ceiling is the score of the most frequent tokens of one half of the contexts on the
-    other half: no list can be expected to do better. Intervals are of 95%.
+    fires most, is in its list. Output score: the share of the 25 tokens that rise most behind 100
+    neutral prefixes, when the feature is set to a strength, that are in its list. Features without
+    a score are counted. The ceiling is what one half of the contexts, or prefixes, says of the
+    other: no list can be expected to do better. Intervals are of 95%.
 
-    Contexts go to the cache, where the app finds them: stop at any time, run it again to resume.
-    Without operators only Logit Lens is scored for all features: run `qlens build` first, or
-    score a sample, --features 100. docs/evidence.md says more.
+    What is found goes to the cache: stop at any time, run it again to resume. Without operators
+    only Logit Lens is scored for all features: run `qlens build` first, or score a sample,
+    --features 100. docs/evidence.md says more.
 
     \b
     Examples:
       qlens score demo
       qlens score demo --layers 10 --lenses query,logit --format markdown
       qlens score demo --layers 10 --lenses query,zero-out --features 100
+      qlens score demo --score output --features 30
       qlens score gpt2-small-32k --corpus hub:NeelNanda/pile-10k --features 200 --json
     """
     from lens_core.contexts.source import CorpusSource
 
     start = time.monotonic()
+    protocols = _protocols(kind, protocol)
     source = CorpusSource.parse(corpus)
-    source.check()
+    if protocols.input:
+        source.check()
     session = open_lens(
         output, config, offline=offline, layers=layers, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
     shelf = session.lens.dictionaries
     wanted = shelf.layers if layers is None else layers
-    asked = _asked(lenses, protocol, k, features)
+    asked = _asked(lenses, k, features)
     asked.check(session.model.d_vocab)
-    _check(session, wanted, asked)
-    text = read_text(output, session, source, tokens, offline=offline)
-    found = collect(output, session, text, wanted)
-    rows, scores = _scored(output, session, text, found, asked)
+    judged, facts = [], []
+    if protocols.input:
+        _check(session, wanted, asked)
+        text = read_text(output, session, source, tokens, offline=offline)
+        found = collect(output, session, text, wanted)
+        judged = _inputs(output, session, text, found, asked, protocols.input)
+        facts += _input_facts(output, text, judged)
+    if protocols.output:
+        steered = _outputs(output, session, wanted, asked)
+        judged += steered
+        facts += _output_facts(steered)
+    from lens_core.scores.report import rows_of
+
+    rows = rows_of(judged)
     if as_json:
         output.document([row.document() for row in rows])
         return
-    seconds = time.monotonic() - start
-    facts = _facts(output, text, scores, seconds)
-    _print(output, rows, form, facts)
+    first = "scores in %, 95% interval (% of the ceiling)"
+    _print(output, rows, form, [first, *facts, duration(time.monotonic() - start)])
 
 
-def _asked(
-    lenses: Sequence[str] | None, protocol: str | None, k: int | None, features: int | None
-) -> Asked:
+@dataclass(frozen=True)
+class _Protocols:
+    input: tuple[InputProtocol, ...]
+    output: bool
+
+
+def _protocols(kind: str, protocol: str | None) -> _Protocols:
+    """Which protocols are asked for.
+
+    Raises:
+        click.UsageError: none of that kind of score.
+    """
+    inputs: tuple[InputProtocol, ...] = ("published", "in-order")
+    found = _Protocols(
+        tuple(each for each in inputs if kind != "output" and protocol in (None, each)),
+        kind != "input" and protocol in (None, "paired"),
+    )
+    if not (found.input or found.output):
+        raise click.UsageError(f"--protocol {protocol} is not one of the {kind} score")
+    return found
+
+
+def _asked(lenses: Sequence[str] | None, k: int | None, features: int | None) -> Asked:
     from lens_core.lenses import LENSES, lens_named
-    from lens_core.scores.input_score import INPUT_PROTOCOLS
     from lens_core.scores.report import LENGTHS, Asked
 
     return Asked(
         LENSES if lenses is None else tuple(map(lens_named, lenses)),
-        tuple(each for each in INPUT_PROTOCOLS if protocol in (None, each)),
         LENGTHS if k is None else (k,),
         features,
     )
@@ -183,41 +229,91 @@ def _check(session: Session, layers: Sequence[int], asked: Asked) -> None:
         demand_sample(session.lens, session.lens.dictionary(layer), asked)
 
 
-def _scored(
+def _inputs(
     output: Output,
     session: Session,
     text: ReferenceSample,
     found: Sequence[Collected],
     asked: Asked,
-) -> tuple[list[ScoreRow], list[LayerScores]]:
-    from lens_core.scores.report import layer_scores, rows_of
+    protocols: Sequence[InputProtocol],
+) -> list[Judged]:
+    from lens_core.scores.report import input_scores
 
-    scores = []
-    for at, each in enumerate(found):
-        with build_progress(
-            output, 0, None, f"scoring layer {each.layer}", ("list", "lists")
-        ) as draw:
-
-            def tick(_what: str, done: int, of: int) -> None:
-                draw(done, of)
-
-            output.step(f"scoring layer {each.layer}, {at + 1} of {len(found)}")
-            scores.append(layer_scores(session.lens, each.layer, text, each.file, asked, tick))
-    return rows_of(scores), scores
+    judged: list[Judged] = []
+    for each in found:
+        with _steps(output, f"scoring layer {each.layer}") as tick:
+            judged += input_scores(
+                session.lens, each.layer, text, each.file, protocols, asked, tick
+            )
+    return judged
 
 
-def _facts(
-    output: Output, text: ReferenceSample, scores: Sequence[LayerScores], seconds: float
-) -> list[str]:
+def _outputs(output: Output, session: Session, layers: Sequence[int], asked: Asked) -> list[Judged]:
+    from lens_core.reference import beginning
+    from lens_core.scores.prefixes import SCORING, prefix_sample
+    from lens_core.scores.report import output_scores
+
+    tokenizer = session.model.tokenizer
+    bos: list[int] = []
+    if session.config.reference.prepend_bos and tokenizer is not None:
+        bos = beginning(tokenizer, session.model.d_vocab)
+    prefixes = prefix_sample(SCORING, tokenizer, bos)
+    judged = []
+    for layer in layers:
+        with _steps(output, f"steering features of layer {layer}") as tick:
+            live = session.lens.activity(layer).density > 0
+            try:
+                judged.append(output_scores(session.lens, layer, live, prefixes, asked, tick))
+            except KeyboardInterrupt as error:
+                raise InterruptionError(
+                    "interrupted: what was found is kept; run the same command again to resume"
+                ) from error
+    return judged
+
+
+@contextmanager
+def _steps(output: Output, what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of features through one step after another, each shown by itself."""
+    with ExitStack() as stack:
+        now, draw = "", None
+
+        def tick(step: str, done: int, of: int) -> None:
+            nonlocal now, draw
+            if step != now or draw is None:
+                stack.close()
+                now = step
+                draw = stack.enter_context(
+                    build_progress(output, done, of, step, ("feature", "features"))
+                )
+            draw(done, of)
+
+        output.step(what)
+        yield tick
+
+
+def _input_facts(output: Output, text: ReferenceSample, judged: Sequence[Judged]) -> list[str]:
     from lens_core.scores.input_score import CONTEXTS
 
-    judged = sum(len(next(iter(each.features.values()))) for each in scores)
-    out = sum(next(iter(each.left_out.values())) for each in scores)
+    of = [each for each in judged if each.protocol == judged[0].protocol]
+    features = counted(sum(len(each.features) for each in of), "feature")
+    out = sum(each.left_out for each in of)
     return [
-        "input score in %, 95% interval (% of the ceiling)",
-        f"{counted(judged, 'feature')} in {CONTEXTS} contexts of {text.length} tokens; {out:,} "
-        "left out: fewer contexts, or no list",
-        f"{counted(text.n_tokens, 'token')} of {output.shown(text.origin)}, {duration(seconds)}",
+        f"input: {features} in {CONTEXTS} contexts of {text.length} tokens; {out:,} left out: "
+        "fewer contexts, or no list",
+        f"{counted(text.n_tokens, 'token')} of {output.shown(text.origin)}",
+    ]
+
+
+def _output_facts(judged: Sequence[Judged]) -> list[str]:
+    from lens_core.scores.output_score import TARGETS
+    from lens_core.scores.prefixes import SCORING
+
+    features = counted(sum(len(each.features) for each in judged), "feature")
+    out = sum(each.left_out for each in judged)
+    targets = " and ".join(f"{target:g}" for target in TARGETS)
+    return [
+        f"output: {features} steered to KL {targets} behind {len(SCORING)} prefixes; {out:,} that "
+        "do not reach it left out"
     ]
 
 

@@ -20,12 +20,14 @@ from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
 from lens_core.lenses import LENSES, LOGIT, lens_named
 from lens_core.reference import ReferenceSample
-from lens_core.scores.report import Asked, demand_sample, layer_scores, rows_of
+from lens_core.scores import output_score
+from lens_core.scores.report import Asked, demand_sample, input_scores, output_scores, rows_of
 from lens_core.scores.rows import SCHEMA, frame, markdown
 from lens_core.terms import SIDES
 from lens_core.vocabulary import Vocabulary
 from tests.lens_core.contexts.test_collect import table_of
 from tests.lens_core.test_activity import contexts_of
+from tests.lens_core.test_steering import some_texts
 
 K = 6
 
@@ -47,6 +49,12 @@ def lens(tiny, reference, word_tokenizer, operators) -> QueryLens:
     return QueryLens(carrier, shelf, Vocabulary(word_tokenizer, tiny.d_vocab), k=5)
 
 
+def layer_scores(lens, layer, corpus, file, asked):
+    """Both protocols, by name."""
+    found = input_scores(lens, layer, corpus, file, ("published", "in-order"), asked)
+    return {each.protocol: each for each in found}
+
+
 def collected(lens: QueryLens, corpus: ReferenceSample, cache: Path, layer: int) -> Path:
     lens.text = replace(lens.carrier.reference, skip_first=1, skip_last=1)
     (found,) = collect_contexts(lens, corpus, [layer], cache)
@@ -65,8 +73,8 @@ def test_scores_are_those_of_the_definition(lens, corpus, tmp_path):
         if len(contexts_of(table, numbered, feature)) >= 20
     ]
     assert len(enough) > 0
-    assert scores.features["in-order"].tolist() == enough
-    assert scores.left_out["published"] == table.shape[1] - len(enough)
+    assert scores["in-order"].features.tolist() == enough
+    assert scores["published"].left_out == table.shape[1] - len(enough)
     for at, feature in enumerate(enough):
         places = contexts_of(table, numbered, feature)
         chosen = {
@@ -81,15 +89,15 @@ def test_scores_are_those_of_the_definition(lens, corpus, tmp_path):
                     tokens = [int(corpus.tokens[each.sample, each.position]) for each in those]
                     for k in (2, K):
                         expected = sum(token in ids[:k] for token in tokens) / 20
-                        assert scores.scores[side, one.name, protocol, k][at] == expected
+                        assert scores[protocol].scores[side, one.name, k][at] == expected
 
 
 def test_rows_say_n_left_out_interval_and_ceiling(lens, corpus, tmp_path):
-    layers = [
-        layer_scores(lens, layer, corpus, collected(lens, corpus, tmp_path, layer), Asked())
-        for layer in (0, 1)
-    ]
-    rows = rows_of(layers)
+    judged = []
+    for layer in (0, 1):
+        file = collected(lens, corpus, tmp_path, layer)
+        judged += layer_scores(lens, layer, corpus, file, Asked()).values()
+    rows = rows_of(judged)
     assert len(rows) == 3 * 2 * len(LENSES) * 2 * 4
     for row in rows:
         if row.layer is None:
@@ -112,7 +120,7 @@ def test_rows_say_n_left_out_interval_and_ceiling(lens, corpus, tmp_path):
 def test_a_sample_is_nested_and_more_features_only_add(lens, corpus, tmp_path):
     file = collected(lens, corpus, tmp_path, 0)
     few, more, every = (
-        set(layer_scores(lens, 0, corpus, file, Asked(features=n)).features["published"].tolist())
+        set(layer_scores(lens, 0, corpus, file, Asked(features=n))["published"].features.tolist())
         for n in (3, 7, None)
     )
     assert few < more <= every
@@ -127,9 +135,11 @@ def test_without_operators_a_sample_is_carried_one_by_one(lens, corpus, tmp_path
         demand_sample(lens, lens.dictionary(1), Asked())
     demand_sample(lens, lens.dictionary(1), Asked(lenses=(LOGIT,)))
     directly = layer_scores(lens, 1, corpus, file, Asked(features=4))
-    assert directly.scores.keys() == with_operators.scores.keys()
-    for key, found in directly.scores.items():
-        assert found == pytest.approx(with_operators.scores[key], abs=0.051)  # one near tie
+    for protocol, judged in directly.items():
+        assert judged.scores.keys() == with_operators[protocol].scores.keys()
+        for key, found in judged.scores.items():
+            expected = with_operators[protocol].scores[key]
+            assert found == pytest.approx(expected, abs=0.051)  # one near tie
 
 
 def test_lists_longer_than_the_vocabulary_are_refused(lens):
@@ -141,15 +151,38 @@ def test_a_feature_of_length_zero_has_no_score(lens, corpus, tmp_path):
     file = collected(lens, corpus, tmp_path, 1)
     before = layer_scores(lens, 1, corpus, file, Asked())
     dictionary = lens.dictionary(1)
-    gone = int(before.features["published"][0])
+    gone = int(before["published"].features[0])
     values = dictionary.values.clone()  # the weights are the model's own
     values[gone] = 0
     changed = replace(dictionary, values=values)
     lens.dictionaries = DictionaryShelf([1], lambda _layer: changed)
     after = layer_scores(lens, 1, corpus, file, Asked())
-    assert after.features["published"].tolist() == before.features["published"].tolist()[1:]
-    assert after.left_out["published"] == before.left_out["published"] + 1
-    assert not any(math.isnan(each) for found in after.scores.values() for each in found)
+    assert after["published"].features.tolist() == before["published"].features.tolist()[1:]
+    assert after["published"].left_out == before["published"].left_out + 1
+    assert not any(
+        math.isnan(each) for found in after["published"].scores.values() for each in found
+    )
+
+
+def test_output_scores_are_of_the_tokens_that_steering_raises(lens, monkeypatch):
+    """By definition, from what was observed: a list's tokens among those raised."""
+    monkeypatch.setattr(output_score, "TARGETS", (1e-4, 2e-4))
+    texts, live = some_texts(), torch.ones(lens.dictionary(1).n_features, dtype=torch.bool)
+    live[:5] = False
+    judged = output_scores(lens, 1, live, texts, Asked(features=6))
+    assert not set(judged.features.tolist()) & set(range(5))
+    assert len(judged.features) + judged.left_out == 6
+    observed = output_score.observe(lens, lens.dictionary(1), judged.features.tolist(), texts)
+    for at, feature in enumerate(judged.features.tolist()):
+        signature = lens.signature(1, feature, length=25)
+        for side in SIDES:
+            for one in LENSES:
+                ids = getattr(signature, side).top[one.name].ids
+                for k in (5, 25):
+                    raised = set(observed.raised[at, :k].tolist())
+                    assert judged.scores[side, one.name, k][at] == len(raised & set(ids[:k])) / k
+    (row, *_) = rows_of([judged])
+    assert (row.score, row.protocol, row.n) == ("output", "paired", len(judged.features))
 
 
 def test_baselines_are_rows_of_the_same_table(architecture, lens, corpus, tmp_path):
@@ -163,10 +196,10 @@ def test_baselines_are_rows_of_the_same_table(architecture, lens, corpus, tmp_pa
     save_file(made, tmp_path / "tuned.safetensors")
     lens.config = LensConfig(k=5, tuned=str(tmp_path / "tuned.safetensors"))
     file = collected(lens, corpus, tmp_path / "cache", layer)
-    asked = Asked(tuple(map(lens_named, names)), ("published",), (K,), features=3)
+    asked = Asked(tuple(map(lens_named, names)), (K,), features=3)
     demand_sample(lens, lens.dictionary(layer), asked)
     found = layer_scores(lens, layer, corpus, file, asked)
-    rows = rows_of([found])
+    rows = rows_of(list(found.values()))
     assert {row.n for row in rows} == {3}
     lines = {(row.lens, row.side) for row in rows}
     assert lines == {
@@ -175,7 +208,7 @@ def test_baselines_are_rows_of_the_same_table(architecture, lens, corpus, tmp_pa
     also = [lens_named(name) for name in names[1:]]
     table = table_of(lens, layer, corpus)
     numbered = replace(corpus, tokens=torch.arange(corpus.tokens.numel()).view(90, 12))
-    for at, feature in enumerate(found.features["published"].tolist()):
+    for at, feature in enumerate(found["published"].features.tolist()):
         places = contexts_of(table, numbered, feature)
         strongest = sorted(places, key=lambda each: (-each.activation, each.sample))[:20]
         tokens = [int(corpus.tokens[each.sample, each.position]) for each in strongest]
@@ -183,7 +216,7 @@ def test_baselines_are_rows_of_the_same_table(architecture, lens, corpus, tmp_pa
         for name, side in lines:
             ids = getattr(signature, side).top[name].ids
             expected = sum(token in ids for token in tokens) / 20
-            assert found.scores[side, name, "published", K][at] == pytest.approx(expected)
+            assert found["published"].scores[side, name, K][at] == pytest.approx(expected)
 
 
 def test_a_baseline_without_lists_or_sample_is_told_before_a_run(lens, tmp_path):

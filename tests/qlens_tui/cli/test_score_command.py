@@ -26,7 +26,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 
 def score(place: Workplace, *more: str) -> tuple[str, ...]:
-    return "score", place.config, "--corpus", str(place.folder / "corpus.txt"), *more
+    corpus = str(place.folder / "corpus.txt")
+    return "score", place.config, "--score", "input", "--corpus", corpus, *more
 
 
 def test_the_document_is_a_list_of_rows(place: Workplace) -> None:
@@ -103,7 +104,31 @@ def test_a_lens_that_does_not_exist_is_named(place: Workplace) -> None:
 def test_an_empty_corpus_is_one_line(place: Workplace, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     result = place.run(
-        "score", place.config, "--lenses", "logit", "--corpus", str(tmp_path / "empty.txt")
+        "score",
+        place.config,
+        "--lenses",
+        "logit",
+        "--corpus",
+        str(tmp_path / "empty.txt"),
+        "--score",
+        "input",
     )
     assert result.exit_code == 1
     assert "holds no text" in result.stderr.splitlines()[-1]
+
+
+def test_output_scores_are_of_steered_features_and_are_resumed(place: Workplace) -> None:
+    asked = "score", place.config, "--score", "output", "--features", "2", "--layers", "1"
+    result = place.run(*asked, "--lenses", "logit,zero-out", "--json")
+
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert {row["protocol"] for row in rows} == {"paired"}
+    assert all(row["n"] + row["left_out"] == 2 for row in rows)
+    table = place.run(*asked, "--lenses", "logit")
+    assert "behind 100 prefixes" in " ".join(table.stdout.split())
+
+
+def test_a_protocol_of_the_other_score_is_refused(place: Workplace) -> None:
+    refused = place.refusal(2, *score(place, "--protocol", "paired"))
+    assert "--protocol paired is not one of the input score" in refused
