@@ -6,13 +6,15 @@
 2303.08112, in the parametrisation of the package tuned-lens.) A file holds `l.weight` (`A_l`) and
 `l.bias` for every layer, with or without `layer_translators.` in front: safetensors, or the
 `params.pt` that tuned-lens saves, which is only ever opened as tensors. A `config.json` beside it
-is compared with the model. Nothing tells whether a file of the right shape is this model's own.
+is compared with the model: its sizes must be the same, and another unembedding is a warning, as in
+tuned-lens. Nothing else tells whether a file of the right shape is this model's own.
 
 Cost: reading `n_layers d_model^2` numbers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -21,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.dictionaries.feature_dictionary import content_hash
-from lens_core.errors import LensError, LensFileError, StoreError
+from lens_core.errors import LensError, LensFileError, QlensWarning, StoreError
 from lens_core.feature_map import FeatureMap
 from lens_core.foreign import in_plain_words
 from lens_core.hub import Wanted, explained, is_offline
@@ -56,6 +59,8 @@ class Host(Protocol):
     def dtype(self) -> torch.dtype: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def W_U(self) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,8 @@ def load_translators(source: str, model: Host, *, offline: bool = False) -> Tran
 
     Raises:
         LensFileError: they cannot be read, or are not of a model of this size.
+
+    Warns with a `QlensWarning` if they were made with another unembedding.
     """
     file, config = _found(source, offline=offline)
     shown = source if source.startswith("hub:") else str(file)
@@ -162,7 +169,10 @@ def _unfetched(error: Exception, wanted: Wanted, *, offline: bool) -> LensFileEr
 
 
 def _compare(path: Path, model: Host, shown: str) -> None:
-    """Refuse a configuration that says another size, or another kind of lens."""
+    """Refuse a configuration that says another size, or another kind of lens.
+
+    Warns with a `QlensWarning` of another unembedding.
+    """
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise LensFileError(f"{path} is larger than 1 MiB: not the configuration of a lens")
@@ -177,6 +187,21 @@ def _compare(path: Path, model: Host, shown: str) -> None:
     for key, ours in (("d_model", model.d_model), ("num_hidden_layers", model.n_layers)):
         if key in said and said[key] != ours:
             raise _misfit(shown, f"{key} {said[key]!r:.60} in {_CONFIG}", f"{ours}", model)
+    named = said.get("unembed_hash")
+    if isinstance(named, str) and named != unembedding_hash(model):
+        of = said.get("base_model_name_or_path", "unknown")
+        warnings.warn(
+            f"{shown} was made with another unembedding than that of {model.name} (its "
+            f"{_CONFIG} names the model {of!r:.60}): check [lens].tuned",
+            QlensWarning,
+            stacklevel=2,
+        )
+
+
+def unembedding_hash(model: Host) -> str:
+    """tuned-lens's name of an unembedding: the hash of its corners, as numpy prints them."""
+    rows = model.W_U.T.float().cpu().numpy()
+    return hashlib.sha256(np.array_str(rows, precision=1).encode()).hexdigest()
 
 
 def _misfit(shown: str, found: str, expected: str, model: Host) -> LensFileError:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lens_core.config import LensConfig
-from lens_core.errors import LensFileError
+from lens_core.errors import LensFileError, QlensWarning
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
 from lens_core.lenses import BASELINES, lens_named
@@ -37,6 +40,7 @@ class Host:
     d_model = 4
     dtype = torch.float64
     device = torch.device("cpu")
+    W_U = torch.linspace(-3, 3, 4 * 50, dtype=torch.float64).view(4, 50)
 
 
 def parameters(layers: int = 3, d: int = 4, **changes: Any) -> dict[str, Tensor]:
@@ -257,6 +261,20 @@ def test_a_configuration_that_says_otherwise_is_refused(
     tmp_path: Path, config: Any, said: str
 ) -> None:
     assert said in refused(folder(tmp_path / "a", parameters(), config))
+
+
+def test_another_unembedding_is_a_warning(tmp_path: Path) -> None:
+    """By tuned-lens's own hash: numpy's short form of the matrix, one row per token."""
+    text = np.array_str(np.linspace(-3, 3, 200, dtype=np.float32).reshape(4, 50).T, precision=1)
+    ours = hashlib.sha256(text.encode()).hexdigest()
+    config = {"unembed_hash": ours, "base_model_name_or_path": "their/model\x1b"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_translators(str(folder(tmp_path / "a", parameters(), config)), Host())
+    other = folder(tmp_path / "b", parameters(), config | {"unembed_hash": "0" * 64})
+    with pytest.warns(QlensWarning, match=r"another unembedding .* 'their/model") as told:
+        load_translators(str(other), Host())
+    assert str(told[0].message).isprintable()
 
 
 def test_a_place_without_parameters_is_named(tmp_path: Path) -> None:
