@@ -134,13 +134,21 @@ def spliced(
     base, scale = (stream, None) if dictionary.kind != "sae" else (None, _scale(dictionary, stream))
     found = Fired((stream.shape[0], stream.shape[1]), *map(torch.cat, zip(*fired, strict=True)))
     if keep_error:
-        real = stream if base is None else model.mlp_output(dictionary.layer, stream)
-        return Spliced(real, scale, base), found
+        return Spliced(_stood_for(model, dictionary, stream), scale, base), found
     if scale is not None:
         reconstruction = reconstruction * scale
         if dictionary.read_norm == "layer_norm":
             reconstruction = reconstruction + stream.mean(-1, keepdim=True)
     return Spliced(reconstruction, scale, base), found
+
+
+def _stood_for(model: ResidualModel, dictionary: FeatureDictionary, stream: Stream) -> Stream:
+    """What it stands for: the stream, or the MLP's output, behind a post-norm or not."""
+    if dictionary.kind == "sae":
+        return stream
+    if dictionary.write_norm == "none":
+        return model.block(dictionary.write_site - 1, stream)
+    return model.mlp_output(dictionary.layer, stream)
 
 
 def _scale(dictionary: FeatureDictionary, stream: Stream) -> Tensor | None:
