@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from qlens_tui.table.column_names import EXPLANATION
+from qlens_tui.table.column_names import EXPLANATION, MARKED
 from qlens_tui.table.filter_sql import answer, read_filter
 from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Words
-from qlens_tui.table.rows import KNOWN, MARKED, MARKS, with_marks
+from qlens_tui.table.rows import KNOWN, MARKS, with_marks
 from qlens_tui.table.word_search import having
 
 _LOGIC = frozenset(("and", "between", "false", "ilike", "in", "like", "not", "or", "true"))

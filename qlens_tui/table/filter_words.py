@@ -8,7 +8,8 @@ names of the table's head, with spaces or underscores, and those of files
 
 A word is searched in Query Lens's two lists. `ll:` before it means Logit Lens's, `key:` or
 `value:` one side (`ll:key:war`), `tag:` the tags, `label:` the label, `note:` the note and
-`explanation:` what others say (`qlens_tui.table.explanations`).
+`explanation:` what others say (`qlens_tui.table.explanations`). `is:starred`, `is:rejected`,
+`is:tagged` and `is:unmarked` are about a feature's marks.
 
 polars parses the SQL, and in a subquery its parser can read files (`read_csv`, in `SELECT`) even
 if only an expression is expected. So only known pieces are passed on: the text is split into the
@@ -37,7 +38,8 @@ from qlens_tui.text import read_back
 
 RULE = (
     "each word must be in a token of QL's lists (ll: of LL's; key: or value: of one side), or "
-    'after tag:, label:, note: or explanation: there; "quotes" keep spaces (" war"); a column '
+    "after tag:, label:, note: or explanation: there; is:starred, is:tagged, is:unmarked; "
+    '"quotes" keep spaces (" war"); a column '
     "first, or < > =, is SQL: gain k > 0.3"
 )
 KEYWORDS = frozenset(
@@ -67,7 +69,11 @@ _PIECE = re.compile(
 )
 _LENSES = {"ql": QUERY, "ll": LOGIT}
 _TEXTS = {"tag": "tags", "label": "label", "note": "note", "explanation": "explanation"}
-_PREFIXES = (*_LENSES, *SIDES, *_TEXTS)
+_IS = "is"
+_PREFIXES = (*_LENSES, *SIDES, *_TEXTS, _IS)
+STATES = {"starred": "star", "rejected": "reject", "tagged": "tags", "unmarked": "marked"}
+"""What `is:` can ask of a feature's marks, and the column that says so."""
+_STATES_IN_SQL = {"star": "star", "reject": "reject", "tags": "tags <> ''", "marked": "not marked"}
 _WORD = re.compile(rf'((?:(?:{"|".join(_PREFIXES)}):)*)(?:"([^"]*)"|(\S*))', re.IGNORECASE)
 _PREFIXED = re.compile(r"([a-z]+):.", re.IGNORECASE)
 _SPACED = re.compile(r"\s*((?:ll|ql)\s+(?:value|key)|(?:gain|stab)\s+[vk])(?![\w(])", re.IGNORECASE)
@@ -76,10 +82,14 @@ _SPACED = re.compile(r"\s*((?:ll|ql)\s+(?:value|key)|(?:gain|stab)\s+[vk])(?![\w
 
 @dataclass(frozen=True)
 class Word:
-    """A word with its spaces, and the columns of which one must have it."""
+    """A word with its spaces, and the columns of which one must have it.
+
+    `is_state`: one of `STATES`, of which the column must say that it is so.
+    """
 
     text: str
     columns: tuple[str, ...]
+    is_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,8 @@ def _word(prefixes: str, quoted: str, bare: str, *, ascii_only: bool) -> Word:
     while rest:
         prefix, _, after = rest.partition(":")
         name = prefix.lower()
+        if name == _IS and rest == prefixes:
+            return _state(after + (quoted or bare))
         if name in _TEXTS and rest == prefixes:
             return Word(read_back(after + (quoted or bare), ascii_only=ascii_only), (_TEXTS[name],))
         if name in _LENSES and lens is None:
@@ -138,6 +150,29 @@ def _word(prefixes: str, quoted: str, bare: str, *, ascii_only: bool) -> Word:
         rest = after
     lists = tuple(f"{side}_{(lens or QUERY).column}_ids" for side in sides or SIDES)
     return Word(read_back(rest + (quoted or bare), ascii_only=ascii_only), lists)
+
+
+def _state(name: str) -> Word:
+    column = STATES.get(name.lower())
+    if column is None:
+        raise UsageError(f"is:{name}: write is:{', is:'.join(STATES)}")
+    return Word(name.lower(), (column,), is_state=True)
+
+
+def with_state(text: str, state: str, columns: Collection[str]) -> str:
+    """A filter that also asks for one of `STATES`, or no longer if it did."""
+    if text and _is_sql(text, columns):
+        sql = _STATES_IN_SQL[STATES[state]]
+        if text == sql:
+            return ""
+        if text.startswith("(") and text.endswith(f") and {sql}"):
+            return text[1 : -len(f") and {sql}")]
+        return f"({text}) and {sql}"
+    word = f"{_IS}:{state}"
+    words = text.split(" ")
+    if word in words:
+        return " ".join(each for each in words if each != word)
+    return f"{text} {word}".strip()
 
 
 def _check_prefix(prefixes: str, bare: str) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from qlens_tui.table.rows import Rows
 
 _KEPT_BYTES = 1 << 28  # for frames of layers that are not shown
-_MARKS = ("star", "reject", "label", "tags", "note")
+MARKS_SHOWN = ("star", "reject", "label", "tags", "note")
+"""The columns of marks."""
 
 
 class RowReader:
@@ -68,7 +69,7 @@ class RowReader:
             explained = [explanations.column(known)] if explanations is not None else []
             frames.append(kept[1].with_columns(explained))
         frame = together(frames)
-        if keep or any(key.column in _MARKS for key in sort):
+        if keep or any(key.column in MARKS_SHOWN for key in sort):
             shas = {known.layer: known.sha256 for known in layers}
             frame = with_marks(frame, marks_frame(self._triage.result(), shas))
         rows = all_rows(frame)

@@ -21,7 +21,7 @@ import polars as pl
 
 from lens_core.atlas.files import SCHEMA
 from lens_core.errors import UsageError
-from qlens_tui.table.column_names import EXPLANATION, header
+from qlens_tui.table.column_names import EXPLANATION, MARKED, header
 from qlens_tui.table.explanations import NO_EXPLANATIONS
 from qlens_tui.table.filter_sql import answer, read_filter
 from qlens_tui.table.filter_words import Expression, nearest_column
@@ -39,8 +39,6 @@ MARKS: Mapping[str, Any] = {
 """The columns that triage adds."""
 SEARCHED = ("value_query_ids", "value_logit_ids", "key_query_ids", "key_logit_ids")
 """The lists in which words can be searched, besides explanations and the texts of marks."""
-MARKED = "marked"
-"""The column, for filters, that says whether a feature has any mark."""
 KNOWN: Mapping[str, Any] = {**SCHEMA, EXPLANATION: pl.String, **MARKS, MARKED: pl.Boolean}
 """All columns that a filter may name, and their types."""
 _ROW = "row number"
@@ -110,6 +108,19 @@ class Rows:
         same = (self.frame["layer"] == layer) & (self.frame["feature"] == feature)
         rows = same.arg_true()
         return self._place(rows[0]) if len(rows) else None
+
+    def nearest(self, layer: int, feature: int) -> int | None:
+        """The position of a feature or, in order of the features, of the next one, or the last.
+
+        `None` if there are no rows, or they are in another order.
+        """
+        place = self.find(layer, feature)
+        if place is not None or not len(self):
+            return place
+        if self.order is not None and not self.order.is_sorted():
+            return None
+        numbers = self.features().select(_NUMBER).to_series()
+        return min(int(numbers.search_sorted(layer * 2**32 + feature)), len(self) - 1)
 
     def same_as(self, other: Rows) -> bool:
         """Whether these are the same features in the same order."""

@@ -17,7 +17,7 @@ import polars as pl
 
 from lens_core.errors import UsageError
 from lens_core.faces import id_named, outside
-from qlens_tui.table.column_names import EXPLANATION
+from qlens_tui.table.column_names import EXPLANATION, MARKED
 from qlens_tui.table.explanations import NO_EXPLANATIONS
 from qlens_tui.table.filter_words import Word, Words
 from qlens_tui.table.matches import Matches
@@ -39,6 +39,9 @@ def having(frame: pl.DataFrame, asked: Words, texts: Sequence[str] | None) -> tu
     if EXPLANATION in asked.columns and EXPLANATION not in frame.columns:
         raise UsageError(NO_EXPLANATIONS)
     for word in asked.words:
+        if word.is_state:
+            kept &= _is_so(frame, word)
+            continue
         folded = word.text.casefold()
         found = np.zeros(frame.height, dtype=bool)
         lists = [name for name in word.columns if name not in _TEXTS and name in frame.columns]
@@ -56,6 +59,18 @@ def having(frame: pl.DataFrame, asked: Words, texts: Sequence[str] | None) -> tu
             _check_id(word, texts)
         kept &= found
     return kept, Matches(asked.columns, tokens, words)
+
+
+def _is_so(frame: pl.DataFrame, word: Word) -> _Kept:
+    """Whether each feature's marks are so; without marks, all are unmarked."""
+    (name,) = word.columns
+    if name not in frame.columns:
+        return np.full(frame.height, name == MARKED)
+    column = frame[name]
+    if name == "tags":
+        column = column.list.len() > 0
+    so = column.fill_null(value=False).to_numpy()
+    return ~so if name == MARKED else so
 
 
 def _ids(word: str, texts: Sequence[str] | None) -> list[int]:

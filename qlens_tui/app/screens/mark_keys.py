@@ -27,7 +27,6 @@ from qlens_tui.text import visible
 from qlens_tui.triage.marks import DictionaryName, Step, label_text, tag_name
 
 _MOST_OFFERED = 50
-_FILTERS = {"starred": "star", "tagged": "tags <> ''", "unmarked": "not marked"}
 
 
 class MarkKeys:
@@ -252,9 +251,11 @@ class MarkKeys:
         self._table.move_to(*rows.feature(found))
 
     def only(self, which: str) -> None:
-        """Filter starred, tagged or unmarked features; again: no filter."""
-        text = _FILTERS[which]
-        self._rows.filter_by("" if self._rows.filter == text else text)
+        """Of the rows that pass the filter only those starred, tagged or unmarked; again: all."""
+        from qlens_tui.table.filter_words import with_state
+        from qlens_tui.table.rows import KNOWN
+
+        self._rows.filter_by(with_state(self._rows.filter, which, KNOWN))
 
     def switch_moving_on(self) -> None:
         """Switch whether the cursor moves on after a mark."""

@@ -15,9 +15,8 @@ from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.table_columns import COLUMNS
+from qlens_tui.table.row_reader import MARKS_SHOWN
 from qlens_tui.text import as_typed
-
-_MARKS = ("star", "reject", "label", "tags", "note")
 
 
 class RowPrompts:
@@ -115,13 +114,15 @@ class RowPrompts:
 def sortable(columns: Sequence[str]) -> list[str]:
     """The columns of a frame that can be sorted by: first the table's numbers, then marks."""
     shown = [column for column in COLUMNS if not column.reads]  # bars are no numbers
-    table = [column for column in shown if column.source in (*columns, *_MARKS)]
+    table = [column for column in shown if column.source in (*columns, *MARKS_SHOWN)]
     numbers = [column.source for column in table if column.is_right and column.is_computed]
     hidden = ("_ids", "_scores", "_moved")
     others = [
         name for name in columns if not name.endswith(hidden) and not name.startswith("context_")
     ]
-    return list(dict.fromkeys([*numbers, *_MARKS, *(column.source for column in table), *others]))
+    return list(
+        dict.fromkeys([*numbers, *MARKS_SHOWN, *(column.source for column in table), *others])
+    )
 
 
 def _jump(text: str, layer: int | None) -> Feature | None:

@@ -16,7 +16,7 @@ from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.table.known_layer import KnownLayer
-from qlens_tui.table.row_reader import RowReader
+from qlens_tui.table.row_reader import MARKS_SHOWN, RowReader
 from qlens_tui.table.sort_key import SortKey, useful_end_first
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class TableRows:
         if visit.layer is not None and visit.feature is not None:
             self._wanted = visit.layer, visit.feature
         self._insists = self._to_top = False
+        self._is_behind = False
+        """Whether marks changed since rows were read that depend on them."""
         self.is_awaited = False
         """Whether rows are being read that the user asked for: keys pressed now are for these."""
         self._soon = Alarm(screen.set_timer, self.refresh)
@@ -123,9 +125,32 @@ class TableRows:
     # Moving through the layers.
 
     def visited(self, layer: int, feature: int) -> None:
-        """Remember the feature under the cursor, for when the layer is shown again."""
+        """Remember the feature under the cursor, for when the layer is shown again.
+
+        A feature that no longer passes the filter stays until the cursor has left it.
+        """
+        if self._is_behind and self._here != (layer, feature):
+            self.refresh()
         self._last[layer] = feature
         self._here = layer, feature
+
+    def marks_changed(self) -> None:
+        """Marks changed, on which a filter or an order may depend."""
+        if self.filter or any(key.column in MARKS_SHOWN for key in self.sort):
+            self._is_behind = True
+
+    def when_current(self, act: Callable[[], None]) -> None:
+        """`act()`, once the filter and the order were applied to the marks as they are now."""
+
+        async def catch_up() -> None:
+            await self._refresh()
+            act()
+
+        if not self._is_behind:
+            act()
+            return
+        self.is_awaited = True
+        self._screen.run_worker(catch_up(), exclusive=True, group="rows")
 
     def step(self, by: int) -> None:
         """Show the next or a previous layer."""
@@ -299,6 +324,7 @@ class TableRows:
         self.is_awaited = False  # not if another call stopped this one
 
     async def _show_rows(self) -> None:
+        self._is_behind = False
         layer, known, listed = self._state.layer, self._opened.known, self.listed
         layers = [layer] if layer is not None else sorted(known)
         if listed is not None:
@@ -323,6 +349,7 @@ class TableRows:
             return
         self._reader.drop_all_but(layers)
         table = self._table
+        had_none = table.rows is None or not len(table.rows)
         table.set_texts(self._opened.texts)
         table.set_rows(rows, _nothing(rows) if self.filter else "no features")
         table.set_sort(self.sort)
@@ -330,11 +357,15 @@ class TableRows:
             self._to_top = False
             table.action_first()
         wanted, self._wanted = self._wanted, None
-        if wanted is not None and not table.move_to(*wanted) and self._insists and self.filter:
-            self._wanted, self.filter = wanted, ""
-            self._screen.notify("filter cleared: it hid that feature")
-            await self._show_rows()
-            return
+        if wanted is not None and not table.move_to(*wanted):
+            if self._insists and self.filter:
+                self._wanted, self.filter = wanted, ""
+                self._screen.notify("filter cleared: it hid that feature")
+                await self._show_rows()
+                return
+            near = rows.nearest(*wanted) if had_none else None
+            if near is not None:  # the table had no row to follow
+                table.move_to(*rows.feature(near))
         self._changed()
 
     def _empty(self, why: str) -> None:

@@ -341,7 +341,7 @@ class Workbench(Screen[None]):
         self.pinning.toggle()
 
     def action_export(self) -> None:
-        self._exporting.ask()
+        self.rows.when_current(self._exporting.ask)
 
     def action_copy(self, what: Literal["pane", "address"] = "pane") -> None:
         getattr(self._copying, what)()
@@ -352,8 +352,6 @@ class Workbench(Screen[None]):
     def action_build(self) -> None:
         self._building.start()
         self.refresh_lines()
-
-    # Drawing.
 
     def draw(self) -> None:
         """Give the panes their views."""
@@ -370,11 +368,12 @@ class Workbench(Screen[None]):
 
     def show_layers(self) -> None:
         """Update the layer column."""
-        column = self.query_one(LayerColumn)
-        column.tell(self.state.opened.choices, self.state.layer, self.marking.stars)
+        choices, layer = self.state.opened.choices, self.state.layer
+        self.query_one(LayerColumn).tell(choices, layer, self.marking.stars)
 
     def show_marks(self) -> None:
         """Show the current marks."""
+        self.rows.marks_changed()
         self.table.set_marks(dict(self.marking.marks), has_labels=self.marking.has_labels)
         self.draw()
         self.show_layers()

@@ -195,9 +195,9 @@ def _marked(marks: pl.DataFrame, tags: Sequence[str], *, starred: bool) -> pl.Da
 
 def _columns(where: str) -> list[str]:
     """The columns of the atlas that a filter needs; an invalid filter is refused at once."""
-    from qlens_tui.table.column_names import EXPLANATION
+    from qlens_tui.table.column_names import EXPLANATION, MARKED
     from qlens_tui.table.filter_sql import read_filter
-    from qlens_tui.table.rows import KNOWN, MARKED, MARKS
+    from qlens_tui.table.rows import KNOWN, MARKS
 
     needed = read_filter(where, KNOWN).columns
     return [

@@ -21,7 +21,7 @@ from qlens_tui.triage.marks import DictionaryName, Mark
 from qlens_tui.triage.triage import Triage
 from tests.qlens_tui.app.desk import SIZES, Desk, ready, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate, until
-from tests.qlens_tui.app.terminal import in_terminal
+from tests.qlens_tui.app.terminal import in_terminal, screen_of
 from tests.waiting import PATIENCE
 
 STAR = Mark(star=True)
@@ -207,10 +207,53 @@ def test_one_key_each_shows_starred_tagged_and_unmarked_features(place, size):
             await settled(terminal.pilot, key, "escape")
             assert len(features(bench)) == 24
         await settled(terminal.pilot, "S", "T")
+        assert features(bench) == []
+        assert bench.rows.filter == "is:starred is:tagged"
+        await settled(terminal.pilot, "S")
         assert features(bench) == [1]
-        assert bench.rows.filters[-2:] == ("star", "tags <> ''")
 
     run(place, act, size=size)
+
+
+def test_a_key_for_marks_adds_to_what_was_typed_and_takes_only_itself_away(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "s", "f", *"feature > 0", "enter", "S")
+        assert bench.rows.filter == "(feature > 0) and star"
+        assert bench.table.rows.features()["feature"].to_list() == [1]
+        await settled(terminal.pilot, "S")
+        assert bench.rows.filter == "feature > 0"
+        assert len(bench.table.rows) == 23
+        await settled(terminal.pilot, "S", "escape")
+        assert bench.rows.filter == ""
+
+    run(place, act)
+
+
+def test_rows_follow_marks_once_the_cursor_has_left_them(place):
+    """The row that was just marked stays under the cursor; others are as the filter says."""
+
+    def features(bench) -> list[int]:
+        return bench.table.rows.features()["feature"].to_list()
+
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "s", "j", "s", "g", "S")
+        assert features(bench) == [0, 1, 2]
+        await settled(terminal.pilot, "s")  # no star any more
+        assert (features(bench), bench.table.feature) == ([0, 1, 2], (0, 0))
+        await settled(terminal.pilot, "j")
+        assert (features(bench), bench.table.feature) == ([1, 2], (0, 1))
+        await settled(terminal.pilot, "s", "s", "j", "j")
+        assert features(bench) == [1, 2]
+
+    run(place, act)
+
+
+def test_an_export_of_the_rows_is_of_those_that_still_pass(place):
+    async def act(terminal, bench):
+        await settled(terminal.pilot, "s", "j", "s", "g", "S", "s", "e")
+        assert "the 1 row of the table, in this order" in screen_of(terminal.written, 160, 48)
+
+    run(place, act)
 
 
 def test_marks_in_results_move_on_there(place):

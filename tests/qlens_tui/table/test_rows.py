@@ -14,9 +14,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lens_core.errors import UsageError
+from lens_core.faces import escape_bytes
 from qlens_tui.table.column_names import EXPLANATION, header, names_of
 from qlens_tui.table.filter_sql import read_filter
-from qlens_tui.table.filter_words import FUNCTIONS, KEYWORDS, Expression, Word, Words
+from qlens_tui.table.filter_words import (
+    FUNCTIONS,
+    KEYWORDS,
+    Expression,
+    Word,
+    Words,
+    with_state,
+)
 from qlens_tui.table.rows import (
     KNOWN,
     MARKS,
@@ -351,6 +359,18 @@ def test_from_one_filter_to_another_the_cursor_goes_to_the_next_feature_of_all()
     assert names(odd)[odd.follow(even, 4)] == (8, 7)
 
 
+def test_the_nearest_row_is_the_features_own_or_that_of_the_next_one() -> None:
+    rows = all_rows(pl.DataFrame({"layer": [0] * 9 + [1] * 3, "feature": [*range(9), *range(3)]}))
+    some = rows[0:0]
+    assert some.nearest(0, 3) is None
+    kept = only_these(rows, [(0, 2), (0, 5), (1, 1)])
+    for asked, found in [((0, 0), 0), ((0, 2), 0), ((0, 3), 1), ((0, 8), 2), ((1, 2), 2)]:
+        assert kept.nearest(*asked) == found
+    other_order = only_these(rows, [(0, 5), (0, 2)])
+    assert other_order.nearest(0, 2) == 1
+    assert other_order.nearest(0, 3) is None
+
+
 def test_the_cursor_stays_on_its_feature_when_other_layers_come() -> None:
     one = pl.DataFrame({"layer": [8, 8, 8], "feature": [0, 1, 2]})
     more = pl.DataFrame({"layer": [3, 8, 8, 8], "feature": [9, 0, 1, 2]})
@@ -394,6 +414,54 @@ def test_a_layer_without_an_atlas_can_be_shown_searched_and_sorted() -> None:
     assert len(filtered(rows, "tag:dry")) == 0
     with pytest.raises(UsageError, match="gain v is not known"):
         sorted_by(rows, [SortKey("value_gain", True)])
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("is:starred", [1]),
+        ("IS:Tagged", [2]),
+        ("is:rejected", [3]),
+        ("is:unmarked", [0]),
+        ("is:starred is:tagged", []),
+        ('"is:starred"', []),
+    ],
+)
+def test_a_state_of_marks_is_a_word(typed: str, found: list[int]) -> None:
+    marks = pl.DataFrame(
+        {
+            "layer": [0] * 3, "feature": [1, 2, 3], "star": [True, False, False],
+            "reject": [False, False, True], "label": [""] * 3, "tags": [[], ["a"], []],
+            "note": [""] * 3,
+        },
+        schema_overrides={"tags": pl.List(pl.String)},
+    )  # fmt: skip
+    bare = pl.DataFrame({"layer": [0] * 4, "feature": [0, 1, 2, 3]})
+    lists = {name: [[0]] * 4 for name in SEARCHED}
+    bare = bare.with_columns(pl.Series(name, found) for name, found in lists.items())
+    rows = all_rows(with_marks(bare, marks))
+    assert filtered(rows, typed, ["w"]).features()["feature"].to_list() == found
+
+
+def test_a_state_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match="is:stared: write is:starred, is:rejected"):
+        read_filter("is:stared", KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "is:tagged"),
+        ("war", "war is:tagged"),
+        ('" war" tag:a', '" war" tag:a is:tagged'),
+        ("gain k > 0.3", "(gain k > 0.3) and tags <> ''"),
+        ("star or reject", "(star or reject) and tags <> ''"),
+    ],
+)
+def test_a_state_is_added_to_any_filter_and_taken_away_again(before: str, after: str) -> None:
+    assert with_state(before, "tagged", KNOWN) == after
+    assert with_state(after, "tagged", KNOWN) == before
+    read_filter(after, KNOWN)
 
 
 def test_words_wait_for_the_vocabulary() -> None:
@@ -692,6 +760,7 @@ def test_whatever_is_typed_is_refused_in_one_line_or_can_be_used_on_any_rows(typ
 
 @given(st.text(st.characters(exclude_categories=[]), min_size=1, max_size=8))
 def test_a_token_is_found_by_what_lists_show_of_it(text: str) -> None:
+    text = escape_bytes(text)  # as in every face, which is valid Unicode
     shown = visible(text)
     assume('"' not in shown)
 
