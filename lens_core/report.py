@@ -35,6 +35,7 @@ from lens_core.signature import (
     SessionFacts,
     Signature,
 )
+from lens_core.steered_report import steered
 from lens_core.switches import against_all_on
 from lens_core.terms import SIDES, Settings, Side, Split, Tick, block_name, in_order
 
@@ -122,11 +123,12 @@ def feature_report(
     heads: Sequence[int] = (),
     contexts: int = 20,
     also: Sequence[Lens] = (),
+    observed: bool = False,
 ) -> FeatureReport:
     """Everything about one feature; paths cost passes if there are no operators.
 
     `also` are baselines whose lists are made too (`lens_core.lenses.BASELINES`), `heads` attention
-    blocks whose shares are split among their heads too.
+    blocks whose shares are split among their heads too. `observed`: also steer the feature.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
@@ -158,6 +160,7 @@ def feature_report(
         paths=ways,
         evidence=with_activations(session, evidence(session, layer, feature, contexts=contexts)),
         heads=split_up,
+        steered=steered(session, found) if observed else None,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lens_core.comparison import Comparison
 from lens_core.evidence import Evidence
+from lens_core.steered import Steered
 from lens_core.terms import Method, OperatorSource, Settings, Side, Split, Switch
 from lens_core.token_query import By, TokenQuery
 
@@ -348,7 +349,8 @@ class FeatureReport:
     """Everything about one feature, and what it was computed on.
 
     `operators` is `None` for direct passes; `paths` is empty if not asked for, as are `heads`, the
-    paths of the heads of some blocks. `comparison` is of Query Lens's lists.
+    paths of the heads of some blocks. `comparison` is of Query Lens's lists. `steered` is `None` if
+    not asked for.
     """
 
     session: SessionFacts
@@ -359,3 +361,4 @@ class FeatureReport:
     paths: tuple[Paths, ...]
     evidence: Evidence
     heads: tuple[Paths, ...] = ()
+    steered: Steered | None = None

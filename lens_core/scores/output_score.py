@@ -48,19 +48,27 @@ Tick = Callable[[int, int], None]
 class Observed:
     """What steering raises, for the features that reach both divergences.
 
-    `raised` are the tokens from all prefixes, `halves` from every other one, best first.
+    `raised` are the tokens from all prefixes, `halves` from every other one, best first;
+    `strengths` reach `divergences`.
     `left_out`: features for which no strength reaches them, or that write nothing.
     """
 
     features: Int64[Tensor, " n"]
     raised: Int64[Tensor, "n raised"]
     halves: Int64[Tensor, "n two raised"]
+    strengths: Float[Tensor, "n targets"]
+    divergences: Float[Tensor, "n targets"]
     left_out: tuple[int, ...]
 
     def only(self, chosen: Bool[Tensor, " n"]) -> Observed:
         """Of some features."""
         return Observed(
-            self.features[chosen], self.raised[chosen], self.halves[chosen], self.left_out
+            self.features[chosen],
+            self.raised[chosen],
+            self.halves[chosen],
+            self.strengths[chosen],
+            self.divergences[chosen],
+            self.left_out,
         )
 
     def ceilings(self, k: int) -> list[float]:
@@ -107,16 +115,19 @@ def observe(
         kept.append(found)
     tick(len(features), len(features))
     there = [at for at, found in enumerate(kept) if len(found["raised"])]
+
+    def of(name: str, *shape: int) -> Tensor:
+        rows = [kept[at][name] for at in there]
+        return torch.stack(rows).cpu() if rows else torch.zeros(0, *shape)
+
     return Observed(
         torch.tensor([features[at] for at in there], dtype=torch.int64),
-        _stacked([kept[at]["raised"] for at in there], (RAISED,)),
-        _stacked([kept[at]["halves"] for at in there], (2, RAISED)),
+        of("raised", RAISED).long(),
+        of("halves", 2, RAISED).long(),
+        of("strengths", len(TARGETS)),
+        of("divergences", len(TARGETS)),
         tuple(feature for at, feature in enumerate(features) if at not in set(there)),
     )
-
-
-def _stacked(rows: Sequence[Tensor], shape: tuple[int, ...]) -> Int64[Tensor, "n *shape"]:
-    return torch.stack([*rows]).cpu().long() if rows else torch.zeros(0, *shape).long()
 
 
 def _steered(steering: Steering, dictionary: FeatureDictionary, feature: int) -> dict[str, Tensor]:

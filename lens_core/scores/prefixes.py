@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from lens_core.errors import UsageError
-from lens_core.reference import ReferenceSample
+from lens_core.model import ResidualModel
+from lens_core.reference import ReferenceSample, beginning
 from lens_core.short_texts import filled_up
 
 SCORING: tuple[str, ...] = (
@@ -181,6 +182,18 @@ TUNING: tuple[str, ...] = (
     "Every one of",
     "This would be",
 )
+
+
+def scoring_prefixes(model: ResidualModel, *, prepend_bos: bool) -> ReferenceSample:
+    """The prefixes behind which output scores are observed.
+
+    Raises:
+        UsageError: the model has no tokenizer, or no beginning-of-sequence token where one is
+            asked for.
+    """
+    tokenizer = model.tokenizer
+    bos = beginning(tokenizer, model.d_vocab) if prepend_bos and tokenizer is not None else []
+    return prefix_sample(SCORING, tokenizer, bos)
 
 
 def prefix_sample(

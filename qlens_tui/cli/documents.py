@@ -63,6 +63,8 @@ def feature_document(report: FeatureReport, explanation: str, mark: Mark | None)
     }
     if report.paths:
         document["paths"] = _paths(report.paths)
+    if report.steered is not None:
+        document["observed"] = asdict(report.steered)
     if report.heads:
         document["heads"] = [_heads(each) for each in report.heads]
     return document

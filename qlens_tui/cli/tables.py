@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lens_core.comparison import RankedToken, SideComparison
 from lens_core.evidence import Context, Evidence
-from lens_core.lenses import BASELINES, LOGIT, QUERY, Lens
+from lens_core.lenses import BASELINES, LENSES, LOGIT, QUERY, Lens
 from lens_core.signature import (
     FeatureReport,
     Paths,
@@ -23,6 +23,7 @@ from lens_core.signature import (
     SideSignature,
     TokenList,
 )
+from lens_core.steered import Steered
 from lens_core.terms import SIDES, Side, Split, switch_names
 from qlens_tui.cli.documents import computed_on
 from qlens_tui.cli.marked import in_words
@@ -73,6 +74,9 @@ def feature_tables(
         comparison = report.comparison.side(side)
         if comparison is not None:
             yield from page.against_all_on(report.signature.side(side), comparison)
+    if report.steered is not None:
+        yield Text()
+        yield from page.steered(report.steered)
     for paths in (*report.paths, *report.heads):
         yield Text()
         yield page.paths(paths)
@@ -184,6 +188,25 @@ class _Page:
         for rank, (token, score, by) in enumerate(rows, 1):
             table.add_row(str(rank), self.label(token, width), number(score), ranks_moved(by))
         return table
+
+    def steered(self, found: Steered) -> Iterator[Text]:
+        """What steering raises, and how many of these tokens each list has."""
+        title = Text.assemble(("OBSERVED", "bold"), f"  behind {found.prefixes} prefixes")
+        if found.reason:
+            yield title.append(f": none: {found.reason}")
+            return
+        set_to = " and ".join(map(number, found.strengths))
+        reached = " and ".join(f"{each:.2f}" for each in found.divergences)
+        yield title.append(f", set to {set_to} (KL {reached})")
+        labels = (token_label(token, ascii_only=self._ascii) for token in found.tokens)
+        yield Text(fit("  ".join(labels), self._width, ellipsis=self._ellipsis).rstrip(" "))
+        shares = [
+            f"{lens.title} {agreement:.0%}"
+            for lens in (*LENSES, *BASELINES)
+            if (agreement := (found.agreement or {}).get(lens.name)) is not None
+        ]
+        ceiling = "" if found.ceiling is None else f"; at most about {found.ceiling:.0%}"
+        yield Text(f"of these have: {', '.join(shares)}{ceiling}")
 
     def against_all_on(
         self, signature: SideSignature, comparison: SideComparison

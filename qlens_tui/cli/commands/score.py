@@ -249,15 +249,10 @@ def _inputs(
 
 
 def _outputs(output: Output, session: Session, layers: Sequence[int], asked: Asked) -> list[Judged]:
-    from lens_core.reference import beginning
-    from lens_core.scores.prefixes import SCORING, prefix_sample
+    from lens_core.scores.prefixes import scoring_prefixes
     from lens_core.scores.report import output_scores
 
-    tokenizer = session.model.tokenizer
-    bos: list[int] = []
-    if session.config.reference.prepend_bos and tokenizer is not None:
-        bos = beginning(tokenizer, session.model.d_vocab)
-    prefixes = prefix_sample(SCORING, tokenizer, bos)
+    prefixes = scoring_prefixes(session.model, prepend_bos=session.config.reference.prepend_bos)
     judged = []
     for layer in layers:
         with _steps(output, f"steering features of layer {layer}") as tick:

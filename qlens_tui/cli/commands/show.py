@@ -88,6 +88,12 @@ _CONTEXTS = 5
     "may be repeated.",
 )
 @click.option(
+    "--observed",
+    is_flag=True,
+    help="Also set the feature to a strength behind neutral prefixes: the tokens that rise most, "
+    "and how many of them each list has (some seconds).",
+)
+@click.option(
     "--no-paths",
     is_flag=True,
     help="Do not compute the paths, which cost passes without operators.",
@@ -111,6 +117,7 @@ def show(
     split: Split | None,
     heads: tuple[str, ...],
     lenses: tuple[str, ...],
+    observed: bool,
     no_paths: bool,
     explanations: Path | None,
     reference_tokens: Path | None,
@@ -133,7 +140,7 @@ def show(
       qlens show gpt2-small-32k 8:1279 --only mlp.9 --json
       qlens show demo 10:453 --off mlp.20 --tokens 256
       qlens show demo 10:453 --heads attn.22 --off attn.22.h3
-      qlens show demo 10:453 --lens zero-out --lens token-change:5
+      qlens show demo 10:453 --lens zero-out --lens token-change:5 --observed
     """
     if off and only:
         raise click.UsageError("give only one of --off and --only")
@@ -166,6 +173,7 @@ def show(
             heads=_blocks(heads, session.model.n_layers),
             contexts=_CONTEXTS,
             also=also,
+            observed=observed,
         )
     explanation = explanation_of(output, session, report)
     mark = mark_of(output, report.layer.sha256, feature[1])

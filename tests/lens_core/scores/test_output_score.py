@@ -127,7 +127,8 @@ def test_features_that_write_nothing_or_never_reach_it_are_left_out(lens, monkey
 def test_scores_and_ceilings_of_a_made_up_feature():
     raised = torch.arange(25)[None]
     halves = torch.stack([torch.arange(25), torch.arange(15, 40)])[None]
-    found = Observed(torch.tensor([4]), raised, halves, ())
+    numbers = torch.ones(1, 2)
+    found = Observed(torch.tensor([4]), raised, halves, numbers, numbers, ())
     lists = torch.cat([torch.arange(20, 45)[None]])
     assert found.scores(lists, 25) == [5 / 25]
     assert found.scores(raised.flip(1), 5) == [0]  # the same tokens, the other way round

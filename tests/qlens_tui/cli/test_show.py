@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lens_core.scores import output_score
 from qlens_tui.triage.marks import DictionaryName
 from qlens_tui.triage.triage import Triage
 from tests.qlens_tui.workplace import (
@@ -594,3 +595,26 @@ def test_the_users_marks_are_shown_and_in_the_document(
     assert result.exit_code == 0
     assert "warning: marks not shown: " in result.stderr
     assert place.document(*command)["marks"] is None
+
+
+def test_what_steering_raises_is_shown_beside_what_the_lists_say(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("show", place.config, "1:3", "--observed", "--no-paths", "--lens", "token-change:5")
+    monkeypatch.setattr(output_score, "TARGETS", (1e6, 2e6))
+    told = " ".join(place.run(*asked).stdout.split())
+    assert "OBSERVED behind 100 prefixes: none: no strength changes what the model says" in told
+    monkeypatch.undo()
+    found = place.document(*asked)["observed"]
+    assert found["reason"] == ""
+    assert len(found["ids"]) == len(found["tokens"]) == len(set(found["ids"])) == 25
+    assert found["agreement"].keys() == {"logit", "query", "first-order", "token-change:5"}
+    shown = place.document("show", place.config, "1:3", "--no-paths")
+    query = shown["value"]["query_lens"]["ids"]
+    assert len(query) == 5
+    both = len(set(found["ids"][:5]) & set(query))
+    assert found["agreement"]["query"] == pytest.approx(both / 5)
+    told = place.run(*asked).stdout
+    assert "Query Lens" in told.split("of these have:")[1]
+    for character in FORBIDDEN:
+        assert character not in told
