@@ -24,6 +24,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.message import Message
+from textual.screen import Screen
 
 from qlens_tui.app.alarm import Alarm
 from qlens_tui.app.compact_output import terse_driver
@@ -33,7 +34,7 @@ from qlens_tui.app.last_visit import keep_vocabulary, recall, saved_vocabulary
 from qlens_tui.app.notices import LONG
 from qlens_tui.app.restarts import Restarts
 from qlens_tui.app.screens.choice import Choice
-from qlens_tui.app.screens.key_sections import EVERYWHERE, KeySection, in_workbench
+from qlens_tui.app.screens.key_sections import EVERYWHERE, KeySection, on_screen
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.palette import Command, Palette
 from qlens_tui.app.screens.prompt import Answer
@@ -236,11 +237,11 @@ class QlensApp(KeysInOrder):
             super().notify(shown, **{**how, "markup": False})
 
     def commands(self) -> list[Command]:
-        """For the palette: every action that has a key, each once, and the colours."""
+        """For the palette: every action that has a key here, each once, and the colours."""
         found: dict[str, Command] = {}
-        for section in in_workbench():
+        for section in on_screen(self.screen):
             for binding in section.bindings:
-                act = partial(self._run, section, binding)
+                act = partial(self._run, section, binding, self.screen)
                 words, keys = words_of(binding), keys_of(binding)
                 command = Command(binding.description, words, keys, section.title, act)
                 # The same key with the same action is in two sections.
@@ -270,8 +271,8 @@ class QlensApp(KeysInOrder):
             choose,
         )
 
-    def _run(self, section: KeySection, binding: Binding) -> None:
-        node: Any = self.bench
+    def _run(self, section: KeySection, binding: Binding, on: Screen[Any]) -> None:
+        node: Any = on
         if section.panes:
             self.bench.focus_pane(section.panes[0])
             node = self.bench.query_one(f"#{section.panes[0]}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 
 from qlens_tui.app.keymap import KEYMAP, bindings_of
 from qlens_tui.app.screens.context import ContextScreen
@@ -20,6 +22,11 @@ from qlens_tui.app.widgets.line_pane import LinePane
 
 TABLE = "table"
 EVERYWHERE = "everywhere"
+_RESULTS: Mapping[type[Screen[Any]], str] = {
+    ReverseSearch: "features by token",
+    ProbeScreen: "what fires on a text",
+    NearDuplicates: "near-duplicates",
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,17 @@ def in_help() -> list[KeySection]:
     return [
         *in_workbench(),
         _section("token lists and evidence: scrolling", LinePane.BINDINGS),
-        _section("features by token", ReverseSearch.BINDINGS),
-        _section("what fires on a text", ProbeScreen.BINDINGS),
-        _section("near-duplicates", NearDuplicates.BINDINGS),
+        *(_section(title, kind.BINDINGS) for kind, title in _RESULTS.items()),
         _section("context", ContextScreen.BINDINGS),
         _section("overview", OverviewScreen.BINDINGS),
         _section("note", NoteEditor.BINDINGS),
     ]
+
+
+def on_screen(screen: Screen[Any]) -> list[KeySection]:
+    """The keys of a list of results that is open, or else the workbench's."""
+    title = _RESULTS.get(type(screen))
+    return in_workbench() if title is None else [_section(title, type(screen).BINDINGS)]
 
 
 def _section(title: str, bindings: Iterable[BindingType], panes: Sequence[str] = ()) -> KeySection:

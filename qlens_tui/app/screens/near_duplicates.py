@@ -20,6 +20,7 @@ from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.results_screen import (
     OF_ONE,
+    PALETTE,
     REPLAY,
     SIGNS,
     TABULATE,
@@ -102,6 +103,7 @@ class NearDuplicates(ResultsScreen):
         TABULATE,
         *OF_ONE,
         *REPLAY,
+        PALETTE,
     ]  # fmt: skip
 
     def __init__(

@@ -31,6 +31,9 @@ OF_ONE = (
     Binding("P", "pin", "Pin", tooltip="Pin the feature under the cursor, or unpin it"),
     Binding("Y", "copy_address", "Copy address", tooltip="Copy its Neuronpedia address"),
 )
+PALETTE = Binding(
+    "ctrl+p", "app.palette", "Commands", show=False, tooltip="Find a command by its words"
+)
 KEYS = (
     TABULATE,
     Binding("s", "mark('star')", "Star", tooltip="Star the selection, or unstar it"),
@@ -43,6 +46,7 @@ KEYS = (
     Binding("A", "select_all", "Select all"),
     *OF_ONE,
     *REPLAY,
+    PALETTE,
 )
 """Keys of every list of results."""
 

@@ -215,6 +215,24 @@ def test_the_palette_is_a_prompt_that_finds_a_command_by_words_and_runs_it(place
     run(place, act, size=size, ascii_only=ascii_only)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_palette_opens_over_results_and_has_their_keys(place, size):
+    async def act(terminal, bench):
+        app = terminal.pilot.app
+        await settled(terminal.pilot, "slash", *"o", "enter")
+        results = app.screen
+        first = results.listed().features[0]
+        await settled(terminal.pilot, "ctrl+p", *"paths")
+        assert not app.screen.query_one(ChoiceList).lines
+        await settled(terminal.pilot, *["backspace"] * 5, *"star", "enter")
+        assert app.screen is results
+        assert bench.marking.mark(first).star
+        await settled(terminal.pilot, "ctrl+p", *"colours", "enter", "escape", "escape")
+        assert app.screen is bench
+
+    run(place, act, size=size)
+
+
 def test_the_palette_offers_the_colours_and_keeps_what_was_chosen(place):
     async def act(terminal, bench):
         app = terminal.pilot.app
