@@ -1,6 +1,6 @@
 """Measures the speed figures of the README: `make bench`, or `python -m benchmarks`.
 
-    python -m benchmarks [--part a|b|c|d|f|g|switches|contexts] [--quick] [--json]
+    python -m benchmarks [--part a|b|c|d|f|g|switches|contexts|scores] [--quick] [--json]
 
 Each part runs in its own process, so that its peak memory can be measured. Takes about twenty
 minutes on two idle cores; `--quick` checks in two minutes that everything runs, on shapes too

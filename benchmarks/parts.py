@@ -16,6 +16,7 @@ PARTS = {
     "g": "signature",
     "switches": "switches",
     "contexts": "contexts",
+    "scores": "scores",
 }
 
 
