@@ -51,9 +51,10 @@ class Session:
     @property
     def content(self) -> str:
         """Sha256 of all that answers depend on besides dictionary, feature and settings (hex)."""
-        operators = self.lens.carrier.operators
+        operators, text = self.lens.carrier.operators, self.lens.text
         return fingerprint(
             {
+                **({} if text is self.reference else {"text": text.sha256}),
                 "format": RESULTS_FORMAT,
                 "versions": versions(),
                 "model": self.model.fingerprint,
