@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 import psutil
@@ -13,6 +15,33 @@ import torch
 FULL_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 # The part of free memory that one pass may use.
 SHARE_OF_FREE = {"cpu": 0.4, "mps": 0.4, "cuda": 0.8}
+
+_Part = TypeVar("_Part")
+
+
+@dataclass
+class Parts:
+    """Rows `at_once` together; fewer, and from then on, once memory runs out."""
+
+    at_once: int
+    device: torch.device
+
+    def each(self, n: int, of: Callable[[slice], _Part]) -> list[_Part]:
+        """What `of` gives for consecutive parts of `n` rows; a part that fails begins again."""
+        found: list[_Part] = []
+        start = 0
+        while start < n:
+            stop = min(n, start + self.at_once)
+            try:
+                found.append(of(slice(start, stop)))
+            except Exception as error:
+                if stop - start == 1 or not is_out_of_memory(error):
+                    raise
+                self.at_once = (stop - start) // 2
+                release(self.device)
+                continue
+            start = stop
+        return found
 
 
 class Holder(Protocol):

@@ -114,6 +114,18 @@ def spliced(
         DictionaryError: activations are not finite.
     """
     stream = model.sites(tokens.to(model.device), last=dictionary.read_site)[-1]
+    return spliced_into(model, dictionary, stream, keep_error=keep_error)
+
+
+@torch.no_grad()
+def spliced_into(
+    model: ResidualModel, dictionary: FeatureDictionary, stream: Stream, *, keep_error: bool = False
+) -> tuple[Spliced, Fired]:
+    """The same, given the stream at the read site, of any positions.
+
+    Raises:
+        DictionaryError: activations are not finite.
+    """
     read = read_function(dictionary, model)
     rows, fired = [], []
     at_once = max(1, BLOCK_BYTES // (4 * dictionary.n_features))
@@ -168,11 +180,17 @@ def normed_end(model: ResidualModel, dictionary: FeatureDictionary, of: Spliced)
 
 
 @torch.no_grad()
-def end(model: ResidualModel, dictionary: FeatureDictionary, of: Spliced) -> Stream:
-    """The final stream."""
+def written(model: ResidualModel, dictionary: FeatureDictionary, of: Spliced) -> Stream:
+    """The stream at the write site."""
     write = write_function(dictionary, model)
     h = of.reconstruction if write is None else write(of.reconstruction)
-    h = h if of.base is None else of.base + h
+    return h if of.base is None else of.base + h
+
+
+@torch.no_grad()
+def end(model: ResidualModel, dictionary: FeatureDictionary, of: Spliced) -> Stream:
+    """The final stream."""
+    h = written(model, dictionary, of)
     for k in range(dictionary.write_site, model.n_blocks):
         h = h + model.block(k, h)
     return h

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
-from lens_core.memory import is_out_of_memory, release
+from lens_core.memory import Parts
 from lens_core.model import ResidualModel
 from lens_core.reference import ReferenceSample
 from lens_core.splicing import Spliced, end, spliced
@@ -33,7 +33,7 @@ class Steering:
         self.texts = texts
         self._model, self._dictionary = model, dictionary
         self._ends = texts.ends.to(model.device)
-        self._batch = samples_per_pass(model, texts)
+        self._parts = Parts(samples_per_pass(model, texts), model.device)
         self._real, self._fired = spliced(model, dictionary, texts.tokens, keep_error=True)
         self.clean = self._logits(self._real)
         """Logits of the unchanged model."""
@@ -53,21 +53,9 @@ class Steering:
 
     @torch.no_grad()
     def _logits(self, of: Spliced) -> Float[Tensor, "texts d_vocab"]:
-        rows = range(self.texts.samples)
-        found = []
-        start = 0
-        while start < len(rows):
-            some = rows[start : start + self._batch]
-            try:
-                stream = end(self._model, self._dictionary, of.part(slice(some.start, some.stop)))
-            except (RuntimeError, MemoryError) as error:
-                if self._batch == 1 or not is_out_of_memory(error):
-                    raise
-                self._batch //= 2
-                release(self._model.device)
-                continue
-            at = torch.arange(len(some), device=stream.device)
-            last = stream[at, self._ends[some.start : some.stop]]
-            found.append(self._model.unembed(self._model.final_norm(last)))
-            start = some.stop
-        return torch.cat(found)
+        def some(rows: slice) -> Tensor:
+            stream = end(self._model, self._dictionary, of.part(rows))
+            at = torch.arange(len(stream), device=stream.device)
+            return self._model.unembed(self._model.final_norm(stream[at, self._ends[rows]]))
+
+        return torch.cat(self._parts.each(self.texts.samples, some))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.instruments import Instruments
+from lens_core.kept_results import KeptResults
 from lens_core.ranking import top_k
 from lens_core.reference import ReferenceSample
 from lens_core.scores.strength import TOLERANCE, Strength, find_strength
@@ -40,6 +41,9 @@ RAISED = 25
 _GUESS = 0.3  # of the length of the stream: about where the demo's features reach 0.25
 _LIMIT = 100.0  # of the same: a feature that needs more has no output score
 _VERSION = 1
+
+OutputProtocol = Literal["paired", "published"]
+"""How strengths are found and ranks compared: here, or `lens_core.scores.published`."""
 
 Tick = Callable[[int, int], None]
 
@@ -99,19 +103,35 @@ def observe(
 
     `tick` is called with the features done and their total, and may raise to cancel.
     """
-    results = tools.carrier.results.about(prefixes)
-    steering: Steering | None = None
+    asked = {
+        "kind": "steered", "version": _VERSION, "dictionary": dictionary.sha256,
+        "targets": list(TARGETS), "tolerance": TOLERANCE,
+    }  # fmt: skip
+
+    def begin() -> Callable[[int], dict[str, Tensor]]:
+        steering = Steering(tools.model, dictionary, prefixes)
+        return lambda feature: _steered(steering, dictionary, feature)
+
+    return observe_each(tools.carrier.results.about(prefixes), asked, features, begin, tick)
+
+
+def observe_each(
+    results: KeptResults,
+    asked: dict[str, Any],
+    features: Sequence[int],
+    begin: Callable[[], Callable[[int], dict[str, Tensor]]],
+    tick: Tick,
+) -> Observed:
+    """What is kept of each feature under `asked`; `begin` is called if some is not, to make it."""
+    make: Callable[[int], dict[str, Tensor]] | None = None
     kept: list[Any] = []
     for at, feature in enumerate(features):
         tick(at, len(features))
-        asked = {
-            "kind": "steered", "version": _VERSION, "dictionary": dictionary.sha256,
-            "feature": feature, "targets": list(TARGETS), "tolerance": TOLERANCE,
-        }  # fmt: skip
-        found = results.get(asked)
+        of_one = asked | {"feature": feature}
+        found = results.get(of_one)
         if found is None:
-            steering = steering or Steering(tools.model, dictionary, prefixes)
-            found = results.put(asked, _steered(steering, dictionary, feature))
+            make = make or begin()
+            found = results.put(of_one, make(feature))
         kept.append(found)
     tick(len(features), len(features))
     there = [at for at, found in enumerate(kept) if len(found["raised"])]
@@ -132,7 +152,7 @@ def observe(
 
 def _steered(steering: Steering, dictionary: FeatureDictionary, feature: int) -> dict[str, Tensor]:
     """What is kept of one feature; nothing raised if a divergence is not reached."""
-    none = torch.zeros(0, dtype=torch.int64)
+    change = torch.zeros_like(steering.clean, dtype=torch.float32)
     length = float(dictionary.values[feature].norm())
     found: list[Strength] = []
     if length > 0:
@@ -149,7 +169,6 @@ def _steered(steering: Steering, dictionary: FeatureDictionary, feature: int) ->
             gone = clean - logits[strength].log_softmax(-1)
             return float((probabilities * gone).sum(-1).mean())
 
-        change = torch.zeros_like(ranks)
         for target in TARGETS:
             guess = _GUESS * unit
             if found:
@@ -162,7 +181,18 @@ def _steered(steering: Steering, dictionary: FeatureDictionary, feature: int) ->
             if steered is None:
                 steered = steering.logits(feature, reached.strength)
             change += percentiles(steered) - ranks
+    return raised_by(change, found)
+
+
+def raised_by(
+    change: Float[Tensor, "prefixes d_vocab"], found: Sequence[Strength]
+) -> dict[str, Tensor]:
+    """What is kept of a feature: nothing raised if not all divergences were `found`.
+
+    `change` is that of the tokens' rank percentiles, behind each prefix.
+    """
     if len(found) < len(TARGETS):
+        none = torch.zeros(0, dtype=torch.int64)
         return {"raised": none, "halves": none, "strengths": none, "divergences": none}
     rows = [change.mean(0), change[::2].mean(0), change[1::2].mean(0)]
     raised = torch.stack([top_k(row, RAISED)[0] for row in rows])

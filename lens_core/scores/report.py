@@ -31,7 +31,8 @@ from lens_core.scores.input_score import (
 )
 from lens_core.scores.intervals import of_features, of_layers
 from lens_core.scores.lists import sampled, top_lists
-from lens_core.scores.output_score import observe
+from lens_core.scores.output_score import OutputProtocol, observe
+from lens_core.scores.published import observe_published
 from lens_core.scores.rows import Kind, ScoreRow
 from lens_core.terms import SIDES, Side
 
@@ -137,21 +138,26 @@ def output_scores(
     prefixes: ReferenceSample,
     asked: Asked,
     tick: Tick = lambda _what, _done, _of: None,
+    protocol: OutputProtocol = "paired",
 ) -> Judged:
     """A layer's output scores by steering behind `prefixes`, of some of its `live` features.
 
     `live`: for each feature whether it fires.
+
+    Raises:
+        UsageError: the dictionary cannot be spliced in, and the protocol does so.
     """
     asked.check(tools.model.d_vocab)
     dictionary = tools.dictionary(layer)
     wanted = STEERED if asked.features is None else asked.features
     features = sampled(live.cpu(), wanted)
-    observed = observe(
+    steer = observe if protocol == "paired" else observe_published
+    observed = steer(
         tools,
         dictionary,
         features.tolist(),
         prefixes,
-        lambda done, of: tick(f"steering layer {layer}", done, of),
+        lambda done, of: tick(f"steering layer {layer}, {protocol}", done, of),
     )
     lists, has_lists = _lists(tools, dictionary, observed.features, asked, tick)
     kept = observed.only(has_lists)
@@ -162,7 +168,7 @@ def output_scores(
     }
     ceilings = {k: kept.ceilings(k) for k in asked.lengths}
     left_out = min(wanted, dictionary.n_features) - len(kept.features)
-    return Judged(layer, "output", "paired", kept.features, left_out, scores, ceilings)
+    return Judged(layer, "output", protocol, kept.features, left_out, scores, ceilings)
 
 
 def rows_of(judged: Sequence[Judged]) -> list[ScoreRow]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lens_core.contexts.collect import Collected
     from lens_core.reference import ReferenceSample
     from lens_core.scores.input_score import InputProtocol
+    from lens_core.scores.output_score import OutputProtocol
     from lens_core.scores.report import Asked, Judged
     from lens_core.scores.rows import ScoreRow
     from lens_core.session import Session
@@ -91,8 +92,9 @@ class Lenses(click.ParamType[tuple[str, ...]]):
 @click.option(
     "--protocol",
     type=click.Choice(["published", "in-order", "paired"]),
-    help="Input: the strongest contexts (published) or the first ones (in-order). Output: paired.  "
-    "[default: all]",
+    help="Input: the strongest contexts (published) or the first ones (in-order). Output: next "
+    "tokens compared (paired), or continuations as in the authors' code (published: ten times "
+    "as slow).  [default: input both, output paired]",
 )
 @click.option(
     "-k", type=click.IntRange(min=1), help="Length of lists.  [default: 5, 10, 20 and 25]"
@@ -150,6 +152,7 @@ def score(
       qlens score demo --layers 10 --lenses query,logit --format markdown
       qlens score demo --layers 10 --lenses query,zero-out --features 100
       qlens score demo --score output --features 30
+      qlens score demo --score output --protocol published --layers 10 --features 10
       qlens score gpt2-small-32k --corpus hub:NeelNanda/pile-10k --features 200 --json
     """
     from lens_core.contexts.source import CorpusSource
@@ -175,9 +178,9 @@ def score(
         judged = _inputs(output, session, text, found, asked, protocols.input)
         facts += _input_facts(output, text, judged)
     if protocols.output:
-        steered = _outputs(output, session, wanted, asked)
+        steered = _outputs(output, session, wanted, asked, protocols.output)
         judged += steered
-        facts += _output_facts(steered)
+        facts += _output_facts(steered, protocols.output)
     from lens_core.scores.report import rows_of
 
     rows = rows_of(judged)
@@ -191,7 +194,7 @@ def score(
 @dataclass(frozen=True)
 class _Protocols:
     input: tuple[InputProtocol, ...]
-    output: bool
+    output: OutputProtocol | None
 
 
 def _protocols(kind: str, protocol: str | None) -> _Protocols:
@@ -201,9 +204,13 @@ def _protocols(kind: str, protocol: str | None) -> _Protocols:
         click.UsageError: none of that kind of score.
     """
     inputs: tuple[InputProtocol, ...] = ("published", "in-order")
+    outputs: tuple[OutputProtocol, ...] = ("paired", "published")
+    steered = [each for each in outputs if kind != "input" and protocol in (None, each)]
     found = _Protocols(
         tuple(each for each in inputs if kind != "output" and protocol in (None, each)),
-        kind != "input" and protocol in (None, "paired"),
+        steered[0]
+        if steered
+        else None,  # one of them: the other takes hours if it is not asked for
     )
     if not (found.input or found.output):
         raise click.UsageError(f"--protocol {protocol} is not one of the {kind} score")
@@ -248,17 +255,33 @@ def _inputs(
     return judged
 
 
-def _outputs(output: Output, session: Session, layers: Sequence[int], asked: Asked) -> list[Judged]:
+def _outputs(
+    output: Output,
+    session: Session,
+    layers: Sequence[int],
+    asked: Asked,
+    protocol: OutputProtocol,
+) -> list[Judged]:
     from lens_core.scores.prefixes import scoring_prefixes
     from lens_core.scores.report import output_scores
 
     prefixes = scoring_prefixes(session.model, prepend_bos=session.config.reference.prepend_bos)
+    if protocol == "published":
+        from lens_core.scores.output_score import TARGETS
+        from lens_core.scores.published import MOST_PASSES, WRITTEN
+
+        output.note(
+            f"protocol published: each feature takes up to {MOST_PASSES} passes over "
+            f"{prefixes.samples} prefixes and {len(TARGETS) * WRITTEN} tokens written behind each"
+        )
     judged = []
     for layer in layers:
         with _steps(output, f"steering features of layer {layer}") as tick:
             live = session.lens.activity(layer).density > 0
             try:
-                judged.append(output_scores(session.lens, layer, live, prefixes, asked, tick))
+                judged.append(
+                    output_scores(session.lens, layer, live, prefixes, asked, tick, protocol)
+                )
             except KeyboardInterrupt as error:
                 raise InterruptionError(
                     "interrupted: what was found is kept; run the same command again to resume"
@@ -299,17 +322,19 @@ def _input_facts(output: Output, text: ReferenceSample, judged: Sequence[Judged]
     ]
 
 
-def _output_facts(judged: Sequence[Judged]) -> list[str]:
+def _output_facts(judged: Sequence[Judged], protocol: OutputProtocol) -> list[str]:
     from lens_core.scores.output_score import TARGETS
     from lens_core.scores.prefixes import SCORING
+    from lens_core.scores.published import MARGIN, WRITTEN
 
     features = counted(sum(len(each.features) for each in judged), "feature")
     out = sum(each.left_out for each in judged)
     targets = " and ".join(f"{target:g}" for target in TARGETS)
-    return [
-        f"output: {features} steered to KL {targets} behind {len(SCORING)} prefixes; {out:,} that "
-        "do not reach it left out"
-    ]
+    how = f"KL {targets} behind {len(SCORING)} prefixes"
+    if protocol == "published":
+        targets = " and ".join(f"{target:g} to {target + MARGIN:g}" for target in TARGETS)
+        how = f"KL {targets}, {WRITTEN} tokens written behind each of {len(SCORING)} prefixes"
+    return [f"output: {features} steered to {how}; {out:,} that do not reach it left out"]
 
 
 def _print(output: Output, rows: Sequence[ScoreRow], form: str, facts: Sequence[str]) -> None:

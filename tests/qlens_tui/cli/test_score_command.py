@@ -129,6 +129,27 @@ def test_output_scores_are_of_steered_features_and_are_resumed(place: Workplace)
     assert "behind 100 prefixes" in " ".join(table.stdout.split())
 
 
+def test_the_published_output_score_says_what_it_costs_and_stands_beside_the_input_score(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lens_core.scores.published.WRITTEN", 2)
+    asked = (*score(place)[:2], *score(place)[4:], "--features", "2", "--layers", "1")
+    asked = (*asked, "--lenses", "logit", "--protocol", "published")
+    result = place.run(*asked, "--json")
+
+    assert result.exit_code == 0, result.stderr
+    told = "protocol published: each feature takes up to 20 passes over 100 prefixes and 4 tokens"
+    assert told in " ".join(result.stderr.split())
+    rows = json.loads(result.stdout)
+    assert {(row["score"], row["protocol"]) for row in rows} == {
+        ("input", "published"), ("output", "published"),
+    }  # fmt: skip
+    table = " ".join(place.run(*asked).stdout.split())
+    assert "steered to KL 0.25 to 0.35 and 0.5 to 0.6, 2 tokens written behind each" in table
+
+
 def test_a_protocol_of_the_other_score_is_refused(place: Workplace) -> None:
     refused = place.refusal(2, *score(place, "--protocol", "paired"))
     assert "--protocol paired is not one of the input score" in refused
+    asked = ("score", place.config, "--score", "output", "--protocol", "in-order")
+    assert "--protocol in-order is not one of the output score" in place.refusal(2, *asked)
