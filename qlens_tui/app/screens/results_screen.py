@@ -18,6 +18,7 @@ from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.views import Feature, Listed
 from qlens_tui.app.widgets.choice_list import ChoiceList
+from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.title_line import TitleLine
 
 TABULATE = Binding(
@@ -65,7 +66,7 @@ class ActsOnOne:
 class ResultsScreen(AnswerScreen[Feature | Listed | None]):
     """Lists features; dismissed with the chosen one, all of them for the table, or `None`.
 
-    A subclass has a `TitleLine` and a `ChoiceList`, one line for each of `listed`.
+    A subclass has a `TitleLine`, a `ChoiceList`, one line for each of `listed`, and a `KeyLine`.
     """
 
     DEFAULT_CSS = """
@@ -119,6 +120,11 @@ class ResultsScreen(AnswerScreen[Feature | Listed | None]):
     def leave(self, found: Feature | Listed | None) -> None:
         """Close the screen."""
         self.dismiss(found)
+
+    def on_choice_list_selected(self, event: ChoiceList.Selected) -> None:
+        event.stop()
+        selects = self.query_one(ChoiceList).has_selection
+        self.query_one(KeyLine).reword("esc", "deselect" if selects else "back")
 
     def on_choice_list_left(self, event: ChoiceList.Left) -> None:
         event.stop()

@@ -47,6 +47,9 @@ class ChoiceList(LinePane):
             super().__init__()
             self.index = index
 
+    class Selected(Message):
+        """Lines are selected now, or no more."""
+
     class Left(Message):
         """The user wants to go up from the first line."""
 
@@ -71,6 +74,11 @@ class ChoiceList(LinePane):
         return range(min(self._cursor, other), max(self._cursor, other) + 1)
 
     @property
+    def has_selection(self) -> bool:
+        """Whether lines are selected, not only the one under the cursor."""
+        return self._all or self._anchor is not None
+
+    @property
     def cursor(self) -> int | None:
         """The line under the cursor; `None` if there are no lines."""
         return self._cursor if self._choices else None
@@ -80,7 +88,7 @@ class ChoiceList(LinePane):
     ) -> None:
         """Show these lines; `cursor` `None` leaves the cursor, and the selection, as they are."""
         if cursor is not None:
-            self._anchor, self._all = None, False
+            self._select(None)
         self._choices = tuple(choices)
         self._heading = heading
         kept = self._cursor if cursor is None else cursor
@@ -106,23 +114,32 @@ class ChoiceList(LinePane):
         """Select from the line under the cursor on, or extend the selection."""
         anchor = self._cursor if self._anchor is None else self._anchor
         if 0 <= self._cursor + by < len(self._choices):
-            self.action_move(by)
-            self._anchor = anchor
+            self._move(by)
+            self._select(anchor)
 
     def select_all(self) -> None:
         """Select every line."""
-        self._anchor, self._all = None, len(self._choices) > 1
-        self.redraw()
+        self._select(None, every=len(self._choices) > 1)
 
     def deselect(self) -> bool:
         """Clear the selection; False if there is none."""
-        had = self._all or self._anchor is not None
-        self._anchor, self._all = None, False
-        self.redraw()
+        had = self.has_selection
+        self._select(None)
         return had
 
+    def _select(self, anchor: int | None, *, every: bool = False) -> None:
+        """Select from this line to the one under the cursor, or `every` line."""
+        had = self.has_selection
+        self._anchor, self._all = anchor, every
+        self.redraw()
+        if self.has_selection != had:
+            self.post_message(self.Selected())
+
     def action_move(self, by: int) -> None:
-        self._anchor, self._all = None, False
+        self._select(None)
+        self._move(by)
+
+    def _move(self, by: int) -> None:
         before = self._cursor
         self._cursor = max(0, min(self._cursor + by, len(self._choices) - 1))
         self._follow()
@@ -155,7 +172,7 @@ class ChoiceList(LinePane):
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         head = [fitted(line((f"  {self._heading}", "pane--quiet")), width)] if self._heading else []
         body = []
-        selected = self.chosen if self._all or self._anchor is not None else range(0)
+        selected = self.chosen if self.has_selection else range(0)
         for index, choice in enumerate(self._choices):
             here = self._is_marked and index == self._cursor
             text = f"{'>' if here else '|' if index in selected else ' '} {choice}"

@@ -30,6 +30,10 @@ class KeyLine(LinePane, can_focus=False):
             self._keys = tuple(keys)
             self.redraw()
 
+    def reword(self, key: str, words: str) -> None:
+        """Name what a key does otherwise than told."""
+        self.tell([(each, words if each == key else before) for each, before in self._keys])
+
     def lay_out(self, width: int, height: int) -> tuple[Sequence[Line], Sequence[Line]]:
         if not self._keys:
             return [()], []

@@ -376,6 +376,32 @@ def test_marks_work_in_the_hits_as_in_the_table(place, size):
     run(place, act, size=size)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_key_line_says_whether_escape_unselects_or_closes(place, size):
+    async def act(terminal, bench):
+        app = terminal.pilot.app
+
+        def escape() -> str:
+            return app.screen.query_one(KeyLine).lines[0].rstrip().rpartition("esc ")[2]
+
+        await settled(terminal.pilot, *TO_THE_HITS)
+        assert escape() == "back"
+        for keys in (["J"], ["J", "J"], ["A"]):
+            await settled(terminal.pilot, *keys)
+            assert escape() == "deselect"
+            await settled(terminal.pilot, "escape")
+            assert isinstance(app.screen, ReverseSearch)
+            assert escape() == "back"
+        await settled(terminal.pilot, "J", "j")
+        assert escape() == "back"
+        await settled(terminal.pilot, "A", "tab")
+        assert escape() == "back"
+        await settled(terminal.pilot, "escape")
+        assert app.screen is bench
+
+    run(place, act, size=size)
+
+
 @pytest.mark.parametrize("keys", [("T",), ("k", "enter")])
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_the_hits_become_the_table_and_escape_shows_all_again(place, keys, everywhere):
