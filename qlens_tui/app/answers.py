@@ -73,6 +73,7 @@ class Answers:
                 self._described(event.layer)
             case m.VocabularyReady():
                 self._opened.read_vocabulary(event.tokens)
+                self._opened.has_own_texts = True
                 self._rows.texts_arrived()
             case m.AtlasReady():
                 found = self._opened.known.get(event.layer)

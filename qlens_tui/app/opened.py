@@ -25,7 +25,8 @@ class Opened:
     `kept` is an earlier session on the same files, if answers of one are on disk.
     `released`: the engine released the model and loads it again when needed. `described` are the
     layers as this session's engine described them, `known` these and those of the last visit.
-    `no_columns` says, by layer, why its atlas neither exists nor is being made.
+    `no_columns` says, by layer, why its atlas neither exists nor is being made. `texts` are the
+    strings of all token ids: those of the last visit until `has_own_texts`, the open session's.
     """
 
     def __init__(self, place: LastVisit) -> None:
@@ -37,6 +38,7 @@ class Opened:
         self.described: dict[int, m.LayerFacts] = {}
         self.no_columns: dict[int, str] = {}
         self.texts: list[str] | None = None
+        self.has_own_texts = False
         self._completion: Completion | None = None
         self._remembered = place
 

@@ -44,7 +44,9 @@ class Requests:
     def open(self, request: m.Open) -> None:
         """Open a session: earlier requests will not be answered."""
         self._state.begin()
-        self._state.opened.session = self._state.opened.kept = None
+        opened = self._state.opened
+        opened.session = opened.kept = None
+        opened.has_own_texts = False
         self.opening = self._send(request)
 
     def ask(self, question: m.Request, name: str = "") -> bool:

@@ -270,10 +270,6 @@ class State:
         self.work.clear()
         self._settle()
 
-    def refuse(self, question: m.Request, problem: str) -> None:
-        """A request cannot be sent now."""
-        self._problems[question] = problem
-
     def begin(self) -> None:
         """A new session starts: forget requests under way and failures."""
         self.work.clear()

@@ -8,6 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
+from qlens_tui.app.asked import Asked
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.answer_screen import AnswerScreen
 from qlens_tui.app.state import State
@@ -18,7 +19,6 @@ from qlens_tui.engine import messages as m
 from qlens_tui.formats import name_of_text
 
 _AROUND = 4  # lines of border, title and keys
-_LOADING = "the model is still loading: close this and try again"
 
 
 class ContextScreen(AnswerScreen[None]):
@@ -59,8 +59,7 @@ class ContextScreen(AnswerScreen[None]):
         """Open `context`, one of the contexts of the evidence `of`."""
         super().__init__()
         self._of, self._at = of, context.position
-        self._answers = state
-        self._requests = requests
+        self._asked = Asked(state, requests)
         self._ascii = ascii_only
         self._is_shown = False
         self._question = m.ReadSample(
@@ -78,17 +77,15 @@ class ContextScreen(AnswerScreen[None]):
         self.query_one(KeyLine).tell(
             [("h/l", "token"), ("j/k", "line"), ("n/N", "where it fires"), ("esc", "back")]
         )
-        question = self._question
-        if self._answers.answer(question) is None and not self._requests.ask(question):
-            self._answers.refuse(question, _LOADING)
+        self._asked.put(self._question)
         self.answered()
 
     def answered(self) -> None:
         """Show the sample, or what it waits for, or why there is none."""
         if self._is_shown or not self.is_attached:
             return
-        question, of = self._question, self._of
-        found, problem = self._answers.answer(question), self._answers.problem(question)
+        self._asked.follow()
+        of, found, problem = self._of, self._asked.answer, self._asked.problem
         if isinstance(found, m.SampleActivations):
             self._is_shown = True
             self.query_one(SampleText).tell(found, of.max_activation, self._at)
@@ -99,7 +96,7 @@ class ContextScreen(AnswerScreen[None]):
             self._tell(f"! {problem}", "pane--problem")
         else:
             ellipsis = "..." if self._ascii else "…"
-            self._tell(f"{self._answers.doing(question)}{ellipsis}", "pane--waiting")
+            self._tell(f"{self._asked.doing()}{ellipsis}", "pane--waiting")
 
     def on_resize(self) -> None:
         self._fit()

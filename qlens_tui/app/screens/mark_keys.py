@@ -18,6 +18,7 @@ from qlens_tui.app.screens.marking import Marking, count_of
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.app.screens.table_rows import TableRows
+from qlens_tui.app.screens.waiting_prompt import open_when_possible
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature
 from qlens_tui.app.widgets.feature_table import FeatureTable
@@ -25,6 +26,7 @@ from qlens_tui.proposals import Proposal, labels_from, tags_from
 from qlens_tui.table.row_reader import RowReader
 from qlens_tui.text import visible
 from qlens_tui.triage.marks import DictionaryName, Step, label_text, tag_name
+from qlens_tui.triage.triage import Triage
 
 _MOST_OFFERED = 50
 
@@ -66,9 +68,13 @@ class MarkKeys:
         self._toggle("reject", at)
 
     def _toggle(self, kind: Literal["star", "reject"], at: Sequence[Feature]) -> None:
+        if (triage := self.marking.usable()) is None:
+            return
+        if why := self.marking.why_not(at):
+            self._screen.notify(why)
+            return
         selection = self.marking.selection(at)
-        if selection and (triage := self.marking.usable()) is not None:
-            self._edit(lambda: triage.toggle(selection, kind), selection)
+        self._edit(lambda: triage.toggle(selection, kind), selection)
 
     def undo(self) -> None:
         """Undo this session's last edit."""
@@ -83,9 +89,11 @@ class MarkKeys:
 
         `like`: the feature whose tokens are proposed; a single one's own without it.
         """
+        self._ask("tag", at, lambda triage, typed: self._tag(triage, at, like, typed))
+
+    def _tag(self, triage: Triage, at: Sequence[Feature], like: Feature | None, text: str) -> None:
+        """`tag`, with this text typed already."""
         selection = self.marking.selection(at)
-        if not selection or (triage := self.marking.usable()) is None:
-            return
         count = count_of(selection)
         here: frozenset[str] = frozenset()
         try:
@@ -144,7 +152,12 @@ class MarkKeys:
 
         hint = "down: choose; a tag it has is removed; -tag removes it from all; no commas"
         prompt = Prompt(
-            f"tag {_words(count)}", hint=hint, typed=typed, check=check, ascii_only=self._ascii
+            f"tag {_words(count)}",
+            value=text,
+            hint=hint,
+            typed=typed,
+            check=check,
+            ascii_only=self._ascii,
         )
         spelled = {tag.casefold(): tag for tag in reversed(tags)}
         proposals = self._proposals(selection, like, prompt, tags_from)
@@ -152,9 +165,13 @@ class MarkKeys:
 
     def label(self, at: Sequence[Feature] = (), like: Feature | None = None) -> None:
         """Ask for the label of the selection, with proposals as `tag`; an empty one is removed."""
+        self._ask("label", at, lambda triage, typed: self._label(triage, at, like, typed))
+
+    def _label(
+        self, triage: Triage, at: Sequence[Feature], like: Feature | None, text: str
+    ) -> None:
+        """`label`, with this text typed already."""
         selection = self.marking.selection(at)
-        if not selection or (triage := self.marking.usable()) is None:
-            return
         count, before = count_of(selection), ""
         try:
             if count == 1:
@@ -187,7 +204,7 @@ class MarkKeys:
 
         prompt = Prompt(
             f"label {_words(count)}",
-            value=before,
+            value=text or before,
             hint="a line of your own words; down: choose, tab: choose and edit; empty: no label",
             check=check,
             confirm=confirm,
@@ -199,10 +216,12 @@ class MarkKeys:
 
     def note(self, at: Sequence[Feature] = ()) -> None:
         """Open the note of the feature under the cursor, or of the first of `at`."""
+        self._ask("note", at, lambda triage, typed: self._note(triage, at, typed))
+
+    def _note(self, triage: Triage, at: Sequence[Feature], text: str) -> None:
+        """`note`, with this text typed already."""
         feature = at[0] if at else self._table.feature
-        if feature is None or not self.marking.is_known(feature):
-            return
-        if (triage := self.marking.usable()) is None:
+        if feature is None:
             return
         layer, number = feature
         dictionary = self.marking.name_of(layer)
@@ -232,7 +251,7 @@ class MarkKeys:
 
         title = f"note on {layer}:{number}"
         over = None if at else self._table
-        editor = NoteEditor(title, before, keep, over=over, ascii_only=self._ascii)
+        editor = NoteEditor(title, before, keep, typed=text, over=over, ascii_only=self._ascii)
         self._screen.app.push_screen(editor)
 
     def next_unmarked(self) -> None:
@@ -264,6 +283,17 @@ class MarkKeys:
             "a mark moves on to the next feature" if self.moves_on else "marks do not move on"
         )
         self._changed()
+
+    def _ask(self, what: str, at: Sequence[Feature], then: Callable[[Triage, str], None]) -> None:
+        """Call `then` with what was typed already, once these features can be marked."""
+
+        def ask(typed: str) -> None:
+            if (triage := self.marking.usable()) is not None:
+                then(triage, typed)
+
+        open_when_possible(
+            self._screen, what, lambda: self.marking.why_not(at), ask, ascii_only=self._ascii
+        )
 
     def _edit(
         self, act: Callable[[], Step | None], selection: Mapping[DictionaryName, list[int]]

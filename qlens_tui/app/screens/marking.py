@@ -24,7 +24,8 @@ from qlens_tui.triage.triage import Triage
 
 _AT_ONCE = 20_000  # features
 _FEW = 1000  # features that are read one by one
-_READING = "the marks are still being read: try again in a moment"
+_READING = "the marks are still being read"
+_AGAIN = "try again in a moment"
 
 
 class Marking:
@@ -93,9 +94,10 @@ class Marking:
     def usable(self) -> Triage | None:
         """The triage file; `None`, and the user is told why, if it cannot be used."""
         if self._refusal:
-            self._screen.notify(
-                self._refusal, severity="information" if self.is_opening else "error"
-            )
+            if self.is_opening:
+                self._screen.notify(f"{self._refusal}: {_AGAIN}")
+            else:
+                self._screen.notify(self._refusal, severity="error")
             return None
         return self.triage
 
@@ -172,27 +174,32 @@ class Marking:
         model = self._opened.model_name
         return DictionaryName(known.sha256, known.name, model, layer)
 
-    def is_known(self, feature: Feature) -> bool:
-        """Whether a feature's dictionary is known; if not, the user is told."""
-        if feature[0] in self._opened.known:
-            return True
-        self._screen.notify(f"layer {feature[0]} is still being read: try again in a moment")
-        return False
+    def why_not(self, at: Sequence[Feature]) -> str:
+        """Why the features `at`, or without any the table's, cannot be marked now; empty: they can.
+
+        Printable only through `text.visible`.
+        """
+        if self._refusal:
+            return self._refusal
+        if at:
+            unknown = {layer for layer, _ in at} - self._opened.known.keys()
+            return f"layer {min(unknown)} is still being read" if unknown else ""
+        if self._table.rows is None:
+            return "the features are not there yet"
+        return "" if len(self._table.rows) else "there is no feature here"
 
     def mark(self, feature: Feature) -> Mark:
         """The marks of one feature, as last read."""
         return self.marks.get(feature[0], {}).get(feature[1], Mark())
 
     def selection(self, at: Sequence[Feature]) -> dict[DictionaryName, list[int]]:
-        """The features `at`, none if a dictionary is not known; without any, the table's."""
+        """The features `at`, or without any the table's; `why_not` said nothing."""
         found: dict[DictionaryName, list[int]] = {}
-        if at:
-            for layer, feature in at if all(map(self.is_known, at)) else ():
-                found.setdefault(self.name_of(layer), []).append(feature)
-            return found
+        for layer, feature in at:
+            found.setdefault(self.name_of(layer), []).append(feature)
         table = self._table
-        if table.rows is None or not len(table.rows):
-            return {}
+        if at or table.rows is None:
+            return found
         chosen = table.chosen
         features = table.rows[chosen.start : chosen.stop].features()
         for (layer,), rows in features.group_by("layer", maintain_order=True):

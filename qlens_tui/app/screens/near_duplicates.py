@@ -16,6 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
+from qlens_tui.app.asked import Asked
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.results_screen import (
@@ -51,7 +52,6 @@ _USUAL, _FEW = 0.7, 3
 _LINES = 200  # features that are listed
 _UNASKED = 100  # features that are marked without asking
 _TOKENS = {"both": 3, "key": 6, "value": 6}
-_LOADING = "the model is still loading: try again when it is ready"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class NearDuplicates(ResultsScreen):
         self.acts = acts
         self._feature = feature
         self._answers = state
-        self._requests = requests
+        self._search = Asked(state, requests)
         self._reader = reader
         self._ascii = ascii_only
         self._with_itself = False
@@ -149,27 +149,22 @@ class NearDuplicates(ResultsScreen):
         words = f"features like {layer}:{feature}: {_WORDS[self.threshold.likeness]}"
         self.query_one(TitleLine).tell(words)
         self._found = None
-        question = self._question
-        if self._answers.answer(question) is None and not self._requests.ask(question):
-            self._answers.refuse(question, _LOADING)
+        self._search.put(
+            m.FindResembling(layer=layer, feature=feature, likeness=self.threshold.likeness)
+        )
         self.answered()
-
-    @property
-    def _question(self) -> m.FindResembling:
-        layer, feature = self._feature
-        return m.FindResembling(layer=layer, feature=feature, likeness=self.threshold.likeness)
 
     def answered(self) -> None:
         if not self.is_attached or self._found is not None:
             return
-        found = self._answers.answer(self._question)
+        self._search.follow()
+        found = self._search.answer
         if isinstance(found, m.Resembling):
             self._found = found
             nothing = f"{found.reason} (tab: compare otherwise)" if found.reason else "no others"
             self.query_one(ChoiceList).say_nothing(visible(nothing, ascii_only=self._ascii))
         else:
-            problem = self._answers.problem(self._question)
-            doing = problem or self._answers.doing(self._question, "comparing features")
+            doing = self._search.problem or self._search.doing("comparing features")
             self.query_one(ChoiceList).say_nothing(visible(doing, ascii_only=self._ascii))
         self._show(cursor=0)
 

@@ -69,16 +69,19 @@ class NoteEditor(ModalScreen[None]):
         note: str,
         keep: Callable[[str], str | None],
         *,
+        typed: str = "",
         over: Widget | None = None,
         ascii_only: bool = False,
     ) -> None:
         """`keep` saves a note, or returns in one line why it cannot: the editor then stays open.
 
+        `typed`: what was typed at its end already.
         `over`: the widget that it covers, if that is large enough; else the lower half of the
         screen.
         """
         super().__init__()
         self._keep = keep
+        self._typed = typed
         self._over = over
         self._title = title
         self._raw = {shown(part): part for part in note.split("\n")}
@@ -96,6 +99,7 @@ class NoteEditor(ModalScreen[None]):
         area = self.query_one(TextArea)
         area.focus()
         area.move_cursor(area.document.end)
+        area.insert(shown(self._typed))
         self._tell("discard")
         self._place()
 

@@ -15,6 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
+from qlens_tui.app.asked import Asked
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.prompt import Answer, Prompt
@@ -34,7 +35,6 @@ from qlens_tui.text import token_label
 _ESCAPE = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(0[0-9a-f]{7}))")
 _NAMED = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _HINT = r"a leading space counts; \n is a newline, \t a tab, \\ a backslash"
-_LOADING = "the model is still loading: p tries again"
 
 
 class ProbeScreen(ResultsScreen):
@@ -81,12 +81,11 @@ class ProbeScreen(ResultsScreen):
         self.typed = typed
         """The text as it was typed, with escapes."""
         self._answers = state
-        self._requests = requests
+        self._asked = Asked(state, requests)
         self._reader = reader
         self.mark_keys = mark_keys
         self.acts = acts
         self._ascii = ascii_only
-        self._question: m.ReadPrompt | None = None
         self._probed: m.PromptFirings | None = None
 
     def compose(self) -> ComposeResult:
@@ -112,22 +111,24 @@ class ProbeScreen(ResultsScreen):
 
     def answered(self) -> None:
         """Show the answer to the last request, or its progress, or why it failed."""
-        question = self._question
-        if question is None or not self.is_attached:
+        asked = self._asked
+        if asked.question is None or not self.is_attached:
             return
-        found, problem = self._answers.answer(question), self._answers.problem(question)
+        asked.follow()
+        found, problem = asked.answer, asked.problem
         if isinstance(found, m.PromptFirings):
-            before, self._probed, self._question = self._probed, found, None
+            before, self._probed = self._probed, found
+            asked.put(None)
             self.query_one(FiringTokens).tell(found)
             self._tell(_summary(found))
             self._list(keep=before is not None and before.ids == found.ids)
         elif problem:
-            self._question = None
+            asked.put(None)
             self._tell(f"! {problem}", "pane--problem")
             self._list()
         else:
             ellipsis = "..." if self._ascii else "…"
-            self._tell(f"{self._answers.doing(question)}{ellipsis}", "pane--waiting")
+            self._tell(f"{asked.doing()}{ellipsis}", "pane--waiting")
 
     # Keys.
 
@@ -147,14 +148,12 @@ class ProbeScreen(ResultsScreen):
             self._probed = None
             self.query_one(FiringTokens).tell(None)
             self._ask()
-        elif self._probed is None and self._question is None:
+        elif self._probed is None and self._asked.question is None:
             self.dismiss(None)
 
     def _ask(self) -> None:
-        question = m.ReadPrompt(layer=self._layer, text=meant(self.typed), feature=self._feature)
-        self._question = question
-        if self._answers.answer(question) is None and not self._requests.ask(question):
-            self._answers.refuse(question, _LOADING)
+        text = meant(self.typed)
+        self._asked.put(m.ReadPrompt(layer=self._layer, text=text, feature=self._feature))
         self._list(keep=True)
         self.answered()
 

@@ -16,6 +16,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from lens_core.lenses import LENSES, LOGIT, QUERY, lens_named
+from qlens_tui.app.asked import Asked
+from qlens_tui.app.opened import Opened
 from qlens_tui.app.requests import Requests
 from qlens_tui.app.screens.mark_keys import MarkKeys
 from qlens_tui.app.screens.results_screen import KEYS, SIGNS, ActsOnOne, ResultsScreen
@@ -35,7 +37,7 @@ _VERBS: dict[m.Side, str] = {"value": "promote", "key": "fire on"}
 _HEADINGS: dict[m.Side, str] = {"value": "promotes", "key": "fires on"}
 _OTHER_ORDER: dict[m.By, m.By] = {"rank": "score", "score": "rank"}
 _NO_ATLAS = "(no atlas yet)"
-_LOADING = "the model is still loading: search again when it is ready"
+_OTHERS = "the model, or its layers, are other ones than when this was asked: search again"
 _RANK = 7  # least columns of a rank
 
 
@@ -55,6 +57,18 @@ class Sought:
     lens: str = QUERY.name
     by: m.By = "rank"
     cursor: int = 0
+
+    def fits(self, opened: Opened) -> bool:
+        """Whether it means what it did: not if another model or other layers are open now."""
+        texts = opened.texts
+        return (
+            texts is not None
+            and all(
+                texts[token : token + 1] == [text]
+                for token, text in zip(self.query.ids, self.tokens, strict=True)
+            )
+            and (self.layer is None or self.layer in opened.choices)
+        )
 
     def labels(self, *, ascii_only: bool) -> list[str]:
         """The tokens, printable; those that are not wanted with a minus."""
@@ -132,7 +146,8 @@ class ReverseSearch(ResultsScreen):
         self.mark_keys = mark_keys
         self.acts = acts
         self._answers = state
-        self._requests = requests
+        # Until the model's own vocabulary is there, the token ids may be another one's.
+        self._asked = Asked(state, requests, may_send=lambda: state.opened.has_own_texts)
         self._reader = reader
         self._ascii = ascii_only
         self._drawn: m.Found | None = None
@@ -166,22 +181,24 @@ class ReverseSearch(ResultsScreen):
              ("o", f"by {_OTHER_ORDER[self.sought.by]}"), ("c", "lens"), ("a", "one layer/all"),
              ("T", "as table"), ("s x t L m", "mark"), ("J K A", "select"), ("esc", "back")]
         )  # fmt: skip
-        question, self._drawn = self.sought.question, None
-        if self._answers.answer(question) is None and not self._requests.ask(question):
-            self._answers.refuse(question, _LOADING)
+        self._drawn = None
+        self._asked.put(self.sought.question)
         self.answered()
 
     def answered(self) -> None:
         """List the hits, or why there are none."""
         if not self.is_attached or self._drawn is not None:
             return
-        question = self.sought.question
-        found = self._answers.answer(question)
+        if not self.sought.fits(self._answers.opened):
+            self._list(_OTHERS, ())
+            return
+        self._asked.follow()
+        found = self._asked.answer
         if not isinstance(found, m.Found):
-            problem = self._answers.problem(question)
+            problem = self._asked.problem
             if problem and lens_named(self.sought.lens).needs_operators:
                 problem += " (here: c)"
-            doing = problem or self._answers.doing(question, "searching")
+            doing = problem or self._asked.doing("searching")
             self._list(visible(doing, ascii_only=self._ascii), ())
             return
         self._drawn = found

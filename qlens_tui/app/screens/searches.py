@@ -16,7 +16,8 @@ from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.prompt import Answer
 from qlens_tui.app.screens.results_screen import ActsOnOne
 from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
-from qlens_tui.app.screens.token_prompt import TokenPrompt, still_possible
+from qlens_tui.app.screens.token_prompt import TITLE, TokenPrompt
+from qlens_tui.app.screens.waiting_prompt import open_when_possible
 from qlens_tui.app.state import State
 from qlens_tui.app.views import Feature, Listed
 from qlens_tui.table.row_reader import RowReader
@@ -55,14 +56,22 @@ class Searches:
 
     def by_token(self) -> None:
         """Ask for tokens, then list their features; with nothing typed, repeat the last search."""
+        opened = self._state.opened
+
+        def why() -> str:
+            if opened.completion is not None:
+                return ""
+            return self._waits("tokens")
+
+        open_when_possible(self._screen, TITLE, why, self._ask_tokens, ascii_only=self._ascii)
+
+    def _ask_tokens(self, typed: str) -> None:
         opened, layer = self._state.opened, self._state.layer
         completion, texts = opened.completion, opened.texts
-        if opened.session is None or completion is None or texts is None:
-            self._screen.notify("search needs the model: it is still loading", severity="warning")
-            return
-        last = still_possible(self.last, opened)
-
-        prompt = TokenPrompt(completion, texts, last, ascii_only=self._ascii)
+        assert completion is not None
+        assert texts is not None
+        last = self.last if self.last is not None and self.last.fits(opened) else None
+        prompt = TokenPrompt(completion, texts, last, value=typed, ascii_only=self._ascii)
 
         def search(answer: Answer | None) -> None:
             sought = None if answer is None else prompt.sought(answer, layer)
@@ -85,20 +94,37 @@ class Searches:
 
     def by_text(self) -> None:
         """Ask for a text and show what fires on it, in the layer of the feature in sight."""
+
+        def why() -> str:
+            opened = self._state.opened
+            if self._layer_in_sight is not None:
+                return ""
+            if not opened.known:
+                return self._waits("features")
+            return "go to a layer first: the text is tried on its features"
+
+        title = "which features fire on"
+        open_when_possible(self._screen, title, why, self._ask_text, ascii_only=self._ascii)
+
+    def _waits(self, what: str) -> str:
+        """What `what` waits for, in words."""
+        opened = self._state.opened
+        if opened.session is not None:
+            return f"the {what} are being read"
+        return f"the {what} come with the model: {opened.phase}"
+
+    @property
+    def _layer_in_sight(self) -> int | None:
         feature = self._state.feature
-        layer = feature[0] if feature is not None else self._state.layer
-        if self._state.opened.session is None:
-            self._screen.notify("this needs the model: it is still loading", severity="warning")
-            return
-        if layer is None:
-            self._screen.notify(
-                "go to a layer first: the text is tried on its features", severity="warning"
-            )
-            return
+        return feature[0] if feature is not None else self._state.layer
+
+    def _ask_text(self, typed: str) -> None:
+        feature, layer = self._state.feature, self._layer_in_sight
+        assert layer is not None
         screen = ProbeScreen(
             layer,
             feature[1] if feature is not None else None,
-            self._typed,
+            typed or self._typed,
             self._state,
             self._requests,
             self._reader,
@@ -118,9 +144,6 @@ class Searches:
         feature, opened = self._state.feature, self._state.opened
         if feature is None:
             self._screen.notify("there is no feature under the cursor")
-            return
-        if opened.session is None:
-            self._screen.notify("this needs the model: it is still loading", severity="warning")
             return
         if opened.operators(feature[0]) == "none":
             self._screen.notify(

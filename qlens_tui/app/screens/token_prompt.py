@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from lens_core.errors import UsageError
 from lens_core.faces import id_named, outside
 from lens_core.token_query import TokenQuery
-from qlens_tui.app.opened import Opened
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.app.screens.reverse_search import Sought
 from qlens_tui.completion import Completion
 from qlens_tui.text import fit, token_label, visible
 from qlens_tui.token_words import Word, words_of
 
+TITLE = "features by token"
 _COMPLETIONS = 50
 
 
@@ -40,10 +40,11 @@ class TokenPrompt(Prompt):
         texts: Sequence[str],
         last: Sought | None,
         *,
+        value: str = "",
         ascii_only: bool,
     ) -> None:
         super().__init__(
-            "features by token", typed=self._look_up, must_choose=True, ascii_only=ascii_only
+            TITLE, value=value, typed=self._look_up, must_choose=True, ascii_only=ascii_only
         )
         self._completion = completion
         self._texts = texts
@@ -172,14 +173,3 @@ class TokenPrompt(Prompt):
         except UsageError:
             means_itself = False
         return label if means_itself and self._ids(label, 1) == [token] else f"#{token}"
-
-
-def still_possible(last: Sought | None, opened: Opened) -> Sought | None:
-    """The search `last`, unless another model or other dictionaries are open now."""
-    texts = opened.texts
-    if last is None or texts is None:
-        return None
-    for token, text in zip(last.query.ids, last.tokens, strict=True):
-        if list(texts[token : token + 1]) != [text]:
-            return None
-    return last if last.layer is None or last.layer in opened.choices else None

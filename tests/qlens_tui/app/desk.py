@@ -129,6 +129,36 @@ def run(
     return app
 
 
+def reopen(
+    place: Workplace,
+    act: Callable[[Terminal, Workbench], Awaitable[None]],
+    *,
+    size: tuple[int, int] = (160, 48),
+    loads: bool = False,
+) -> None:
+    """Open the app; the model is loaded at once if `loads`, else when `arrive` is called."""
+    app = Desk(Path(place.config))
+    if not loads:
+        app.engine.start = lambda: None  # type: ignore[method-assign]
+
+    async def whole() -> None:
+        async with in_terminal(app, size) as terminal:
+            await settled(terminal.pilot)
+            assert app._bench is not None
+            await act(terminal, app._bench)
+            app.finish()
+        app.end()
+
+    simulate(whole())
+
+
+async def arrive(terminal: Terminal, bench: Workbench) -> None:
+    """The model is there from now on."""
+    bench.app.engine.arrive()
+    await until(lambda: bench.state.opened.session is not None, "the session is open")
+    await settled(terminal.pilot)
+
+
 async def ready(pilot: Pilot[None]) -> Workbench:
     """The workbench, once the engine has answered for the first feature."""
 

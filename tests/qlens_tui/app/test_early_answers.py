@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,8 @@ import pytest
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.views import SIDES
 from qlens_tui.engine import messages as m
-from tests.qlens_tui.app.desk import SIZES, AnswersAtOnce, Desk, run, settled
-from tests.qlens_tui.app.simulated_time import simulate, until
-from tests.qlens_tui.app.terminal import Terminal, in_terminal
+from tests.qlens_tui.app.desk import SIZES, AnswersAtOnce, arrive, reopen, run, settled
+from tests.qlens_tui.app.terminal import Terminal
 from tests.qlens_tui.workplace import CONFIG, Workplace, make_workplace
 
 NOTE = "kept from before"
@@ -64,35 +62,6 @@ def shown(bench: Workbench) -> dict[m.Request, object]:
     state = bench.state
     asked = [state.lists_asked, *map(state.shares_asked, SIDES), state.evidence_asked]
     return {each: state.answer(each) for each in [*asked, state.comparison_asked] if each}
-
-
-def reopen(
-    place: Workplace,
-    act: Callable[[Terminal, Workbench], Awaitable[None]],
-    *,
-    size: tuple[int, int] = (160, 48),
-    loads: bool = False,
-) -> None:
-    """Open the app; the model is loaded at once if `loads`, else when `arrive` is called."""
-    app = Desk(Path(place.config))
-    if not loads:
-        app.engine.start = lambda: None  # type: ignore[method-assign]
-
-    async def whole() -> None:
-        async with in_terminal(app, size) as terminal:
-            await settled(terminal.pilot)
-            assert app._bench is not None
-            await act(terminal, app._bench)
-            app.finish()
-        app.end()
-
-    simulate(whole())
-
-
-async def arrive(terminal: Terminal, bench: Workbench) -> None:
-    bench.app.engine.arrive()
-    await until(lambda: bench.state.opened.session is not None, "the session is open")
-    await settled(terminal.pilot)
 
 
 def questions(engine: AnswersAtOnce) -> list[m.Request]:

@@ -148,15 +148,12 @@ def test_duplicates_become_the_table_and_one_of_them_the_feature_in_sight(place)
     run(place, act)
 
 
-def test_without_operators_or_model_the_key_says_what_is_missing(place, monkeypatch):
+def test_without_operators_the_key_says_what_is_missing(place, monkeypatch):
     async def act(terminal, bench):
         monkeypatch.setattr(bench.state.opened, "operators", lambda _layer: "none")
         await settled(terminal.pilot, "d")
         assert terminal.pilot.app.screen is bench
         assert "operators, which are not built: B builds them" in told(bench.app)
-        bench.state.opened.session = None
-        await settled(terminal.pilot, "d")
-        assert "this needs the model: it is still loading" in told(bench.app)
 
     run(place, act)
 

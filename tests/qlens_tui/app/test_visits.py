@@ -112,7 +112,7 @@ def test_a_first_visit_says_that_the_features_come_with_the_model(place):
             await settled(terminal.pilot)
             assert "features appear once the model is loaded" in "".join(app._bench.table.lines)
             assert "all" not in status(app._bench)
-            await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape", "p", "slash")
+            await settled(terminal.pilot, "j", "s", "e", "escape", "v", "escape")
             assert terminal.pilot.app.screen is app._bench
             app.finish()
         app.end()
