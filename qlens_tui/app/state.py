@@ -237,7 +237,8 @@ class State:
         question = work.request
         if isinstance(event, m.Status):
             work.take(event)
-            self._running = event.id
+            if work.name:  # what interrupts a job is soon done
+                self._running = event.id
         elif has_more(event, question):
             work.rest()
         else:
@@ -283,7 +284,7 @@ class State:
 
     @property
     def running(self) -> Work | None:
-        """The request that the engine works on, as far as it has told; the others wait."""
+        """The job that the engine worked on last, as far as it has told; the others wait."""
         return None if self._running is None else self.work.get(self._running)
 
     # What panes show.

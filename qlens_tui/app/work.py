@@ -48,8 +48,15 @@ class Work:
 
     @property
     def share(self) -> str:
-        """The percentage, or else the progress text."""
-        return f"{100 * self.done // self.total}%" if self.total else self.text or "waiting"
+        """The percentage, or else whether the engine has begun; at most 7 columns."""
+        if self.total:
+            return f"{100 * self.done // self.total}%"
+        return "at work" if self.text else "waiting"
+
+    @property
+    def share_and_left(self) -> str:
+        """The same with the time left, if it is known."""
+        return self.share if self.eta is None else f"{duration(self.eta)} left, {self.share}"
 
     def rest(self) -> None:
         """A stage is there, and the next one waits for its turn."""

@@ -17,7 +17,7 @@ from qlens_tui.app.state import State
 from qlens_tui.app.widgets.fact_line import FactLine
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.key_line import Key, KeyLine
-from qlens_tui.app.widgets.status_line import StatusLine
+from qlens_tui.app.widgets.status_line import Now, StatusLine
 from qlens_tui.table.column_names import header
 
 _BEFORE: Mapping[str, list[Key]] = {
@@ -27,6 +27,8 @@ _BEFORE: Mapping[str, list[Key]] = {
 }
 _ALL_KEYS = ("?", "help")
 _ZOOM = "z"
+_SHORT, _LONG = len("waiting"), len("59:59 min left, 99%")
+"""Columns for a job's progress, so that the words beside it stay while it changes."""
 
 
 def where(state: State, name: str, *, is_wide: bool) -> list[list[str]]:
@@ -115,25 +117,27 @@ def lacking(state: State, table: FeatureTable) -> str:
     return opened.no_columns.get(state.layer, "columns are being computed (w: jobs)")
 
 
-def doing(state: State, layer_requests: LayerRequests) -> tuple[str, ...]:
+def doing(state: State, layer_requests: LayerRequests) -> tuple[Now, ...]:
     """What is going on, in several wordings, longest first."""
     opened, jobs = state.opened, state.jobs
     if jobs:
         job = state.running if state.running in jobs else jobs[0]
-        more = f" (+{len(jobs) - 1})" if len(jobs) > 1 else ""
-        return f"{job.name}: {job.progress}{more}", f"{job.name} {job.share}{more}"
+        words = f"{job.name} (+{len(jobs) - 1})" if len(jobs) > 1 else job.name
+        return Now(words, job.share_and_left, _LONG), Now(words, job.share, _SHORT)
     if opened.session is None:
-        return (opened.phase,)
+        return (Now(opened.phase),)
     if opened.released:
-        return "model unloaded while idle: loads again when needed", "model unloaded"
+        long = "model unloaded while idle: loads again when needed"
+        return Now(long), Now("model unloaded")
     if state.layer is not None and state.layer not in opened.known:
         loading = layer_requests.is_describing(state.layer)
-        return ("loading the dictionary" if loading else "no dictionary: press B to try again",)
+        missing = "no dictionary: press B to try again"
+        return (Now("loading the dictionary" if loading else missing),)
     if opened.session.operators == "shipped":
-        return "ready; paths are slow: B makes them fast", "ready"
-    return (
-        "ready, no operators: B builds them" if opened.session.operators == "none" else "ready",
-    )
+        return Now("ready; paths are slow: B makes them fast"), Now("ready")
+    if opened.session.operators == "none":
+        return (Now("ready, no operators: B builds them"),)
+    return (Now("ready"),)
 
 
 def show_lines(
@@ -150,7 +154,7 @@ def show_lines(
     if screen.has_class("-tiny"):
         size = screen.app.size
         needs = f"needs at least {LEAST[0]}x{LEAST[1]}: this is {size.width}x{size.height}"
-        first.tell([[needs]], [""])
+        first.tell([[needs]], [Now("")])
         return
     is_wide = screen.has_class("-wide")
     place, of = where(state, name, is_wide=is_wide), of_rows(rows, table)

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from qlens_tui.app.widgets.line_pane import Line, LinePane, facts, fitted, line
 from qlens_tui.text import as_typed, cells, fit, visible
 
 _PLACE = 48  # least columns for `where`, if `now` has a shorter wording
+
+
+@dataclass(frozen=True)
+class Now:
+    """What is going on: words, before them a number that changes, at the right of `room` columns.
+
+    The words stand still while the number changes.
+    """
+
+    words: str
+    number: str = ""
+    room: int = 0
+
+    def printable(self, *, ascii_only: bool) -> str:
+        words, number = (visible(t, ascii_only=ascii_only) for t in (self.words, self.number))
+        return f"{number:>{self.room}}  {words}" if number else words
 
 
 class StatusLine(LinePane, can_focus=False):
@@ -26,7 +43,7 @@ class StatusLine(LinePane, can_focus=False):
         self._where: tuple[tuple[str, ...], ...] = ()
         self._now: tuple[str, ...] = ("",)
 
-    def tell(self, where: Sequence[Sequence[str]], now: Sequence[str]) -> None:
+    def tell(self, where: Sequence[Sequence[str]], now: Sequence[Now]) -> None:
         """`where`: facts, each in several wordings, longest first; `now`: the same for one fact.
 
         A filter in `where` is shown as it was typed.
@@ -36,7 +53,7 @@ class StatusLine(LinePane, can_focus=False):
             for fact in where
             if any(fact)
         )
-        doing = tuple(visible(words, ascii_only=self.ascii_only) for words in now)
+        doing = tuple(each.printable(ascii_only=self.ascii_only) for each in now)
         if (said, doing) != (self._where, self._now):
             self._where, self._now = said, doing
             self.redraw()

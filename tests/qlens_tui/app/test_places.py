@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from qlens_tui.app.widgets.first_visit import FirstVisit
+from qlens_tui.app.widgets.status_line import StatusLine
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
 from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
@@ -221,7 +223,8 @@ def test_passes_are_jobs_that_can_be_stopped_and_the_pane_says_so(place):
         asked = bench.state.under_way
         (number,) = (each.id for each in asked if isinstance(each.request, m.ComputeSignature))
         bench.hear(m.Status(id=number, text="reading the reference", done=3, total=9))
-        assert "lists of 0:1: reading the reference 33%" in status(bench)
+        assert "33%  lists of 0:1" in status(bench)
+        assert "reading the reference 3" in "".join(bench.pane("value").lines)
         await settled(terminal.pilot, "w", "d")
         (cancelled,) = (r for r in bench.app.engine.requests if isinstance(r, m.Cancel))
         assert cancelled.target == number
@@ -231,6 +234,33 @@ def test_passes_are_jobs_that_can_be_stopped_and_the_pane_says_so(place):
         assert "lists of" not in status(bench)
 
     run(place, act)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_while_a_job_goes_on_only_its_number_changes_in_the_first_line(place, size):
+    async def act(terminal, bench):
+        bench.app.engine.alive = False
+        await settled(terminal.pilot, "b", "j")
+        numbers = {type(each.request): each.id for each in bench.state.under_way}
+        number = numbers[m.ComputeSignature]
+        found = set()
+        for now in (
+            {"done": 0, "total": 800, "eta": None},
+            {"done": 8, "total": 800, "eta": 754.0},
+            {"done": 400, "total": 800, "eta": 59.6},
+            {"done": 799, "total": 800, "eta": 0.2},
+        ):
+            bench.hear(m.Status(id=number, text="a text that changes " * now["done"], **now))
+            # What is asked in between is soon done, and does not take the job's place.
+            bench.hear(m.Status(id=numbers[m.ComputeEvidence], text="reading"))
+            await settled(terminal.pilot)
+            line = bench.query_one(StatusLine).lines[0]
+            assert f"{100 * now['done'] // 800}%  lists of 0:1" in line
+            number_in_it = re.search(r"([\d:]+ (min|s) left, )?\d+%  (?=lists of 0:1)", line)
+            found.add((line[: number_in_it.start()].rstrip(), number_in_it.end()))
+        assert len(found) == 1
+
+    run(place, act, size=size)
 
 
 def test_the_lists_of_the_next_feature_begin_at_their_top(place):
