@@ -55,6 +55,7 @@ class LastVisit:
     length: int | None = None
     against_all_on: bool = True
     moves_on: bool = False
+    block: int | None = None
     listed: Listed | None = None
     pinned: tuple[int, int] | None = None
     theme: str | None = None
@@ -153,7 +154,7 @@ def _sane(place: LastVisit) -> bool:
     words = (place.filter, *place.filters, place.tab, place.pane, place.model)
     optional = (place.transition, place.theme)
     return (
-        all(map(natural, (place.layer, place.feature, place.length, place.tokens)))
+        all(map(natural, (place.layer, place.feature, place.length, place.tokens, place.block)))
         and all(isinstance(flag, bool) for flag in flags)
         and all(isinstance(word, str) for word in words)
         and all(word is None or isinstance(word, str) for word in optional)

@@ -62,7 +62,7 @@ class State:
         self.split: m.Split | None = None
         """What the shares of blocks are of, where that can be asked; `None`: the usual."""
         self.block: int | None = None
-        """The block under the cursor in the paths."""
+        """The block under the cursor in the paths; before any are there, of the last visit."""
         self.heads: int | None = None
         """The attention block whose heads are shown in the paths."""
         self.last_heads: m.Paths | None = None
@@ -328,6 +328,7 @@ class State:
             self.split,
             heads_shown(self),
             self.opened.heads,
+            self.block,
         )
 
     def grace_ends(self) -> float | None:

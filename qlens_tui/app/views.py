@@ -135,7 +135,8 @@ class PathsView:
     """Both sides' shares of one feature; `off`, `transition` and `split` are those requested.
 
     `heads` are those of the block that was opened; `n_heads` is the number that each block has.
-    `n_tokens` is the size of the reference: shares may be over a part of it.
+    `n_tokens` is the size of the reference: shares may be over a part of it. `at` is the block that
+    the cursor was on last.
     """
 
     shown: Shown[Mapping[m.Side, m.Paths]] = Shown()
@@ -148,6 +149,7 @@ class PathsView:
     split: m.Split | None = None
     heads: HeadShares | None = None
     n_heads: tuple[int, ...] = ()
+    at: int | None = None
 
 
 @dataclass(frozen=True)

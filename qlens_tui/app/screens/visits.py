@@ -32,7 +32,7 @@ def begun(visit: LastVisit) -> State:
             against_all_on=visit.against_all_on,
         ),
     )
-    state.pinned = visit.pinned
+    state.pinned, state.block = visit.pinned, visit.block
     return state
 
 
@@ -56,6 +56,7 @@ def visit_of(
         length=look.length,
         against_all_on=look.against_all_on,
         moves_on=moves_on,
+        block=state.block,
         listed=rows.listed,
         pinned=state.pinned,
         model=opened.model_name,

@@ -238,6 +238,7 @@ class Workbench(Screen[None]):
         self.state.block = event.block
         self.feature_requests.block_moved()
         self.draw()
+        self.save_soon()
 
     def on_token_pane_look_changed(self, event: TokenPane.LookChanged) -> None:
         self._look(event.look)

@@ -162,7 +162,8 @@ class PathsGrid(FeaturePane[PathsView]):
         """Keep the cursor on its block, or the nearest one; at first the value's first block."""
         first, self._shares = not self._shares.rows, BlockShares.of(self.view)
         if first and self._shares.rows:
-            self._set_cursor(min(self._shares.on_side("value") or self._shares.rows))
+            at, usual = self.view.at, min(self._shares.on_side("value") or self._shares.rows)
+            self._set_cursor(at if at in self._shares.rows else usual)
         elif self._cursor not in self._shares:
             self._set_cursor(self._shares.nearest(self._cursor))
 

@@ -31,6 +31,7 @@ PLACE = LastVisit(
     length=10,
     against_all_on=False,
     moves_on=True,
+    block=21,
     listed=Listed("what promotes [war]", ((10, 1160), (4, 3))),
     pinned=(10, 53),
     theme="nord",

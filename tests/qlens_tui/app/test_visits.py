@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from textual import events
 
-from qlens_tui.app.last_visit import LastVisit, recall
+from qlens_tui.app.last_visit import LastVisit, recall, remember
 from qlens_tui.app.widgets.first_visit import FirstVisit
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
@@ -39,6 +39,29 @@ def test_what_was_left_is_found_again_the_next_time(place):
 
     run(place, leave)
     run(place, come_back)
+
+
+def test_the_cursor_of_the_paths_is_where_it_was_left(place):
+    async def leave(terminal, bench):
+        bench.focus_pane("paths")
+        first = bench.paths.cursor
+        await settled(terminal.pilot, "end")
+        assert bench.paths.cursor != first
+        left.append(bench.paths.cursor)
+
+    async def come_back(terminal, bench):
+        assert bench.focused is bench.paths
+        assert bench.paths.cursor == bench.state.block == left[0]
+
+    async def come_to_none(terminal, bench):
+        assert bench.paths.cursor == min(bench.paths._shares.on_side("value"))
+
+    left: list[int] = []
+    run(place, leave)
+    assert recall(Path(place.config)).block == left[0]
+    run(place, come_back)
+    remember(Path(place.config), replace(recall(Path(place.config)), block=999))
+    run(place, come_to_none)
 
 
 def test_a_second_after_a_change_a_kill_loses_nothing_of_it(place):
