@@ -43,6 +43,13 @@ class Mark:
     note: str = ""
 
 
+_DONE = {
+    "star": "starred", "unstar": "unstarred", "reject": "rejected", "unreject": "unrejected",
+    "tag": "tagged", "untag": "untagged", "label": "labelled", "unlabel": "label removed",
+    "note": "note written", "unnote": "note removed",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Step:
     """What an edit, an undo or a redo did.
@@ -56,6 +63,15 @@ class Step:
     what: str
     changed: int
     left_alone: int = 0
+
+    @property
+    def in_words(self) -> str:
+        """What was done, in the past: "starred", "tagged keep, untagged draft", "label removed"."""
+        said = []
+        for part in self.what.split(", "):
+            kind, space, tag = part.partition(" ")
+            said.append(f"{_DONE[kind]}{space}{tag}")
+        return ", ".join(said)
 
     @property
     def only_removes(self) -> bool:

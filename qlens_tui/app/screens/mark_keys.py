@@ -14,7 +14,7 @@ from textual.screen import Screen
 from lens_core.errors import LensError
 from qlens_tui.app.feature_words import FeatureWords, Words
 from qlens_tui.app.screens.answer_screen import AnswerScreen
-from qlens_tui.app.screens.marking import Marking, count_of
+from qlens_tui.app.screens.marking import Marking, count_of, in_words
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Answer, Prompt, Suggestion
 from qlens_tui.app.screens.table_rows import TableRows
@@ -152,7 +152,7 @@ class MarkKeys:
 
         hint = "down: choose; a tag it has is removed; -tag removes it from all; no commas"
         prompt = Prompt(
-            f"tag {_words(count)}",
+            f"tag {in_words(selection, count)}",
             value=text,
             hint=hint,
             typed=typed,
@@ -191,7 +191,7 @@ class MarkKeys:
         def confirm(text: str) -> str | None:
             if text.strip() or count == 1:
                 return None
-            return f"empty: press enter again to remove the labels of {_words(count)}"
+            return f"empty: press enter again to remove the labels of {count:,} features"
 
         def apply(answer: Answer | None) -> None:
             if answer is not None:
@@ -203,7 +203,7 @@ class MarkKeys:
             prompt.offer([self._suggestion(each.text, each.origin) for each in fitting])
 
         prompt = Prompt(
-            f"label {_words(count)}",
+            f"label {in_words(selection, count)}",
             value=text or before,
             hint="a line of your own words; down: choose, tab: choose and edit; empty: no label",
             check=check,
@@ -343,7 +343,3 @@ class MarkKeys:
 
     def _shown(self, text: str) -> str:
         return visible(text, ascii_only=self._ascii)
-
-
-def _words(count: int) -> str:
-    return f"{count:,} features" if count > 1 else "this feature"

@@ -26,6 +26,8 @@ _AT_ONCE = 20_000  # features
 _FEW = 1000  # features that are read one by one
 _READING = "the marks are still being read"
 _AGAIN = "try again in a moment"
+_SEEN = ("star", "unstar", "reject", "unreject")
+"""Edits that the sign beside a feature shows."""
 
 
 class Marking:
@@ -50,6 +52,8 @@ class Marking:
         self.has_labels = False
         """Whether any of these has or had a label since all were read."""
         self._edits = 0
+        self._features: dict[int, str] = {}
+        """What each edit of this session was of, in words."""
         self._refusal = _READING
         self._opened = opened
         self._table = table
@@ -258,10 +262,11 @@ class Marking:
         """Show an edit of a selection (`None`: of any features)."""
         if step is None:
             return
-        if verb or step.changed > 1:
-            left = f", {step.left_alone:,} skipped: changed elsewhere" if step.left_alone else ""
-            said = f"{verb + ': ' if verb else ''}{step.what} ({step.changed:,}){left}"
-            self._screen.notify(said)
+        if selection is not None:
+            self._features[step.edit] = in_words(selection, step.changed)
+        if verb or step.changed > 1 or step.what not in _SEEN:
+            of = self._features.get(step.edit, f"{step.changed:,} features")
+            self._screen.notify(_said(step, of, verb))
         self._edits += 1
         if selection is None or count_of(selection) > _FEW:
             self._read_again()
@@ -312,6 +317,23 @@ class Marking:
         self.stars |= summary.stars
         self.has_labels |= summary.has_labels
         self._changed()
+
+
+def in_words(selection: Mapping[DictionaryName, Sequence[int]], count: int) -> str:
+    """The feature of a selection or, if there are more, so many features."""
+    if count_of(selection) != 1:
+        return f"{count:,} feature{'' if count == 1 else 's'}"
+    ((dictionary, (feature,)),) = selection.items()
+    return f"{dictionary.layer}:{feature}"
+
+
+def _said(step: Step, of: str, verb: str) -> str:
+    """What an edit, or with `verb` its undo or redo, did."""
+    done = f"{of} {step.in_words}"
+    if not step.changed:
+        return f"not {verb}: {done}, but changed elsewhere since"
+    left = f", {step.left_alone:,} skipped: changed elsewhere" if step.left_alone else ""
+    return f"{verb}: {done}{left}" if verb else f"{done}{left}"
 
 
 def count_of(selection: Mapping[DictionaryName, Sequence[int]]) -> int:

@@ -14,6 +14,8 @@ from qlens_tui.app.screens import marking, reading_marks
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.widgets.feature_pane import FeaturePane
+from qlens_tui.app.widgets.text_line import TextLine
+from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.export.write import read_export
 from qlens_tui.triage.backups import backups_of
 from qlens_tui.triage.database import NAME
@@ -61,6 +63,37 @@ def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
         assert bench.marking.marks[0][1].note == "two\nlines"
 
     run(place, act, size=size)
+
+
+def test_what_is_told_of_a_mark_names_the_feature(place):
+    async def act(terminal, bench):
+        async def after(*keys: str) -> str:
+            bench.app.clear_notifications()
+            await settled(terminal.pilot, *keys)
+            return told(bench.app)
+
+        assert await after("s", "x") == ""  # the table shows them
+        assert await after("t", *"body", "enter") == "0:0 tagged body"
+        assert await after("t", *"body", "enter") == "0:0 untagged body"
+        assert await after("j", "u") == "undone: 0:0 untagged body"
+        assert await after("ctrl+r") == "redone: 0:0 untagged body"
+        assert await after("L", *"limbs", "enter") == "0:1 labelled"
+        assert await after("L", "ctrl+u", "enter") == "0:1 label removed"
+        assert await after("m", *"why", "ctrl+s") == "0:1 note written"
+        await settled(terminal.pilot, "J", "J", "t")
+        assert "tag 3 features" in "".join(bench.app.screen.query_one(TextLine).lines)
+        assert await after(*"body", "enter") == "3 features tagged body"
+        with Triage() as other:
+            other.apply({bench.marking.name_of(0): [1]}, remove=["body"])
+        assert await after("u") == "undone: 3 features tagged body, 1 skipped: changed elsewhere"
+        await settled(terminal.pilot, "escape", "g", "t")
+        assert "tag 0:0" in "".join(bench.app.screen.query_one(TextLine).lines)
+        await settled(terminal.pilot, *"body", "enter")
+        with Triage() as other:
+            other.apply({bench.marking.name_of(0): [0]}, remove=["body"])
+        assert await after("u") == "not undone: 0:0 tagged body, but changed elsewhere since"
+
+    run(place, act)
 
 
 def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
@@ -575,8 +608,11 @@ def test_marks_whose_file_is_gone_are_told_with_the_way_back_and_never_replaced(
             assert "triage.sqlite3 is missing, and there is a backup of it" in told(bench.app)
             assert "`qlens triage restore latest` restores the newest" in told(bench.app)
             bench.app.clear_notifications()
-            await terminal.pilot.press("s", "x", "m", "u")  # and by each key that would mark
+            await terminal.pilot.press("s", "x", "u")  # and by each key that would mark
             assert told(bench.app).count("is missing") == 1
+            await settled(terminal.pilot, "m", "u")
+            assert "is missing" in "".join(bench.app.screen.query_one(WrappedText).lines)
+            await settled(terminal.pilot, "escape")
         assert bench.marking.marks == {}
 
     run(place, act)
