@@ -39,6 +39,9 @@ from lens_core.steered_report import steered
 from lens_core.switches import against_all_on
 from lens_core.terms import SIDES, Settings, Side, Split, Tick, block_name, in_order
 
+_OF_SIMILAR = 6
+"""Tokens of each list of a near-duplicate."""
+
 
 def session_facts(session: Session) -> SessionFacts:
     """Facts about the session: model, device, reference, settings."""
@@ -124,16 +127,23 @@ def feature_report(
     contexts: int = 20,
     also: Sequence[Lens] = (),
     observed: bool = False,
+    similar: int = 0,
 ) -> FeatureReport:
     """Everything about one feature; paths cost passes if there are no operators.
 
     `also` are baselines whose lists are made too (`lens_core.lenses.BASELINES`), `heads` attention
     blocks whose shares are split among their heads too. `observed`: also steer the feature.
+    `similar`: how many near-duplicates to find.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.
-        OperatorError: operators are asked for and there are none.
+        OperatorError: operators or near-duplicates are asked for and there are no operators.
     """
+    alike = resembling(session, layer, feature, n=similar) if similar else None
+    lists = tuple(
+        signature(session, layer, each, Settings(), length=_OF_SIMILAR)
+        for each in (() if alike is None else alike.features)
+    )
     found = signature(session, layer, feature, settings, also=also)
     ways = tuple(
         paths(session, layer, feature, side, settings, split=split)
@@ -161,6 +171,8 @@ def feature_report(
         evidence=with_activations(session, evidence(session, layer, feature, contexts=contexts)),
         heads=split_up,
         steered=steered(session, found) if observed else None,
+        similar=alike,
+        similar_lists=lists,
     )
 
 

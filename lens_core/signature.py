@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lens_core.comparison import Comparison
 from lens_core.evidence import Evidence
+from lens_core.resemblance import Resembling
 from lens_core.steered import Steered
 from lens_core.terms import Method, OperatorSource, Settings, Side, Split, Switch
 from lens_core.token_query import By, TokenQuery
@@ -349,8 +350,8 @@ class FeatureReport:
     """Everything about one feature, and what it was computed on.
 
     `operators` is `None` for direct passes; `paths` is empty if not asked for, as are `heads`, the
-    paths of the heads of some blocks. `comparison` is of Query Lens's lists. `steered` is `None` if
-    not asked for.
+    paths of the heads of some blocks. `comparison` is of Query Lens's lists. `steered` and
+    `similar` are `None` if not asked for; `similar_lists` are of the features in `similar`.
     """
 
     session: SessionFacts
@@ -362,3 +363,5 @@ class FeatureReport:
     evidence: Evidence
     heads: tuple[Paths, ...] = ()
     steered: Steered | None = None
+    similar: Resembling | None = None
+    similar_lists: tuple[Signature, ...] = ()

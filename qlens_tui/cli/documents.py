@@ -12,6 +12,7 @@ from lens_core.comparison import SideComparison
 from lens_core.evidence import Context, Evidence
 from lens_core.faces import joined
 from lens_core.lenses import BASELINES, LENSES, QUERY
+from lens_core.resemblance import Resembling
 from lens_core.signature import (
     FeatureReport,
     Found,
@@ -20,6 +21,7 @@ from lens_core.signature import (
     ReferenceFacts,
     SessionFacts,
     SideSignature,
+    Signature,
     TokenList,
 )
 from lens_core.terms import switch_names
@@ -65,6 +67,8 @@ def feature_document(report: FeatureReport, explanation: str, mark: Mark | None)
         document["paths"] = _paths(report.paths)
     if report.steered is not None:
         document["observed"] = asdict(report.steered)
+    if report.similar is not None:
+        document["similar"] = _similar(report.similar, report.similar_lists)
     if report.heads:
         document["heads"] = [_heads(each) for each in report.heads]
     return document
@@ -175,6 +179,27 @@ def _context(context: Context) -> dict[str, Any]:
         "after": joined(context.after),
         "tokens": context.tokens,
         "activations": context.activations,
+    }
+
+
+def _similar(found: Resembling, lists: tuple[Signature, ...]) -> dict[str, Any]:
+    """Near-duplicates; `reason` alone if the feature has no direction to compare."""
+    if found.reason:
+        return {"reason": found.reason}
+    rows = zip(found.features, found.cosines, found.value, found.key, lists, strict=True)
+    return {
+        "of": found.of,
+        "features": [
+            {
+                "feature": feature,
+                "cosine": cosine,
+                "value": value,
+                "key": key,
+                "value_tokens": its.value.top[QUERY.name].tokens,
+                "key_tokens": its.key.top[QUERY.name].tokens,
+            }
+            for feature, cosine, value, key, its in rows
+        ],
     }
 
 

@@ -16,11 +16,13 @@ from rich.text import Text
 from lens_core.comparison import RankedToken, SideComparison
 from lens_core.evidence import Context, Evidence
 from lens_core.lenses import BASELINES, LENSES, LOGIT, QUERY, Lens
+from lens_core.resemblance import Resembling
 from lens_core.signature import (
     FeatureReport,
     Paths,
     PathShare,
     SideSignature,
+    Signature,
     TokenList,
 )
 from lens_core.steered import Steered
@@ -80,6 +82,9 @@ def feature_tables(
     for paths in (*report.paths, *report.heads):
         yield Text()
         yield page.paths(paths)
+    if report.similar is not None:
+        yield Text()
+        yield page.similar(report.similar, report.similar_lists)
     yield Text()
     yield from page.activity(report.evidence)
 
@@ -264,6 +269,30 @@ class _Page:
         labels = [token_label(token, ascii_only=self._ascii) for token in row.tokens]
         taken = 20 if row.overlap is None else 29
         return Text(fit(" ".join(labels), self._width - taken, ellipsis=self._ellipsis).rstrip(" "))
+
+    def similar(self, found: Resembling, lists: tuple[Signature, ...]) -> RenderableType:
+        """Near-duplicates: their cosines, and the first tokens of their lists."""
+        title = Text.assemble(("SIMILAR", "bold"), f"  in layer {found.layer}")
+        if found.reason:
+            return title.append(f": none: {found.reason}")
+        title.append(f", of {counted(found.of, 'feature')}: cosines of carried vectors, all on")
+        table = plain_table()
+        for column in ("feature", *SIDES):
+            table.add_column(column, justify="right", min_width=7)
+        for side in SIDES:
+            table.add_column(_MEANING[side], no_wrap=True)
+        room = max(8, (self._width - 30) // 2)
+        rows = zip(found.features, found.value, found.key, lists, strict=True)
+        for feature, value, key, its in rows:
+            cosines = ("" if each is None else f"{each:.3f}" for each in (value, key))
+            table.add_row(str(feature), *cosines, *(self._first(its.side(s), room) for s in SIDES))
+        return Group(title, table)
+
+    def _first(self, signature: SideSignature, room: int) -> Text:
+        labels = (
+            token_label(each, ascii_only=self._ascii) for each in signature.top[QUERY.name].tokens
+        )
+        return Text(fit(" ".join(labels), room, ellipsis=self._ellipsis).rstrip(" "))
 
     def activity(self, activity: Evidence) -> Iterator[RenderableType]:
         text = self.visible(tokens_of(activity.text))

@@ -94,6 +94,13 @@ _CONTEXTS = 5
     "and how many of them each list has (some seconds).",
 )
 @click.option(
+    "--similar",
+    type=click.IntRange(min=1, max=100),
+    metavar="N",
+    help="Also list the N features of the layer that are most like it, by the cosines of carried "
+    "keys and values, of which the lesser counts (needs operators).",
+)
+@click.option(
     "--no-paths",
     is_flag=True,
     help="Do not compute the paths, which cost passes without operators.",
@@ -118,6 +125,7 @@ def show(
     heads: tuple[str, ...],
     lenses: tuple[str, ...],
     observed: bool,
+    similar: int | None,
     no_paths: bool,
     explanations: Path | None,
     reference_tokens: Path | None,
@@ -141,6 +149,7 @@ def show(
       qlens show demo 10:453 --off mlp.20 --tokens 256
       qlens show demo 10:453 --heads attn.22 --off attn.22.h3
       qlens show demo 10:453 --lens zero-out --lens token-change:5 --observed
+      qlens show demo 10:453 --similar 10
     """
     if off and only:
         raise click.UsageError("give only one of --off and --only")
@@ -174,6 +183,7 @@ def show(
             contexts=_CONTEXTS,
             also=also,
             observed=observed,
+            similar=similar or 0,
         )
     explanation = explanation_of(output, session, report)
     mark = mark_of(output, report.layer.sha256, feature[1])

@@ -618,3 +618,37 @@ def test_what_steering_raises_is_shown_beside_what_the_lists_say(
     assert "Query Lens" in told.split("of these have:")[1]
     for character in FORBIDDEN:
         assert character not in told
+
+
+def test_similar_features_are_listed_with_cosines_and_the_first_tokens_of_their_lists(
+    place: Workplace, built: Workplace
+) -> None:
+    asked = ("1:3", "--no-paths", "--similar", "3")
+    found = built.document("show", built.config, *asked)["similar"]
+    rows = found["features"]
+    assert found["of"] == D_MLP - 1
+    assert len(rows) == 3
+    cosines = [row["cosine"] for row in rows]
+    assert cosines == sorted(cosines, reverse=True)
+    assert cosines == [min(row["value"], row["key"]) for row in rows]
+    # The feature itself is most like its nearest one, by the same cosines.
+    nearest = rows[0]
+    back = built.document("show", built.config, f"1:{nearest['feature']}", *asked[1:-1], "100")
+    assert len(back["similar"]["features"]) == D_MLP - 1
+    (same,) = (row for row in back["similar"]["features"] if row["feature"] == 3)
+    assert (same["value"], same["key"]) == pytest.approx((nearest["value"], nearest["key"]))
+    # Their tokens are those of their own lists.
+    for side in ("value", "key"):
+        assert nearest[f"{side}_tokens"][:5] == back[side]["query_lens"]["tokens"]
+    told = built.run("show", built.config, *asked).stdout
+    lines = told.partition("SIMILAR")[2].splitlines()
+    assert [line.split()[:2] for line in lines[2:5]] == [
+        [str(row["feature"]), f"{row['value']:.3f}"] for row in rows
+    ]
+    for character in FORBIDDEN:
+        assert character not in told
+
+    refused = place.run("show", place.config, *asked)
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    assert "qlens build" in refused.stderr.splitlines()[-1]
