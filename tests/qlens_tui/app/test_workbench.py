@@ -590,7 +590,8 @@ def test_waiting_for_the_engine_is_said_and_never_blocks_a_key(place):
                 assert app.screen is bench
             assert (opened["w"], opened["question_mark"]) == ("Jobs", "Help")
             # Without features there is nothing to mark, and without tokens none to search for.
-            assert {opened[key] for key in ("j", "s", "slash", "tab")} == {"Workbench"}
+            assert {opened[key] for key in ("j", "s", "tab")} == {"Workbench"}
+            assert opened["slash"] == "WaitingPrompt"
             assert not any(bench.marking.marks.values())
             assert not any(isinstance(each, m.Search) for each in app.engine.requests)
             assert "opening" in status(bench)
