@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lens_core.scores.output_score import raised_by
 from tests.qlens_tui.workplace import D_MLP, D_VOCAB, Workplace, make_workplace
+from tests.waiting import PATIENCE, held, until
 
 CORPUS = "".join(f"{number} bottles of beer on the wall, take one down;\n" for number in range(40))
 KEYS = {
@@ -127,6 +131,44 @@ def test_output_scores_are_of_steered_features_and_are_resumed(place: Workplace)
     assert all(row["n"] + row["left_out"] == 2 for row in rows)
     table = place.run(*asked, "--lenses", "logit")
     assert "behind 100 prefixes" in " ".join(table.stdout.split())
+
+
+@pytest.mark.parametrize("protocol", ["paired", "published"])
+def test_a_run_that_was_killed_steers_only_what_is_left_and_gives_the_same_rows(
+    place: Workplace, protocol: str
+) -> None:
+    killed, whole = (place.with_cache(f"{protocol} {name}") for name in ("killed", "whole"))
+    options = ("--features", "4", "--layers", "1", "--lenses", "logit", "--json")
+    asked = ("--score", "output", "--protocol", protocol, *options)
+    module = "output_score" if protocol == "paired" else "published"
+    last_step = f"lens_core.scores.{module}.raised_by"
+    third = killed.folder / "third"
+    process = killed.start_prepared(
+        "score", killed.config, *asked,
+        first="import lens_core.scores.published as published\npublished.WRITTEN = 2\n"
+        + held(last_step, third, after=2),
+    )  # fmt: skip
+    until(third.exists, "two features are kept and a third is not", process)
+    process.send_signal(signal.SIGKILL)
+    assert process.communicate(timeout=PATIENCE)[0] == ""
+
+    steered = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lens_core.scores.published.WRITTEN", 2)
+        real = raised_by
+
+        def counted(*of: Any) -> Any:
+            steered.append(of)
+            return real(*of)
+
+        patch.setattr(last_step, counted)
+        resumed = killed.run("score", killed.config, *asked)
+        assert resumed.exit_code == 0, resumed.stderr
+        assert len(steered) == 2
+        rows = json.loads(resumed.stdout)
+        assert rows == json.loads(whole.run("score", whole.config, *asked).stdout)
+        assert len(steered) == 2 + 4
+    assert all(row["n"] + row["left_out"] == 4 and row["n"] for row in rows)
 
 
 def test_the_published_output_score_says_what_it_costs_and_stands_beside_the_input_score(
