@@ -68,9 +68,16 @@ class Carrier:
         self.reference = reference
         self.operators = operators
         self.results = KeptResults(model, reference, results)
+        self._kept_in, self._memory = results, memory
         self.batch = batch
         self.recording = Recording(model, reference, memory=memory, batch=batch)
         self.walks = KeptWalks(self.recording, self.results, progress)
+
+    def over(self, reference: ReferenceSample) -> Carrier:
+        """The same over another reference, without operators; results go to the same cache."""
+        return Carrier(
+            self.model, reference, None, self._kept_in, batch=self.batch, memory=self._memory
+        )
 
     def path(self, side: Side, dictionary: FeatureDictionary) -> range:
         """The blocks between the dictionary and the end where `side` is read."""

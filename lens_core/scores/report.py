@@ -21,6 +21,7 @@ from lens_core.errors import UsageError
 from lens_core.instruments import Instruments
 from lens_core.lenses import LENSES, LOGIT, Lens
 from lens_core.reference import ReferenceSample
+from lens_core.scores.fidelity import FidelityProtocol, fidelity
 from lens_core.scores.input_score import (
     InputProtocol,
     PeakTokens,
@@ -77,8 +78,8 @@ class Asked:
 class Judged:
     """One score of one layer's features by one protocol, for every lens.
 
-    A number for each of `features`, by side, lens and length, and by length for the ceiling;
-    `left_out` more were asked for and have none.
+    A number for each of `features`, by side, lens and length, and by length for the ceiling, if
+    there is one; `left_out` more were asked for and have none.
     """
 
     layer: int
@@ -86,8 +87,8 @@ class Judged:
     protocol: str
     features: Int64[Tensor, " judged"]
     left_out: int
-    scores: Mapping[tuple[Side, str, int], list[float]]
-    ceilings: Mapping[int, list[float]]
+    scores: Mapping[tuple[Side, str, int | None], list[float]]
+    ceilings: Mapping[int | None, list[float]]
 
 
 def input_scores(
@@ -120,12 +121,14 @@ def input_scores(
     for protocol, peak in peaks.items():
         ours = PeakTokens(peak.ids[judged], peak.same)
         best = ceiling_ranks(ours)
-        scores = {}
+        scores: dict[tuple[Side, str, int | None], list[float]] = {}
         for (side, name), ids in lists.items():
             ranks = input_ranks(ours, ids[has_lists])
             for k in asked.lengths:
                 scores[side, name, k] = scores_at(ranks, k).tolist()
-        ceilings = {k: scores_at(best, k).tolist() for k in asked.lengths}
+        ceilings: dict[int | None, list[float]] = {
+            k: scores_at(best, k).tolist() for k in asked.lengths
+        }
         left_out = wanted - len(judged)
         found.append(Judged(layer, "input", protocol, judged, left_out, scores, ceilings))
     return found
@@ -161,14 +164,39 @@ def output_scores(
     )
     lists, has_lists = _lists(tools, dictionary, observed.features, asked, tick)
     kept = observed.only(has_lists)
-    scores = {
+    scores: dict[tuple[Side, str, int | None], list[float]] = {
         (side, name, k): kept.scores(ids[has_lists], k)
         for (side, name), ids in lists.items()
         for k in asked.lengths
     }
-    ceilings = {k: kept.ceilings(k) for k in asked.lengths}
+    ceilings: dict[int | None, list[float]] = {k: kept.ceilings(k) for k in asked.lengths}
     left_out = min(wanted, dictionary.n_features) - len(kept.features)
     return Judged(layer, "output", protocol, kept.features, left_out, scores, ceilings)
+
+
+def fidelity_scores(
+    tools: Instruments,
+    layer: int,
+    protocols: Sequence[FidelityProtocol],
+    asked: Asked,
+    tick: Tick = lambda _what, _done, _of: None,
+) -> list[Judged]:
+    """How far a layer's lists depend on the reference; of `lens_core.scores.fidelity`.
+
+    Raises:
+        UsageError: the reference has too few samples, or operators know no stability.
+        OperatorError: there are no operators, and a protocol needs them.
+    """
+    asked.check(tools.model.d_vocab)
+    dictionary = tools.dictionary(layer)
+    found = []
+    for each in fidelity(tools, dictionary, protocols, asked.lengths, asked.features, tick):
+        known = torch.stack(list(each.found.values())).isfinite().all(0)
+        scores = {key: numbers[known].tolist() for key, numbers in each.found.items()}
+        left_out = int((~known).sum())
+        judged = each.features[known]
+        found.append(Judged(layer, "fidelity", each.protocol, judged, left_out, scores, {}))
+    return found
 
 
 def rows_of(judged: Sequence[Judged]) -> list[ScoreRow]:
@@ -177,7 +205,7 @@ def rows_of(judged: Sequence[Judged]) -> list[ScoreRow]:
     layers = list(dict.fromkeys(each.layer for each in judged))
     for each in judged:
         for (side, lens, k), scores in each.scores.items():
-            ceiling = of_features(each.ceilings[k]).mean
+            ceiling = of_features(each.ceilings.get(k, [])).mean
             estimate, left_out = of_features(scores), each.left_out
             rows.append(
                 ScoreRow.of(
@@ -196,7 +224,7 @@ def rows_of(judged: Sequence[Judged]) -> list[ScoreRow]:
                     None, side, lens, score, protocol, k,
                     of_layers([each.scores[side, lens, k] for each in have]),
                     sum(each.left_out for each in have),
-                    of_layers([each.ceilings[k] for each in have]).mean,
+                    of_layers([each.ceilings.get(k, []) for each in have]).mean,
                 )
             )  # fmt: skip
     return rows

@@ -15,8 +15,9 @@ import polars as pl
 from lens_core.scores.intervals import Estimate
 from lens_core.terms import Side
 
-Kind = Literal["input", "output"]
-"""Whether a list names what activates a feature (input) or what it promotes (output)."""
+Kind = Literal["input", "output", "fidelity"]
+"""Whether a list names what activates a feature (input) or what it promotes (output); or how far
+it depends on the reference (`lens_core.scores.fidelity`)."""
 
 SCHEMA = {
     "layer": pl.Int64, "side": pl.String, "lens": pl.String, "score": pl.String,
@@ -32,7 +33,7 @@ class ScoreRow:
 
     `layer` of `None` is the mean over layers. `n` features have a score and `left_out` have none.
     `low` and `high` are the 95% interval. `ceiling` is what no list can be expected to beat
-    (docs/method.md, section 5a), for the same features.
+    (docs/method.md, section 5a), for the same features; fidelity has none. A variance has no `k`.
     """
 
     layer: int | None
@@ -40,7 +41,7 @@ class ScoreRow:
     lens: str
     score: Kind
     protocol: str
-    k: int
+    k: int | None
     n: int
     left_out: int
     mean: float
@@ -56,7 +57,7 @@ class ScoreRow:
         lens: str,
         score: Kind,
         protocol: str,
-        k: int,
+        k: int | None,
         estimate: Estimate,
         left_out: int,
         ceiling: float,
@@ -83,7 +84,7 @@ def frame(rows: Iterable[ScoreRow]) -> pl.DataFrame:
     return found.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def columns(rows: Sequence[ScoreRow]) -> list[tuple[Kind, str, int]]:
+def columns(rows: Sequence[ScoreRow]) -> list[tuple[Kind, str, int | None]]:
     """What the rows are about, in their order: kind of score, protocol, length."""
     return list(dict.fromkeys((row.score, row.protocol, row.k) for row in rows))
 
@@ -106,7 +107,9 @@ def cell(row: ScoreRow | None) -> str:
 def paper_layout(rows: Sequence[ScoreRow]) -> tuple[list[str], list[list[str]]]:
     """Head and lines of a table like the paper's: lenses down, scores across, ceilings last."""
     across = columns(rows)
-    head = ["layer", "lens", *(f"{score} {protocol} k={k}" for score, protocol, k in across)]
+    head = ["layer", "lens"]
+    for score, protocol, k in across:
+        head.append(f"{score} {protocol}" + ("" if k is None else f" k={k}"))
     table = {
         (row.layer, row.side, row.lens, row.score, row.protocol, row.k): row for row in rows
     }  # fmt: skip
@@ -117,6 +120,8 @@ def paper_layout(rows: Sequence[ScoreRow]) -> tuple[list[str], list[list[str]]]:
             if of == layer:
                 cells = [cell(table.get((layer, side, lens, *column))) for column in across]
                 body.append([named, f"{lens} {side}", *cells])
+        if all(row.score == "fidelity" for row in rows):
+            continue
         ceilings = [
             next(
                 (

@@ -21,19 +21,19 @@ from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
-from qlens_tui.formats import counted, duration
+from qlens_tui.cli.score_tables import fidelity_facts, input_facts, output_facts, print_rows
+from qlens_tui.formats import duration
 
 if TYPE_CHECKING:
     from lens_core.contexts.collect import Collected
     from lens_core.reference import ReferenceSample
+    from lens_core.scores.fidelity import FidelityProtocol
     from lens_core.scores.input_score import InputProtocol
     from lens_core.scores.output_score import OutputProtocol
     from lens_core.scores.report import Asked, Judged
-    from lens_core.scores.rows import ScoreRow
     from lens_core.session import Session
 
 _TOKENS = 158_720
-_SHOWN = 25
 
 
 class Lenses(click.ParamType[tuple[str, ...]]):
@@ -70,17 +70,18 @@ class Lenses(click.ParamType[tuple[str, ...]]):
 @click.option(
     "--score",
     "kind",
-    type=click.Choice(["input", "output", "both"]),
+    type=click.Choice(["input", "output", "both", "fidelity"]),
     default="both",
     show_default=True,
-    help="What activates features, what they promote, or both.",
+    help="What activates features, what they promote, both; or how far lists depend on the "
+    "reference.",
 )
 @click.option(
     "--features",
     type=click.IntRange(min=1),
     metavar="N",
     help="Score N features of each layer, the same ones each time.  "
-    "[default: input all, output 100]",
+    "[default: input all, output 100, fidelity by walks 100]",
 )
 @click.option(
     "--lenses",
@@ -91,10 +92,13 @@ class Lenses(click.ParamType[tuple[str, ...]]):
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["published", "in-order", "paired"]),
+    type=click.Choice(
+        ["published", "in-order", "paired", "variance", "halves", "thirds", "lenses"]
+    ),
     help="Input: the strongest contexts (published) or the first ones (in-order). Output: next "
-    "tokens compared (paired), or continuations as in the authors' code (published: ten times "
-    "as slow).  [default: input both, output paired]",
+    "tokens compared (paired), or continuations as in the authors' code (published: far "
+    "slower). Fidelity: variance over tokens, lists from halves or thirds of the reference, or "
+    "of different lenses.  [default: all, output paired]",
 )
 @click.option(
     "-k", type=click.IntRange(min=1), help="Length of lists.  [default: 5, 10, 20 and 25]"
@@ -140,7 +144,8 @@ def score(
     fires most, is in its list. Output score: the share of the 25 tokens that rise most behind 100
     neutral prefixes, when the feature is set to a strength, that are in its list. Features without
     a score are counted. The ceiling is what one half of the contexts, or prefixes, says of the
-    other: no list can be expected to do better. Intervals are of 95%.
+    other: no list can be expected to do better. Intervals are of 95%. Fidelity: how alike tokens
+    of the reference, parts of it and lenses carry a feature.
 
     What is found goes to the cache: stop at any time, run it again to resume. Without operators
     only Logit Lens is scored for all features: run `qlens build` first, or score a sample,
@@ -153,12 +158,15 @@ def score(
       qlens score demo --layers 10 --lenses query,zero-out --features 100
       qlens score demo --score output --features 30
       qlens score demo --score output --protocol published --layers 10 --features 10
+      qlens score demo --score fidelity --protocol variance --features 20
       qlens score gpt2-small-32k --corpus hub:NeelNanda/pile-10k --features 200 --json
     """
     from lens_core.contexts.source import CorpusSource
 
     start = time.monotonic()
     protocols = _protocols(kind, protocol)
+    if protocols.fidelity and lenses is not None:
+        raise click.UsageError("--score fidelity compares all lenses: leave --lenses out")
     source = CorpusSource.parse(corpus)
     if protocols.input:
         source.check()
@@ -176,25 +184,29 @@ def score(
         text = read_text(output, session, source, tokens, offline=offline)
         found = collect(output, session, text, wanted)
         judged = _inputs(output, session, text, found, asked, protocols.input)
-        facts += _input_facts(output, text, judged)
+        facts += input_facts(output, text, judged)
     if protocols.output:
         steered = _outputs(output, session, wanted, asked, protocols.output)
         judged += steered
-        facts += _output_facts(steered, protocols.output)
+        facts += output_facts(steered, protocols.output)
+    if protocols.fidelity:
+        judged = _fidelity(output, session, wanted, asked, protocols.fidelity)
+        facts += fidelity_facts(judged)
     from lens_core.scores.report import rows_of
 
     rows = rows_of(judged)
     if as_json:
         output.document([row.document() for row in rows])
         return
-    first = "scores in %, 95% interval (% of the ceiling)"
-    _print(output, rows, form, [first, *facts, duration(time.monotonic() - start)])
+    first = "scores in %, 95% interval" + ("" if protocols.fidelity else " (% of the ceiling)")
+    print_rows(output, rows, form, [first, *facts, duration(time.monotonic() - start)])
 
 
 @dataclass(frozen=True)
 class _Protocols:
     input: tuple[InputProtocol, ...]
     output: OutputProtocol | None
+    fidelity: tuple[FidelityProtocol, ...]
 
 
 def _protocols(kind: str, protocol: str | None) -> _Protocols:
@@ -205,15 +217,17 @@ def _protocols(kind: str, protocol: str | None) -> _Protocols:
     """
     inputs: tuple[InputProtocol, ...] = ("published", "in-order")
     outputs: tuple[OutputProtocol, ...] = ("paired", "published")
-    steered = [each for each in outputs if kind != "input" and protocol in (None, each)]
+    stable: tuple[FidelityProtocol, ...] = ("variance", "halves", "thirds", "lenses")
+    steered = [each for each in outputs if protocol in (None, each)]
     found = _Protocols(
-        tuple(each for each in inputs if kind != "output" and protocol in (None, each)),
-        steered[0]
-        if steered
-        else None,  # one of them: the other takes hours if it is not asked for
+        tuple(each for each in inputs if kind in ("input", "both") and protocol in (None, each)),
+        # One of them: `published` takes hours.
+        steered[0] if steered and kind in ("output", "both") else None,
+        tuple(each for each in stable if kind == "fidelity" and protocol in (None, each)),
     )
-    if not (found.input or found.output):
-        raise click.UsageError(f"--protocol {protocol} is not one of the {kind} score")
+    if not (found.input or found.output or found.fidelity):
+        which = f"the {kind} score" if kind != "both" else "the input or output score"
+        raise click.UsageError(f"--protocol {protocol} is not one of {which}")
     return found
 
 
@@ -283,10 +297,35 @@ def _outputs(
                     output_scores(session.lens, layer, live, prefixes, asked, tick, protocol)
                 )
             except KeyboardInterrupt as error:
-                raise InterruptionError(
-                    "interrupted: what was found is kept; run the same command again to resume"
-                ) from error
+                raise _interrupted() from error
     return judged
+
+
+def _fidelity(
+    output: Output,
+    session: Session,
+    layers: Sequence[int],
+    asked: Asked,
+    protocols: Sequence[FidelityProtocol],
+) -> list[Judged]:
+    from lens_core.scores.report import fidelity_scores
+
+    judged: list[Judged] = []
+    for layer in layers:
+        if "lenses" in protocols:
+            _check(session, [layer], asked)
+        with _steps(output, f"comparing lists of layer {layer}") as tick:
+            try:
+                judged += fidelity_scores(session.lens, layer, protocols, asked, tick)
+            except KeyboardInterrupt as error:
+                raise _interrupted() from error
+    return judged
+
+
+def _interrupted() -> InterruptionError:
+    return InterruptionError(
+        "interrupted: what was found is kept; run the same command again to resume"
+    )
 
 
 @contextmanager
@@ -307,54 +346,3 @@ def _steps(output: Output, what: str) -> Iterator[Callable[[str, int, int], None
 
         output.step(what)
         yield tick
-
-
-def _input_facts(output: Output, text: ReferenceSample, judged: Sequence[Judged]) -> list[str]:
-    from lens_core.scores.input_score import CONTEXTS
-
-    of = [each for each in judged if each.protocol == judged[0].protocol]
-    features = counted(sum(len(each.features) for each in of), "feature")
-    out = sum(each.left_out for each in of)
-    return [
-        f"input: {features} in {CONTEXTS} contexts of {text.length} tokens; {out:,} left out: "
-        "fewer contexts, or no list",
-        f"{counted(text.n_tokens, 'token')} of {output.shown(text.origin)}",
-    ]
-
-
-def _output_facts(judged: Sequence[Judged], protocol: OutputProtocol) -> list[str]:
-    from lens_core.scores.output_score import TARGETS
-    from lens_core.scores.prefixes import SCORING
-    from lens_core.scores.published import MARGIN, WRITTEN
-
-    features = counted(sum(len(each.features) for each in judged), "feature")
-    out = sum(each.left_out for each in judged)
-    targets = " and ".join(f"{target:g}" for target in TARGETS)
-    how = f"KL {targets} behind {len(SCORING)} prefixes"
-    if protocol == "published":
-        targets = " and ".join(f"{target:g} to {target + MARGIN:g}" for target in TARGETS)
-        how = f"KL {targets}, {WRITTEN} tokens written behind each of {len(SCORING)} prefixes"
-    return [f"output: {features} steered to {how}; {out:,} that do not reach it left out"]
-
-
-def _print(output: Output, rows: Sequence[ScoreRow], form: str, facts: Sequence[str]) -> None:
-    from rich.text import Text
-
-    from lens_core.scores.rows import columns, frame, markdown, paper_layout
-    from qlens_tui.cli.tables import plain_table
-
-    if form == "csv":
-        output.text(frame(rows).write_csv())
-        return
-    longest = max(k for _, _, k in columns(rows))
-    shown = [row for row in rows if row.k == min(longest, _SHOWN)]
-    if form == "markdown":
-        output.text("\n".join([markdown(shown), *facts]))
-        return
-    head, body = paper_layout(shown)
-    table = plain_table()
-    for at, name in enumerate(head):
-        table.add_column(output.shown(name), justify="left" if at == 1 else "right")
-    for line in body:
-        table.add_row(*map(output.shown, line))
-    output.show(table, *map(Text, facts))

@@ -11,10 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lens_core.carry import Carrier
-from lens_core.config import DictionaryConfig, LensConfig
+from lens_core.config import LensConfig
 from lens_core.contexts.collect import collect_contexts
-from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import LensFileError, OperatorError, UsageError
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
@@ -24,7 +22,6 @@ from lens_core.scores import output_score, published
 from lens_core.scores.report import Asked, demand_sample, input_scores, output_scores, rows_of
 from lens_core.scores.rows import SCHEMA, frame, markdown
 from lens_core.terms import SIDES
-from lens_core.vocabulary import Vocabulary
 from tests.lens_core.contexts.test_collect import table_of
 from tests.lens_core.test_activity import contexts_of
 from tests.lens_core.test_steering import some_texts
@@ -36,17 +33,6 @@ K = 6
 def corpus() -> ReferenceSample:
     tokens = torch.randint(0, 101, (90, 12), generator=torch.Generator().manual_seed(8))
     return ReferenceSample(tokens, "made here", skip_first=1, skip_last=1)
-
-
-@pytest.fixture
-def lens(tiny, reference, word_tokenizer, operators) -> QueryLens:
-    config = DictionaryConfig(kind="neurons")
-    shelf = DictionaryShelf(
-        range(tiny.n_layers),
-        lambda layer: load_dictionary(config, layer, tiny, dtype=tiny.dtype),
-    )
-    carrier = Carrier(tiny, reference, operators, None, batch=2)
-    return QueryLens(carrier, shelf, Vocabulary(word_tokenizer, tiny.d_vocab), k=5)
 
 
 def layer_scores(lens, layer, corpus, file, asked):

@@ -195,3 +195,35 @@ def test_a_protocol_of_the_other_score_is_refused(place: Workplace) -> None:
     assert "--protocol paired is not one of the input score" in refused
     asked = ("score", place.config, "--score", "output", "--protocol", "in-order")
     assert "--protocol in-order is not one of the output score" in place.refusal(2, *asked)
+
+
+def test_fidelity_is_rows_of_the_same_form_without_operators_by_walks(place: Workplace) -> None:
+    asked = ("score", place.config, "--score", "fidelity", "--layers", "1", "--features", "2")
+    assert "run `qlens build`" in place.run(*asked, "--json").stderr.splitlines()[-1]
+    result = place.run(*asked, "--protocol", "variance", "--json")
+
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert all(row.keys() == KEYS for row in rows)
+    assert {(row["lens"], row["side"]) for row in rows} == {
+        (lens, side) for lens in ("query", "first-order") for side in ("value", "key")
+    }
+    for row in rows:
+        assert (row["score"], row["protocol"]) == ("fidelity", "variance")
+        assert row["k"] is row["ceiling"] is row["share"] is None
+        assert row["n"] == 2
+    table = place.run(*asked, "--protocol", "thirds")
+    assert table.exit_code == 0, table.stderr
+    head, *lines = table.stdout.splitlines()
+    assert head.split() == ["layer", "lens", "fidelity", "thirds", "k=25"]
+    assert "ceiling" not in table.stdout
+    assert "thirds: 2 features; 0 without a direction left out" in " ".join(lines)
+
+
+def test_fidelity_does_not_choose_lenses_or_other_protocols(place: Workplace) -> None:
+    asked = ("score", place.config, "--score", "fidelity")
+    assert "leave --lenses out" in place.refusal(2, *asked, "--lenses", "query")
+    refused = place.refusal(2, *asked, "--protocol", "paired")
+    assert "--protocol paired is not one of the fidelity score" in refused
+    refused = place.refusal(2, "score", place.config, "--protocol", "thirds")
+    assert "--protocol thirds is not one of the input or output score" in refused
