@@ -27,6 +27,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from qlens_tui.app.alarm import Alarm
+from qlens_tui.app.colours import readable
 from qlens_tui.app.compact_output import terse_driver
 from qlens_tui.app.key_order import KeysInOrder
 from qlens_tui.app.keymap import LAYER_KEYS, keys_of, words_of
@@ -112,6 +113,11 @@ class QlensApp(KeysInOrder):
 
     def get_driver_class(self) -> type[Driver]:
         return terse_driver(super().get_driver_class(), ascii_only=self.ascii_only)
+
+    def get_css_variables(self) -> dict[str, str]:
+        is_dark = self.current_theme.dark
+        self.theme_variables = readable(super().get_css_variables(), is_dark=is_dark)
+        return self.theme_variables
 
     def make_engine(self) -> Engine:
         """The engine that this app will start."""

@@ -23,7 +23,7 @@ class Choice(ModalScreen[int | None]):
     Choice { align: center middle; background: transparent; }
     Choice > Vertical {
         width: 90%; max-width: 110; height: auto; max-height: 90%;
-        background: $surface; border: round $foreground 40%;
+        background: $surface; border: round $border-blurred;
     }
     """
 

@@ -28,9 +28,9 @@ class ContextScreen(AnswerScreen[None]):
     ContextScreen { align: center middle; background: transparent; }
     ContextScreen > Vertical {
         width: 100%; max-width: 110; height: auto; background: $surface;
-        border: round $foreground 40%;
+        border: round $border-blurred;
     }
-    ContextScreen.-ascii > Vertical { border: ascii $foreground 40%; }
+    ContextScreen.-ascii > Vertical { border: ascii $border-blurred; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -82,7 +82,7 @@ class NearDuplicates(ResultsScreen):
     DEFAULT_CSS = """
     NearDuplicates > Vertical {
         width: 95%; max-width: 120; height: 90%; background: $surface;
-        border: round $foreground 40%;
+        border: round $border-blurred;
     }
     """
 

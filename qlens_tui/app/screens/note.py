@@ -54,7 +54,7 @@ class NoteEditor(ModalScreen[None]):
 
     DEFAULT_CSS = """
     NoteEditor { background: transparent; }
-    NoteEditor > Vertical { background: $surface; border: round $foreground 40%; }
+    NoteEditor > Vertical { background: $surface; border: round $border-blurred; }
     NoteEditor TextArea, NoteEditor TextArea:focus { border: none; height: 1fr; }
     """
 

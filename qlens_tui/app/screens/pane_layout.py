@@ -40,10 +40,10 @@ Workbench #body { layout: vertical; height: 1fr; }
 Workbench #upper { layout: horizontal; height: 1fr; }
 Workbench #detail { layout: vertical; height: 60%; }
 Workbench #feature, Workbench #rows { display: none; }
-Workbench #lists { layout: horizontal; height: 1fr; border-top: solid $foreground 30%; }
-Workbench #lists > FeaturePane { width: 1fr; border-right: solid $foreground 30%; }
+Workbench #lists { layout: horizontal; height: 1fr; border-top: solid $border-blurred; }
+Workbench #lists > FeaturePane { width: 1fr; border-right: solid $border-blurred; }
 Workbench #lists > FeaturePane.-last { border-right: none; }
-Workbench #lower { layout: vertical; height: 9; border-top: solid $foreground 30%; }
+Workbench #lower { layout: vertical; height: 9; border-top: solid $border-blurred; }
 Workbench.-tall #detail { height: 70%; }
 Workbench.-tall #lower { height: 18; }
 Workbench.-tall #paths { height: 8; }
@@ -53,10 +53,10 @@ Workbench.-wide #body { layout: horizontal; }
 Workbench.-wide #layers { display: none; }
 Workbench.-wide #feature, Workbench.-wide #rows { display: block; }
 Workbench.-wide #upper { width: 38%; height: 100%; }
-Workbench.-wide #detail { width: 1fr; height: 100%; border-left: solid $foreground 30%; }
+Workbench.-wide #detail { width: 1fr; height: 100%; border-left: solid $border-blurred; }
 Workbench.-wide.-tall #lower { height: 1fr; }
 /* Two changes of colour a row: 0.9 KB for a feature at 120x40, where bold has to do. */
-Workbench.-wide TokenPane > .tokens--other { color: $foreground 65%; }
+Workbench.-wide TokenPane > .tokens--other { color: $foreground-muted; }
 Workbench.-wide TokenPane:ansi > .tokens--other { text-style: dim; }
 Workbench.-narrow #layers { display: none; }
 Workbench.-narrow #detail { height: 58%; min-height: 13; }
@@ -65,7 +65,7 @@ Workbench.-narrow #lists.-front, Workbench.-narrow #lower.-front { display: bloc
 Workbench.-narrow #lists > FeaturePane { border-right: none; }
 Workbench.-narrow .-group > FeaturePane { display: none; }
 Workbench.-narrow .-group > FeaturePane.-front { display: block; }
-Workbench #comparison { display: none; height: 1fr; border-top: solid $foreground 30%; }
+Workbench #comparison { display: none; height: 1fr; border-top: solid $border-blurred; }
 Workbench.-compares #detail > .-group { display: none; }
 Workbench.-compares #comparison { display: block; }
 Workbench.-zoomed .-part { display: none !important; }

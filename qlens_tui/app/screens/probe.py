@@ -43,7 +43,7 @@ class ProbeScreen(ResultsScreen):
     DEFAULT_CSS = """
     ProbeScreen > Vertical {
         width: 100%; max-width: 140; height: 90%; background: $surface;
-        border: round $foreground 40%;
+        border: round $border-blurred;
     }
     ProbeScreen Horizontal { height: 1fr; }
     ProbeScreen FiringTokens { width: 2fr; max-width: 50; height: 1fr; }

@@ -117,7 +117,7 @@ class ReverseSearch(ResultsScreen):
     DEFAULT_CSS = """
     ReverseSearch > Vertical {
         width: 95%; max-width: 120; height: 90%; background: $surface;
-        border: round $foreground 40%;
+        border: round $border-blurred;
     }
     """
 

@@ -35,9 +35,9 @@ class Terms(ModalScreen[None]):
     Terms { align: center middle; background: transparent; }
     Terms > Vertical {
         width: 76; max-width: 95%; height: 90%; background: $surface;
-        border: round $foreground 40%;
+        border: round $border-blurred;
     }
-    Terms.-ascii > Vertical { border: ascii $foreground 40%; }
+    Terms.-ascii > Vertical { border: ascii $border-blurred; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),

@@ -46,7 +46,7 @@ class FeatureTable(LinePane):
 
     DEFAULT_CSS = """
     FeatureTable > .feature-table--head { text-style: bold; }
-    FeatureTable > .feature-table--baseline { color: $foreground 65%; }
+    FeatureTable > .feature-table--baseline { color: $foreground-muted; }
     FeatureTable > .feature-table--bars { color: $text-success; }
     FeatureTable > .feature-table--match { color: $text-success; text-style: bold underline; }
     FeatureTable > .feature-table--chosen { text-style: bold; }

@@ -99,9 +99,9 @@ class LinePane(Widget, can_focus=True):
     LinePane > .pane--shade-2 { background: $success 40%; }
     LinePane > .pane--shade-3 { background: $success 65%; color: $text; }
     LinePane > .pane--shade-4 { background: $success; color: $text; text-style: bold; }
-    LinePane:ansi > .pane--shade-1 { background: ansi_default; color: ansi_green; }
+    LinePane:ansi > .pane--shade-1 { background: ansi_default; color: $text-success; }
     LinePane:ansi > .pane--shade-2 {
-        background: ansi_default; color: ansi_green; text-style: underline;
+        background: ansi_default; color: $text-success; text-style: underline;
     }
     LinePane:ansi > .pane--shade-3 { background: ansi_green; color: ansi_black; }
     LinePane:ansi > .pane--shade-4 {
