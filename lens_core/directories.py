@@ -1,7 +1,7 @@
 """Every folder that qlens uses, and the environment variable that moves it.
 
     QLENS_CACHE_DIR      what can be computed again: models, operators, atlas, contexts,
-                         results, logs
+                         lenses, results, logs
     QLENS_SHARED_CACHE   another user's cache, which is only read
     QLENS_DATA_DIR       marks, which cannot be computed again
     QLENS_STATE_DIR      where the app was left
@@ -28,6 +28,7 @@ DATA, STATE = "QLENS_DATA_DIR", "QLENS_STATE_DIR"
 
 # Folders of a cache.
 MODELS, OPERATORS, ATLAS, CONTEXTS = "models", "operators", "atlas", "contexts"
+LENS_FILES = "lenses"
 RESULTS = "results"
 LOGS, LOCKS = "logs", "locks"
 

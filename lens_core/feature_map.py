@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,13 +33,20 @@ class FeatureMap:
     carried in the same way. A `matrix` of `None` is the identity, a `shift` of `None` is zero.
     """
 
-    matrix: Float[Tensor, "d_model d_model"] | None = None
-    shift: Float[Tensor, " d_model"] | None = None
+    matrix: Float[Tensor, "d_model carried"] | None = None
+    shift: Float[Tensor, " carried"] | None = None
 
-    def __call__(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
+    def __call__(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many carried"]:
         """The carried vectors."""
         carried = vectors if self.matrix is None else vectors @ self.matrix
         return carried if self.shift is None else carried + self.shift
+
+    def beside_itself(self, d_model: int) -> FeatureMap:
+        """`x -> [self(x), x]`: what is carried, and the vector as it is behind that."""
+        eye = torch.eye(d_model) if self.matrix is None else torch.eye(d_model).to(self.matrix)
+        carried = eye if self.matrix is None else self.matrix
+        shift = self.shift if self.shift is None else torch.cat([self.shift, 0 * self.shift])
+        return FeatureMap(torch.cat([carried, eye], 1), shift)
 
     def pulled(self, direction: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
         """The `w` for which `x . w + offset(direction) = self(x) . direction` for every `x`."""

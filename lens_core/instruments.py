@@ -20,9 +20,11 @@ from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.readout import Readout, Readouts
 from lens_core.reference import reference_center
+from lens_core.state_readouts import StateReadouts
 from lens_core.terms import Projection, Settings, Side
 from lens_core.tuned_lens import Translators, load_translators
 from lens_core.vocabulary import Vocabulary
+from lens_core.vocabulary_states import VocabularyStates
 
 DictionaryLoader = Callable[[int], FeatureDictionary]
 
@@ -38,8 +40,12 @@ class Instruments:
         config: LensConfig | None = None,
         *,
         k: int | None = None,
+        states: VocabularyStates | None = None,
     ) -> None:
-        """`config` gives the default settings; `k` replaces its `k`."""
+        """`config` gives the default settings; `k` replaces its `k`.
+
+        `states` are those of the vocabulary; `None`: a lens that needs them has no list.
+        """
         self.carrier = carrier
         self.model: ResidualModel = carrier.model
         self.dictionaries = dictionaries
@@ -50,6 +56,8 @@ class Instruments:
         )
         self.k = min(k or self.config.k, self.model.d_vocab)
         self.differences = FiniteDifferences(carrier)
+        self.states = states
+        self._state_readouts: StateReadouts | None = None
         self._neurons: dict[tuple[int, Projection], FeatureDictionary] = {}
         self._translators: Translators | None = None
         # One number per feature for each side and lens that was searched.
@@ -66,6 +74,14 @@ class Instruments:
             assert self.config.tuned is not None, "the lens has no list without them"
             self._translators = load_translators(self.config.tuned, self.model)
         return self._translators
+
+    @property
+    def state_readouts(self) -> StateReadouts:
+        """The readouts of keys by the states of the vocabulary."""
+        if self._state_readouts is None:
+            assert self.states is not None, "a lens that needs them is missing without"
+            self._state_readouts = StateReadouts(self.states)
+        return self._state_readouts
 
     def neurons(self, dictionary: FeatureDictionary, key: Projection) -> FeatureDictionary:
         """The same gated neurons, by the keys of one projection."""

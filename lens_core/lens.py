@@ -46,9 +46,10 @@ from lens_core.signature import (
 )
 from lens_core.stability import jaccard
 from lens_core.tally import feature_activity
-from lens_core.terms import SIDES, Progress, Settings, Side, Split
+from lens_core.terms import MEASURES, SIDES, Progress, Settings, Side, Split
 from lens_core.token_query import By, TokenQuery
 from lens_core.vocabulary import Vocabulary
+from lens_core.vocabulary_states import VocabularyStates
 
 
 class QueryLens(Instruments):
@@ -66,9 +67,10 @@ class QueryLens(Instruments):
         *,
         k: int | None = None,
         text: ReferenceSample | None = None,
+        states: VocabularyStates | None = None,
     ) -> None:
         """`text` is where features are looked for; `None`: the reference."""
-        super().__init__(carrier, dictionaries, vocabulary, config, k=k)
+        super().__init__(carrier, dictionaries, vocabulary, config, k=k, states=states)
         self.text = carrier.reference if text is None else text
         # Of the last layer: its features are usually asked for one after another.
         self._activity: tuple[str, int, FeatureActivity] | None = None
@@ -89,7 +91,7 @@ class QueryLens(Instruments):
     ) -> Signature:
         """Both sides of a feature under every lens; `settings` default to the configuration's.
 
-        `also` are baselines (`lens_core.lenses`) whose lists are made too.
+        `also` are lenses on request (`lens_core.lenses`) whose lists are made too.
 
         `bottom` also asks for the lowest-scored tokens. Lists hold `length` tokens (`None`: `k`),
         which changes nothing else: stability is always that of lists of `k`.
@@ -145,7 +147,7 @@ class QueryLens(Instruments):
             if _is_zero(each.vector)
         }
         read = [lens for lens in lenses if not reasons[lens.name]]
-        asked = [self._asked(lens, side, carried[lens.name]) for lens in read]
+        asked = [self._asked(lens, side, dictionary, carried[lens.name]) for lens in read]
         main = carried[QUERY.name]
         stability = None
         halves: list[Tensor] = []
@@ -186,13 +188,15 @@ class QueryLens(Instruments):
             else "none",
         )
 
-    def _asked(self, lens: Lens, side: Side, carried: Transported) -> tuple[Readout, Tensor]:
-        return self.readout(lens.readouts[side], normed=carried.normed), carried.vector
+    def _asked(
+        self, lens: Lens, side: Side, dictionary: FeatureDictionary, carried: Transported
+    ) -> tuple[Readout, Tensor]:
+        return lens.readout(self, side, dictionary, normed=carried.normed), carried.vector
 
     def _none(self, side: Side, lens: str, reason: str) -> TokenList:
         """An empty list, with the reason why there are no tokens."""
         name = lens_named(lens).readouts.get(side)
-        measure = "" if name is None else self.readout(name).measure
+        measure = "" if name is None else MEASURES[name]
         return TokenList(name or "", measure, (), (), (), None, (), reason)
 
     def _token_list(

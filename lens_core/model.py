@@ -34,6 +34,7 @@ from lens_core.foreign import in_plain_words
 from lens_core.heads import HeadGate, HeadWatch, standing_before
 from lens_core.memory import is_out_of_memory
 from lens_core.model_weights import weights_fingerprint
+from lens_core.packing import Packed, forward_inputs
 from lens_core.soundness import largest_of, plain_name, watching_norms
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class ResidualModel:
         self.n_layers = len(self._blocks)
         embedding = hf_model.get_input_embeddings().weight
         self.d_vocab, self.d_model = embedding.shape
-        self._contexts: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+        self._contexts: dict[int | Packed, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         self._mixed_heads: dict[int, str] = {}
 
     @classmethod
@@ -182,8 +183,8 @@ class ResidualModel:
         assert isinstance(rows, Tensor)
         return rows[0]
 
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Stream:
-        """`h_0`: token embeddings (and learned positions) of `tokens`.
+    def embed(self, tokens: Int[Tensor, "batch pos"], packed: Packed | None = None) -> Stream:
+        """`h_0`: token embeddings (and learned positions) of `tokens`, in plain or packed rows.
 
         Raises:
             ModelError: a sample is longer than the model's context.
@@ -198,8 +199,8 @@ class ResidualModel:
         tokens = tokens.to(self.device)
         h: Tensor = self.bridge.embed(tokens)
         if hasattr(self.bridge, "pos_embed"):
-            positions = torch.arange(length, device=self.device)[None]
-            h = h + self.bridge.pos_embed(positions)
+            positions = torch.arange(length)[None] if packed is None else packed.positions
+            h = h + self.bridge.pos_embed(positions.to(self.device))
         return h
 
     def n_heads(self, k: int) -> int:
@@ -214,12 +215,17 @@ class ResidualModel:
             self.check()
         return self._mixed_heads[k]
 
-    def block(self, k: int, h: Stream, gate: HeadGate | None = None) -> Stream:
-        """What block `k` adds to the stream when it reads `h`; derivatives pass `gate`."""
+    def block(
+        self, k: int, h: Stream, gate: HeadGate | None = None, packed: Packed | None = None
+    ) -> Stream:
+        """What block `k` adds to the stream when it reads `h`; derivatives pass `gate`.
+
+        `packed`: how rows are packed, `None` if they are plain.
+        """
         if k % 2:
             return self._post_norm(k, self.mlp_output(k // 2, h))
         norm, attention = self._parts[k // 2][:2]
-        args, kwargs = self._attention_context(h.shape[1])[k // 2]
+        args, kwargs = self._attention_context(packed or h.shape[1])[k // 2]
         with standing_before(attention, gate):
             if args:
                 added = attention(norm(h), *args[1:], **kwargs)
@@ -236,12 +242,17 @@ class ResidualModel:
         post = getattr(self._blocks[k // 2], "ln2_post" if k % 2 else "ln1_post", None)
         return added if post is None else _tensor(post(added))
 
-    def sites(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[Stream]:
+    def sites(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        last: int | None = None,
+        packed: Packed | None = None,
+    ) -> list[Stream]:
         """The stream at sites 0 to `last` (`None`: all `2L + 1`), without gradients."""
         with torch.no_grad():
-            stream = [self.embed(tokens)]
+            stream = [self.embed(tokens, packed)]
             for k in range(self.n_blocks if last is None else last):
-                stream.append(stream[-1] + self.block(k, stream[-1]))
+                stream.append(stream[-1] + self.block(k, stream[-1], packed=packed))
         return stream
 
     def final_norm(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -297,12 +308,12 @@ class ResidualModel:
             getattr(activation, "original_component", activation),
         )  # fmt: skip
 
-    def _attention_context(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        if length not in self._contexts:
-            self._contexts[length] = self._record_attention(length)
-        return self._contexts[length]
+    def _attention_context(self, row: int | Packed) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        if row not in self._contexts:
+            self._contexts[row] = self._record_attention(row)
+        return self._contexts[row]
 
-    def _record_attention(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def _record_attention(self, row: int | Packed) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Run the model's forward pass once, keep each attention's arguments, check the sum."""
         given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         seen: dict[str, Tensor] = {}
@@ -323,10 +334,13 @@ class ResidualModel:
         ]
         handles.append(self.bridge.unembed.register_forward_pre_hook(see))
         watches = [HeadWatch(attention) for _, attention, _, _ in self._parts]
+        packed = row if isinstance(row, Packed) else None
+        length = row.length if isinstance(row, Packed) else row
+        inputs = {} if packed is None else forward_inputs(packed, self.dtype, self.device)
         tokens = torch.arange(length, device=self.device)[None] * 7 % self.d_vocab
         try:
             with torch.no_grad(), watching_norms(self.bridge.original_model) as overflowing:
-                self.bridge.original_model(input_ids=tokens, use_cache=False)
+                self.bridge.original_model(input_ids=tokens, use_cache=False, **inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -342,11 +356,11 @@ class ResidualModel:
         if sorted(given) != list(range(self.n_layers)) or "normed" not in seen:
             raise ModelError(f"model {self.name} does not run its blocks one after another")
         contexts = [given[layer] for layer in range(self.n_layers)]
-        self._contexts[length] = contexts
+        self._contexts[row] = contexts
         try:
-            added_up = self.final_norm(self.sites(tokens)[-1])
+            added_up = self.final_norm(self.sites(tokens, packed=packed)[-1])
         except (RuntimeError, TypeError, ValueError) as error:
-            del self._contexts[length]
+            del self._contexts[row]
             if is_out_of_memory(error):
                 raise
             raise ModelError(
@@ -355,7 +369,7 @@ class ResidualModel:
         expected = seen["normed"]
         difference = float((added_up - expected).norm() / expected.norm())
         if not difference <= _SELF_CHECK_TOLERANCE.get(self.dtype, 1e-3):
-            del self._contexts[length]
+            del self._contexts[row]
             raise ModelError(
                 f"the attention and MLP blocks of {self.name} do not add up to its own forward "
                 f"pass (relative difference {difference:.1e}): qlens cannot read this architecture"

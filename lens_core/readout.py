@@ -48,7 +48,7 @@ class Readout:
     """
 
     name: str
-    rows: Float[Tensor, "d_vocab d_model"]
+    rows: Float[Tensor, "d_vocab carried"]
     bias: Float[Tensor, " d_vocab"] | None = None
     norm: FinalNorm | None = None
     apply_norm: Callable[[Tensor], Tensor] | None = None
@@ -168,7 +168,7 @@ class DerivedScores:
 
 
 def read_together(
-    asked: Sequence[tuple[Readout, Float[Tensor, " d_model"]]],
+    asked: Sequence[tuple[Readout, Float[Tensor, " _"]]],
 ) -> Float[Tensor, "n d_vocab"]:
     """The scores of several vectors, each by its readout, reading the vocabulary once if possible.
 

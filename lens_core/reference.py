@@ -38,6 +38,7 @@ from transformers import PreTrainedTokenizerBase
 from lens_core.config import ReferenceConfig
 from lens_core.documents import bundled_documents, hub_documents, text_documents
 from lens_core.errors import QlensWarning, SampleError, UsageError
+from lens_core.neutral_prefixes import TUNING
 from lens_core.short_texts import lines, openings, prompts
 from lens_core.token_file import read_token_file, token_rows
 
@@ -178,10 +179,11 @@ def load_evidence_text(
 ) -> ReferenceSample:
     """The text in which features are looked for, if no corpus was read.
 
-    The reference itself, unless that is openings, too short to see where a feature fires: then
-    running text of the same source.
+    The reference itself, unless that is openings or bundled prefixes, too short to see where a
+    feature fires: then running text of the same source.
     """
-    if config.kind != "openings":
+    own = config.kind == "prompts" and config.parsed_source.kind != "bundled"
+    if config.kind == "chunks" or own:
         return reference
     as_chunks = replace(config, kind="chunks", samples=EVIDENCE_SAMPLES, length=EVIDENCE_LENGTH)
     documents = _documents(config, offline=offline)
@@ -208,7 +210,10 @@ def _short_texts(
     bos = beginning(tokenizer, d_vocab) if config.prepend_bos else []
     if config.kind == "openings":
         return openings(documents, tokenizer, config, d_vocab, bos)
-    if config.parsed_source.kind == "text":
+    kind = config.parsed_source.kind
+    if kind == "bundled":
+        documents = TUNING
+    elif kind == "text":
         documents = lines(documents)
     return prompts(documents, tokenizer, config, d_vocab, bos)
 

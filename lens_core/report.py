@@ -131,8 +131,9 @@ def feature_report(
 ) -> FeatureReport:
     """Everything about one feature; paths cost passes if there are no operators.
 
-    `also` are baselines whose lists are made too (`lens_core.lenses.BASELINES`), `heads` attention
-    blocks whose shares are split among their heads too. `observed`: also steer the feature.
+    `also` are lenses on request whose lists are made too (`lens_core.lenses.ON_REQUEST`), `heads`
+    attention blocks whose shares are split among their heads too. `observed`: also steer the
+    feature.
     `similar`: how many near-duplicates to find.
 
     Raises:
@@ -202,7 +203,7 @@ def signature(
 ) -> Signature:
     """Both sides of a feature under every lens, in lists of `length` tokens (`None`: `k`).
 
-    `also` are baselines whose lists are made too.
+    `also` are lenses on request whose lists are made too.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.

@@ -67,7 +67,9 @@ def search(
         raise UsageError(f"a search finds at least 1 feature, got n = {n}")
     if lens not in LENSES:
         names = ", ".join(each.name for each in LENSES)
-        raise UsageError(f"{lens.title} is a baseline, which nothing searches: use {names}")
+        raise UsageError(
+            f"{lens.title} is made on request alone, and nothing searches it: use {names}"
+        )
     missing = lens.missing(tools, side)
     if missing:
         raise UsageError(f"{missing}: search with another --lens or --side")

@@ -15,6 +15,7 @@ from lens_core.dictionaries.load import load_dictionary
 from lens_core.directories import OPERATORS, cache_dir, caches, results_dir
 from lens_core.hub import is_offline
 from lens_core.instruments import DictionaryShelf
+from lens_core.left_contexts import left_contexts
 from lens_core.lens import QueryLens
 from lens_core.loading import choose_device, load_model
 from lens_core.model import ResidualModel
@@ -22,11 +23,17 @@ from lens_core.operators.contents import is_usable
 from lens_core.operators.demo import ShippedOperators, shipped_operators
 from lens_core.operators.files import Operators
 from lens_core.operators.plan import operator_inputs
-from lens_core.reference import ReferenceSample, check_file, load_evidence_text, load_reference
+from lens_core.reference import (
+    ReferenceSample,
+    check_file,
+    load_evidence_text,
+    load_reference,
+)
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import RESULTS_FORMAT, ResultCache
 from lens_core.terms import Progress, Settings
 from lens_core.vocabulary import Vocabulary
+from lens_core.vocabulary_states import VocabularyStates
 
 Say = Callable[[str], None]
 
@@ -132,7 +139,8 @@ def open_session(
         config.reference, reference, model.tokenizer, d_vocab=model.d_vocab, offline=offline
     )
     vocabulary = Vocabulary(model.tokenizer, model.d_vocab)
-    lens = QueryLens(carrier, shelf, vocabulary, config.lens, text=text)
+    states = VocabularyStates(cache, model, left_contexts(reference))
+    lens = QueryLens(carrier, shelf, vocabulary, config.lens, text=text, states=states)
     contexts = ContextShelf(cache, model, text)
     return Session(config, cache, model, reference, lens, contexts, AtlasLists(cache, lens))
 

@@ -50,8 +50,9 @@ OperatorSource = Literal["built", "shipped", "none"]
 
 
 MEASURES: Mapping[str, str] = MappingProxyType(
-    {"unembed": "score", "embed": "unit score", "embed_centered_cosine": "cosine"}
-)
+    {"unembed": "score", "embed": "unit score", "embed_centered_cosine": "cosine",
+     "forward": "cosine", "standard_scores": "z sum"}
+)  # fmt: skip
 """The name of the displayed score, by readout; except `score`, for a vector of length one."""
 
 Progress = Callable[[int, int], None]

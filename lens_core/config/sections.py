@@ -246,11 +246,6 @@ class ReferenceConfig(Section):
                 f'[reference].kind = "{self.kind}" takes a text, and token ids are used as they '
                 'are: set kind = "chunks"'
             )
-        if kind == "bundled" and self.kind == "prompts":
-            raise ConfigError(
-                '[reference].kind = "prompts" takes your own, one on each line: set source = '
-                '"text:FILE"'
-            )
         if self.skip_last:
             raise ConfigError(
                 "[reference].skip_last leaves out the last token of short texts, which is the "

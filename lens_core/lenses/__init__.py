@@ -1,7 +1,8 @@
 """The lenses. Lists, search, the atlas, exports, JSON and both front ends iterate over `LENSES`.
 
-`BASELINES` are lists to compare with. They are slow or need files, so they are made only where
-one asks for them by name (`qlens show --lens`, `qlens score --lenses`).
+Those `ON_REQUEST`, key lenses from forward passes and baselines to compare with, are slow or need
+files. They are made only where one asks for them by name (`qlens show --lens`,
+`qlens score --lenses`).
 
 A lens that is described by a transition and two readouts is an entry here; one that carries
 vectors differently is also a subclass of `Lens`, in a file of this package.
@@ -16,13 +17,14 @@ from typing import get_args
 
 from lens_core.errors import UsageError
 from lens_core.lenses.finite import FiniteDifference
+from lens_core.lenses.forward import ForwardLens, JoinedLens
 from lens_core.lenses.lens import Lens
 from lens_core.lenses.projections import KeyOfProjection
 from lens_core.lenses.tuned import TunedLens
 from lens_core.lenses.variants import Variant
 from lens_core.terms import Projection, Settings, Side
 
-__all__ = ["BASELINES", "FIRST_ORDER", "LENSES", "LOGIT", "QUERY", "Lens", "lens_named"]
+__all__ = ["FIRST_ORDER", "LENSES", "LOGIT", "ON_REQUEST", "QUERY", "Lens", "lens_named"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ LENSES: tuple[Lens, ...] = (LOGIT, QUERY, FIRST_ORDER)
 
 _VALUE: Mapping[Side, str] = MappingProxyType({"value": "unembed"})
 
+FORWARD = ForwardLens(
+    "forward", "Forward", "Forward", "forward", "forward", "identity",
+    MappingProxyType({"key": "forward"}),
+)  # fmt: skip
+FORWARD_FIRST_ORDER = JoinedLens(
+    "forward+first-order", "Forward and first order", "Forw.+first", "forward_first_order",
+    "forward_first_order", "first-order", MappingProxyType({"key": "standard_scores"}),
+    other=FIRST_ORDER,
+)  # fmt: skip
 EXACT = Variant(
     "query:exact", "Query Lens, exact", "Exact", "query_lens_exact", "query_exact", "full",
     _CARRIED, convention="exact",
@@ -82,19 +93,23 @@ GATE, UP = (
     for which in get_args(Projection)
 )  # fmt: skip
 
-BASELINES: tuple[Lens, ...] = (
-    EXACT, LINEARIZE, GATE, UP, TUNED, TUNED_PUBLISHED, ZERO_OUT, *TOKEN_CHANGES
+ON_REQUEST: tuple[Lens, ...] = (
+    FORWARD, FORWARD_FIRST_ORDER, EXACT, LINEARIZE, GATE, UP, TUNED, TUNED_PUBLISHED,
+    ZERO_OUT, *TOKEN_CHANGES
 )  # fmt: skip
-"""Lenses to compare with, in the order of tables and documents."""
+"""Lenses that are made where they are named, in the order of tables and documents."""
+
+LENSES_WITH_FILES = (FORWARD.name,)
+"""Those that read files of their own, which `qlens build --lens` computes."""
 
 
 def lens_named(name: str) -> Lens:
-    """The lens called `name`, of all lenses and baselines.
+    """The lens called `name`, of all lenses.
 
     Raises:
         UsageError: there is none.
     """
-    every = (*LENSES, *BASELINES)
+    every = (*LENSES, *ON_REQUEST)
     for lens in every:
         if lens.name == name:
             return lens

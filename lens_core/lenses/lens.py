@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lens_core.direct import Transported
     from lens_core.feature_map import FeatureMap
     from lens_core.instruments import Instruments
+    from lens_core.readout import Readout
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ class Lens:
     ) -> Float[Tensor, "n_features d_model"]:
         """What is carried, of every feature."""
         return dictionary.values if side == "value" else dictionary.keys
+
+    def readout(
+        self,
+        tools: Instruments,
+        side: Side,
+        dictionary: FeatureDictionary,
+        *,
+        normed: bool = False,
+    ) -> Readout:
+        """What reads carried vectors; `normed`: to which the final norm was already applied."""
+        return tools.readout(self.readouts[side], normed=normed)
 
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
         """The map that carries all features of a dictionary: paper's convention, all blocks on.

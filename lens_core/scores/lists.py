@@ -63,7 +63,7 @@ def top_lists(
             lens.carry_several(tools, side, dictionary, some, tools.settings), start
         ):
             if float(carried.vector.norm()) > 0 and float(vectors[features[at]].norm()):
-                readout = tools.readout(lens.readouts[side], normed=carried.normed)
+                readout = lens.readout(tools, side, dictionary, normed=carried.normed)
                 found[at] = readout.top_k(carried.vector[None], k)[0][0].cpu()
     return found
 
@@ -77,7 +77,7 @@ def _by_operators(
     k: int,
     tick: Tick,
 ) -> Int64[Tensor, "chosen k"]:
-    carry, readout = lens.map(tools, side, dictionary), tools.readout(lens.readouts[side])
+    carry, readout = lens.map(tools, side, dictionary), lens.readout(tools, side, dictionary)
     vectors = lens.vectors(tools, side, dictionary)
     found: list[Int[Tensor, "some k"]] = []
     for start in range(0, len(features), _AT_ONCE):

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import psutil
 
-from lens_core.directories import ATLAS, CONTEXTS, MODELS, OPERATORS, RESULTS, results_dir
+from lens_core.directories import (
+    ATLAS,
+    CONTEXTS,
+    LENS_FILES,
+    MODELS,
+    OPERATORS,
+    RESULTS,
+    results_dir,
+)
 from lens_core.errors import DamagedError, StoreError, UsageError
 from lens_core.storage.checksum_lists import SUMS, file_sha256, read_checksums
 from lens_core.storage.damage import Damage
@@ -24,7 +32,7 @@ from lens_core.storage.files import LOCK, build_lock, host_name, remove
 from lens_core.storage.results import clear_results, count_results, verify_results
 from lens_core.storage.tensors import open_tensors
 
-KINDS = (MODELS, OPERATORS, ATLAS, CONTEXTS, RESULTS)
+KINDS = (MODELS, OPERATORS, ATLAS, CONTEXTS, LENS_FILES, RESULTS)
 
 # safetensors writes to its own hidden file first, named like the second.
 _TEMPORARY = re.compile(r".*\.tmp|\.tmp\w{6}")
@@ -67,7 +75,7 @@ def cache_verify(directory: Path, repair: bool = False) -> list[Damage]:
     Reads everything once. What is removed is computed again when needed.
     """
     found = [_removed(path, "left by a killed process", repair) for path in _leftovers(directory)]
-    for kind in (MODELS, OPERATORS, ATLAS, CONTEXTS):
+    for kind in (MODELS, OPERATORS, ATLAS, CONTEXTS, LENS_FILES):
         root = _root(directory, kind)
         here = _misplaced(root, repair)
         for entry in sorted(root.iterdir()) if root.is_dir() else ():
@@ -215,6 +223,15 @@ def _verify_contexts(directory: Path, repair: bool) -> list[Damage]:
     ]
 
 
+def _verify_lenses(directory: Path, repair: bool) -> list[Damage]:
+    return [
+        damage
+        for path in sorted(directory.glob("*.safetensors"))
+        if path.is_file()
+        for damage in _verify_file(path, _verify_tensors, repair=repair)
+    ]
+
+
 def _verify_tensors(path: Path) -> None:
     """Check a model's file by its checksum or, if it has none, only that it is complete."""
     with open_tensors(path) as file:
@@ -241,6 +258,7 @@ _VERIFIERS = {
     OPERATORS: _verify_operators,
     ATLAS: _verify_atlas,
     CONTEXTS: _verify_contexts,
+    LENS_FILES: _verify_lenses,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lens_core.comparison import SideComparison
 from lens_core.evidence import Context, Evidence
 from lens_core.faces import joined
-from lens_core.lenses import BASELINES, LENSES, QUERY
+from lens_core.lenses import LENSES, ON_REQUEST, QUERY
 from lens_core.resemblance import Resembling
 from lens_core.signature import (
     FeatureReport,
@@ -142,7 +142,7 @@ def _against_all_on(comparison: SideComparison) -> dict[str, Any]:
 
 
 def _lists(lists: Lists) -> dict[str, Any]:
-    every = (*LENSES, *BASELINES)
+    every = (*LENSES, *ON_REQUEST)
     return {lens.field: _tokens(lists[lens.name]) for lens in every if lens.name in lists}
 
 

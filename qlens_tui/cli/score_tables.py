@@ -33,8 +33,8 @@ def input_facts(output: Output, text: ReferenceSample, judged: Sequence[Judged])
 
 def output_facts(judged: Sequence[Judged], protocol: OutputProtocol) -> list[str]:
     """Which features were judged, and how they were steered."""
+    from lens_core.neutral_prefixes import SCORING
     from lens_core.scores.output_score import TARGETS
-    from lens_core.scores.prefixes import SCORING
     from lens_core.scores.published import MARGIN, WRITTEN
 
     features = counted(sum(len(each.features) for each in judged), "feature")

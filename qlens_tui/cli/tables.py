@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lens_core.comparison import RankedToken, SideComparison
 from lens_core.evidence import Context, Evidence
-from lens_core.lenses import BASELINES, LENSES, LOGIT, QUERY, Lens
+from lens_core.lenses import LENSES, LOGIT, ON_REQUEST, QUERY, Lens
 from lens_core.resemblance import Resembling
 from lens_core.signature import (
     FeatureReport,
@@ -174,13 +174,13 @@ class _Page:
             )
         also = [
             self._also(lens, signature.top[lens.name], width)
-            for lens in BASELINES
+            for lens in ON_REQUEST
             if lens.name in signature.top and side in lens.readouts
         ]
         return Group(title.append(f"  ({', '.join(facts)})"), table, *also)
 
     def _also(self, lens: Lens, tokens: TokenList, width: int) -> RenderableType:
-        """The list of a baseline."""
+        """The list of a lens on request."""
         if tokens.reason:
             return Text(f"{lens.title}: none: {tokens.reason}")
         over = "" if tokens.n_tokens is None else f" over {counted(tokens.n_tokens, 'token')}"
@@ -207,7 +207,7 @@ class _Page:
         yield Text(fit("  ".join(labels), self._width, ellipsis=self._ellipsis).rstrip(" "))
         shares = [
             f"{lens.title} {agreement:.0%}"
-            for lens in (*LENSES, *BASELINES)
+            for lens in (*LENSES, *ON_REQUEST)
             if (agreement := (found.agreement or {}).get(lens.name)) is not None
         ]
         ceiling = "" if found.ceiling is None else f"; at most about {found.ceiling:.0%}"

@@ -10,7 +10,7 @@ from lens_core.dictionaries.load import load_dictionary
 from lens_core.errors import OperatorError, UsageError
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
-from lens_core.lenses import BASELINES, LENSES, lens_named
+from lens_core.lenses import LENSES, ON_REQUEST, lens_named
 from lens_core.terms import Settings
 from tests.lens_core.test_lens import FEATURE, LAYER, make_lens, of_one
 
@@ -93,8 +93,8 @@ def test_both_keys_of_a_gated_neuron_stand_side_by_side(architecture, lens, tiny
 
 @of_one
 def test_nothing_searches_a_baseline(lens):
-    for each in BASELINES:
-        with pytest.raises(UsageError, match="is a baseline, which nothing searches"):
+    for each in ON_REQUEST:
+        with pytest.raises(UsageError, match="is made on request alone"):
             lens.search(3, lens=each.name, side="key")
 
 
@@ -105,8 +105,8 @@ def test_a_feature_of_length_zero_has_no_baseline_either(lens):
     values[FEATURE] = 0
     shelf = DictionaryShelf(range(3), lambda _: dataclasses.replace(dictionary, values=values))
     none = QueryLens(lens.carrier, shelf, lens.vocabulary, k=10)
-    found = none.signature(LAYER, FEATURE, also=list(BASELINES)).value.top
-    assert all(found[each.name].reason for each in BASELINES)
+    found = none.signature(LAYER, FEATURE, also=list(ON_REQUEST)).value.top
+    assert all(found[each.name].reason for each in ON_REQUEST)
 
 
 def test_an_unknown_lens_is_told_all_names():

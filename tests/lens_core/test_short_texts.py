@@ -13,6 +13,7 @@ from lens_core.batch_walk import Route
 from lens_core.config import ReferenceConfig
 from lens_core.direct import key_transition, pull_back, push_forward, value_transition
 from lens_core.errors import ConfigError, QlensWarning, SampleError, UsageError
+from lens_core.neutral_prefixes import SCORING, TUNING
 from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.plan import plan_build
 from lens_core.recording import Recording, stages
@@ -215,6 +216,16 @@ def test_prompts_are_lines_and_long_ones_keep_their_end(tokenizer, tmp_path):
     assert found.samples == 3
 
 
+def test_bundled_prompts_are_the_prefixes_that_do_not_score(tokenizer):
+    config = ReferenceConfig(kind="prompts", source="bundled", samples=1000, length=12)
+    found = load_reference(config, tokenizer, d_vocab=1 << 20, offline=True)
+    expected = {tuple(tokenizer(each, add_special_tokens=False)["input_ids"]) for each in TUNING}
+    assert {tuple(found.ids(sample)) for sample in range(found.samples)} == expected
+    assert not set(TUNING) & set(SCORING)
+    text = load_evidence_text(config, found, tokenizer, d_vocab=1 << 20, offline=True)
+    assert (text.samples, text.length, text.ends) == (64, 33, None)
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "error", "said"),
     [
@@ -232,7 +243,6 @@ def test_texts_that_give_no_reference_say_why(tokenizer, tmp_path, text, setting
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"kind": "prompts", "source": "bundled"}, "takes your own"),
         ({"kind": "openings", "source": "tokens:x.json"}, 'set kind = "chunks"'),
         ({"kind": "openings", "source": "bundled", "skip_last": 1}, "set it to 0"),
         ({"kind": "sentences", "source": "bundled"}, '"chunks", "openings" or "prompts"'),

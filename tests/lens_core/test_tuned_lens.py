@@ -21,7 +21,7 @@ from lens_core.config import LensConfig
 from lens_core.errors import LensFileError, QlensWarning
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
-from lens_core.lenses import BASELINES, lens_named
+from lens_core.lenses import ON_REQUEST, lens_named
 from lens_core.lenses.tuned import TunedLens
 from lens_core.tuned_lens import load_translators
 from tests.lens_core.fake_hub import COMMIT, TOKEN, hub_error
@@ -321,5 +321,5 @@ def test_one_that_the_hub_does_not_have_is_one_line(hub: Any, hub_cache: Path) -
 
 
 def test_every_baseline_has_a_name_of_its_own() -> None:
-    assert len({each.name for each in BASELINES}) == len(BASELINES)
+    assert len({each.name for each in ON_REQUEST}) == len(ON_REQUEST)
     assert isinstance(TUNED, TunedLens)

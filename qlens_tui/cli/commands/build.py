@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lens_core.directories import OPERATORS, SHARED_CACHE
-from lens_core.errors import OperatorError
+from lens_core.errors import OperatorError, UsageError
+from lens_core.lenses import LENSES_WITH_FILES
 from lens_core.storage.disk_space import size_of
 from qlens_tui.cli.commands.atlas import atlas_summary, fill_atlas
+from qlens_tui.cli.commands.build_states import build_states
 from qlens_tui.cli.exits import InterruptionError
-from qlens_tui.cli.options import Command, Shard, open_lens, pass_output, with_common
+from qlens_tui.cli.options import Command, Layers, Shard, open_lens, pass_output, with_common
 from qlens_tui.cli.output import Output
 from qlens_tui.cli.progress import build_progress
 from qlens_tui.formats import counted, duration, in_bytes
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     help="Compute only the I-th of N parts, for several GPUs or machines.",
 )
 @click.option("--no-atlas", is_flag=True, help="Do not compute the atlas.")
+@click.option(
+    "--lens",
+    type=click.Choice(LENSES_WITH_FILES),
+    help="Compute what this lens reads instead, for CONFIG's layers.",
+)
+@click.option("--layers", type=Layers(), help="With --lens: only these, such as 3,5-9.")
 @with_common
 @pass_output
 def build(
@@ -48,6 +56,8 @@ def build(
     config: str,
     shard: tuple[int, int],
     no_atlas: bool,
+    lens: str | None,
+    layers: tuple[int, ...] | None,
     reference_tokens: Path | None,
     device: str | None,
     dtype: str | None,
@@ -61,17 +71,26 @@ def build(
     can each compute a shard of the operators. With a shared cache directory the last one
     combines them, otherwise `qlens merge` does; then a build without --shard makes the atlas.
 
+    The lenses forward and forward+first-order read the states of the vocabulary: --lens forward
+    runs every token of it through the model behind a few left contexts, whatever the reference.
+
     \b
     Examples:
       qlens build smollm2-neurons
+      qlens build demo --lens forward
       qlens build smollm2-neurons --no-atlas
       CUDA_VISIBLE_DEVICES=1 qlens build gpt2-small-32k --shard 2/4
     """
     start = time.monotonic()
+    if layers is not None and lens is None:
+        raise UsageError("operators are of all layers: --layers is for --lens")
     session = open_lens(
-        output, config, offline=offline, device=device, dtype=dtype,
+        output, config, offline=offline, layers=layers, device=device, dtype=dtype,
         reference_tokens=reference_tokens,
     )  # fmt: skip
+    if lens is not None:
+        build_states(output, session, layers, shard, as_json=as_json)
+        return
     shared, passes = _shared(session), 0
     if shared is None:
         passes = _build(output, session, shard)

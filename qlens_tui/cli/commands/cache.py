@@ -14,7 +14,7 @@ from qlens_tui.formats import counted, in_bytes
 if TYPE_CHECKING:
     from lens_core.storage.damage import Damage
 
-_KINDS = ("models", "operators", "atlas", "contexts", "results")
+_KINDS = ("models", "operators", "atlas", "contexts", "lenses", "results")
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

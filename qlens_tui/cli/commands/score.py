@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lens_core.lenses import BASELINES
+from lens_core.lenses import ON_REQUEST
 from qlens_tui.cli.commands.contexts import collect, read_text
 from qlens_tui.cli.exits import InterruptionError
 from qlens_tui.cli.options import Command, Layers, open_lens, pass_output, with_common
@@ -87,8 +87,9 @@ class Lenses(click.ParamType[tuple[str, ...]]):
     "--lenses",
     type=Lenses(),
     metavar="NAMES",
-    help=f"Such as query,logit, or baselines: {', '.join(each.name for each in BASELINES)}.  "
-    "[default: all but baselines]",
+    help="Such as query,logit, or those on request: "
+    f"{', '.join(each.name for each in ON_REQUEST)}.  "
+    "[default: all but those on request]",
 )
 @click.option(
     "--protocol",

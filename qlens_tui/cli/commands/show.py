@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lens_core.lenses import BASELINES, LENSES, lens_named
+from lens_core.lenses import LENSES, ON_REQUEST, lens_named
 from qlens_tui.cli.explaining import explanation_of
 from qlens_tui.cli.marked import mark_of
 from qlens_tui.cli.options import (
@@ -84,7 +84,7 @@ _CONTEXTS = 5
     "lenses",
     multiple=True,
     metavar="NAME",
-    help=f"Show the list of a baseline too: {', '.join(each.name for each in BASELINES)}; "
+    help=f"Show the list of this lens too: {', '.join(each.name for each in ON_REQUEST)}; "
     "may be repeated.",
 )
 @click.option(

@@ -8,9 +8,9 @@ from lens_core.config import DictionaryConfig
 from lens_core.dictionaries.load import load_dictionary
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
+from lens_core.neutral_prefixes import SCORING, TUNING
 from lens_core.scores import output_score
 from lens_core.scores.output_score import Observed, observe, overlaps, percentiles
-from lens_core.scores.prefixes import SCORING, TUNING
 from lens_core.scores.strength import TOLERANCE
 from lens_core.steering import Steering
 from lens_core.storage.results import ResultCache

@@ -44,6 +44,7 @@ def test_info_counts_entries_and_bytes_by_kind(tmp_path: Path) -> None:
         "operators": (0, 0),
         "atlas": (0, 0),
         "contexts": (0, 0),
+        "lenses": (0, 0),
         "results": (0, 0),
         "leftovers": (0, 0),
     }
@@ -99,7 +100,7 @@ def test_clear_removes_the_kinds_it_is_told_and_says_how_much(tmp_path: Path) ->
 
     assert cache_clear(tmp_path) > 0
     assert {kind: u.entries for kind, u in cache_info(tmp_path).items()} == dict.fromkeys(
-        ["models", "operators", "atlas", "contexts", "results", "leftovers"], 0
+        ["models", "operators", "atlas", "contexts", "lenses", "results", "leftovers"], 0
     )
     assert cache_clear(tmp_path / "absent") == 0
 
@@ -247,6 +248,8 @@ def test_clear_never_follows_a_link_out_of_the_cache(tmp_path: Path) -> None:
 def test_an_unknown_kind_is_refused_before_anything_is_removed(tmp_path: Path) -> None:
     _filled(tmp_path)
 
-    with pytest.raises(UsageError, match="choose from models, operators, atlas, contexts, results"):
+    with pytest.raises(
+        UsageError, match="choose from models, operators, atlas, contexts, lenses, results"
+    ):
         cache_clear(tmp_path, ["models", "weights"])
     assert cache_info(tmp_path)["models"].entries == 1
