@@ -103,16 +103,34 @@ def observe(
 
     `tick` is called with the features done and their total, and may raise to cancel.
     """
-    asked = {
-        "kind": "steered", "version": _VERSION, "dictionary": dictionary.sha256,
-        "targets": list(TARGETS), "tolerance": TOLERANCE,
-    }  # fmt: skip
 
     def begin() -> Callable[[int], dict[str, Tensor]]:
         steering = Steering(tools.model, dictionary, prefixes)
         return lambda feature: _steered(steering, dictionary, feature)
 
-    return observe_each(tools.carrier.results.about(prefixes), asked, features, begin, tick)
+    results = tools.carrier.results.about(prefixes)
+    return observe_each(results, _asked(dictionary), features, begin, tick)
+
+
+def observed_before(
+    tools: Instruments,
+    dictionary: FeatureDictionary,
+    features: Sequence[int],
+    prefixes: ReferenceSample,
+) -> Observed:
+    """What `observe` gives of those `features` that are in the result cache; runs nothing."""
+    results = tools.carrier.results.about(prefixes)
+    asked = _asked(dictionary)
+    kept = {feature: results.get(asked | {"feature": feature}) for feature in features}
+    known = {feature: found for feature, found in kept.items() if found is not None}
+    return _gathered(list(known), list(known.values()))
+
+
+def _asked(dictionary: FeatureDictionary) -> dict[str, Any]:
+    return {
+        "kind": "steered", "version": _VERSION, "dictionary": dictionary.sha256,
+        "targets": list(TARGETS), "tolerance": TOLERANCE,
+    }  # fmt: skip
 
 
 def observe_each(
@@ -134,6 +152,10 @@ def observe_each(
             found = results.put(of_one, make(feature))
         kept.append(found)
     tick(len(features), len(features))
+    return _gathered(features, kept)
+
+
+def _gathered(features: Sequence[int], kept: Sequence[Any]) -> Observed:
     there = [at for at, found in enumerate(kept) if len(found["raised"])]
 
     def of(name: str, *shape: int) -> Tensor:

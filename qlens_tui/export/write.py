@@ -35,7 +35,7 @@ from lens_core.storage.sealed_parquet import (
     replacing_table,
     write_sealed,
 )
-from qlens_tui.export.columns import FORMAT, MARKS, PROVENANCE, SCHEMA, TOKENS
+from qlens_tui.export.columns import FORMAT, MARKS, OBSERVED, PROVENANCE, SCHEMA, TOKENS
 from qlens_tui.export.csv_cells import LISTS, json_text, list_cell, read_cells, text_cells
 from qlens_tui.table.column_names import EXPLANATION
 from qlens_tui.triage.marks import whole_characters
@@ -72,6 +72,7 @@ def export(
     texts: Sequence[str],
     provenance: Mapping[str, Any],
     explanations: pl.DataFrame | None = None,
+    observed: pl.DataFrame | None = None,
     raw: bool = False,
     bom: bool = False,
 ) -> tuple[str, ...]:
@@ -86,6 +87,7 @@ def export(
         texts: the faces of all token ids.
         provenance: of the atlas (`lens_core.atlas.files.merged_provenance`).
         explanations: layer, feature and explanation (`Explanations.frame`); `None`: there are none.
+        observed: layer, feature and `OBSERVED` of those that were steered; `None`: of none.
         raw: do not escape CSV text that a spreadsheet would run as a formula.
         bom: start CSV with a byte order mark.
 
@@ -95,7 +97,8 @@ def export(
     """
     check_destination(path)
     csv = path.suffix.lower() == ".csv"
-    table = _table(rows, atlas, marks, explanations, texts, provenance, csv=csv, raw=raw)
+    steered = _observed(observed)
+    table = _table(rows, atlas, marks, explanations, steered, texts, provenance, csv=csv, raw=raw)
     if path.suffix.lower() == ".parquet":
         write_sealed(table, path, {"kind": "export", "export_schema": FORMAT})
         return ()
@@ -175,6 +178,7 @@ def _table(
     atlas: pl.DataFrame | pl.LazyFrame,
     marks: pl.DataFrame,
     explanations: pl.DataFrame | None,
+    observed: pl.DataFrame,
     texts: Sequence[str],
     provenance: Mapping[str, Any],
     *,
@@ -204,6 +208,7 @@ def _table(
         wanted.join(atlas, on=keys, how="left", maintain_order="left")
         .join(marks.lazy(), on=keys, how="left", maintain_order="left")
         .join(explanations.lazy(), on=keys, how="left", maintain_order="left")
+        .join(observed.lazy(), on=keys, how="left", maintain_order="left")
         .join(about.lazy(), on="layer", how="left", maintain_order="left")
         .with_columns(pl.col(name).fill_null(value) for name, value in blank.items())
         .collect()
@@ -213,6 +218,11 @@ def _table(
     starts = range(0, max(1, joined.height), _ROWS_AT_A_TIME)
     parts = [joined[at : at + _ROWS_AT_A_TIME].lazy().with_columns(named) for at in starts]
     return pl.concat(parts).select(list(SCHEMA)).with_columns(cells)
+
+
+def _observed(observed: pl.DataFrame | None) -> pl.DataFrame:
+    schema: dict[Any, Any] = {"layer": pl.Int32(), "feature": pl.Int32(), **OBSERVED}
+    return pl.DataFrame(schema=schema) if observed is None else observed.cast(schema)
 
 
 def _demand_rows(wanted: pl.LazyFrame, atlas: pl.LazyFrame) -> None:

@@ -79,9 +79,11 @@ def export(
 
     Without --starred, --tag or --where: all that are starred, tagged, rejected or have a
     label or note. The columns are those of `qlens atlas`, and star, reject, label, tags,
-    note and explanation. Layers that have no atlas yet are tabulated first (`qlens atlas`), except
-    those in which no feature can be selected: the others than --layers, and those that marks, tag:,
-    label:, note: or SQL such as "layer = 10 and gain k > 0.2" leave out.
+    note and explanation; and fidelity, where the result cache has what a feature raises (`qlens
+    score --score output`, `qlens show --observed`). Layers that have no atlas yet are tabulated
+    first (`qlens atlas`), except those in which no feature can be selected: the others than
+    --layers, and those that marks, tag:, label:, note: or SQL such as "layer = 10 and gain k > 0.2"
+    leave out.
 
     \b
     Examples:
@@ -148,8 +150,9 @@ def export(
         output.note("no feature is selected: the table is empty")
     output.step("writing the table")
     warnings = write(
-        rows, file, atlas=atlas, marks=marks, explanations=explained, texts=texts,
-        provenance=provenance, raw=raw, bom=bom,
+        rows, file, atlas=atlas, marks=marks, explanations=explained,
+        observed=_observed(session, rows, atlas), texts=texts, provenance=provenance, raw=raw,
+        bom=bom,
     )  # fmt: skip
     for warning in warnings:
         output.note(f"warning: {warning}")
@@ -168,6 +171,24 @@ def export(
 
     lines = (f"{counted(rows.height, 'feature')}, {in_bytes(size)}", output.shown(str(file)))
     output.show(*map(Text, lines))
+
+
+def _observed(session: Session, rows: pl.DataFrame, atlas: pl.LazyFrame) -> pl.DataFrame | None:
+    """How much of what the selected features raise is in their value lists, where it is known."""
+    import polars as pl
+
+    from lens_core.steered_report import known_fidelity
+
+    keys = ["layer", "feature"]
+    wanted = rows.lazy().select(pl.col(keys).cast(pl.Int32))
+    lists = atlas.select(*keys, "value_query_ids").join(wanted, on=keys, how="semi").collect()
+    found = [
+        known_fidelity(
+            session, int(layer), of["feature"].to_list(), of["value_query_ids"].to_list()
+        )
+        for (layer,), of in lists.group_by("layer", maintain_order=True)
+    ]
+    return pl.concat(found) if found else None
 
 
 def _explained(output: Output, session: Session, layers: Sequence[int]) -> pl.DataFrame | None:

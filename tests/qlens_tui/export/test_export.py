@@ -105,14 +105,15 @@ def _written(
     marks: pl.DataFrame = no_marks,
     texts: Sequence[str] = VOCABULARY,
     explanations: pl.DataFrame | None = None,
+    observed: pl.DataFrame | None = None,
     raw: bool = False,
     bom: bool = False,
 ) -> Path:
     atlas = _atlas(len(VOCABULARY), len(texts))
     every = atlas.select("layer", "feature") if rows is None else rows
     export(
-        every, path, atlas=atlas, marks=marks, explanations=explanations, texts=texts,
-        provenance=PROVENANCE, raw=raw, bom=bom,
+        every, path, atlas=atlas, marks=marks, explanations=explanations, observed=observed,
+        texts=texts, provenance=PROVENANCE, raw=raw, bom=bom,
     )  # fmt: skip
     return path
 
@@ -131,7 +132,13 @@ def test_an_export_reads_back_as_the_rows_that_were_asked_for(
     tmp_path: Path, ending: str, raw: bool
 ) -> None:
     said = HOSTILE_MARKS.select("layer", "feature", explanation="label")
-    written = _written(tmp_path / f"x{ending}", marks=HOSTILE_MARKS, explanations=said[1:], raw=raw)
+    steered = pl.DataFrame(
+        {"layer": [9, 8], "feature": [2, 1], "fidelity": [0.25, 0.5], "fidelity_share": [None, 1.0]}
+    )
+    written = _written(
+        tmp_path / f"x{ending}", marks=HOSTILE_MARKS, explanations=said[1:], observed=steered,
+        raw=raw,
+    )  # fmt: skip
     found = read_export(written)
 
     atlas = _atlas(len(VOCABULARY), len(VOCABULARY))
@@ -141,6 +148,9 @@ def test_an_export_reads_back_as_the_rows_that_were_asked_for(
     assert marked.select(HOSTILE_MARKS.columns).equals(HOSTILE_MARKS)
     assert found["explanation"].to_list()[: said.height] == ["", *said["explanation"][1:]]
     assert set(found["explanation"][said.height :]) == {""}
+    numbers = found.filter(pl.col("fidelity").is_not_null()).sort("fidelity")
+    assert numbers.select(steered.columns).rows() == steered.rows()
+    assert found["fidelity_share"].drop_nulls().to_list() == [1.0]
     unmarked = found.filter(~pl.col("reject"))
     assert unmarked["note"].unique().to_list() == unmarked["label"].unique().to_list() == [""]
     whole = [whole_characters(text) for text in VOCABULARY]
@@ -406,7 +416,7 @@ def test_what_is_no_export_is_refused_in_one_line(
 def test_another_version_of_the_schema_is_refused(tmp_path: Path, ending: str) -> None:
     path = _written(tmp_path / f"x{ending}", rows=_rows((8, 1)))
     content = path.read_bytes()
-    old = {".csv": (b',3,"false",', b',2,"false",'), ".ndjson": (b'_schema":3', b'_schema":2')}
+    old = {".csv": (b',4,"false",', b',3,"false",'), ".ndjson": (b'_schema":4', b'_schema":3')}
     path.write_bytes(content.replace(*old[ending]))
     assert path.read_bytes() != content
 
@@ -515,6 +525,25 @@ def test_an_export_agrees_with_show(place: Workplace, data: Path) -> None:
         assert row[f"{side}_query_scores"] == pytest.approx(lists["scores"], rel=1e-4)
     assert row["reference_sha256"] == shown["reference"]["sha256"]
     assert (row["dictionary"], row["model"]) == (shown["dictionary"], shown["model"])
+
+
+def test_fidelity_is_that_of_show_for_features_that_were_steered_before(
+    place: Workplace, data: Path
+) -> None:
+    some = ("--where", "layer = 1 and feature in (2, 3, 4)")
+    _exported(place, data, *some)
+    assert read_export(data / "out.csv")["fidelity"].null_count() == 3
+
+    seen = place.document("show", place.config, "1:3", "--observed", "--no-paths")["observed"]
+    assert seen["reason"] == ""
+    _exported(place, data, *some)
+    rows = read_export(data / "out.csv").sort(pl.col("fidelity").is_null()).rows(named=True)
+    steered, *others = rows
+    assert [row["fidelity"] for row in others] == [None, None]
+    assert (steered["layer"], steered["feature"]) == (1, 3)
+    assert steered["fidelity"] == pytest.approx(seen["agreement"]["query"])
+    share = seen["agreement"]["query"] / seen["ceiling"] if seen["ceiling"] else None
+    assert steered["fidelity_share"] == (share and pytest.approx(share))
 
 
 @pytest.mark.parametrize(
