@@ -34,6 +34,8 @@ class KeysInOrder(App[None]):
         self._waiting: deque[events.Key | events.Paste] = deque()
         self._handing_on: asyncio.Task[None] | None = None
         self._last: tuple[MessagePump, ...] = ()
+        self.holds_keys = False
+        """Whether one screen is being replaced by another, for which the next keys are meant."""
 
     async def on_event(self, event: events.Event) -> None:
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
@@ -57,13 +59,19 @@ class KeysInOrder(App[None]):
             try:
                 await self._settled()
                 end = time.monotonic() + _UNTIL_SHOWN
-                while self.is_early(self._waiting[0]) and time.monotonic() < end:
-                    await asyncio.sleep(_LOOK)
+                if self._is_held:
+                    while self._is_held and time.monotonic() < end:
+                        await asyncio.sleep(_LOOK)
+                    await self._settled()
                 self._last = self._way()
                 await super().on_event(self._waiting.popleft())
             except Exception as error:  # called from outside the message pump
                 self._handle_exception(error)
                 return
+
+    @property
+    def _is_held(self) -> bool:
+        return self.holds_keys or self.is_early(self._waiting[0])
 
     def _way(self) -> tuple[MessagePump, ...]:
         """The nodes that a key passes: the focused widget, its parents, the screen, the app."""

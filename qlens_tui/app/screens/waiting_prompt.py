@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from textual.await_complete import AwaitComplete
 from textual.screen import Screen
 
+from qlens_tui.app.key_order import KeysInOrder
 from qlens_tui.app.screens.prompt import Answer, Prompt
 from qlens_tui.app.widgets.line_input import LineInput
 
@@ -39,8 +41,14 @@ class WaitingPrompt(Prompt):
         self.tell(self._told() or "", problem=True)
 
     def _look(self) -> None:
-        if self.is_current and not self._why():
-            self.dismiss(Answer(self.query_one(LineInput).value))
+        typed = self.query_one(LineInput)
+        # A key that was sent on is in the line first; later ones are for the next screen.
+        if self.is_current and not self._why() and not typed.message_queue_size:
+            self.dismiss(Answer(typed.value))
+
+    def dismiss(self, result: Answer | None = None) -> AwaitComplete:
+        _hold_keys(self, result is not None)
+        return super().dismiss(result)
 
 
 def open_when_possible(
@@ -54,10 +62,18 @@ def open_when_possible(
     """Call `then` with an empty text or, if `why` gives a reason, later with what was typed."""
 
     def go(answer: Answer | None) -> None:
-        if answer is not None:
-            then(answer.text)
+        try:
+            if answer is not None:
+                then(answer.text)
+        finally:
+            _hold_keys(screen, False)
 
     if why():
         screen.app.push_screen(WaitingPrompt(title, why, ascii_only=ascii_only), go)
     else:
         then("")
+
+
+def _hold_keys(screen: Screen[Any], held: bool) -> None:
+    if isinstance(screen.app, KeysInOrder):
+        screen.app.holds_keys = held

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from qlens_tui.app.last_visit import keep_vocabulary
 from qlens_tui.app.screens import reading_marks
@@ -69,6 +70,27 @@ def test_a_first_search_waits_for_the_tokens_with_what_was_typed(place, size):
         assert app.screen.hits
 
     reopen(place, act, size=size)
+
+
+def test_no_letter_is_lost_while_one_prompt_gives_way_to_the_other(place, monkeypatch):
+    dismiss = WaitingPrompt.dismiss
+
+    def typed_meanwhile(self, answer):
+        for letter in "xyz":
+            self.app.post_message(events.Key(letter, letter))
+        return dismiss(self, answer)
+
+    async def act(terminal, bench):
+        app = terminal.pilot.app
+        await settled(terminal.pilot, "slash", "w")
+        monkeypatch.setattr(WaitingPrompt, "dismiss", typed_meanwhile)
+        await arrive(terminal, bench)
+        await until(lambda: app.keys_done, "every key has been handed on")
+        await settled(terminal.pilot)
+        assert isinstance(app.screen, TokenPrompt)
+        assert typed(app.screen) == "wxyz"
+
+    reopen(place, act)
 
 
 def test_escape_leaves_and_then_keys_are_keys_again(place):
