@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lens_core.directories import LENS_FILES, caches
 from lens_core.errors import DamagedError, ModelError, OperatorError
-from lens_core.memory import is_out_of_memory, release, samples_at_once
+from lens_core.memory import Parts, samples_at_once
 from lens_core.model import ResidualModel
 from lens_core.packing import Packed
 from lens_core.storage.disk_space import demand_space
@@ -199,51 +199,41 @@ class VocabularyStates:
     ) -> dict[int, Float[Tensor, "tokens d_model"]]:
         """The states of some tokens at `sites`, which are in order."""
         model, ids = self.model, torch.arange(tokens.start, tokens.stop)
-        sums = {site: torch.zeros(len(ids), model.d_model, dtype=model.dtype) for site in sites}
+        sums = torch.zeros(len(sites), len(ids), model.d_model, dtype=model.dtype)
         for at, context in enumerate(self.contexts):
             packed = Packed(len(context), max(1, _ROW - len(context)))
+            n_rows = -(-len(ids) // packed.apart)
+            filled = torch.cat([ids, ids[:1].expand(n_rows * packed.apart - len(ids))])
+            shared = torch.tensor(context).expand(n_rows, -1)
+            rows = torch.cat([shared, filled.view(n_rows, packed.apart)], 1)
             # A pass keeps no site but those asked for.
             streams = _WORKING_STREAMS + len(sites)
             each = streams * packed.length * model.d_model * model.dtype.itemsize
-            rows = samples_at_once(model.device, packed.length, each)
-            start = 0
-            while start < len(ids):
-                tick((at + start / len(ids)) / len(self.contexts))
-                some = ids[start : start + rows * packed.apart]
-                try:
-                    found = self._behind(context, some, sites, packed)
-                except (RuntimeError, MemoryError) as error:
-                    if rows == 1 or not is_out_of_memory(error):
-                        raise
-                    rows //= 2
-                else:
-                    for site, states in zip(sites, found, strict=True):
-                        sums[site][start : start + len(some)] += states
-                    start += len(some)
-                    continue
-                release(model.device)
-        return {site: states / len(self.contexts) for site, states in sums.items()}
+            parts = Parts(samples_at_once(model.device, packed.length, each), model.device)
+
+            def some(
+                part: slice, rows: Tensor = rows, at: int = at, packed: Packed = packed
+            ) -> Tensor:
+                tick((at + part.start / len(rows)) / len(self.contexts))
+                return self._behind(rows[part], sites, packed)
+
+            found = torch.cat(parts.each(n_rows, some), 1).flatten(1, 2)
+            sums += found[:, : len(ids)]
+        return dict(zip(sites, sums / len(self.contexts), strict=True))
 
     @torch.no_grad()
     def _behind(
-        self,
-        context: Sequence[int],
-        ids: Int64[Tensor, " some"],
-        sites: Sequence[int],
-        packed: Packed,
-    ) -> list[Float[Tensor, "some d_model"]]:
+        self, rows: Int64[Tensor, "rows length"], sites: Sequence[int], packed: Packed
+    ) -> Float[Tensor, "sites rows apart d_model"]:
+        """The stream of every continuation, on the CPU."""
         model = self.model
-        rows = -(-len(ids) // packed.apart)
-        filled = torch.cat([ids, ids[:1].expand(rows * packed.apart - len(ids))])
-        shared = torch.tensor(context).expand(rows, -1)
-        tokens = torch.cat([shared, filled.view(rows, packed.apart)], 1)
-        h, found = model.embed(tokens.to(model.device), packed), []
+        h, found = model.embed(rows.to(model.device), packed), []
         for k in range(sites[-1] + 1):
             if k in sites:
-                found.append(h[:, packed.shared :].flatten(0, 1)[: len(ids)].cpu())
+                found.append(h[:, packed.shared :].cpu())
             if k < sites[-1]:
                 h = h + model.block(k, h, packed=packed)
-        return found
+        return torch.stack(found)
 
 
 def part_file(site: int, part: range) -> str:

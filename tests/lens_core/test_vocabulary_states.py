@@ -144,16 +144,16 @@ def test_less_at_once_when_memory_runs_out_gives_the_same(tiny, states, tmp_path
     states.build([2])
     behind, sizes = VocabularyStates._behind, []
 
-    def scarce(self, context, ids, sites, packed):
-        sizes.append(len(ids))
-        if len(ids) > packed.apart:
+    def scarce(self, rows, sites, packed):
+        sizes.append(len(rows))
+        if len(rows) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return behind(self, context, ids, sites, packed)
+        return behind(self, rows, sites, packed)
 
     monkeypatch.setattr(VocabularyStates, "_behind", scarce)
     again = VocabularyStates(tmp_path / "again", tiny, CONTEXTS)
     again.build([2])
-    assert max(sizes) > 30
+    assert max(sizes) > 1
     assert torch.allclose(again.at(2), states.at(2), rtol=2 * HALF, atol=1e-6)
 
     def never(*_: object) -> None:
@@ -184,8 +184,8 @@ def test_damage_is_found_and_a_state_that_is_not_finite_is_not_written(
     with pytest.raises(DamagedError, match="not what its name says"):
         states.at(2)
 
-    def overflowing(_self, _context, ids, _sites, _packed):
-        return [torch.full((len(ids), tiny.d_model), float("nan"))]
+    def overflowing(_self, rows, _sites, packed):
+        return torch.full((1, len(rows), packed.apart, tiny.d_model), float("nan"))
 
     monkeypatch.setattr(VocabularyStates, "_behind", overflowing)
     with pytest.raises(ModelError, match="not finite"):
