@@ -19,8 +19,9 @@ from lens_core.finite_differences import FiniteDifferences
 from lens_core.memory import free_bytes
 from lens_core.model import ResidualModel
 from lens_core.readout import Readout, Readouts
-from lens_core.reference import reference_center
+from lens_core.reference import ReferenceSample, reference_center
 from lens_core.state_readouts import StateReadouts
+from lens_core.steering import Steering
 from lens_core.terms import Projection, Settings, Side
 from lens_core.tuned_lens import Translators, load_translators
 from lens_core.vocabulary import Vocabulary
@@ -58,6 +59,7 @@ class Instruments:
         self.differences = FiniteDifferences(carrier)
         self.states = states
         self._state_readouts: StateReadouts | None = None
+        self._steering: tuple[tuple[str, str], Steering] | None = None
         self._neurons: dict[tuple[int, Projection], FeatureDictionary] = {}
         self._translators: Translators | None = None
         # One number per feature for each side and lens that was searched.
@@ -82,6 +84,14 @@ class Instruments:
             assert self.states is not None, "a lens that needs them is missing without"
             self._state_readouts = StateReadouts(self.states)
         return self._state_readouts
+
+    def steering(self, dictionary: FeatureDictionary, texts: ReferenceSample) -> Steering:
+        """Steers features of `dictionary` on `texts`; kept for the dictionary asked for last."""
+        known = dictionary.sha256, texts.sha256
+        if self._steering is None or self._steering[0] != known:
+            self._steering = None  # let go of one before making another
+            self._steering = known, Steering(self.model, dictionary, texts)
+        return self._steering[1]
 
     def neurons(self, dictionary: FeatureDictionary, key: Projection) -> FeatureDictionary:
         """The same gated neurons, by the keys of one projection."""

@@ -11,9 +11,9 @@ class Steered:
     """The tokens that rise most when a feature is set to a strength (docs/evidence.md).
 
     Behind `prefixes` neutral prefixes, at `strengths` that reach these `divergences` (KL, nats).
-    `agreement`: for each lens the part of its value list, cut to as many tokens, that is among
-    them; `ceiling` is what one half of the prefixes says of the other. Nothing, and the `reason`,
-    where there is none.
+    `lists`: each lens's value list, cut to as many tokens, as ids; `agreement`: the part of it that
+    is among those that rise; `ceiling` is what one half of the prefixes says of the other. Nothing,
+    and the `reason`, where there is none.
     """
 
     prefixes: int
@@ -22,5 +22,6 @@ class Steered:
     ids: tuple[int, ...] = ()
     tokens: tuple[str, ...] = ()
     agreement: Mapping[str, float] | None = None
+    lists: Mapping[str, tuple[int, ...]] | None = None
     ceiling: float | None = None
     reason: str = ""

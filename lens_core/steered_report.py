@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 import torch
@@ -19,8 +19,10 @@ _CANNOT = (
 )
 
 
-def steered(session: Session, found: Signature) -> Steered:
+def steered(session: Session, found: Signature, tick: Callable[[], None] = lambda: None) -> Steered:
     """Steer the feature of a signature, and compare with its value lists; kept in the cache.
+
+    `tick` is called before every pass, and may raise to stop.
 
     Raises:
         UsageError: the model has no tokenizer.
@@ -28,7 +30,7 @@ def steered(session: Session, found: Signature) -> Steered:
     """
     lens = session.lens
     prefixes = scoring_prefixes(session.model, prepend_bos=session.config.reference.prepend_bos)
-    seen = observe(lens, lens.dictionary(found.layer), [found.feature], prefixes)
+    seen = observe(lens, lens.dictionary(found.layer), [found.feature], prefixes, each_pass=tick)
     if not len(seen.features):
         return Steered(prefixes.samples, reason=_CANNOT)
     lists = {name: each.ids for name, each in found.value.top.items() if not each.reason}
@@ -44,6 +46,7 @@ def steered(session: Session, found: Signature) -> Steered:
             name: float(overlaps(seen.raised[:, :k], torch.tensor([each[:k]])))
             for name, each in lists.items()
         },
+        {name: tuple(each[:k]) for name, each in lists.items()},
         seen.ceilings(k)[0],
     )
 

@@ -98,15 +98,18 @@ def observe(
     features: Sequence[int],
     prefixes: ReferenceSample,
     tick: Tick = lambda _done, _of: None,
+    each_pass: Callable[[], None] = lambda: None,
 ) -> Observed:
     """Steer each of `features` behind `prefixes`; what is in the result cache is not done again.
 
-    `tick` is called with the features done and their total, and may raise to cancel.
+    `tick` is called with the features done and their total, `each_pass` before every pass; both
+    may raise to cancel.
     """
 
     def begin() -> Callable[[int], dict[str, Tensor]]:
-        steering = Steering(tools.model, dictionary, prefixes)
-        return lambda feature: _steered(steering, dictionary, feature)
+        each_pass()
+        steering = tools.steering(dictionary, prefixes)
+        return lambda feature: _steered(steering, dictionary, feature, each_pass)
 
     results = tools.carrier.results.about(prefixes)
     return observe_each(results, _asked(dictionary), features, begin, tick)
@@ -172,7 +175,12 @@ def _gathered(features: Sequence[int], kept: Sequence[Any]) -> Observed:
     )
 
 
-def _steered(steering: Steering, dictionary: FeatureDictionary, feature: int) -> dict[str, Tensor]:
+def _steered(
+    steering: Steering,
+    dictionary: FeatureDictionary,
+    feature: int,
+    each_pass: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:
     """What is kept of one feature; nothing raised if a divergence is not reached."""
     change = torch.zeros_like(steering.clean, dtype=torch.float32)
     length = float(dictionary.values[feature].norm())
@@ -186,6 +194,7 @@ def _steered(steering: Steering, dictionary: FeatureDictionary, feature: int) ->
         logits: dict[float, Tensor] = {}
 
         def divergence(strength: float) -> float:
+            each_pass()
             logits.clear()  # only the last one is asked for again
             logits[strength] = steering.logits(feature, strength)
             gone = clean - logits[strength].log_softmax(-1)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from qlens_tui.engine import messages as m
 
-KEPT = (m.OfFeature, m.Search, m.ReadPrompt, m.ReadSample, m.FindResembling)
+KEPT = (m.OfFeature, m.Search, m.ReadPrompt, m.ReadSample, m.FindResembling, m.Steer)
 """The requests whose answers are kept."""
 _MOST = 1024
 
@@ -73,6 +73,7 @@ def brought_by(event: m.Event) -> tuple[object, bool]:
             | m.SampleReady(sample=found)
             | m.SearchReady(found=found)
             | m.ResemblingReady(found=found)
+            | m.SteeredReady(found=found)
             | m.PromptReady(prompt=found)
             | m.BlockTokensReady(tokens=found)
         ):

@@ -45,6 +45,12 @@ KEYMAP = (
         "Near-duplicates",
         "Features like this one, to mark them together",
     ),
+    _quiet(
+        "r",
+        "search('steered')",
+        "What it raises",
+        "Set the feature, and see which tokens rise",
+    ),
     _shown("f", "ask('filter')", "Filter", "Filter the table's rows"),
     _shown("o", "ask('sort')", "Sort", "Sort the table's rows; again: by one more"),
     _shown("s", "mark('star')", "Star", "Star or unstar the selection"),

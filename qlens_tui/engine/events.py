@@ -20,6 +20,7 @@ from lens_core.signature import (
     SessionFacts,
     Signature,
 )
+from lens_core.steered import Steered
 from lens_core.terms import Side
 from qlens_tui.engine.requests import (
     ComputeCosines,
@@ -183,6 +184,13 @@ class ResemblingReady(Event):
     """The features most like one."""
 
     found: Resembling
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeredReady(Event):
+    """What setting a feature to a strength raises."""
+
+    found: Steered
 
 
 @dataclass(frozen=True, kw_only=True)

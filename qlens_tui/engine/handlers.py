@@ -86,6 +86,8 @@ class Answers:
                 return self._prompt(request)
             case requests.FindResembling():
                 return self._resembling(request)
+            case requests.Steer():
+                return self._steered(request)
             case requests.Tabulate():
                 return self._atlas(request)
             case requests.PlanBuild():
@@ -262,6 +264,15 @@ class Answers:
             tick=self._tick,
         )  # fmt: skip
         return events.ResemblingReady(id=request.id, found=found)
+
+    def _steered(self, request: requests.Steer) -> events.Event:
+        from lens_core.report import signature
+        from lens_core.steered_report import steered
+
+        found = signature(self._session, request.layer, request.feature, self._session.settings)
+        tick = self._tick
+        raised = steered(self._session, found, lambda: tick("steering", 0, 0))
+        return events.SteeredReady(id=request.id, found=raised)
 
     def _atlas(self, request: requests.Tabulate) -> events.Event:
         from lens_core.atlas.atlas import atlas_layer

@@ -280,6 +280,15 @@ class FindResembling(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Steer(Request):
+    """What setting a feature to a strength raises; answered by `SteeredReady`."""
+
+    pane: ClassVar[str] = "steered"
+    layer: int
+    feature: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadSample(Request):
     """A whole sample with a feature's activation at each token; answered by `SampleReady`.
 

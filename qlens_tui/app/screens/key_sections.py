@@ -17,6 +17,7 @@ from qlens_tui.app.screens.overview import OverviewScreen
 from qlens_tui.app.screens.panes import COMPARISON, PANES
 from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.reverse_search import ReverseSearch
+from qlens_tui.app.screens.steered import SteeredScreen
 from qlens_tui.app.widgets.feature_table import FeatureTable
 from qlens_tui.app.widgets.line_pane import LinePane
 
@@ -63,6 +64,7 @@ def in_help() -> list[KeySection]:
         _section("token lists and evidence: scrolling", LinePane.BINDINGS),
         *(_section(title, kind.BINDINGS) for kind, title in _RESULTS.items()),
         _section("context", ContextScreen.BINDINGS),
+        _section("observed", SteeredScreen.BINDINGS),
         _section("overview", OverviewScreen.BINDINGS),
         _section("note", NoteEditor.BINDINGS),
     ]

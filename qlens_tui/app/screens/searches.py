@@ -16,6 +16,7 @@ from qlens_tui.app.screens.probe import ProbeScreen
 from qlens_tui.app.screens.prompt import Answer
 from qlens_tui.app.screens.results_screen import ActsOnOne
 from qlens_tui.app.screens.reverse_search import ReverseSearch, Sought
+from qlens_tui.app.screens.steered import SteeredScreen
 from qlens_tui.app.screens.token_prompt import TITLE, TokenPrompt
 from qlens_tui.app.screens.waiting_prompt import open_when_possible
 from qlens_tui.app.state import State
@@ -161,6 +162,16 @@ class Searches:
             self._leave(found)
 
         self._screen.app.push_screen(screen, leave)
+
+    def steered(self) -> None:
+        """Steer the feature under the cursor, and show what rises."""
+        feature = self._state.feature
+        if feature is None:
+            self._screen.notify("there is no feature under the cursor")
+            return
+        self._screen.app.push_screen(
+            SteeredScreen(feature, self._state, self._requests, ascii_only=self._ascii)
+        )
 
     def _leave(self, found: Feature | Listed | None) -> None:
         if isinstance(found, Listed):

@@ -100,9 +100,9 @@ def test_a_run_goes_on_where_it_was_stopped_and_more_features_only_add(lens, mon
     steered = []
     real = output_score._steered
 
-    def counted(steering, dictionary, feature):
+    def counted(steering, dictionary, feature, *more):
         steered.append(feature)
-        return real(steering, dictionary, feature)
+        return real(steering, dictionary, feature, *more)
 
     monkeypatch.setattr(output_score, "_steered", counted)
     resumed = observe(lens, dictionary, FEATURES, texts)
