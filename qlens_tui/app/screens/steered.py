@@ -36,6 +36,7 @@ class SteeredScreen(AnswerScreen[None]):
         width: 95%; max-width: 90; height: 90%; background: $surface;
         border: round $border-blurred;
     }
+    SteeredScreen ChoiceList { max-height: 100%; }
     SteeredScreen.-ascii > Vertical { border: ascii $border-blurred; }
     """
 
@@ -62,9 +63,7 @@ class SteeredScreen(AnswerScreen[None]):
         layer, feature = self._feature
         self.query_one(TitleLine).tell(f"observed: what setting {layer}:{feature} raises")
         self.query_one(KeyLine).tell([("j/k", "scroll"), ("esc", "back")])
-        chosen = self.query_one(ChoiceList)
-        chosen.styles.height = "1fr"
-        chosen.focus()
+        self.query_one(ChoiceList).focus()
         self._asked.put(m.Steer(layer=layer, feature=feature))
         self.answered()
 
@@ -81,6 +80,7 @@ class SteeredScreen(AnswerScreen[None]):
         chosen.say_nothing(visible(f"none: {found.reason}", ascii_only=self._ascii))
         heading, lines = self._lines(found)
         chosen.set_choices(lines, heading=heading, cursor=chosen.cursor or 0)
+        chosen.styles.height = "1fr"
         self.query_one("#told", WrappedText).tell(_facts(found), "pane--title")
 
     def _lines(self, found: m.Steered) -> tuple[str, list[str]]:
