@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 check_shapes()
 # How long an example takes, or to draw one, depends on what else the machine does.
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "any machine", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
 

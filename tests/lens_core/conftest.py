@@ -1,7 +1,9 @@
-"""Operators that are built once, and a fake Hugging Face hub, so that no test uses the network."""
+"""Operators, built once for all workers, and a fake Hugging Face hub: no test uses the network."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from lens_core.model import ResidualModel
 from lens_core.operators.build import assemble, build_operators
+from lens_core.operators.contents import is_complete
 from lens_core.operators.files import Operators
 from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
@@ -32,9 +35,18 @@ def operators(
 ) -> Operators:
     """Those of `tiny` over `reference`; not to be changed."""
     if architecture not in _built:  # pytest itself keeps one architecture's at a time
-        directory = tmp_path_factory.mktemp("operators")
-        build_operators(tiny, reference, plan_build(tiny, tiny.fingerprint, reference), directory)
-        _built[architecture] = assemble(directory)
+        place = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            place = place.parent  # of this run, the same in all its workers
+        directory = place / f"operators-{architecture}"
+        with open(f"{directory}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if is_complete(directory):
+                _built[architecture] = Operators(directory)
+            else:
+                plan = plan_build(tiny, tiny.fingerprint, reference)
+                build_operators(tiny, reference, plan, directory)
+                _built[architecture] = assemble(directory)
     return _built[architecture]
 
 

@@ -81,11 +81,12 @@ def lookup(table: Tensor) -> FeatureDictionary:
 def contexts_of(table: Tensor, reference: ReferenceSample, feature: int) -> list[Place]:
     """The contexts of a feature, in the order of their samples: the definition."""
     found = []
-    for sample in range(reference.samples):
+    of_token = table[:, feature].tolist()
+    for sample, tokens in enumerate(reference.tokens.tolist()):
         fired = [
-            Place(sample, position, float(table[reference.tokens[sample, position], feature]))
+            Place(sample, position, of_token[tokens[position]])
             for position in range(*reference.included.indices(reference.length))
-            if table[reference.tokens[sample, position], feature] > 0
+            if of_token[tokens[position]] > 0
         ]
         if fired:
             found.append(max(fired, key=lambda place: place.activation))

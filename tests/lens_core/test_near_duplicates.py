@@ -12,7 +12,7 @@ from lens_core.lens import QueryLens
 from lens_core.near_duplicates import near_duplicates
 from lens_core.resemblance import Resembling
 from lens_core.terms import SIDES, Settings
-from tests.lens_core.test_lens import make_lens
+from tests.lens_core.test_lens import make_lens, of_one
 
 N_FEATURES = 40
 ZERO = 3
@@ -42,19 +42,26 @@ def lens(tiny, reference, word_tokenizer, operators):
     return QueryLens(plain.carrier, shelf, plain.vocabulary)
 
 
-def brute_force(lens, layer, feature, likeness):
-    """(feature, value, key) by falling cosine, from vectors that are carried one by one."""
-    dictionary = lens.dictionary(layer)
-    carried = {
-        side: [
-            lens.carrier.carry(side, dictionary, at, Settings(method="operator")).vector.double()
-            for at in range(N_FEATURES)
-        ]
-        for side in SIDES
-    }
+@pytest.fixture(scope="module")
+def carried_alone(lens):
+    """The vectors of every layer by side, carried one by one."""
+    return [
+        {
+            side: [
+                lens.carrier.carry(side, dictionary, at, Settings(method="operator")).vector
+                for at in range(N_FEATURES)
+            ]
+            for side in SIDES
+        }
+        for dictionary in map(lens.dictionary, lens.dictionaries.layers)
+    ]
+
+
+def brute_force(carried, feature, likeness):
+    """(feature, value, key) by falling cosine, from vectors that were carried one by one."""
 
     def cosine(side, at):
-        one, other = carried[side][feature], carried[side][at]
+        one, other = (carried[side][each].double() for each in (feature, at))
         return float(one @ other / one.norm() / other.norm())
 
     rows = []
@@ -75,10 +82,12 @@ def _untied(features):
 @pytest.mark.parametrize("rows_at_once", [7, 8192])
 @pytest.mark.parametrize("likeness", ["both", "value", "key"])
 @pytest.mark.parametrize("feature", [2, 11])
-def test_the_nearest_are_those_of_all_pairs(lens, feature, likeness, rows_at_once, monkeypatch):
+def test_the_nearest_are_those_of_all_pairs(
+    lens, carried_alone, feature, likeness, rows_at_once, monkeypatch
+):
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
-    for layer in range(len(lens.dictionaries.layers)):
-        expected = brute_force(lens, layer, feature, likeness)
+    for layer, carried in enumerate(carried_alone):
+        expected = brute_force(carried, feature, likeness)
         found = near_duplicates(lens, lens.dictionary(layer), feature, likeness, 12)
         assert _untied(found.features.tolist()) == _untied([at for _, at, *_ in expected[:12]])
         for side, place in (("value", 2), ("key", 3)):
@@ -98,6 +107,7 @@ def test_a_feature_in_another_size_is_a_duplicate_and_its_opposite_comes_last(le
     assert all(float(each.abs().max()) <= 1 for each in found.cosines.values())
 
 
+@of_one
 def test_a_feature_without_length_is_like_none_on_that_side(lens):
     dictionary = lens.dictionary(1)
     for likeness in ("both", "value"):
@@ -111,6 +121,7 @@ def test_a_feature_without_length_is_like_none_on_that_side(lens):
     assert ZERO in near_duplicates(lens, dictionary, 2, "key", N_FEATURES).features
 
 
+@of_one
 def test_lengths_are_computed_once_with_progress_that_can_stop_them(lens, monkeypatch):
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", 10)
     dictionary = dataclasses.replace(lens.dictionary(0), sha256="not seen before")
@@ -132,6 +143,7 @@ def test_lengths_are_computed_once_with_progress_that_can_stop_them(lens, monkey
     assert again.features.tolist() == first.features.tolist()
 
 
+@of_one
 def test_without_operators_the_reason_is_told(lens, tiny, reference, word_tokenizer):
     bare = make_lens(tiny, reference, word_tokenizer, None)
     with pytest.raises(OperatorError, match="run `qlens build`"):

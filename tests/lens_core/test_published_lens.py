@@ -14,10 +14,14 @@ from lens_core.model import ResidualModel
 from lens_core.operators.build import assemble, build_operators
 from lens_core.operators.plan import plan_build
 from lens_core.reference import ReferenceSample
-from tests.models import D_VOCAB, tiny_hf
+from tests.models import ARCHITECTURES, D_VOCAB, tiny_hf
 
 
-@pytest.mark.parametrize("skip_first", [0, 3])
+@pytest.mark.parametrize(
+    ("architecture", "skip_first"),
+    [("gpt2", 0), *((each, 3) for each in ARCHITECTURES)],
+    indirect=["architecture"],
+)
 def test_transformer_lenss_own_fit_reproduces_the_value_operator(
     architecture, word_tokenizer, tmp_path, skip_first
 ):

@@ -744,7 +744,7 @@ FULL = all_rows(WHOLE.with_columns(layer=pl.lit(0, pl.Int32), feature=pl.int_ran
     | COMPARED
     | st.builds("({}) {} ({})".format, COMPARED, st.sampled_from(["and", "or"]), COMPARED)
 )
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=120)
 def test_whatever_is_typed_is_refused_in_one_line_or_can_be_used_on_any_rows(typed: str) -> None:
     refusal = None
     try:
