@@ -29,7 +29,7 @@ from lens_core.dictionaries.feature_dictionary import FeatureDictionary
 from lens_core.errors import UsageError
 from lens_core.feature_map import vectors_of
 from lens_core.instruments import Instruments
-from lens_core.lenses import LENSES, QUERY, Lens
+from lens_core.lenses import FIRST_ORDER, LOGIT, QUERY, Lens
 from lens_core.reference import ReferenceSample
 from lens_core.scores.lists import sampled, top_lists
 from lens_core.stability import stability
@@ -39,6 +39,10 @@ FidelityProtocol = Literal["variance", "halves", "thirds", "lenses"]
 FIDELITY_PROTOCOLS: tuple[FidelityProtocol, ...] = get_args(FidelityProtocol)
 WALKED = 100
 """Features of a layer that are walked if no number is given."""
+
+COMPARED, COMPARED_AS = (LOGIT, QUERY, FIRST_ORDER), "all"
+"""Lenses whose lists are compared with one another, and what they are called together."""
+_CARRIED = (QUERY, FIRST_ORDER)  # whose vectors depend on the reference
 
 Tick = Callable[[str, int, int], None]
 Found = dict[tuple[Side, str, int | None], Float[Tensor, " features"]]
@@ -96,17 +100,12 @@ def _among(one: Int64[Tensor, "n k"], other: Int64[Tensor, "n k"]) -> Bool[Tenso
     return (one[:, :, None] == other[:, None, :]).any(2)
 
 
-def _carried(tools: Instruments) -> tuple[Lens, ...]:
-    """The lenses whose vectors depend on the reference."""
-    return tuple(lens for lens in LENSES if lens.transition != "identity")
-
-
 def _variance(
     tools: Instruments, dictionary: FeatureDictionary, features: Tensor, tick: Tick
 ) -> Found:
     found: Found = {}
     for side in SIDES:
-        for lens in _carried(tools):
+        for lens in _CARRIED:
             settings = replace(lens.settings(tools.settings), method="direct")
             rows = []
             for at, feature in enumerate(features.tolist()):
@@ -152,7 +151,7 @@ def _thirds(
     for number, third in enumerate(thirds(tools.carrier.reference), 1):
         carrier = tools.carrier.over(third)
         for side in SIDES:
-            for lens in _carried(tools):
+            for lens in _CARRIED:
                 settings = replace(lens.settings(tools.settings), method="direct")
                 readout = tools.readout(lens.readouts[side])
                 best = torch.full((len(features), max(lengths)), -1)
@@ -180,17 +179,16 @@ def _lenses(
     tick: Tick,
 ) -> Found:
     found: Found = {}
-    name = "+".join(lens.name for lens in LENSES)
     for side in SIDES:
         three = []
-        for lens in LENSES:
+        for lens in COMPARED:
 
             def told(done: int, of: int, side: Side = side, lens: Lens = lens) -> None:
                 tick(f"layer {dictionary.layer}, {lens.title} {side}", done, of)
 
             three.append(top_lists(tools, lens, side, dictionary, features, max(lengths), told))
         for k in lengths:
-            found[side, name, k] = three_way([each[:, :k] for each in three])
+            found[side, COMPARED_AS, k] = three_way([each[:, :k] for each in three])
     return found
 
 

@@ -343,7 +343,7 @@ def _steps(output: Output, what: str) -> Iterator[Callable[[str, int, int], None
                 draw = stack.enter_context(
                     build_progress(output, done, of, step, ("feature", "features"))
                 )
-            draw(done, of)
+            draw(done, of, step)
 
         output.step(what)
         yield tick

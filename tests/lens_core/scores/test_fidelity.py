@@ -14,7 +14,7 @@ from lens_core.carry import Carrier
 from lens_core.errors import OperatorError, UsageError
 from lens_core.instruments import DictionaryShelf
 from lens_core.lens import QueryLens
-from lens_core.lenses import FIRST_ORDER, LENSES, QUERY
+from lens_core.lenses import FIRST_ORDER, LOGIT, QUERY
 from lens_core.reference import ReferenceSample
 from lens_core.scores.fidelity import FIDELITY_PROTOCOLS, fidelity, thirds, three_way
 from lens_core.scores.report import Asked, fidelity_scores, rows_of
@@ -101,8 +101,10 @@ def test_lenses_are_compared_by_their_lists(lens):
         for side in SIDES:
             tops = getattr(signature, side).top
             for k in LENGTHS:
-                expected = jaccard_of(*(list(tops[one.name].ids[:k]) for one in LENSES))
-                got = found.found[side, "logit+query+first-order", k][at]
+                expected = jaccard_of(
+                    *(list(tops[one.name].ids[:k]) for one in (LOGIT, QUERY, FIRST_ORDER))
+                )
+                got = found.found[side, "all", k][at]
                 assert float(got) == pytest.approx(expected)
 
 
