@@ -71,9 +71,10 @@ class TokenPrompt(Prompt):
             labels = ", ".join(last.labels(ascii_only=self._ascii))
             self.tell(f"enter: the last results, for {labels}", printable=True)
             return
-        self._offers, problem = [], ""
+        self._offers, problem, hint = [], "", ""
         try:
             self._offers = list(self._meanings(text))
+            hint = self._word_or_part()
         except UsageError as error:
             problem = str(error)
         self.offer(
@@ -82,6 +83,18 @@ class TokenPrompt(Prompt):
         )
         if problem:
             self.tell(problem, problem=True)
+        elif hint:
+            self.tell(hint, printable=True)
+
+    def _word_or_part(self) -> str:
+        """What to say if the second offer, usually the meant one, is the first with a space."""
+        singles = [
+            self._texts[each.query.ids[0]] for each in self._offers[:2] if len(each.query.ids) == 1
+        ]
+        if len(singles) < 2 or singles[1] != f" {singles[0]}":
+            return ""
+        part, word = (visible(each, ascii_only=self._ascii) for each in singles)
+        return f"{part} has no space before it, as inside a word; down: {word}"
 
     def _meanings(self, text: str) -> Iterator[_Offer]:
         """What a text may mean: one token if it is one, a list of tokens, tokens that begin so.

@@ -7,21 +7,26 @@ import threading
 from dataclasses import replace
 
 import pytest
+from textual.app import App
 from textual.containers import Vertical
 
 from lens_core.errors import OperatorError
 from qlens_tui.app.screens import reverse_search
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.reverse_search import ReverseSearch
+from qlens_tui.app.screens.token_prompt import TokenPrompt
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.app.widgets.wrapped_text import WrappedText
+from qlens_tui.completion import Completion
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
 from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled, status
 from tests.qlens_tui.app.desk import told as notified
+from tests.qlens_tui.app.simulated_time import simulate
+from tests.qlens_tui.app.terminal import in_terminal
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -300,6 +305,33 @@ def test_hits_come_in_the_order_of_ranks_or_with_o_of_scores(place, size):
         assert lines(terminal)[0].split()[:4] == ["feature", "query", "logit", "rank"]
 
     run(place, act, size=size)
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_a_token_inside_words_is_told_from_the_word_with_its_space(ascii_only):
+    texts = ["body", " body", "Body", " a", "\x1b", " \x1b"]
+    chosen: list[object] = []
+    app: App[None] = App()
+
+    async def whole() -> None:
+        async with in_terminal(app, (80, 24)) as terminal:
+            prompt = TokenPrompt(Completion(texts), texts, None, ascii_only=ascii_only)
+            app.push_screen(prompt, chosen.append)
+            await settled(terminal.pilot)
+            await settled(terminal.pilot, *"body")
+            word = "_body" if ascii_only else "␣body"
+            assert told(terminal).strip().endswith(f"as inside a word; down: {word}")
+            await settled(terminal.pilot, *["backspace"] * 4, *" body")
+            assert "down" not in told(terminal)
+            prompt.query_one(LineInput).value = r"\x1b"
+            await settled(terminal.pilot)
+            assert told(terminal).strip().startswith("\\x1b has no space before it")
+            assert not terminal.leaks()
+            prompt.query_one(LineInput).value = "body"
+            await settled(terminal.pilot, "down", "enter")
+            assert prompt.sought(chosen[0], 0).query.ids == (1,)
+
+    simulate(whole())
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
