@@ -105,6 +105,7 @@ class PaneLayout:
         self.tab = tab if tab in NAMES[1:] else PANES[0].name
         self.zoomed: str | None = None
         self._groups: dict[str, list[PaneKind]] = {}
+        self._containers: dict[str, Container] = {}
         for kind in PANES:
             self._groups.setdefault(kind.group, []).append(kind)
 
@@ -124,11 +125,12 @@ class PaneLayout:
         for group, kinds in self._groups.items():
             panes = [self.panes[kind.name] for kind in kinds]
             for pane in panes:
-                pane.add_class("-part")
-            panes[-1].add_class("-last")
-            groups.append(Container(*panes, id=group, classes="-group -part"))
+                pane.add_class("-part", update=False)
+            panes[-1].add_class("-last", update=False)
+            self._containers[group] = Container(*panes, id=group, classes="-group -part")
+            groups.append(self._containers[group])
         comparison = self.panes[COMPARISON.name]
-        comparison.add_class("-part")
+        comparison.add_class("-part", update=False)
         groups.append(Container(comparison, id=COMPARISON.group, classes="-part"))
         yield Container(
             Container(layers, Vertical(self.rows, table), id="upper", classes="-part"),
@@ -138,6 +140,8 @@ class PaneLayout:
         yield self.first_visit
         self.show(self.tab)
         self.show_comparison()
+        # Before anything is mounted: each class that changes later has all of it styled again.
+        self.resize(*self._screen.app.size)
 
     def show_comparison(self) -> None:
         """Show the comparison in place of the panes if a feature is pinned, or else the panes."""
@@ -155,8 +159,7 @@ class PaneLayout:
             front = self.tab if here else names[0]
             for each in names:
                 self.panes[each].set_class(each == front, "-front")
-            for container in self._screen.query(f"#{group}"):
-                container.set_class(here, "-front")
+            self._containers[group].set_class(here, "-front")
         if self.zoomed is not None:
             self.zoom(name)
 
@@ -179,11 +182,12 @@ class PaneLayout:
         """Fit the layout to this screen size; returns whether it is large enough."""
         tiny = width < LEAST[0] or height < LEAST[1]
         roomy = width >= _ROOMY and height >= _TALL
-        self._screen.set_class(tiny, "-tiny")
-        self._screen.set_class(width < _ROOMY, "-narrow")
-        self._screen.set_class(width >= _WIDE, "-wide")
-        self._screen.set_class(roomy, "-tall")
-        self._screen.set_class(not roomy, "-short")
+        self._screen.update_classes(
+            {
+                "-tiny": tiny, "-narrow": width < _ROOMY, "-wide": width >= _WIDE,
+                "-tall": roomy, "-short": not roomy,
+            }
+        )  # fmt: skip
         return not tiny
 
     def draw(self) -> None:

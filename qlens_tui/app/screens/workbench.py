@@ -155,7 +155,6 @@ class Workbench(Screen[None]):
         yield KeyLine(ascii_only=self.ascii_only, id="keys")
 
     def on_mount(self) -> None:
-        self.pane_layout.show(self.pane_layout.tab)
         self.focus_pane(self.pane_layout.in_sight(self._visit.pane))
         self._side_screens.use_saved_columns()
         self.rows.begin_empty()
