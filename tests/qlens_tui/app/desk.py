@@ -29,7 +29,9 @@ from tests.qlens_tui.app.simulated_time import simulate, until
 from tests.qlens_tui.app.terminal import Terminal, in_terminal
 from tests.qlens_tui.workplace import Workplace
 
-SIZES = [(80, 24), (160, 48)]
+NARROW, WIDE = (80, 24), (160, 48)
+SIZES = [NARROW, WIDE]
+"""For tests of what a screen shows; what keys do is tested at one size, mostly the narrow one."""
 MOMENT = 0.2  # seconds
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import NARROW, run, settled
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -49,8 +49,7 @@ async def rest(terminal, *keys: str) -> None:
     await settled(terminal.pilot)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_where_the_cursor_rests_the_blocks_tokens_are_computed(place, size):
+def test_where_the_cursor_rests_the_blocks_tokens_are_computed(place):
     async def act(terminal, bench):
         known = await bare(terminal, bench)
         assert not favours(bench)
@@ -71,7 +70,7 @@ def test_where_the_cursor_rests_the_blocks_tokens_are_computed(place, size):
         await rest(terminal, "j")
         assert len(favours(bench)) <= asked + 1  # what is known is not asked for again
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_who_is_not_in_the_pane_asks_for_no_passes(place):

@@ -19,7 +19,7 @@ from qlens_tui.app.state import State
 from qlens_tui.app.widgets.sample_text import SampleText
 from qlens_tui.engine import messages as m
 from qlens_tui.text import cells
-from tests.qlens_tui.app.desk import run, settled
+from tests.qlens_tui.app.desk import NARROW, run, settled
 from tests.qlens_tui.app.features import SIZES, found
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
@@ -162,10 +162,7 @@ def test_every_line_takes_exactly_the_width(words: list[str], width: int, ascii_
     assert all(line.isascii() for line in lines) or not ascii_only
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_enter_on_a_context_opens_its_sample_and_escape_goes_back(
-    place: Workplace, size: tuple[int, int]
-) -> None:
+def test_enter_on_a_context_opens_its_sample_and_escape_goes_back(place: Workplace) -> None:
     async def act(terminal: Terminal, bench: Workbench) -> None:
         bench.focus_pane("evidence")
         await settled(terminal.pilot, "down")
@@ -185,4 +182,4 @@ def test_enter_on_a_context_opens_its_sample_and_escape_goes_back(
         assert bench.pane("evidence").has_focus
         assert terminal.leaks() == set()
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)

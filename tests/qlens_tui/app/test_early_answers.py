@@ -13,7 +13,7 @@ import pytest
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.views import SIDES
 from qlens_tui.engine import messages as m
-from tests.qlens_tui.app.desk import SIZES, AnswersAtOnce, arrive, reopen, run, settled
+from tests.qlens_tui.app.desk import NARROW, SIZES, AnswersAtOnce, arrive, reopen, run, settled
 from tests.qlens_tui.app.terminal import Terminal
 from tests.qlens_tui.workplace import CONFIG, Workplace, make_workplace
 
@@ -72,8 +72,7 @@ def heads(bench: Workbench) -> list[str]:
     return [bench.pane(name).lines[0] for name in PANES]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_lists_paths_and_evidence_of_an_earlier_visit_are_there_before_the_model(place, size):
+def test_lists_paths_and_evidence_of_an_earlier_visit_are_there_before_the_model(place):
     given = visit(place, "j")
 
     async def act(terminal, bench):
@@ -92,7 +91,7 @@ def test_lists_paths_and_evidence_of_an_earlier_visit_are_there_before_the_model
         assert bench.pane("value").view.k == 5
         assert not questions(bench.app.engine)
 
-    reopen(place, act, size=size)
+    reopen(place, act, size=NARROW)
 
 
 def test_the_cursor_walks_through_what_is_kept_and_the_rest_waits(place):

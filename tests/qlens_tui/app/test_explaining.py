@@ -9,7 +9,7 @@ import pytest
 
 from qlens_tui.export.write import read_export
 from qlens_tui.table.known_layer import KnownLayer
-from tests.qlens_tui.app.desk import SIZES, run, settled, told
+from tests.qlens_tui.app.desk import NARROW, SIZES, run, settled, told
 from tests.qlens_tui.app.simulated_time import until
 from tests.qlens_tui.app.terminal import screen_of
 
@@ -62,8 +62,7 @@ def test_a_long_explanation_is_whole_beside_the_feature(place, file):
     run(place, act, explanations=file)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_they_are_filtered_sorted_and_exported(place, file, size, tmp_path):
+def test_they_are_filtered_sorted_and_exported(place, file, tmp_path):
     async def act(terminal, bench):
         await explained(bench)
         await settled(terminal.pilot, "f", *"explanation:STONES", "enter")
@@ -84,7 +83,7 @@ def test_they_are_filtered_sorted_and_exported(place, file, size, tmp_path):
         written = read_export(tmp_path / "out.csv")
         assert written["explanation"].to_list() == [SAID.get((0, n), "").strip() for n in ordered]
 
-    run(place, act, size=size, explanations=file)
+    run(place, act, size=NARROW, explanations=file)
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
@@ -139,8 +138,7 @@ def test_the_app_opens_whatever_the_file_is(place, tmp_path, content, said):
     run(place, act, explanations=file)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_address_on_neuronpedia_is_copied_where_there_is_one(place, tmp_path, size):
+def test_the_address_on_neuronpedia_is_copied_where_there_is_one(place, tmp_path):
     async def act(terminal, bench):
         await settled(terminal.pilot, "j", "Y")
         assert "layer 0's dictionary names no page on Neuronpedia" in told(bench.app)
@@ -151,4 +149,4 @@ def test_the_address_on_neuronpedia_is_copied_where_there_is_one(place, tmp_path
         assert (tmp_path / "state" / "copied.txt").read_text() == address
         assert bench.app.clipboard == address
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)

@@ -11,7 +11,7 @@ from qlens_tui.app.views import HeadShares, SideShares
 from qlens_tui.app.widgets.paths_grid import PathsGrid
 from qlens_tui.engine import messages as m
 from qlens_tui.text import cells
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import NARROW, SIZES, run, settled
 from tests.qlens_tui.app.features import HEADS, Stage, leaked, paths, shares_view
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, in_terminal
@@ -146,8 +146,7 @@ def asked(bench) -> list[m.ComputePaths]:
     return [each for each in sent if isinstance(each, m.ComputePaths) and each.block is not None]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_engines_heads_add_up_to_the_block_and_follow_switches_and_features(place, size):
+def test_the_engines_heads_add_up_to_the_block_and_follow_switches_and_features(place):
     async def act(terminal, bench):
         bench.focus_pane("paths")
         grid = bench.paths
@@ -189,7 +188,7 @@ def test_the_engines_heads_add_up_to_the_block_and_follow_switches_and_features(
         assert (third.layer, third.feature) == bench.state.feature
         assert third != first
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_heads_that_are_off_are_there_again_at_the_next_start(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.line_input import LineInput
 from qlens_tui.app.widgets.term_list import TermList
 from qlens_tui.glossary import GLOSSARY
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import NARROW, WIDE, run, settled
 from tests.qlens_tui.app.terminal import screen_of
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -49,8 +49,7 @@ def test_the_help_lists_every_binding_there_is(place):
     run(place, act, size=(80, 24))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_help_opens_at_the_keys_of_the_pane_that_has_the_focus(place, size):
+def test_the_help_opens_at_the_keys_of_the_pane_that_has_the_focus(place):
     sections = {
         "table": "everywhere", "value": "token lists", "key": "token lists", "paths": "paths",
         "evidence": "evidence",
@@ -66,7 +65,7 @@ def test_the_help_opens_at_the_keys_of_the_pane_that_has_the_focus(place, size):
             await settled(terminal.pilot, "escape")
             assert terminal.pilot.app.screen is bench
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_the_head_of_the_help_says_whether_there_is_more_and_the_last_line_how_to_leave(place):
@@ -94,8 +93,7 @@ def test_the_head_of_the_help_says_whether_there_is_more_and_the_last_line_how_t
     run(place, act, size=(80, 24))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_help_can_be_searched_by_words_and_escape_goes_back_one_step(place, size):
+def test_the_help_can_be_searched_by_words_and_escape_goes_back_one_step(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "question_mark")
         screen = terminal.pilot.app.screen
@@ -115,7 +113,7 @@ def test_the_help_can_be_searched_by_words_and_escape_goes_back_one_step(place, 
         await settled(terminal.pilot, "escape")
         assert terminal.pilot.app.screen is bench
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_a_search_of_the_help_that_finds_nothing_says_so_and_shows_nothing_raw(place):
@@ -190,8 +188,7 @@ def test_the_palette_has_no_name_twice_and_writes_keys_as_the_help_does(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("ascii_only", [False, True])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "ascii_only"), [(NARROW, True), (WIDE, False)])
 def test_the_palette_is_a_prompt_that_finds_a_command_by_words_and_runs_it(place, size, ascii_only):
     async def act(terminal, bench):
         app = terminal.pilot.app
@@ -215,8 +212,7 @@ def test_the_palette_is_a_prompt_that_finds_a_command_by_words_and_runs_it(place
     run(place, act, size=size, ascii_only=ascii_only)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_palette_opens_over_results_and_has_their_keys(place, size):
+def test_the_palette_opens_over_results_and_has_their_keys(place):
     async def act(terminal, bench):
         app = terminal.pilot.app
         await settled(terminal.pilot, "slash", *"o", "enter")
@@ -230,7 +226,7 @@ def test_the_palette_opens_over_results_and_has_their_keys(place, size):
         await settled(terminal.pilot, "ctrl+p", *"colours", "enter", "escape", "escape")
         assert app.screen is bench
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_the_palette_offers_the_colours_and_keeps_what_was_chosen(place):

@@ -9,7 +9,7 @@ from qlens_tui.app import key_order
 from qlens_tui.app.screens.prompt import Prompt
 from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.line_input import LineInput
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import NARROW, run, settled
 from tests.qlens_tui.app.held_reader import HeldReader
 from tests.qlens_tui.app.simulated_time import until
 
@@ -32,8 +32,7 @@ async def at_once(terminal, *keys: str) -> None:
     await settled(terminal.pilot)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_jump_that_is_pasted_arrives(place, size):
+def test_a_jump_that_is_pasted_arrives(place):
     async def act(terminal, bench):
         for feature in (3, 17, 5):
             await at_once(terminal, *f":0:{feature}", "enter")
@@ -44,7 +43,7 @@ def test_a_jump_that_is_pasted_arrives(place, size):
         await at_once(terminal, *":1:2", "enter")
         assert bench.table.feature == (1, 2)
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_what_is_typed_at_once_with_the_key_of_a_prompt_stands_in_it(place):
@@ -106,8 +105,7 @@ def test_keys_after_the_one_that_ends_the_app_are_nobodys(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_keys_that_follow_a_filter_are_for_its_rows(place, size, monkeypatch):
+def test_keys_that_follow_a_filter_are_for_its_rows(place, monkeypatch):
     async def act(terminal, bench):
         await settled(terminal.pilot, "j", "j")
         held = HeldReader(bench.reader, monkeypatch)
@@ -122,7 +120,7 @@ def test_keys_that_follow_a_filter_are_for_its_rows(place, size, monkeypatch):
         assert set(bench.marking.marks[0]) == {22}
         assert bench.state.layer == 1
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_a_key_waits_a_second_for_rows_at_most_and_the_next_layer_for_none(place, monkeypatch):

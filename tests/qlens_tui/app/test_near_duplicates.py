@@ -8,7 +8,7 @@ from qlens_tui.app.screens import near_duplicates
 from qlens_tui.app.screens.near_duplicates import NearDuplicates, starting_at
 from qlens_tui.engine import messages as m
 from qlens_tui.triage.marks import Mark
-from tests.qlens_tui.app.desk import SIZES, run, settled, told
+from tests.qlens_tui.app.desk import NARROW, run, settled, told
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -35,8 +35,7 @@ async def lowered_to(terminal, least: float) -> None:
     await settled(terminal.pilot)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_is_over_the_threshold_is_counted_listed_and_marked_in_one_edit(place, size):
+def test_what_is_over_the_threshold_is_counted_listed_and_marked_in_one_edit(place):
     async def act(terminal, bench):
         known = cosines(bench, "both")
         least = (int(known[2][1] * 100)) / 100
@@ -61,11 +60,10 @@ def test_what_is_over_the_threshold_is_counted_listed_and_marked_in_one_edit(pla
         await settled(terminal.pilot, "d")  # as it was left
         assert terminal.pilot.app.screen.least == pytest.approx(least)
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_threshold_is_cut_at_a_line_and_moves_by_hundredths_between_0_and_1(place, size):
+def test_the_threshold_is_cut_at_a_line_and_moves_by_hundredths_between_0_and_1(place):
     async def act(terminal, bench):
         known = cosines(bench, "both")
         await settled(terminal.pilot, "d", "down", "space")
@@ -85,7 +83,7 @@ def test_the_threshold_is_cut_at_a_line_and_moves_by_hundredths_between_0_and_1(
         await settled(terminal.pilot, "escape")
         assert bench.marking.marks[0] == {}
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_keys_and_values_are_compared_alone_too(place):

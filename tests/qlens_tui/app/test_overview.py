@@ -13,7 +13,7 @@ from qlens_tui.app.screens.workbench import Workbench
 from qlens_tui.app.widgets.choice_list import ChoiceList
 from qlens_tui.table import overview as numbers
 from qlens_tui.table.known_layer import KnownLayer
-from tests.qlens_tui.app.desk import SIZES, run, settled
+from tests.qlens_tui.app.desk import NARROW, SIZES, run, settled
 from tests.qlens_tui.app.simulated_time import until
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal
 
@@ -93,8 +93,7 @@ def test_the_histogram_counts_every_feature_of_the_metric_that_was_chosen(place,
     run(place, act, size=size)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_enter_goes_to_the_layer_under_the_cursor(place, size):
+def test_enter_goes_to_the_layer_under_the_cursor(place):
     async def act(terminal, bench):
         await opened(terminal, bench)
         await settled(terminal.pilot, "j", "enter")
@@ -105,7 +104,7 @@ def test_enter_goes_to_the_layer_under_the_cursor(place, size):
         await settled(terminal.pilot, "g", "enter")
         assert bench.state.layer is None
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 @pytest.mark.parametrize("key", ["escape", "v"])

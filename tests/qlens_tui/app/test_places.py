@@ -11,14 +11,13 @@ from qlens_tui.app.widgets.first_visit import FirstVisit
 from qlens_tui.app.widgets.status_line import StatusLine
 from qlens_tui.engine import messages as m
 from qlens_tui.table.sort_key import SortKey
-from tests.qlens_tui.app.desk import SIZES, run, settled, status, told
+from tests.qlens_tui.app.desk import NARROW, SIZES, run, settled, status, told
 from tests.qlens_tui.app.terminal import HOSTILE
 
 pytestmark = pytest.mark.usefixtures("place")
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_sort_shows_what_was_sorted_for_and_escape_goes_back(place, size):
+def test_a_sort_shows_what_was_sorted_for_and_escape_goes_back(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "colon", *"0:7", "enter")
         bench.rows.sort_by("key_gain")
@@ -34,7 +33,7 @@ def test_a_sort_shows_what_was_sorted_for_and_escape_goes_back(place, size):
         assert bench.rows.sort == ()
         assert bench.table.row == 7
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_a_filter_that_nothing_passes_does_not_lose_the_place(place):
@@ -137,8 +136,7 @@ def test_no_filter_of_a_saved_visit_reaches_the_terminal_raw(place, ascii_only):
     run(place, act, size=(80, 24), ascii_only=ascii_only)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_up_offers_earlier_filters_also_after_a_restart(place, size):
+def test_up_offers_earlier_filters_also_after_a_restart(place):
     async def leave(terminal, bench):
         for text in ("id < 5", "silent", "id < 9", "id < 5"):
             bench.rows.filter_by(text)
@@ -153,8 +151,8 @@ def test_up_offers_earlier_filters_also_after_a_restart(place, size):
         await settled(terminal.pilot, "f", "ctrl+u", *"il", "up", "tab")
         assert terminal.pilot.app.screen.query_one("#typed").value == "silent"
 
-    run(place, leave, size=size)
-    run(place, come_back, size=size)
+    run(place, leave, size=NARROW)
+    run(place, come_back, size=NARROW)
 
 
 def test_words_wait_for_an_atlas_and_do_not_say_that_nothing_has_them(place):

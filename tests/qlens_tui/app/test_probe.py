@@ -20,7 +20,7 @@ from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.engine import messages as m
 from qlens_tui.table import feature_labels
 from qlens_tui.text import cells
-from tests.qlens_tui.app.desk import SIZES, run, settled, status
+from tests.qlens_tui.app.desk import NARROW, SIZES, run, settled, status
 from tests.qlens_tui.app.terminal import HOSTILE, Terminal, leaks
 
 TEXT = "the river, noise"
@@ -128,8 +128,7 @@ def test_a_text_s_tokens_stand_with_what_the_feature_does_on_each(trial, size):
     trial(act, size=size)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_strongest_features_of_the_token_are_listed_and_enter_goes_to_one(trial, size):
+def test_the_strongest_features_of_the_token_are_listed_and_enter_goes_to_one(trial):
     async def act(at: Trial) -> None:
         await at.ask()
         await at.press("j", "right", "k", "left", "l")
@@ -149,7 +148,7 @@ def test_the_strongest_features_of_the_token_are_listed_and_enter_goes_to_one(tr
         assert at.bench.app.screen is at.bench
         assert at.bench.table.feature == (0, here.features[1])
 
-    trial(act, size=size)
+    trial(act, size=NARROW)
 
 
 def test_j_k_and_the_arrows_walk_the_tokens_and_n_those_on_which_the_feature_fires(trial):
@@ -226,8 +225,7 @@ def test_escape_without_a_text_leaves_and_an_empty_one_is_not_asked(trial):
     trial(act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_text_that_cannot_be_read_is_one_line_and_another_may_follow(trial, size):
+def test_a_text_that_cannot_be_read_is_one_line_and_another_may_follow(trial):
     async def act(at: Trial) -> None:
         await at.ask("a" * 65)
         assert at.title.startswith("! the text has 65 tokens and")
@@ -240,7 +238,7 @@ def test_a_text_that_cannot_be_read_is_one_line_and_another_may_follow(trial, si
         await at.type(TEXT)
         assert at.title.startswith("0:0 ")
 
-    trial(act, size=size)
+    trial(act, size=NARROW)
 
 
 def test_an_engine_that_dies_meanwhile_is_told_and_harms_nothing(trial):
@@ -406,8 +404,7 @@ def test_the_screens_of_one_text_after_another_leave_nothing_waiting(trial):
     trial(act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_fires_can_be_marked_and_becomes_the_table(trial, size):
+def test_what_fires_can_be_marked_and_becomes_the_table(trial):
     async def act(at: Trial) -> None:
         await at.ask()
         here = at.last.strongest[at.tokens.cursor].features
@@ -422,4 +419,4 @@ def test_what_fires_can_be_marked_and_becomes_the_table(trial, size):
         await at.press("escape")
         assert len(at.bench.table.rows) > len(here)
 
-    trial(act, size=size)
+    trial(act, size=NARROW)

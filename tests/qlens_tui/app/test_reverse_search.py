@@ -23,7 +23,7 @@ from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.completion import Completion
 from qlens_tui.engine import messages as m
 from qlens_tui.text import token_label
-from tests.qlens_tui.app.desk import SIZES, engine_dies, run, settled, status
+from tests.qlens_tui.app.desk import NARROW, SIZES, engine_dies, run, settled, status
 from tests.qlens_tui.app.desk import told as notified
 from tests.qlens_tui.app.simulated_time import simulate
 from tests.qlens_tui.app.terminal import in_terminal
@@ -79,8 +79,7 @@ def test_the_tokens_beside_a_hit_are_of_the_side_that_is_searched(place, side, h
     run(place, act, size=(160, 24))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size):
+def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place):
     async def act(terminal, bench):
         bench.layer_requests.tabulate = lambda _layer: None
         for layer, known in bench.state.opened.known.items():
@@ -91,7 +90,7 @@ def test_hits_of_a_layer_without_an_atlas_say_that_there_is_none_yet(place, size
         assert words[1] == words[2] == "(no atlas yet)"
         assert words[0] not in ("", "(no atlas yet)")
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_a_rank_is_the_tokens_place_in_the_list_of_the_feature(place):
@@ -175,8 +174,7 @@ def test_without_operators_logit_lens_has_the_only_column_of_scores(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(place, size):
+def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "tab", "a", "c", *"jjj", "enter")
         arrived, asked = bench.table.feature, len(searches(bench))
@@ -199,7 +197,7 @@ def test_enter_alone_opens_the_last_results_again_with_the_cursor_where_it_was(p
         assert last.lines[-1].startswith(">")
         assert len(searches(bench)) == asked
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_another_token_may_be_typed_where_the_last_results_are_offered(place):
@@ -287,8 +285,7 @@ def test_a_token_may_be_typed_as_the_screen_shows_it_or_by_its_id(place, ascii_o
     run(place, act, size=(80, 24), ascii_only=ascii_only)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_hits_come_in_the_order_of_ranks_or_with_o_of_scores(place, size):
+def test_hits_come_in_the_order_of_ranks_or_with_o_of_scores(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "a")
         screen = terminal.pilot.app.screen
@@ -304,7 +301,7 @@ def test_hits_come_in_the_order_of_ranks_or_with_o_of_scores(place, size):
         assert "o by rank" in keys.lines[0]
         assert lines(terminal)[0].split()[:4] == ["feature", "query", "logit", "rank"]
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
@@ -367,7 +364,11 @@ def test_a_completed_token_in_a_list_can_be_read_back(place):
         texts = bench.state.opened.texts
         await settled(terminal.pilot, "slash")
         prompt = terminal.pilot.app.screen
+        # Letters and what lies beyond ASCII differ in nothing here: every twelfth stands for them.
+        plain = [each.isalnum() or not each.isascii() for each in texts]
         for token in range(len(texts)):
+            if plain[token] and token % 12 and texts[token] != "e":
+                continue
             found = await offered(terminal, f"e -#{token}")
             if texts[token] == "e":
                 assert found == []
@@ -379,8 +380,7 @@ def test_a_completed_token_in_a_list_can_be_read_back(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_marks_work_in_the_hits_as_in_the_table(place, size):
+def test_marks_work_in_the_hits_as_in_the_table(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "j")
         screen = terminal.pilot.app.screen
@@ -405,7 +405,7 @@ def test_marks_work_in_the_hits_as_in_the_table(place, size):
         assert bench.marking.mark(before).star is False
         assert screen.query_one(ChoiceList).cursor == 1
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -477,8 +477,7 @@ def test_the_title_is_above_the_first_hit(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_hit_is_pinned_and_its_address_copied_from_the_list(place, size):
+def test_a_hit_is_pinned_and_its_address_copied_from_the_list(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, *TO_THE_HITS, "down", "P")
         screen = terminal.pilot.app.screen
@@ -499,4 +498,4 @@ def test_a_hit_is_pinned_and_its_address_copied_from_the_list(place, size):
         await settled(terminal.pilot, "up", "P", "escape")
         assert bench.state.pinned == screen.listed().features[0]
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)

@@ -82,6 +82,7 @@ class Session:
             preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         self.written = ""
+        self._drawn = 0, ""  # the length of what was written, and the screen it makes
         self._dropped = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -99,7 +100,10 @@ class Session:
 
     @property
     def screen(self) -> str:
-        return screen_of(self.written, SIZE[1], SIZE[0])
+        written = self.written
+        if self._drawn[0] != len(written):
+            self._drawn = len(written), screen_of(written, SIZE[1], SIZE[0])
+        return self._drawn[1]
 
     def until(self, shown: str | Callable[[str], bool]) -> str:
         wanted = shown if callable(shown) else lambda screen: shown in screen

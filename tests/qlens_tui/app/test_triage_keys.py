@@ -21,7 +21,7 @@ from qlens_tui.triage.backups import backups_of
 from qlens_tui.triage.database import NAME
 from qlens_tui.triage.marks import DictionaryName, Mark
 from qlens_tui.triage.triage import Triage
-from tests.qlens_tui.app.desk import SIZES, Desk, ready, run, settled, status, told
+from tests.qlens_tui.app.desk import NARROW, SIZES, WIDE, Desk, ready, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate, until
 from tests.qlens_tui.app.terminal import in_terminal, screen_of
 from tests.waiting import PATIENCE
@@ -44,8 +44,7 @@ def test_nothing_of_another_layer_can_be_marked_while_a_layer_is_read(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
+def test_marks_are_made_undone_and_redone_and_are_in_the_table(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "s", "j", "x", "t", *"keep", "enter")
         marks = bench.marking.marks[0]
@@ -62,7 +61,7 @@ def test_marks_are_made_undone_and_redone_and_are_in_the_table(place, size):
         await settled(terminal.pilot, *"two", "enter", *"lines", "ctrl+s")
         assert bench.marking.marks[0][1].note == "two\nlines"
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_what_is_told_of_a_mark_names_the_feature(place):
@@ -108,8 +107,7 @@ def test_a_mark_applies_to_a_range_and_to_everything_that_is_filtered(place):
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_label_is_written_changed_found_and_undone(place, size):
+def test_a_label_is_written_changed_found_and_undone(place):
     async def act(terminal, bench):
         assert "label" not in bench.table.lines[0]
         await settled(terminal.pilot, "L", *"what burns, and how", "enter")
@@ -129,7 +127,7 @@ def test_a_label_is_written_changed_found_and_undone(place, size):
         await settled(terminal.pilot, "u", "u")
         assert bench.marking.marks[0] == {}
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_a_range_gets_one_label_and_loses_its_labels_only_when_asked_twice(place):
@@ -169,8 +167,7 @@ def test_a_hostile_label_is_pasted_as_one_visible_line_and_a_long_one_refused(pl
     run(place, act, ascii_only=ascii_only)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_mark_moves_on_if_this_is_switched_on_and_the_footer_says_so(place, size):
+def test_a_mark_moves_on_if_this_is_switched_on_and_the_footer_says_so(place):
     def footer(bench) -> str:
         return bench.query_one("#keys").lines[0]
 
@@ -194,18 +191,17 @@ def test_a_mark_moves_on_if_this_is_switched_on_and_the_footer_says_so(place, si
         await settled(terminal.pilot, "G", "s")
         assert bench.table.feature == (0, 23)
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
     async def again(terminal, bench):
         assert "M marks move on" in footer(bench)
         await settled(terminal.pilot, "M")
         assert "marks move on" not in footer(bench)
 
-    run(place, again, size=size)
+    run(place, again, size=NARROW)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_next_unmarked_feature_is_found_from_anywhere_and_what_is_left_is_counted(place, size):
+def test_the_next_unmarked_feature_is_found_from_anywhere_and_what_is_left_is_counted(place):
     async def act(terminal, bench):
         assert "to go" not in status(bench)
         await settled(terminal.pilot, "g", "J", "J", "s", "escape", "g", "N")
@@ -221,11 +217,10 @@ def test_the_next_unmarked_feature_is_found_from_anywhere_and_what_is_left_is_co
         await settled(terminal.pilot, "l")
         assert "to go" not in status(bench)
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_one_key_each_shows_starred_tagged_and_unmarked_features(place, size):
+def test_one_key_each_shows_starred_tagged_and_unmarked_features(place):
     def features(bench) -> list[int]:
         return bench.table.rows.features()["feature"].to_list()
 
@@ -245,7 +240,7 @@ def test_one_key_each_shows_starred_tagged_and_unmarked_features(place, size):
         await settled(terminal.pilot, "S")
         assert features(bench) == [1]
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
 
 
 def test_a_key_for_marks_adds_to_what_was_typed_and_takes_only_itself_away(place):
@@ -348,8 +343,7 @@ def with_words(bench) -> list[str]:
     return list(dict.fromkeys(texts[token].strip() for pair in pairs for token in pair))
 
 
-@pytest.mark.parametrize("is_read", [True, False])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "is_read"), [(NARROW, True), (WIDE, False)])
 def test_tags_and_labels_are_proposed_from_the_strongest_tokens_and_chosen_by_keys(
     place, size, is_read
 ):
@@ -705,8 +699,7 @@ def test_many_marks_are_read_again_off_the_ui_thread_and_no_later_edit_is_lost(p
     run(place, act)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_range_of_results_and_all_of_them_are_marked_as_one(place, size):
+def test_a_range_of_results_and_all_of_them_are_marked_as_one(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "slash", *"o", "enter")
         screen = terminal.pilot.app.screen
@@ -726,4 +719,4 @@ def test_a_range_of_results_and_all_of_them_are_marked_as_one(place, size):
         assert bench.marking.marks[0] == marked
         assert terminal.pilot.app.screen is bench
 
-    run(place, act, size=size)
+    run(place, act, size=NARROW)
