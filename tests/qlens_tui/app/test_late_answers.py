@@ -392,7 +392,7 @@ def test_the_failure_of_an_older_text_is_not_that_of_the_newer(talk):
     talk(act, LastVisit(layer=0, feature=1, known=known(0)))
 
 
-def test_a_search_that_nobody_can_answer_says_so(talk):
+def test_a_search_that_nobody_can_answer_waits_and_says_so(talk):
     async def act(talk):
         await talk.open(0, 1)
         await talk.describe(0)
@@ -403,7 +403,7 @@ def test_a_search_that_nobody_can_answer_says_so(talk):
         n = len(talk.asked(m.Search))
         await talk.keys("c")
         assert len(talk.asked(m.Search)) == n
-        assert "search again when it is ready" in "".join(hits.lines)
+        assert "waiting for the model: opening" in "".join(hits.lines)
 
     talk(act, LastVisit(layer=0, feature=1, known=known(0, 1)))
 

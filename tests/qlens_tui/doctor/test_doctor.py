@@ -421,7 +421,7 @@ def test_verify_finds_damage_and_repair_removes_it(used: Workplace) -> None:
 def test_clear_asks_first_and_only_clears_what_it_was_told_to(used: Workplace) -> None:
     declined = used.run("cache", "clear")
     assert declined.exit_code == 1
-    assert "Remove models, operators, atlas, contexts, results" in declined.stderr
+    assert "Remove models, operators, atlas, contexts, lenses, results" in declined.stderr
     assert "nothing was changed" in declined.stderr
     assert _kinds(used)["results"]["entries"] > 0
 
