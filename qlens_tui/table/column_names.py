@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping
 EXPLANATION = "explanation"
 MARKED = "marked"
 """The column, for filters, that says whether a feature has any mark."""
+MARKED = "marked"
+"""The column, for filters, that says whether a feature has any mark."""
 """What others say about a feature (`qlens_tui.table.explanations`)."""
 _HEADERS: Mapping[str, str] = {
     "feature": "id",
