@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 EXPLANATION = "explanation"
-MARKED = "marked"
-"""The column, for filters, that says whether a feature has any mark."""
-MARKED = "marked"
-"""The column, for filters, that says whether a feature has any mark."""
 """What others say about a feature (`qlens_tui.table.explanations`)."""
+MARKED = "marked"
+"""The column, for filters, that says whether a feature has any mark."""
 _HEADERS: Mapping[str, str] = {
     "feature": "id",
     "value_logit_ids": "LL value",
