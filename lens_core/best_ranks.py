@@ -118,9 +118,9 @@ class Ranker:
         self._query = query
         self._side: Side = side
         self._lens = lens
-        self._readout = tools.readout(lens.readouts[side])
-        self._d_vocab = len(self._readout.rows)
         dictionary = self._dictionary
+        self._readout = lens.readout(tools, side, dictionary)
+        self._d_vocab = len(self._readout.rows)
         each = [token_scores(tools, dictionary, token, side, lens) for token in query.ids]
         self.own = torch.stack(each, 1)
         """The scores of all tokens of the query in every feature, those of wanted ones first."""

@@ -41,12 +41,12 @@ class FeatureMap:
         carried = vectors if self.matrix is None else vectors @ self.matrix
         return carried if self.shift is None else carried + self.shift
 
-    def beside_itself(self, d_model: int) -> FeatureMap:
-        """`x -> [self(x), x]`: what is carried, and the vector as it is behind that."""
-        eye = torch.eye(d_model) if self.matrix is None else torch.eye(d_model).to(self.matrix)
-        carried = eye if self.matrix is None else self.matrix
-        shift = self.shift if self.shift is None else torch.cat([self.shift, 0 * self.shift])
-        return FeatureMap(torch.cat([carried, eye], 1), shift)
+    def beside_itself(self) -> FeatureMap:
+        """`x -> [self(x), x]`: what a linear map carries, and the vector as it is behind that."""
+        assert self.matrix is not None, "it carries through some blocks"
+        assert self.shift is None, "it is linear"
+        eye = torch.eye(len(self.matrix)).to(self.matrix)
+        return FeatureMap(torch.cat([self.matrix, eye], 1))
 
     def pulled(self, direction: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many d_model"]:
         """The `w` for which `x . w + offset(direction) = self(x) . direction` for every `x`."""

@@ -50,7 +50,7 @@ def scores_among(
     Does not read the whole dictionary, which is the main cost of a search.
     """
     carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
-    divisor = tools.readout(lens.readouts[side]).divisor(carried)
+    divisor = lens.readout(tools, side, dictionary).divisor(carried)
     return _scores(tools, dictionary, features, token_id, side, lens, divisor)
 
 
@@ -67,7 +67,7 @@ def ranks_among(
     Costs the product of those features with the vocabulary.
     """
     carried = lens.map(tools, side, dictionary)(vectors_of(side, dictionary)[features])
-    return ranks_of_carried(tools.readout(lens.readouts[side]), carried, token_ids)
+    return ranks_of_carried(lens.readout(tools, side, dictionary), carried, token_ids)
 
 
 def ranks_of_carried(
@@ -90,7 +90,7 @@ def directions_of(
     Carries the tokens to the features, which is cheaper than the reverse for fewer tokens than
     features.
     """
-    readout, carry = tools.readout(lens.readouts[side]), lens.map(tools, side, dictionary)
+    readout, carry = lens.readout(tools, side, dictionary), lens.map(tools, side, dictionary)
     directions, constants = readout.directions(ids), readout.constants(ids)
     constants = directions.new_zeros(len(ids)) if constants is None else constants
     offsets = carry.offset(directions)
@@ -108,7 +108,7 @@ def _scores(
 ) -> Float[Tensor, " n"]:
     """The score of one token for some features with known `divisor`."""
     vectors = vectors_of(side, dictionary)[features]
-    readout, carry = tools.readout(lens.readouts[side]), lens.map(tools, side, dictionary)
+    readout, carry = lens.readout(tools, side, dictionary), lens.map(tools, side, dictionary)
     ids = torch.tensor([token_id], device=vectors.device)
     direction = readout.direction(ids)
     scores = (vectors @ carry.pulled(direction) + carry.offset(direction)) / divisor
@@ -148,6 +148,6 @@ def compute_scales(
 
     NaN for a vector of length zero.
     """
-    carry, readout = lens.map(tools, side, dictionary), tools.readout(lens.readouts[side])
+    carry, readout = lens.map(tools, side, dictionary), lens.readout(tools, side, dictionary)
     chunks = torch.split(vectors_of(side, dictionary), _ROWS_AT_ONCE)
     return torch.cat([readout.divisor(carry(chunk)) for chunk in chunks])

@@ -191,7 +191,7 @@ class ResidualModel:
         """
         length = tokens.shape[1]
         limit = getattr(self.bridge.cfg, "n_ctx", None)
-        if limit and length > limit:
+        if limit and (length if packed is None else packed.shared + 1) > limit:
             raise ModelError(
                 f"sequences of {length} tokens are longer than the context of {self.name} "
                 f"({limit}): lower [reference].length"

@@ -133,8 +133,7 @@ def feature_report(
 
     `also` are lenses on request whose lists are made too (`lens_core.lenses.ON_REQUEST`), `heads`
     attention blocks whose shares are split among their heads too. `observed`: also steer the
-    feature.
-    `similar`: how many near-duplicates to find.
+    feature; `similar`: how many near-duplicates to find.
 
     Raises:
         UsageError: there is no such layer, feature or block, or the settings contradict.

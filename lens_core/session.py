@@ -23,12 +23,7 @@ from lens_core.operators.contents import is_usable
 from lens_core.operators.demo import ShippedOperators, shipped_operators
 from lens_core.operators.files import Operators
 from lens_core.operators.plan import operator_inputs
-from lens_core.reference import (
-    ReferenceSample,
-    check_file,
-    load_evidence_text,
-    load_reference,
-)
+from lens_core.reference import ReferenceSample, check_file, load_evidence_text, load_reference
 from lens_core.storage.fingerprint import fingerprint, versions
 from lens_core.storage.results import RESULTS_FORMAT, ResultCache
 from lens_core.terms import Progress, Settings

@@ -75,7 +75,7 @@ def against_all_on(
     if reason:
         return replace(found, reason=reason)
     asked = [
-        (tools.readout(lens.readouts[side], normed=each.normed), each.vector)
+        (lens.readout(tools, side, dictionary, normed=each.normed), each.vector)
         for lens, pair in zip(chosen, pairs, strict=True)
         for each in pair
     ]

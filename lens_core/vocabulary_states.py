@@ -44,6 +44,8 @@ TOKENS_PER_PART = 4096
 """Few enough that an interruption loses little."""
 _ROW = 64
 """Tokens of a row: what a text costs is shared, and attention to its row's others is wasted."""
+_ALIKE = 1e-3
+"""Relative difference that another order of operations makes in float32, and no more."""
 # Memory of a pass, in copies of the stream: attention, the hidden layer of an MLP, temporaries.
 _WORKING_STREAMS = 24
 
@@ -61,6 +63,7 @@ class VocabularyStates:
         self, cache: Path, model: ResidualModel, contexts: Sequence[Sequence[int]]
     ) -> None:
         self._cache, self.model = cache, model
+        self._layouts: dict[int, Packed | None] = {}
         self.contexts = tuple(map(tuple, contexts))
 
     @cached_property
@@ -119,10 +122,12 @@ class VocabularyStates:
         """The tokens of a shard's parts (number, total) that one of `sites` lacks."""
         number, of = shard
         wanted = [site for site in sites if not self.has(site)]
+        return [part for part in self._parts[number - 1 :: of] if self._lacking(wanted, part)]
+
+    def _lacking(self, sites: Collection[int], part: range) -> list[int]:
+        """Those of `sites` whose part is not in the directory, in order."""
         return [
-            part
-            for part in self._parts[number - 1 :: of]
-            if not all((self.directory / part_file(site, part)).is_file() for site in wanted)
+            site for site in sorted(sites) if not (self.directory / part_file(site, part)).is_file()
         ]
 
     def build(
@@ -145,17 +150,20 @@ class VocabularyStates:
         if not self.missing(sites, shard):
             return 0
         self.directory.mkdir(parents=True, exist_ok=True)
-        demand_space(self.directory, self.bytes_on_disk(len(sites)))
         with build_lock(self.directory / "locks" / f"shard-{number}-of-{of}"):
-            parts = self.missing(sites, shard)  # again: another process may just have finished
+            # Again: another process may just have finished.
+            parts = self.missing(sites, shard)
+            wanted = [site for site in sites if not self.has(site)]
             done, total = 0, sum(map(len, parts))
+            share = total / self.model.d_vocab
+            demand_space(self.directory, int(share * self.bytes_on_disk(len(wanted))))
             for part in parts:
 
                 def tick(share: float, before: int = done, rows: int = len(part)) -> None:
                     if progress is not None:
                         progress(before + int(share * rows), total)
 
-                for site, rows in self._computed(part, sorted(sites), tick).items():
+                for site, rows in self._computed(part, self._lacking(wanted, part), tick).items():
                     self._write(site, part, rows)
                 done += len(part)
         if progress is not None:
@@ -201,18 +209,19 @@ class VocabularyStates:
         model, ids = self.model, torch.arange(tokens.start, tokens.stop)
         sums = torch.zeros(len(sites), len(ids), model.d_model, dtype=model.dtype)
         for at, context in enumerate(self.contexts):
-            packed = Packed(len(context), max(1, _ROW - len(context)))
-            n_rows = -(-len(ids) // packed.apart)
-            filled = torch.cat([ids, ids[:1].expand(n_rows * packed.apart - len(ids))])
+            packed = self._packed(context)
+            apart = 1 if packed is None else packed.apart
+            n_rows = -(-len(ids) // apart)
+            filled = torch.cat([ids, ids[:1].expand(n_rows * apart - len(ids))])
             shared = torch.tensor(context).expand(n_rows, -1)
-            rows = torch.cat([shared, filled.view(n_rows, packed.apart)], 1)
+            rows = torch.cat([shared, filled.view(n_rows, apart)], 1)
             # A pass keeps no site but those asked for.
             streams = _WORKING_STREAMS + len(sites)
-            each = streams * packed.length * model.d_model * model.dtype.itemsize
-            parts = Parts(samples_at_once(model.device, packed.length, each), model.device)
+            each = streams * rows.shape[1] * model.d_model * model.dtype.itemsize
+            parts = Parts(samples_at_once(model.device, rows.shape[1], each), model.device)
 
             def some(
-                part: slice, rows: Tensor = rows, at: int = at, packed: Packed = packed
+                part: slice, rows: Tensor = rows, at: int = at, packed: Packed | None = packed
             ) -> Tensor:
                 tick((at + part.start / len(rows)) / len(self.contexts))
                 return self._behind(rows[part], sites, packed)
@@ -221,16 +230,38 @@ class VocabularyStates:
             sums += found[:, : len(ids)]
         return dict(zip(sites, sums / len(self.contexts), strict=True))
 
+    def _packed(self, context: Sequence[int]) -> Packed | None:
+        """How rows behind `context` are packed; `None`: one token each.
+
+        A model whose attention does not obey the mask (it has a window shorter than the context,
+        or makes its own) would see the other tokens: then packed rows differ from plain ones.
+        """
+        shared = len(context)
+        if shared not in self._layouts:
+            packed = Packed(shared, max(1, _ROW - shared))
+            ids = torch.arange(packed.apart) * 7 % self.model.d_vocab
+            together = self.model.sites(
+                torch.cat([torch.tensor(context), ids])[None], packed=packed
+            )
+            alone = self.model.sites(torch.tensor([[*context, int(ids[-1])]]))
+            is_alike = all(
+                float((one[0, -1] - other[0, -1]).norm()) <= _ALIKE * float(other[0, -1].norm())
+                for one, other in zip(together, alone, strict=True)
+            )
+            self._layouts[shared] = packed if is_alike else None
+        return self._layouts[shared]
+
     @torch.no_grad()
     def _behind(
-        self, rows: Int64[Tensor, "rows length"], sites: Sequence[int], packed: Packed
+        self, rows: Int64[Tensor, "rows length"], sites: Sequence[int], packed: Packed | None
     ) -> Float[Tensor, "sites rows apart d_model"]:
-        """The stream of every continuation, on the CPU."""
+        """The stream of every token behind the context, on the CPU."""
         model = self.model
+        apart = 1 if packed is None else packed.apart
         h, found = model.embed(rows.to(model.device), packed), []
         for k in range(sites[-1] + 1):
             if k in sites:
-                found.append(h[:, packed.shared :].cpu())
+                found.append(h[:, -apart:].cpu())
             if k < sites[-1]:
                 h = h + model.block(k, h, packed=packed)
         return torch.stack(found)

@@ -289,7 +289,7 @@ def _side(
     start = vectors_of(side, dictionary)[rows.start : rows.stop]
     there = [each for each in LENSES if not each.missing(lens, side)]
     carried = {each.name: each.map(lens, side, dictionary)(start) for each in there}
-    readouts = {each.name: lens.readout(each.readouts[side]) for each in there}
+    readouts = {each.name: each.readout(lens, side, dictionary) for each in there}
     tick()
     query, query_scores = readouts[QUERY.name].top_k(carried[QUERY.name], k)
     lists = {QUERY.name: (query, query_scores)}

@@ -1,13 +1,14 @@
-"""Key lenses from the states of the vocabulary: which token, by itself, drives the feature.
+"""Key lenses from the states of the vocabulary: which token drives the feature.
 
     forward               score_t = k . (x_t - mean x) / |x_t - mean x|
     forward+first-order   score_t = z(forward)_t + z(first order)_t
 
 `x_t` is what the encoder reads where token `t` stands behind a few left contexts
 (`lens_core.vocabulary_states`), the norm in front of the encoder included; means, and the standard
-deviations in `z`, are over the vocabulary. The forward pass knows what single tokens do, without
-linearising; first order knows what other positions of the reference add (docs/method.md, section
-7). Nothing of `forward` depends on the reference, on switched blocks, or on the transition.
+deviations in `z`, are over the vocabulary. The forward pass has what a single token does, without
+linearising; first order has what the other positions of the reference add (docs/method.md, section
+7). Of the reference only the left contexts matter to `forward`; switched blocks and the transition
+do not.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class JoinedLens(ForwardLens):
         return self._other.carries_all(tools, side, dictionary)
 
     def map(self, tools: Instruments, side: Side, dictionary: FeatureDictionary) -> FeatureMap:
-        return self._other.map(tools, side, dictionary).beside_itself(dictionary.d_model)
+        return self._other.map(tools, side, dictionary).beside_itself()
 
     def readout(
         self,

@@ -13,6 +13,7 @@ from lens_core.errors import DamagedError, ModelError, OperatorError, StoreError
 from lens_core.left_contexts import LENGTH, left_contexts
 from lens_core.lens import QueryLens
 from lens_core.lenses import FIRST_ORDER, lens_named
+from lens_core.packing import Packed
 from lens_core.reference import ReferenceSample
 from lens_core.scores.lists import top_lists
 from lens_core.storage.maintenance import cache_verify
@@ -78,20 +79,51 @@ def test_the_lists_are_those_of_the_definitions(
     states.build([dictionary.read_site])
     read = read_function(dictionary, tiny)(states.at(dictionary.read_site))
     rows = read - read.mean(0)
-    forward = rows / rows.norm(dim=1, keepdim=True) @ dictionary.keys[FEATURE]
-    carried = FIRST_ORDER.carry(lens, "key", dictionary, FEATURE, Settings()).vector
-    first = lens.readout("embed_centered_cosine").scores(carried[None])[0]
-    both = sum((each - each.mean()) / each.std(correction=0) for each in (forward, first))
+    expected = {}
+    for feature in range(dictionary.n_features):
+        forward = rows / rows.norm(dim=1, keepdim=True) @ dictionary.keys[feature]
+        carried = FIRST_ORDER.carry(lens, "key", dictionary, feature, Settings()).vector
+        first = lens.readout("embed_centered_cosine").scores(carried[None])[0]
+        both = sum((each - each.mean()) / each.std(correction=0) for each in (forward, first))
+        expected[feature] = {"forward": forward, "forward+first-order": both}
     found = lens.signature(LAYER, FEATURE, also=[FORWARD, JOINED]).key.top
-    for name, expected in (("forward", forward), ("forward+first-order", both)):
-        best = expected.topk(10)
+    for name, scores in expected[FEATURE].items():
+        best = scores.topk(10)
         assert list(found[name].ids) == best.indices.tolist()
         assert found[name].scores == pytest.approx(best.values.tolist(), rel=1e-5)
     # All features at once, by the blocked product.
-    some = torch.arange(dictionary.n_features)
+    every = torch.arange(dictionary.n_features)
     for each in (FORWARD, JOINED):
-        ids = top_lists(lens, each, "key", dictionary, some, 10)
-        assert ids[FEATURE].tolist() == list(found[each.name].ids)
+        ids = top_lists(lens, each, "key", dictionary, every, 10)
+        for feature, scores in expected.items():
+            assert ids[feature].tolist() == scores[each.name].topk(10).indices.tolist()
+
+
+def test_a_model_that_cannot_be_packed_takes_one_token_a_row(tiny, states, tmp_path, monkeypatch):
+    states.build([3])
+    assert all(states._packed(context) is not None for context in CONTEXTS)
+    # As in attention with a mask of its own: every token sees all before it.
+    plain = torch.ones(12, 12, dtype=torch.bool).tril()
+    monkeypatch.setattr(Packed, "sees", property(lambda self: plain))
+    monkeypatch.setattr(tiny, "_contexts", {})
+    again = VocabularyStates(tmp_path / "again", tiny, CONTEXTS)
+    again.build([3])
+    assert all(again._packed(context) is None for context in CONTEXTS)
+    assert torch.allclose(again.at(3), states.at(3), rtol=2 * HALF, atol=1e-3)
+
+
+@of_one
+def test_a_site_that_is_there_is_not_computed_again_for_another(tiny, states) -> None:
+    states.build([3])
+    before = {path: path.stat().st_mtime_ns for path in states.directory.glob("*.safetensors")}
+    computed = []
+    compute = states._computed
+    states._computed = lambda part, sites, tick: (
+        computed.append(sites) or compute(part, sites, tick)
+    )
+    assert states.build([3, 5]) == len(before)
+    assert computed == [[5]] * len(before)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
 @of_one

@@ -72,7 +72,7 @@ def build(
     combines them, otherwise `qlens merge` does; then a build without --shard makes the atlas.
 
     The lenses forward and forward+first-order read the states of the vocabulary: --lens forward
-    runs every token of it through the model behind a few left contexts, whatever the reference.
+    runs every token of it through the model, behind a few beginnings of the reference's samples.
 
     \b
     Examples:
