@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lens_core.comparison import RankedToken, SideComparison
 from lens_core.evidence import Context, Evidence
-from lens_core.lenses import LENSES, LOGIT, ON_REQUEST, QUERY, Lens
+from lens_core.lenses import LOGIT, ON_REQUEST, QUERY, Lens
 from lens_core.resemblance import Resembling
 from lens_core.signature import (
     FeatureReport,
@@ -41,6 +41,7 @@ from qlens_tui.formats import (
     tokens_of,
 )
 from qlens_tui.shading import bars, concordance
+from qlens_tui.steered_words import how_set, listed_by
 from qlens_tui.text import fit, token_label, visible
 from qlens_tui.triage.marks import Mark
 
@@ -196,22 +197,14 @@ class _Page:
 
     def steered(self, found: Steered) -> Iterator[Text]:
         """What steering raises, and how many of these tokens each list has."""
-        title = Text.assemble(("OBSERVED", "bold"), f"  behind {found.prefixes} prefixes")
+        title = Text("OBSERVED", style="bold")
         if found.reason:
-            yield title.append(f": none: {found.reason}")
+            yield Text.assemble(title, f"  none: {found.reason}")
             return
-        set_to = " and ".join(map(number, found.strengths))
-        reached = " and ".join(f"{each:.2f}" for each in found.divergences)
-        yield title.append(f", set to {set_to} (KL {reached})")
+        yield Text.assemble(title, f"  tokens that rise when it is {how_set(found)}")
         labels = (token_label(token, ascii_only=self._ascii) for token in found.tokens)
         yield Text(fit("  ".join(labels), self._width, ellipsis=self._ellipsis).rstrip(" "))
-        shares = [
-            f"{lens.title} {agreement:.0%}"
-            for lens in (*LENSES, *ON_REQUEST)
-            if (agreement := (found.agreement or {}).get(lens.name)) is not None
-        ]
-        ceiling = "" if found.ceiling is None else f"; at most about {found.ceiling:.0%}"
-        yield Text(f"of these have: {', '.join(shares)}{ceiling}")
+        yield Text(listed_by(found))
 
     def against_all_on(
         self, signature: SideSignature, comparison: SideComparison

@@ -23,12 +23,12 @@ from qlens_tui.app.widgets.key_line import KeyLine
 from qlens_tui.app.widgets.title_line import TitleLine
 from qlens_tui.app.widgets.wrapped_text import WrappedText
 from qlens_tui.engine import messages as m
-from qlens_tui.formats import number
+from qlens_tui.steered_words import how_set, listed_by
 from qlens_tui.text import token_label, visible
 
 
 class SteeredScreen(AnswerScreen[None]):
-    """The tokens that rise when a feature is set."""
+    """The tokens that rise when a feature is set to a strength."""
 
     DEFAULT_CSS = """
     SteeredScreen { align: center middle; background: transparent; }
@@ -61,7 +61,7 @@ class SteeredScreen(AnswerScreen[None]):
 
     def on_mount(self) -> None:
         layer, feature = self._feature
-        self.query_one(TitleLine).tell(f"observed: what setting {layer}:{feature} raises")
+        self.query_one(TitleLine).tell(f"observed: tokens that rise when {layer}:{feature} is set")
         self.query_one(KeyLine).tell([("j/k", "scroll"), ("esc", "back")])
         self.query_one(ChoiceList).focus()
         self._asked.put(m.Steer(layer=layer, feature=feature))
@@ -81,7 +81,9 @@ class SteeredScreen(AnswerScreen[None]):
         heading, lines = self._lines(found)
         chosen.set_choices(lines, heading=heading, cursor=chosen.cursor or 0)
         chosen.styles.height = "1fr"
-        self.query_one("#told", WrappedText).tell(_facts(found), "pane--title")
+        if not found.reason:
+            facts = f"+ {listed_by(found)}. The feature was {how_set(found)}"
+            self.query_one("#told", WrappedText).tell(facts, "pane--title")
 
     def _lines(self, found: m.Steered) -> tuple[str, list[str]]:
         """A heading, and a line for each token with a `+` under each lens that lists it."""
@@ -99,21 +101,3 @@ class SteeredScreen(AnswerScreen[None]):
 
     def action_leave(self) -> None:
         self.dismiss(None)
-
-
-def _facts(found: m.Steered) -> str:
-    """How much of what rose each lens predicted, and how the feature was set."""
-    if found.reason:
-        return ""
-    shares = [
-        f"{lens.title} {found.agreement[lens.name]:.0%}"
-        for lens in LENSES
-        if found.agreement and lens.name in found.agreement
-    ]
-    ceiling = "" if found.ceiling is None else f"; at most about {found.ceiling:.0%}"
-    set_to = " and ".join(map(number, found.strengths))
-    reached = " and ".join(f"{each:.2f}" for each in found.divergences)
-    return (
-        f"of these have: {', '.join(shares)}{ceiling}. Set to {set_to} behind {found.prefixes} "
-        f"neutral prefixes (KL {reached})"
-    )

@@ -23,9 +23,10 @@ def test_the_tokens_that_rise_are_listed_with_the_lenses_that_have_them(place, s
         assert isinstance(screen, SteeredScreen)
         found = bench.app.engine.answer(m.Steer(layer=0, feature=1)).found
         assert found.reason == ""
-        assert screen.query_one("TitleLine").text == "observed: what setting 0:1 raises"
+        assert screen.query_one("TitleLine").text == "observed: tokens that rise when 0:1 is set"
         heading, *lines = (line for line in screen.query_one("ChoiceList").lines if line.strip())
         assert all(lens.short in heading for lens in LENSES)
+        assert len(lines) >= 10
         for rank, (id, line) in enumerate(zip(found.ids, lines, strict=False)):
             assert line.rstrip().endswith(token_label(found.tokens[rank], ascii_only=False))
             lists = sum(id in found.lists[lens.name] for lens in LENSES)
@@ -34,6 +35,7 @@ def test_the_tokens_that_rise_are_listed_with_the_lenses_that_have_them(place, s
         for lens in LENSES:
             assert f"{lens.title} {found.agreement[lens.name]:.0%}" in facts
         assert "at most about" in facts
+        assert "behind 100 neutral prefixes (KL 0." in facts
         await settled(terminal.pilot, "escape")
         assert terminal.pilot.app.screen is bench
 
@@ -72,14 +74,14 @@ def test_a_feature_that_changes_nothing_says_so(place, monkeypatch):
     run(place, act)
 
 
-def test_a_second_look_steers_nothing_again(place, monkeypatch):
+def test_a_second_look_steers_nothing_again(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "r", "escape")
         asked = len(bench.app.engine.requests)
         await settled(terminal.pilot, "r")
         assert not any(isinstance(each, m.Steer) for each in bench.app.engine.requests[asked:])
         assert (
-            "observed: what setting 0:0 raises"
+            "observed: tokens that rise when 0:0 is set"
             in terminal.pilot.app.screen.query_one("TitleLine").text
         )
 

@@ -603,7 +603,7 @@ def test_what_steering_raises_is_shown_beside_what_the_lists_say(
     asked = ("show", place.config, "1:3", "--observed", "--no-paths", "--lens", "token-change:5")
     monkeypatch.setattr(output_score, "TARGETS", (1e6, 2e6))
     told = " ".join(place.run(*asked).stdout.split())
-    assert "OBSERVED behind 100 prefixes: none: no strength changes what the model says" in told
+    assert "OBSERVED none: no strength changes what the model says" in told
     monkeypatch.undo()
     found = place.document(*asked)["observed"]
     assert found["reason"] == ""
@@ -615,7 +615,7 @@ def test_what_steering_raises_is_shown_beside_what_the_lists_say(
     both = len(set(found["ids"][:5]) & set(query))
     assert found["agreement"]["query"] == pytest.approx(both / 5)
     told = place.run(*asked).stdout
-    assert "Query Lens" in told.split("of these have:")[1]
+    assert "Query Lens" in told.split("listed by")[1]
     for character in FORBIDDEN:
         assert character not in told
 
