@@ -311,8 +311,8 @@ GLOSSARY: tuple[tuple[str, tuple[Word, ...]], ...] = (
                 "observed",
                 "r: the feature is set to strengths that change what the model says behind 100 "
                 "neutral prefixes by a KL divergence of 0.25 and 0.5; the tokens whose ranks rise "
-                "most are listed, with a + under each lens whose own list (all blocks on) has them. "
-                "At most about: what one half of the prefixes says of the other",
+                "most are listed, with a + under each lens whose own list, with all blocks on, has "
+                "them. At most about: what one half of the prefixes says of the other",
             ),
             Word(
                 "nearest by value, nearest by key",
