@@ -1,4 +1,4 @@
-"""Marks, notes and exports from the keyboard, as a user makes them."""
+"""Marks from the keyboard, as a user makes them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from lens_core.errors import StoreError
 from qlens_tui.app.screens import marking, reading_marks
 from qlens_tui.app.screens.note import NoteEditor
 from qlens_tui.app.screens.prompt import Prompt
-from qlens_tui.app.widgets.feature_pane import FeaturePane
 from qlens_tui.app.widgets.text_line import TextLine
 from qlens_tui.app.widgets.wrapped_text import WrappedText
-from qlens_tui.export.write import read_export
 from qlens_tui.triage.backups import backups_of
 from qlens_tui.triage.database import NAME
 from qlens_tui.triage.marks import DictionaryName, Mark
 from qlens_tui.triage.triage import Triage
-from tests.qlens_tui.app.desk import NARROW, SIZES, WIDE, Desk, ready, run, settled, status, told
+from tests.qlens_tui.app.desk import NARROW, WIDE, Desk, ready, run, settled, status, told
 from tests.qlens_tui.app.simulated_time import simulate, until
-from tests.qlens_tui.app.terminal import in_terminal, screen_of
+from tests.qlens_tui.app.terminal import in_terminal
 from tests.waiting import PATIENCE
 
 STAR = Mark(star=True)
@@ -276,14 +273,6 @@ def test_rows_follow_marks_once_the_cursor_has_left_them(place):
     run(place, act)
 
 
-def test_an_export_of_the_rows_is_of_those_that_still_pass(place):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "s", "j", "s", "g", "S", "s", "e")
-        assert "the 1 row of the table, in this order" in screen_of(terminal.written, 160, 48)
-
-    run(place, act)
-
-
 def test_marks_in_results_move_on_there(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "M", "slash", *"o", "enter")
@@ -293,38 +282,6 @@ def test_marks_in_results_move_on_there(place):
         assert bench.marking.marks[0] == {first[1]: STAR, second[1]: Mark(reject=True)}
 
     run(place, act)
-
-
-@pytest.mark.parametrize("size", [*SIZES, (120, 36)])
-def test_a_note_is_written_beside_the_lists_of_its_feature(place, size):
-    async def act(terminal, bench):
-        lists = bench.pane("key")
-        await settled(terminal.pilot, "m", *"seen")
-        box = terminal.pilot.app.screen.query_one("Vertical").region
-        panes = [pane for pane in bench.query(FeaturePane) if pane.region.area]
-        assert lists in panes
-        assert not any(box.overlaps(pane.region) for pane in panes)
-        assert bench.table.region.contains_region(box)
-        assert "KEY" in "".join(lists.lines)
-        await terminal.pilot.resize_terminal(100, 30)
-        await settled(terminal.pilot)
-        box = terminal.pilot.app.screen.query_one("Vertical").region
-        assert bench.table.region.contains_region(box)
-        assert terminal.pilot.app.screen.query_one("TextArea").region.height >= 2
-        await settled(terminal.pilot, "ctrl+s")
-        assert bench.marking.marks[0][0].note == "seen"
-
-    run(place, act, size=size)
-
-
-def test_a_note_written_from_results_leaves_the_upper_half_of_them(place):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "slash", *"o", "enter", "m", *"hot")
-        box = terminal.pilot.app.screen.query_one("Vertical").region
-        assert (box.y, box.right, box.bottom) == (12, 80, 23)
-        await settled(terminal.pilot, "ctrl+s", "escape")
-
-    run(place, act, size=(80, 24))
 
 
 def offered(terminal) -> list[str]:
@@ -375,23 +332,6 @@ def test_tags_and_labels_are_proposed_from_the_strongest_tokens_and_chosen_by_ke
     run(place, act, size=size)
 
 
-def test_all_tagged_features_can_be_exported_whatever_their_tag_and_the_rows_in_sight(
-    place, tmp_path
-):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "t", *"zeta", "enter", "j", "t", *"body", "enter", "j", "s")
-        await settled(terminal.pilot, "f", *"id > 9", "enter", "e")
-        lines = terminal.pilot.app.screen.query_one("ChoiceList").lines
-        at = next(n for n, line in enumerate(lines) if "with any tag" in line)
-        await settled(terminal.pilot, *["down"] * at, "enter")
-        terminal.pilot.app.screen.query_one("#typed").value = str(tmp_path / "tagged.csv")
-        await settled(terminal.pilot, "enter")
-
-    run(place, act)
-    written = read_export(tmp_path / "tagged.csv")
-    assert written.select("layer", "feature").rows() == [(0, 0), (0, 1)]
-
-
 def test_the_tag_used_last_is_offered_first(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "t", *"zeta", "enter", "j", "t", "down", "enter")
@@ -428,52 +368,6 @@ def test_hostile_tokens_are_never_proposed(place):
     run(place, act)
 
 
-def test_a_line_of_a_note_that_is_not_edited_is_kept_whatever_it_holds(place):
-    hostile = "  - indented\n\\nu is not mu\n\ttab\n\x1b[31mred\u202e"
-
-    async def act(terminal, bench):
-        dictionary = bench.marking.name_of(0)
-        bench.marking.triage.apply({dictionary: [0]}, note=hostile)
-        await settled(terminal.pilot, "m", "enter", *"more", "ctrl+s")
-        assert bench.marking.triage.mark(dictionary.sha256, 0).note == hostile + "\nmore"
-        assert not terminal.leaks()
-
-    run(place, act)
-
-
-def test_a_note_that_cannot_be_kept_stays_in_the_editor(place):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "m", *"word")
-        editor = terminal.pilot.app.screen
-        editor._keep = lambda _text: "no space left"
-        await settled(terminal.pilot, "ctrl+s")
-        assert terminal.pilot.app.screen is editor
-        assert "no space left" in told(bench.app)
-        assert editor.edited == "word"
-        await settled(terminal.pilot, "escape", "escape")
-
-    run(place, act)
-
-
-@pytest.mark.parametrize("decides", [True, False])
-def test_a_note_that_another_session_changed_meanwhile_is_not_lost_unasked(place, decides):
-    async def act(terminal, bench):
-        dictionary = bench.marking.name_of(0)
-        await settled(terminal.pilot, "m", *"mine")
-        with Triage() as other:
-            other.apply({dictionary: [0]}, note="theirs")
-        if decides:
-            await settled(terminal.pilot, "ctrl+s")
-            assert "another session changed this note" in told(bench.app)
-            assert bench.marking.triage.mark(dictionary.sha256, 0).note == "theirs"
-            await settled(terminal.pilot, "ctrl+s")
-        else:
-            bench.app.finish()  # the line dropped
-        assert bench.marking.triage.mark(dictionary.sha256, 0).note == "mine"
-
-    run(place, act)
-
-
 def test_a_tag_that_enter_does_not_take_is_not_marked(place):
     async def act(terminal, bench):
         await settled(terminal.pilot, "t", *"food", "enter", "j", "t", *"fo")
@@ -483,66 +377,6 @@ def test_a_tag_that_enter_does_not_take_is_not_marked(place):
         assert "> food" in "".join(offered.lines)
         await settled(terminal.pilot, "enter")
         assert bench.marking.triage.tags() == ["food"]
-
-    run(place, act)
-
-
-def test_quitting_in_a_note_keeps_it(place):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "m", *"half")
-        bench.app.finish()
-        sha = bench.state.opened.known[0].sha256
-        assert bench.marking.triage.mark(sha, 0).note == "half"
-
-    run(place, act)
-
-
-def test_an_export_proposes_a_name_that_is_free_and_says_what_would_be_replaced(place, tmp_path):
-    (tmp_path / "features.csv").write_text("mine")
-
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "e", "enter")
-        prompt = terminal.pilot.app.screen
-        assert prompt.query_one("#typed").value == "features-2.csv"
-        prompt.query_one("#typed").value = "features.csv"
-        await settled(terminal.pilot)
-        await settled(terminal.pilot, "enter")
-        assert "press enter again to replace it" in prompt.query_one("#told").lines[0]
-        await settled(terminal.pilot)
-        assert (tmp_path / "features.csv").read_text() == "mine"
-        await settled(terminal.pilot, "enter")
-        assert terminal.pilot.app.screen is bench
-        assert read_export(tmp_path / "features.csv").height == 24
-
-    run(place, act)
-
-
-def test_escape_in_a_changed_note_asks_before_it_throws_it_away(place):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "m", "a", "escape")
-        assert isinstance(terminal.pilot.app.screen, NoteEditor)
-        await settled(terminal.pilot, "escape")
-        assert terminal.pilot.app.screen is bench
-        assert 0 not in bench.marking.marks.get(0, {})
-
-    run(place, act)
-
-
-def test_an_export_is_exactly_the_rows_on_the_screen_in_their_order(place, tmp_path):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "s", "colon", *"0:7", "enter", "s")
-        bench.rows.sort_by("value_gain")
-        await settled(terminal.pilot)
-        for ending in ("csv", "parquet", "ndjson"):
-            await settled(terminal.pilot, "e", "enter")
-            prompt = terminal.pilot.app.screen
-            prompt.query_one("#typed").value = f"out.{ending}"
-            await settled(terminal.pilot, "enter")
-            expected = bench.table.rows.taken()
-            written = read_export(tmp_path / f"out.{ending}")
-            assert written["feature"].to_list() == expected["feature"].to_list()
-            assert written["value_query_ids"].to_list() == expected["value_query_ids"].to_list()
-            assert written.filter(pl.col("star"))["feature"].sort().to_list() == [0, 7]
 
     run(place, act)
 
@@ -648,28 +482,6 @@ def test_marks_are_read_after_the_first_paint_and_until_then_keys_say_so(place, 
         app.end()
 
     simulate(whole())
-
-
-def test_an_export_is_of_the_rows_that_were_on_the_screen_when_it_was_asked(place, tmp_path):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "J", "e", "enter")
-        bench.rows.sort_by("value_gain")  # as when an atlas arrives meanwhile
-        await settled(terminal.pilot, "enter")
-
-    run(place, act)
-    written = read_export(tmp_path / "features.csv")
-    assert written.select("layer", "feature").rows() == [(0, 0), (0, 1)]
-
-
-def test_copying_leaves_the_text_in_a_file_too(place, tmp_path):
-    async def act(terminal, bench):
-        await settled(terminal.pilot, "tab", "y")
-        copied = (tmp_path / "state" / "copied.txt").read_text()
-        assert "KEY" in copied
-        assert copied.startswith(" KEY  0:0")
-        assert "\x1b]52;" in terminal.written or bench.app.clipboard == copied
-
-    run(place, act)
 
 
 def test_many_marks_are_read_again_off_the_ui_thread_and_no_later_edit_is_lost(place, monkeypatch):
